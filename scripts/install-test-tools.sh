@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# Installs what `make test` needs and this machine lacks. Does nothing for a tool that is already on PATH,
+# so a machine set up by hand (macOS, Fedora) never reaches apt.
+set -euo pipefail
+
+sudo_() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
+have() { command -v "$1" >/dev/null 2>&1; }
+
+apt_refreshed=""
+apt_install() {
+  have apt-get || { echo "missing: $* (and no apt-get here: install them by hand)" >&2; exit 1; }
+  if [ -z "$apt_refreshed" ]; then
+    sudo_ apt-get update -qq || echo "apt-get update reported errors; going on with what it has" >&2
+    apt_refreshed=yes
+  fi
+  sudo_ env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
+}
+
+# Consul left Debian after bullseye. That suite is added from whatever mirror the machine already uses for
+# Debian, pinned so low that nothing but packages found nowhere else can come from it.
+install_consul() {
+  local mirror keyring
+  mirror=$(find /etc/apt/sources.list /etc/apt/sources.list.d -type f -exec cat {} + 2>/dev/null |
+    sed -nE 's#.*(https?://[^ ]+/debian/?)([[:space:]].*)?$#\1#p' | sed -n 1p) || true
+  [ -n "$mirror" ] || { echo "no Debian mirror is configured: put a 'consul' on PATH" >&2; exit 1; }
+  keyring=/usr/share/keyrings/debian-archive-keyring.gpg
+  printf 'deb [signed-by=%s] %s bullseye main\n' "$keyring" "$mirror" |
+    sudo_ tee /etc/apt/sources.list.d/lb-bullseye.list >/dev/null
+  printf 'Package: *\nPin: release n=bullseye\nPin-Priority: 50\n' |
+    sudo_ tee /etc/apt/preferences.d/lb-bullseye >/dev/null
+  apt_refreshed=""
+  apt_install consul
+}
+
+have make && have cc || apt_install build-essential
+have consul || install_consul
+have python3 || apt_install python3
+have openssl || apt_install openssl
+have curl || apt_install curl

@@ -1,0 +1,1 @@
+//! Which registered instances may get traffic.

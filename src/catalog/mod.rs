@@ -1,0 +1,122 @@
+//! What the cluster says now: services, their instances, and how each instance feels.
+//!
+//! Plain data and pure rules. Nothing here knows Consul's wire format (that is `registry`), and nothing here
+//! knows what a route does with an instance (that is `table`).
+
+pub mod command;
+pub mod eligibility;
+pub mod options;
+pub mod tag;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// The name under which a service is registered.
+pub type ServiceName = Arc<str>;
+
+/// Who an instance is, apart from where it is: two registrations on the same address with another id are two
+/// instances, because a dynamic port is soon handed to another job.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct InstanceId {
+    /// Name of the node that carries the registration; for static sources the name of the source.
+    pub node: Arc<str>,
+    /// Service id, unique on its node.
+    pub id: Arc<str>,
+}
+
+impl fmt::Display for InstanceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.node, self.id)
+    }
+}
+
+/// Where an instance listens.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Endpoint {
+    /// Ready to be dialled.
+    Addr(SocketAddr),
+    /// A name that has to be resolved first (`registry::resolve` does, before anything reaches the table).
+    Name {
+        /// DNS name, without port.
+        host: Arc<str>,
+        /// TCP port.
+        port: u16,
+    },
+}
+
+/// State of one health check, as Consul names them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum CheckStatus {
+    /// All is well.
+    Passing,
+    /// Degraded; whether it may serve is the user's choice (`consul.accept_status`).
+    Warning,
+    /// Failed, or not yet run.
+    Critical,
+    /// Under maintenance (an API state of its own in some answers).
+    Maintenance,
+}
+
+/// What a check speaks about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum CheckScope {
+    /// A check that belongs to this instance.
+    Service,
+    /// A check of the node (`serfHealth` and any other node-level check).
+    Node,
+    /// `_node_maintenance`.
+    NodeMaintenance,
+    /// `_service_maintenance:ID`.
+    ServiceMaintenance,
+}
+
+/// One health check of an instance or of its node.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Check {
+    /// Check id, for explanations.
+    pub id: Arc<str>,
+    /// What the check speaks about.
+    pub scope: CheckScope,
+    /// Its state.
+    pub status: CheckStatus,
+}
+
+/// Consul's service weights: the share an instance takes while passing, and while warning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Weights {
+    /// Weight while every check passes (1 unless set).
+    pub passing: u32,
+    /// Weight while a check warns (1 unless set).
+    pub warning: u32,
+}
+
+impl Default for Weights {
+    fn default() -> Self {
+        Self { passing: 1, warning: 1 }
+    }
+}
+
+/// One registered instance of a service, healthy or not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Instance {
+    /// Identity that survives updates.
+    pub id: InstanceId,
+    /// Where it listens.
+    pub endpoint: Endpoint,
+    /// All tags, as registered, in their order.
+    pub tags: Vec<Arc<str>>,
+    /// All checks that concern it, sorted by id.
+    pub checks: Vec<Check>,
+    /// Consul's weights.
+    pub weights: Weights,
+}
+
+/// Everything a source knows of one service, at one moment. Order of instances: by id.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceSnapshot {
+    /// Name of the service.
+    pub name: ServiceName,
+    /// All registered instances, healthy or not.
+    pub instances: Vec<Instance>,
+}

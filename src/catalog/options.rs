@@ -1,0 +1,169 @@
+//! What a route tag may ask for beside its place: the options of one target.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+/// Protocol spoken with the upstream (`proto=`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Proto {
+    /// HTTP/1.1 in clear: the default, also for unknown words.
+    #[default]
+    Http,
+    /// HTTP/1.1 over TLS.
+    Https,
+    /// HTTP/2 in clear with prior knowledge (`proto=h2c`).
+    H2c,
+    /// HTTP/2 over TLS (`proto=h2`).
+    H2,
+    /// gRPC: HTTP/2 in clear.
+    Grpc,
+    /// gRPC over TLS.
+    Grpcs,
+    /// Bytes.
+    Tcp,
+}
+
+impl Proto {
+    /// Whether the upstream connection is encrypted.
+    #[must_use]
+    pub fn is_tls(self) -> bool {
+        matches!(self, Self::Https | Self::H2 | Self::Grpcs)
+    }
+
+    /// Whether the upstream speaks HTTP/2.
+    #[must_use]
+    pub fn is_h2(self) -> bool {
+        matches!(self, Self::H2c | Self::H2 | Self::Grpc | Self::Grpcs)
+    }
+
+    /// URL scheme, as in Fabio's route language.
+    #[must_use]
+    pub fn scheme(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Https => "https",
+            Self::H2c => "h2c",
+            Self::H2 => "h2",
+            Self::Grpc => "grpc",
+            Self::Grpcs => "grpcs",
+            Self::Tcp => "tcp",
+        }
+    }
+}
+
+/// What becomes of the Host header (`host=`).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub enum HostRewrite {
+    /// Sent as received.
+    #[default]
+    Keep,
+    /// `host=dst`: the target's own `address:port`.
+    Target,
+    /// `host=NAME`: this name, which is also the TLS server name.
+    Name(Arc<str>),
+}
+
+/// `redirect=CODE,URL`: answer instead of proxying.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Redirect {
+    /// 300 to 399.
+    pub code: u16,
+    /// Template; may hold `$path` and `$host`.
+    pub url: Arc<str>,
+}
+
+/// Who may use the route (`allow=` and `deny=`). Fails closed: what cannot be understood refuses.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Access {
+    /// Everybody.
+    #[default]
+    Open,
+    /// Only these networks.
+    Allow(Vec<IpNet>),
+    /// All but these networks.
+    Deny(Vec<IpNet>),
+    /// Nobody: the rule in the tag could not be read; the reason is reported with the tag.
+    Closed,
+}
+
+impl Access {
+    /// Whether a connection from `peer` may pass.
+    #[must_use]
+    pub fn permits(&self, peer: IpAddr) -> bool {
+        // An IPv4 client on a dual-stack socket arrives as ::ffff:a.b.c.d and must meet the IPv4 rules.
+        let peer = peer.to_canonical();
+        match self {
+            Self::Open => true,
+            Self::Allow(nets) => nets.iter().any(|net| net.contains(&peer)),
+            Self::Deny(nets) => !nets.iter().any(|net| net.contains(&peer)),
+            Self::Closed => false,
+        }
+    }
+}
+
+/// How a route picks among its targets.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Strategy {
+    /// Two at random, the one with fewer requests in flight (per weight).
+    #[default]
+    P2c,
+    /// One after the other.
+    RoundRobin,
+    /// Any.
+    Random,
+    /// The one with the fewest requests in flight (per weight).
+    Least,
+    /// Two at random, the one with the lower product of latency and load (peak EWMA).
+    Ewma,
+    /// The same key meets the same target while the set of targets stays.
+    Hash(HashKey),
+}
+
+/// What consistent hashing looks at (`strategy=hash:…`).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum HashKey {
+    /// `hash:ip`: the client's address.
+    Ip,
+    /// `hash:path`: the request path.
+    Path,
+    /// `hash:header:NAME` (lower-case).
+    Header(Arc<str>),
+    /// `hash:cookie:NAME`.
+    Cookie(Arc<str>),
+}
+
+/// All options of one target. Two instances of one service may differ: during a rolling update the old and the
+/// new tags stand side by side, and each instance is served under its own.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RouteOptions {
+    /// Upstream protocol.
+    pub proto: Proto,
+    /// Fixed share of the route's traffic, if above 0 (`weight=`).
+    pub weight: Option<f64>,
+    /// Text cut from the start of the path; begins with `/`.
+    pub strip: Option<Arc<str>>,
+    /// Text put before the path, after stripping; begins with `/`.
+    pub prepend: Option<Arc<str>>,
+    /// Host header.
+    pub host: HostRewrite,
+    /// Accept any upstream certificate.
+    pub tls_skip_verify: bool,
+    /// TLS server name for grpcs (`grpcservername=`).
+    pub grpc_server_name: Option<Arc<str>>,
+    /// Answer with a redirect.
+    pub redirect: Option<Redirect>,
+    /// Access rules.
+    pub access: Access,
+    /// Name of an authentication scheme.
+    pub auth: Option<Arc<str>>,
+    /// Send a PROXY line to a TCP target.
+    pub proxy_protocol: bool,
+    /// Extra name to register the balancer under.
+    pub register: Option<Arc<str>>,
+    /// Strategy of its own for this route (`strategy=`); the first target that names one decides.
+    pub strategy: Option<Strategy>,
+    /// Every option as written, in order, known or not: what the API shows and what plain tags carry.
+    pub raw: Vec<(Arc<str>, Arc<str>)>,
+}

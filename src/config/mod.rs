@@ -1,0 +1,299 @@
+//! The configuration, valid by construction: whatever got past `load` needs no second check.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::catalog::CheckStatus;
+use crate::catalog::options::Strategy;
+use crate::table::Matcher;
+use crate::table::health::HealthConfig;
+
+/// Everything a running `lb` needs to know.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// `[consul]`; none when the section and every `CONSUL_*` variable are absent and static sources are given.
+    pub consul: Option<ConsulConfig>,
+    /// `[[static.route]]`.
+    pub static_routes: Vec<StaticRoute>,
+    /// `routes_file`.
+    pub routes_file: Option<PathBuf>,
+    /// `[dns]`.
+    pub dns: DnsConfig,
+    /// `[[listener]]`; at least one.
+    pub listeners: Vec<ListenerConfig>,
+    /// `[certificates.NAME]`.
+    pub certificates: BTreeMap<String, CertificateConfig>,
+    /// `[proxy]` and `[retry]`.
+    pub proxy: ProxyConfig,
+    /// `[health]`.
+    pub health: HealthConfig,
+    /// `[admin]`.
+    pub admin: AdminConfig,
+    /// `[drain]`.
+    pub drain: DrainConfig,
+    /// `[log]`.
+    pub log: LogConfig,
+}
+
+/// How to reach Consul and what to read there.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ConsulConfig {
+    /// Agents, tried in order: `http://`, `https://` or `unix://` URLs (`consul.address`, comma-separated).
+    pub addresses: Vec<String>,
+    /// PEM bundle of CAs (`ca_file`).
+    pub ca_file: Option<PathBuf>,
+    /// Directory of PEM bundles (`ca_path`).
+    pub ca_path: Option<PathBuf>,
+    /// Client certificate (`cert_file`).
+    pub cert_file: Option<PathBuf>,
+    /// Its key (`key_file`).
+    pub key_file: Option<PathBuf>,
+    /// Name to verify instead of the address's host (`server_name`).
+    pub server_name: Option<String>,
+    /// Accept any server certificate (`skip_verify`).
+    pub skip_verify: bool,
+    /// ACL token (`token`).
+    pub token: Option<String>,
+    /// File that holds it, read again at every reload (`token_file`).
+    pub token_file: Option<PathBuf>,
+    /// Enterprise namespace (`namespace`).
+    pub namespace: Option<String>,
+    /// Enterprise partition (`partition`).
+    pub partition: Option<String>,
+    /// Datacenter to read; the agent's own when absent (`datacenter`).
+    pub datacenter: Option<String>,
+    /// What routing tags start with (`tag_prefix`).
+    pub tag_prefix: String,
+    /// Which check states count as healthy (`accept_status`).
+    pub accept_status: Vec<CheckStatus>,
+    /// All service checks must be in an accepted state, or one is enough (`checks_required = "all" | "one"`).
+    pub checks_required_all: bool,
+    /// Stale reads (`stale`).
+    pub stale: bool,
+    /// Oldest stale answer taken without a second read (`max_stale`).
+    pub max_stale: Duration,
+    /// How long a blocking query may wait (`wait`).
+    pub wait: Duration,
+    /// Everything is read again unconditionally this often, jittered (`resync`).
+    pub resync: Duration,
+    /// Share of all instances (percent) that may vanish in one answer before it is read twice (`confirm_percent`).
+    pub confirm_percent: u32,
+    /// How long a new instance without checks of its own waits for one (`check_grace`).
+    pub check_grace: Duration,
+    /// How long a pool whose known-good instances all turned critical at once is kept (`critical_hold`).
+    pub critical_hold: Duration,
+    /// Most connections kept to an agent (`max_connections`).
+    pub max_connections: usize,
+}
+
+/// One `[[static.route]]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StaticRoute {
+    /// Service name for metrics and logs.
+    pub service: String,
+    /// Place: `host/path`, `/path` or `:PORT`.
+    pub source: String,
+    /// Target URLs.
+    pub targets: Vec<String>,
+    /// Options as in a tag: `strip=/x proto=https`.
+    pub options: String,
+}
+
+/// Resolving of names in static sources and in registrations.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DnsConfig {
+    /// Servers `ip:port`; the system's when empty (`servers`).
+    pub servers: Vec<SocketAddr>,
+    /// Lower bound of a TTL (`min_ttl`).
+    pub min_ttl: Duration,
+    /// Upper bound of a TTL (`max_ttl`).
+    pub max_ttl: Duration,
+    /// Limit for one query (`timeout`).
+    pub timeout: Duration,
+}
+
+/// What a listener speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ListenerProtocol {
+    /// HTTP/1.1, and HTTP/2 with prior knowledge.
+    Http,
+    /// The same over TLS, HTTP/2 by ALPN.
+    Https,
+    /// Bytes; route by port. TLS is ended here when the listener names certificates.
+    Tcp,
+    /// gRPC in clear: as `http`.
+    Grpc,
+    /// gRPC over TLS: as `https`.
+    Grpcs,
+}
+
+/// One `[[listener]]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ListenerConfig {
+    /// Where to listen.
+    pub address: SocketAddr,
+    /// What to speak.
+    pub protocol: ListenerProtocol,
+    /// Which `[certificates.NAME]`.
+    pub certificates: Option<String>,
+    /// Accept PROXY v1 and v2 in front (`proxy_protocol`).
+    pub proxy_protocol: bool,
+    /// How long to wait for the PROXY header (`proxy_protocol_timeout`).
+    pub proxy_protocol_timeout: Duration,
+    /// Refuse a handshake for a name without certificate instead of showing the first (`strict_sni`).
+    pub strict_sni: bool,
+}
+
+/// One `[certificates.NAME]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CertificateConfig {
+    /// Where the pairs come from.
+    pub source: CertificateSource,
+    /// CAs of client certificates; asking for one is switched on by it (`client_ca_file`).
+    pub client_ca_file: Option<PathBuf>,
+    /// Client certificates are wished for but not demanded (`client_auth = "optional"`).
+    pub client_auth_optional: bool,
+}
+
+/// Where certificates come from.
+#[derive(Clone, Debug, PartialEq)]
+pub enum CertificateSource {
+    /// One pair.
+    File {
+        /// Chain, PEM.
+        cert_file: PathBuf,
+        /// Key, PEM.
+        key_file: PathBuf,
+    },
+    /// A directory of pairs: `X-cert.pem` with `X-key.pem`, or `X.pem` with both.
+    Path {
+        /// The directory.
+        path: PathBuf,
+    },
+}
+
+/// Rules of the data path.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ProxyConfig {
+    /// Worker threads; 0: one per core (`workers`).
+    pub workers: usize,
+    /// Default strategy (`strategy`).
+    pub strategy: Strategy,
+    /// Path matcher (`matcher`).
+    pub matcher: Matcher,
+    /// Status when no route matches (`no_route_status`).
+    pub no_route_status: u16,
+    /// Page sent with it (`no_route_page`).
+    pub no_route_page: Option<PathBuf>,
+    /// `Retry-After` of a 503 for a route without healthy instance (`retry_after`).
+    pub retry_after: Duration,
+    /// Address for `by=` in Forwarded (`local_ip`).
+    pub local_ip: Option<String>,
+    /// Header that gets the client address (`client_ip_header`).
+    pub client_ip_header: Option<http::HeaderName>,
+    /// Header that gets a fresh id each request (`request_id_header`).
+    pub request_id_header: Option<http::HeaderName>,
+    /// Header set on TLS listeners and removed on plain ones (`tls_header`).
+    pub tls_header: Option<http::HeaderName>,
+    /// Its value (`tls_header_value`).
+    pub tls_header_value: String,
+    /// `max-age` of Strict-Transport-Security in seconds; 0: none (`sts_max_age`).
+    pub sts_max_age: u64,
+    /// `includeSubdomains` (`sts_subdomains`).
+    pub sts_subdomains: bool,
+    /// `preload` (`sts_preload`).
+    pub sts_preload: bool,
+    /// PEM bundle of CAs for TLS upstreams; the system's when absent (`upstream_ca_file`).
+    pub upstream_ca_file: Option<PathBuf>,
+    /// Limit for a client's request head (`header_timeout`): 408 or closed after it.
+    pub header_timeout: Duration,
+    /// How long an idle client connection is kept (`idle_timeout`).
+    pub idle_timeout: Duration,
+    /// How long a client may pause inside a request body, or while not reading an answer (`body_timeout`).
+    pub body_timeout: Duration,
+    /// Largest request head in bytes (`max_header_bytes`): 431 above it.
+    pub max_header_bytes: usize,
+    /// Most header fields of a request (`max_headers`): 431 above it.
+    pub max_headers: usize,
+    /// Most concurrent streams of an HTTP/2 client connection (`max_streams`).
+    pub max_streams: u32,
+    /// Most client connections per worker; more wait in the kernel's queue (`max_connections`).
+    pub max_connections: usize,
+    /// Limit to connect to an upstream, TLS included (`connect_timeout`).
+    pub connect_timeout: Duration,
+    /// Limit from the request to the first byte of the answer (`response_timeout`): 504 after it.
+    pub response_timeout: Duration,
+    /// When an idempotent request has no first byte after this, another instance is asked too (`try_timeout`);
+    /// zero: never.
+    pub try_timeout: Duration,
+    /// How long an idle upstream connection is kept (`upstream_idle_timeout`): below the common 5 s of applications.
+    pub upstream_idle_timeout: Duration,
+    /// Most idle upstream connections per instance and worker (`upstream_max_idle`).
+    pub upstream_max_idle: usize,
+    /// TCP keep-alive of upstream connections (`keepalive`); zero: the system's.
+    pub keepalive: Duration,
+    /// TCP: closed after this time without a byte either way; zero: never (`tcp_idle_timeout`).
+    pub tcp_idle_timeout: Duration,
+    /// TCP and upgraded connections whose instance left the table are cut after this time (`removed_grace`);
+    /// zero: kept.
+    pub removed_grace: Duration,
+    /// Most attempts for one request, the first included (`retry.attempts`).
+    pub retry_attempts: u32,
+    /// Retries (but for failed connects) as a share of recent requests, in percent (`retry.budget_percent`).
+    pub retry_budget_percent: u32,
+    /// Retries per second and worker that the budget always grants (`retry.budget_min`).
+    pub retry_budget_min: u32,
+}
+
+/// The admin listener.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AdminConfig {
+    /// Where it listens.
+    pub address: SocketAddr,
+}
+
+/// What happens on SIGTERM.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DrainConfig {
+    /// Readiness fails, traffic is still served (`grace`).
+    pub grace: Duration,
+    /// Then what runs may finish, at most this long (`timeout`).
+    pub timeout: Duration,
+}
+
+/// Access log format.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AccessLog {
+    /// None.
+    #[default]
+    Off,
+    /// Apache's common format.
+    Common,
+    /// Apache's combined format.
+    Combined,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Program format of the log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people, on a terminal.
+    Text,
+    /// One JSON object a line.
+    #[default]
+    Json,
+}
+
+/// `[log]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LogConfig {
+    /// Filter in the usual directive form: `info`, `info,lb::registry=debug` (`level`).
+    pub level: String,
+    /// Form (`format`).
+    pub format: LogFormat,
+    /// Access log (`access`), on standard output.
+    pub access: AccessLog,
+}

@@ -1,0 +1,61 @@
+//! The control loop: takes updates of all sources, decides who may serve, builds tables, publishes them.
+
+use std::time::SystemTime;
+
+use crate::catalog::{InstanceId, ServiceName};
+use crate::registry::SourceName;
+
+/// What is known of one service: for `/api/services`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ServiceStatus {
+    /// Its name.
+    pub name: ServiceName,
+    /// Which source told of it.
+    pub source: SourceName,
+    /// When its watch last answered.
+    pub last_success: Option<SystemTime>,
+    /// Its instances.
+    pub instances: Vec<InstanceStatus>,
+    /// Tags that could not be understood, each with the reason.
+    pub rejected: Vec<(String, String)>,
+    /// Options in tags that are unknown: kept, without effect.
+    pub unknown_options: Vec<String>,
+    /// Why the pool is kept although every instance is critical, if it is.
+    pub held: Option<String>,
+}
+
+/// One instance of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct InstanceStatus {
+    /// Identity.
+    pub id: InstanceId,
+    /// `address:port`.
+    pub address: String,
+    /// `healthy`, `ejected` or `excluded`.
+    pub state: &'static str,
+    /// Why it gets no traffic.
+    pub reason: Option<String>,
+    /// Tags as registered.
+    pub tags: Vec<String>,
+    /// Requests in flight.
+    pub in_flight: u32,
+    /// Failures in a row.
+    pub failures: u32,
+}
+
+/// Why `/ready` would say 503, in words; empty: ready.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Readiness {
+    /// Sources that have not synced yet.
+    pub waiting_for: Vec<String>,
+    /// SIGTERM was received.
+    pub draining: bool,
+}
+
+impl Readiness {
+    /// Whether traffic may be sent here.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.waiting_for.is_empty() && !self.draining
+    }
+}

@@ -1,0 +1,8 @@
+//! A dynamic load balancer fed by the Consul catalog.
+
+pub mod catalog;
+pub mod config;
+pub mod control;
+pub mod metrics;
+pub mod registry;
+pub mod table;

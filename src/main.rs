@@ -1,0 +1,3 @@
+//! `lb`: arguments in, exit code out.
+
+fn main() {}

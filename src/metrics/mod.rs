@@ -1,0 +1,84 @@
+//! Counters of the data path and of the control loop.
+//!
+//! Handles are plain atomics behind an `Arc`, resolved once per service or listener (never per request), so that
+//! the request path pays one relaxed increment per event. What changes rarely (ages, errors, table sizes) sits in
+//! one locked struct, [`Control`], that no worker ever touches.
+
+pub mod service;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+pub use service::ServiceMetrics;
+
+/// All metric handles of the process. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Metrics {
+    services: Arc<Mutex<HashMap<Arc<str>, Arc<ServiceMetrics>>>>,
+    listeners: Arc<Mutex<BTreeMap<String, Arc<ListenerMetrics>>>>,
+    control: Arc<Mutex<Control>>,
+}
+
+/// Counters of one listener.
+#[derive(Debug, Default)]
+pub struct ListenerMetrics {
+    /// Requests or connections that met no route.
+    pub no_route: AtomicU64,
+}
+
+/// Figures written by the control thread only.
+#[derive(Debug, Default)]
+pub struct Control {
+    /// Unix time (s) of the last good answer, by service; the list watch itself counts as the empty name.
+    pub registry_success: BTreeMap<Arc<str>, f64>,
+    /// Errors of sources by kind (`connect`, `timeout`, `status`, `decode`, `token`, …).
+    pub registry_errors: BTreeMap<&'static str, u64>,
+    /// Tags that were rejected and are still registered, by service.
+    pub rejected_tags: BTreeMap<Arc<str>, u64>,
+    /// Tables built.
+    pub table_builds: u64,
+    /// Time spent building them, in seconds.
+    pub table_build_seconds: f64,
+    /// Routes in the present table.
+    pub table_routes: u64,
+    /// Instances by service and state (`healthy`, `excluded`, `ejected`).
+    pub table_targets: BTreeMap<(Arc<str>, &'static str), u64>,
+    /// End of certificates (unix time, s) by source and name.
+    pub certificate_expiry: BTreeMap<(String, String), f64>,
+}
+
+impl Metrics {
+    /// The handle of one service, made at first use.
+    #[must_use]
+    pub fn service(&self, name: &Arc<str>) -> Arc<ServiceMetrics> {
+        let mut services = lock(&self.services);
+        Arc::clone(services.entry(Arc::clone(name)).or_insert_with(|| Arc::new(ServiceMetrics::new(Arc::clone(name)))))
+    }
+
+    /// The handle of one listener, made at first use.
+    #[must_use]
+    pub fn listener(&self, name: &str) -> Arc<ListenerMetrics> {
+        Arc::clone(lock(&self.listeners).entry(name.to_owned()).or_default())
+    }
+
+    /// The control thread's figures, locked.
+    pub fn control(&self) -> MutexGuard<'_, Control> {
+        lock(&self.control)
+    }
+
+    /// Removes the series of a service that vanished. Call after the table without it is live, else a request on
+    /// its way would bring them back.
+    pub fn remove_service(&self, name: &str) {
+        lock(&self.services).remove(name);
+        let mut control = self.control();
+        control.registry_success.remove(name);
+        control.rejected_tags.remove(name);
+        control.table_targets.retain(|(service, _), _| &**service != name);
+    }
+}
+
+/// A panic while a counter was written leaves a usable counter.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

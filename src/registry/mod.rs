@@ -1,0 +1,44 @@
+//! Sources of routing data. Each runs as a task on the control thread and sends [`Update`]s; none knows the table.
+
+pub mod consul;
+
+use std::sync::Arc;
+
+use crate::catalog::command::{Command, CommandError};
+use crate::catalog::{ServiceName, ServiceSnapshot};
+
+/// Names a source in updates, logs and the API: `consul`, `static`, `routes_file`.
+pub type SourceName = &'static str;
+
+/// A change in what a source knows. Sources send only what differs from what they sent before.
+#[derive(Clone, Debug)]
+pub enum Update {
+    /// The whole present state of one service.
+    Service {
+        /// Who says so.
+        source: SourceName,
+        /// What it says.
+        snapshot: Arc<ServiceSnapshot>,
+    },
+    /// The service is not registered any more (or carries no routing tag any more).
+    Gone {
+        /// Who says so.
+        source: SourceName,
+        /// Which one.
+        service: ServiceName,
+    },
+    /// The whole present list of route commands of a source.
+    Commands {
+        /// Who says so.
+        source: SourceName,
+        /// The commands, in order: a later one acts on what earlier ones added.
+        commands: Arc<[Command]>,
+        /// Lines that could not be understood.
+        errors: Arc<[CommandError]>,
+    },
+    /// Every watch of the source has answered at least once: what it sent so far is complete.
+    Synced {
+        /// Who says so.
+        source: SourceName,
+    },
+}
