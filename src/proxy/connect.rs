@@ -1,0 +1,155 @@
+//! Opening a connection to an instance, under a deadline, with TLS when the route asks for it.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use rustls::pki_types::ServerName;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::settings::Settings;
+use crate::catalog::options::{HostRewrite, RouteOptions};
+use crate::metrics::service::ConnectResult;
+use crate::table::Target;
+
+/// A connected upstream.
+#[derive(Debug)]
+pub enum UpstreamStream {
+    /// In clear.
+    Plain(TcpStream),
+    /// Encrypted. Boxed: TLS state is large, and most upstreams inside a data centre are plain.
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// Why connecting failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// Refused, reset, unreachable.
+    #[error("connect: {0}")]
+    Io(#[from] io::Error),
+    /// Not within `proxy.connect_timeout`.
+    #[error("no connection within {} ms", .0.as_millis())]
+    Timeout(Duration),
+    /// The TLS handshake failed.
+    #[error("TLS: {0}")]
+    Tls(io::Error),
+    /// The name to verify is not a DNS name or address.
+    #[error("TLS server name `{0}` is neither a DNS name nor an address")]
+    ServerName(String),
+}
+
+impl ConnectError {
+    /// For the connects metric.
+    #[must_use]
+    pub fn result(&self) -> ConnectResult {
+        match self {
+            Self::Io(_) => ConnectResult::Refused,
+            Self::Timeout(_) => ConnectResult::Timeout,
+            Self::Tls(_) | Self::ServerName(_) => ConnectResult::Tls,
+        }
+    }
+}
+
+/// Connects to `target`. Counts the attempt in the service's metrics.
+///
+/// # Errors
+/// Every failure, the deadline included; no request byte has been sent then, so another instance may be tried.
+pub async fn connect(target: &Target, settings: &Settings) -> Result<UpstreamStream, ConnectError> {
+    let limit = settings.proxy.connect_timeout;
+    let result = match tokio::time::timeout(limit, dial(target, settings)).await {
+        Ok(result) => result,
+        Err(_elapsed) => Err(ConnectError::Timeout(limit)),
+    };
+    target.service.record_connect(match &result {
+        Ok(_) => ConnectResult::Ok,
+        Err(error) => error.result(),
+    });
+    result
+}
+
+async fn dial(target: &Target, settings: &Settings) -> Result<UpstreamStream, ConnectError> {
+    let stream = TcpStream::connect(target.state.addr).await?;
+    stream.set_nodelay(true)?;
+    let keepalive = settings.proxy.keepalive;
+    if !keepalive.is_zero() {
+        SockRef::from(&stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(keepalive).with_interval(keepalive))?;
+    }
+    let options = &*target.options;
+    if !options.proto.is_tls() {
+        return Ok(UpstreamStream::Plain(stream));
+    }
+    let name = server_name(options, target)?;
+    let config = settings.upstream_tls.config(options.tls_skip_verify, options.proto.is_h2());
+    let stream = TlsConnector::from(Arc::clone(&config)).connect(name, stream).await.map_err(ConnectError::Tls)?;
+    Ok(UpstreamStream::Tls(Box::new(stream)))
+}
+
+/// The name to verify: `grpcservername=`, else `host=NAME`, else the address itself (as Fabio does).
+fn server_name(options: &RouteOptions, target: &Target) -> Result<ServerName<'static>, ConnectError> {
+    let name = match (&options.grpc_server_name, &options.host) {
+        (Some(name), _) | (None, HostRewrite::Name(name)) => name,
+        _ => return Ok(ServerName::from(target.state.addr.ip())),
+    };
+    // `host=NAME` may carry a port, which is no part of the name.
+    let bare = match name.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
+        _ => name,
+    };
+    ServerName::try_from(bare.to_owned()).map_err(|_| ConnectError::ServerName(bare.to_owned()))
+}
+
+impl AsyncRead for UpstreamStream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for UpstreamStream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Plain(stream) => stream.is_write_vectored(),
+            Self::Tls(stream) => stream.is_write_vectored(),
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! How the data path learns that it should stop, and how it tells that it has.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use tokio::sync::{Notify, watch};
+
+/// Where the process stands, as seen by workers. Only ever moves forward.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    /// Serving.
+    #[default]
+    Serving,
+    /// No new connections; running requests may finish, idle connections are closed.
+    Draining,
+    /// Whatever still runs is cut.
+    Cut,
+}
+
+/// Sends the phase to all workers.
+pub type PhaseSender = watch::Sender<Phase>;
+
+/// Receives it in a worker.
+pub type PhaseReceiver = watch::Receiver<Phase>;
+
+/// A worker's own copy of the phase, with a wake-up for every connection task of the worker. A connection pays one
+/// list entry for it, instead of a clone of the cross-thread channel.
+#[derive(Debug, Default)]
+pub struct LocalPhase {
+    phase: Cell<Phase>,
+    changed: Notify,
+}
+
+impl LocalPhase {
+    /// The present phase.
+    #[must_use]
+    pub fn get(&self) -> Phase {
+        self.phase.get()
+    }
+
+    /// Follows the process's phase until it is [`Phase::Cut`]. Run once per worker.
+    pub async fn follow(self: Rc<Self>, mut source: PhaseReceiver) {
+        loop {
+            let phase = *source.borrow_and_update();
+            if phase > self.phase.get() {
+                self.phase.set(phase);
+                self.changed.notify_waiters();
+            }
+            // A vanished sender means that nobody is left to finish anything for.
+            if phase == Phase::Cut || source.changed().await.is_err() {
+                self.phase.set(Phase::Cut);
+                self.changed.notify_waiters();
+                return;
+            }
+        }
+    }
+
+    /// Waits until the phase is at least `phase`. Cancel safe.
+    pub async fn reached(&self, phase: Phase) {
+        loop {
+            let changed = self.changed.notified();
+            // Registered before the check: a change in between must not be missed.
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if self.phase.get() >= phase {
+                return;
+            }
+            changed.await;
+        }
+    }
+}

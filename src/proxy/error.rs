@@ -1,0 +1,183 @@
+//! What can go wrong with a request, and what the client is told.
+//!
+//! One table from cause to status; the cause itself goes to the log, the client gets a short text. A gRPC client
+//! gets the same news in its own terms (trailers-only answer with `grpc-status`).
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use http::{HeaderMap, Response, StatusCode};
+
+/// Why the proxy answered by itself.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ProxyError {
+    /// The request cannot be understood or is not allowed to mean two things.
+    #[error("bad request: {0}")]
+    BadRequest(&'static str),
+    /// No route for host and path.
+    #[error("no route")]
+    NoRoute,
+    /// The route exists, but no instance of it may serve.
+    #[error("no healthy instance")]
+    NoInstance,
+    /// An access rule refuses the client.
+    #[error("access denied")]
+    AccessDenied,
+    /// The route wants credentials that did not come or are not accepted.
+    #[error("authorization failed")]
+    Unauthorized,
+    /// No instance could be connected to.
+    #[error("cannot connect to an upstream: {0}")]
+    Connect(String),
+    /// Connecting took too long, everywhere.
+    #[error("connecting to an upstream timed out")]
+    ConnectTimeout,
+    /// The upstream closed the connection, or spoke nonsense, before an answer was complete enough to pass on.
+    #[error("upstream failed before an answer: {0}")]
+    Upstream(String),
+    /// No first byte in time.
+    #[error("no answer from the upstream in time")]
+    ResponseTimeout,
+    /// The client went away before the answer was there (only logged).
+    #[error("client closed the request")]
+    ClientClosed,
+}
+
+impl ProxyError {
+    /// Status sent to the client; `no_route` is the configured one.
+    #[must_use]
+    pub fn status(&self, no_route: StatusCode) -> StatusCode {
+        match self {
+            Self::BadRequest(_) => StatusCode::BAD_REQUEST,
+            Self::NoRoute => no_route,
+            Self::NoInstance => StatusCode::SERVICE_UNAVAILABLE,
+            Self::AccessDenied => StatusCode::FORBIDDEN,
+            Self::Unauthorized => StatusCode::UNAUTHORIZED,
+            Self::Connect(_) | Self::Upstream(_) => StatusCode::BAD_GATEWAY,
+            Self::ConnectTimeout | Self::ResponseTimeout => StatusCode::GATEWAY_TIMEOUT,
+            // nginx's number for it; never on the wire.
+            Self::ClientClosed => StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST),
+        }
+    }
+
+    /// Short class for the access log.
+    #[must_use]
+    pub fn class(&self) -> &'static str {
+        match self {
+            Self::BadRequest(_) => "bad_request",
+            Self::NoRoute => "no_route",
+            Self::NoInstance => "no_instance",
+            Self::AccessDenied => "access_denied",
+            Self::Unauthorized => "unauthorized",
+            Self::Connect(_) => "connect",
+            Self::ConnectTimeout => "connect_timeout",
+            Self::Upstream(_) => "upstream",
+            Self::ResponseTimeout => "response_timeout",
+            Self::ClientClosed => "client_closed",
+        }
+    }
+
+    /// gRPC status code (<https://grpc.github.io/grpc/core/md_doc_statuscodes.html>).
+    fn grpc_status(&self) -> (&'static str, &'static str) {
+        match self {
+            Self::BadRequest(_) => ("3", "bad request"),
+            Self::NoRoute => ("5", "no route"),
+            Self::NoInstance => ("14", "no healthy instance"),
+            Self::AccessDenied => ("7", "access denied"),
+            Self::Unauthorized => ("16", "authorization failed"),
+            Self::Connect(_) | Self::ConnectTimeout | Self::Upstream(_) => ("14", "upstream unavailable"),
+            Self::ResponseTimeout => ("4", "no answer from the upstream in time"),
+            Self::ClientClosed => ("1", "cancelled"),
+        }
+    }
+
+    /// Short text for the client; causes with addresses stay in the log.
+    fn text(&self) -> &'static str {
+        match self {
+            Self::BadRequest(reason) => reason,
+            Self::NoRoute => "",
+            Self::NoInstance => "no healthy instance",
+            Self::AccessDenied => "access denied",
+            Self::Unauthorized => "authorization failed",
+            Self::Connect(_) => "cannot connect to the upstream",
+            Self::ConnectTimeout => "connecting to the upstream timed out",
+            Self::Upstream(_) => "the upstream failed before it answered",
+            Self::ResponseTimeout => "the upstream did not answer in time",
+            Self::ClientClosed => "",
+        }
+    }
+
+    /// The answer to an ordinary client.
+    #[must_use]
+    pub fn response(&self, no_route: StatusCode, no_route_page: &Bytes, retry_after_s: u64) -> Response<Bytes> {
+        let mut response = Response::new(match self {
+            Self::NoRoute => no_route_page.clone(),
+            _ => Bytes::from_static(self.text().as_bytes()),
+        });
+        *response.status_mut() = self.status(no_route);
+        let headers = response.headers_mut();
+        let kind = if *self == Self::NoRoute { "text/html; charset=utf-8" } else { "text/plain; charset=utf-8" };
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+        if *self == Self::NoInstance {
+            headers.insert(RETRY_AFTER, HeaderValue::from(retry_after_s));
+        }
+        response
+    }
+
+    /// The answer to a gRPC client: HTTP 200, the news in `grpc-status`.
+    #[must_use]
+    pub fn grpc_response(&self) -> Response<Bytes> {
+        let (status, message) = self.grpc_status();
+        let mut response = Response::new(Bytes::new());
+        let headers: &mut HeaderMap = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        headers.insert("grpc-status", HeaderValue::from_static(status));
+        headers.insert("grpc-message", HeaderValue::from_static(message));
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statuses_are_those_of_the_compatibility_table() {
+        let table = [
+            (ProxyError::NoRoute, 404, "5"),
+            (ProxyError::NoInstance, 503, "14"),
+            (ProxyError::AccessDenied, 403, "7"),
+            (ProxyError::Unauthorized, 401, "16"),
+            (ProxyError::Connect("refused".into()), 502, "14"),
+            (ProxyError::ConnectTimeout, 504, "14"),
+            (ProxyError::Upstream("eof".into()), 502, "14"),
+            (ProxyError::ResponseTimeout, 504, "4"),
+            (ProxyError::ClientClosed, 499, "1"),
+        ];
+        for (error, status, grpc) in table {
+            assert_eq!(error.status(StatusCode::NOT_FOUND).as_u16(), status, "{error}");
+            assert_eq!(error.grpc_response().headers()["grpc-status"], grpc, "{error}");
+            assert_eq!(error.grpc_response().status(), StatusCode::OK);
+        }
+    }
+
+    #[test]
+    fn a_503_says_when_to_come_back_and_a_404_shows_the_page() {
+        let page = Bytes::from_static(b"<p>nothing here</p>");
+        let response = ProxyError::NoInstance.response(StatusCode::NOT_FOUND, &page, 3);
+        assert_eq!(response.headers()[RETRY_AFTER], "3");
+        let response = ProxyError::NoRoute.response(StatusCode::IM_A_TEAPOT, &page, 3);
+        assert_eq!(response.status(), StatusCode::IM_A_TEAPOT);
+        assert_eq!(response.body(), &page);
+        assert!(!response.headers().contains_key(RETRY_AFTER));
+    }
+
+    #[test]
+    fn causes_with_addresses_stay_inside() {
+        let response = ProxyError::Connect("10.1.2.3:80 refused".into()).response(
+            StatusCode::NOT_FOUND,
+            &Bytes::new(),
+            1,
+        );
+        assert!(!String::from_utf8_lossy(response.body()).contains("10.1.2.3"));
+    }
+}

@@ -1,0 +1,148 @@
+//! Bodies as they pass through: no boxing, no buffering; back-pressure is that of the two connections.
+
+use std::cell::Cell;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+
+use super::record::Finish;
+
+/// How far the upload of a request body is; shared between the body and the exchange that watches the clock.
+#[derive(Debug, Default)]
+pub struct UploadProgress {
+    /// Process clock (ms) of the last frame taken from the client.
+    pub last_ms: Cell<u64>,
+    /// The whole body was taken.
+    pub done: Cell<bool>,
+    /// Bytes so far.
+    pub bytes: Cell<u64>,
+}
+
+/// The body of a request on its way to the upstream.
+#[derive(Debug)]
+pub enum RequestBody {
+    /// None: can be made again at will, which is what makes a retry possible.
+    Empty,
+    /// The client's.
+    Incoming {
+        /// What the client sends.
+        body: Incoming,
+        /// Noted for deadlines and metrics.
+        progress: Rc<UploadProgress>,
+        /// Present time; read once per frame.
+        clock: super::super::clock::Clock,
+    },
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        let Self::Incoming { body, progress, clock } = self.get_mut() else { return Poll::Ready(None) };
+        let polled = Pin::new(body).poll_frame(cx);
+        match &polled {
+            Poll::Ready(Some(Ok(frame))) => {
+                progress.last_ms.set(clock.now_ms());
+                if let Some(data) = frame.data_ref() {
+                    progress.bytes.set(progress.bytes.get() + data.len() as u64);
+                }
+            }
+            Poll::Ready(None | Some(Err(_))) => progress.done.set(true),
+            Poll::Pending => {}
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Incoming { body, .. } => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Incoming { body, .. } => body.size_hint(),
+        }
+    }
+}
+
+/// The body of an answer on its way to the client.
+#[derive(Debug)]
+pub enum ResponseBody {
+    /// Made here: an error text, a page, nothing.
+    Own {
+        /// Taken at the first poll.
+        data: Bytes,
+        /// Ends the request's record; none when it is ended already.
+        finish: Option<Box<Finish>>,
+    },
+    /// The upstream's.
+    Upstream {
+        /// What the upstream sends.
+        body: Incoming,
+        /// Gives the connection back, counts and logs: at the end of the body, or when it is dropped before.
+        finish: Box<Finish>,
+    },
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        match self.get_mut() {
+            Self::Own { data, finish } => {
+                let frame = std::mem::take(data);
+                if let Some(finish) = finish.as_mut() {
+                    finish.add_bytes(frame.len());
+                    finish.complete();
+                }
+                Poll::Ready((!frame.is_empty()).then(|| Ok(Frame::data(frame))))
+            }
+            Self::Upstream { body, finish } => {
+                let polled = Pin::new(&mut *body).poll_frame(cx);
+                match &polled {
+                    Poll::Ready(Some(Ok(frame))) => {
+                        if let Some(data) = frame.data_ref() {
+                            finish.add_bytes(data.len());
+                        }
+                        if body.is_end_stream() {
+                            finish.complete();
+                        }
+                    }
+                    Poll::Ready(None) => finish.complete(),
+                    Poll::Ready(Some(Err(error))) => finish.upstream_broke(error),
+                    Poll::Pending => {}
+                }
+                polled
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Own { data, .. } => data.is_empty(),
+            Self::Upstream { body, .. } => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Own { data, .. } => SizeHint::with_exact(data.len() as u64),
+            Self::Upstream { body, .. } => body.size_hint(),
+        }
+    }
+}

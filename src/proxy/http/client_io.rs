@@ -1,0 +1,162 @@
+//! A client's socket with two additions: bytes that were read to find out what the client speaks are read again, and
+//! it is known since when a read or a write has been waiting for the client.
+
+use std::cell::Cell;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+use crate::proxy::clock::Clock;
+
+/// Most bytes read before it is known what the client speaks.
+const PEEK_MAX: usize = 4096;
+
+/// When the client last did something. One clock read per system call.
+#[derive(Debug)]
+pub struct Activity {
+    clock: Clock,
+    last_ms: Cell<u64>,
+    read_waits_since_ms: Cell<Option<u64>>,
+    write_waits_since_ms: Cell<Option<u64>>,
+}
+
+impl Activity {
+    /// Process clock (ms) of the last byte either way.
+    #[must_use]
+    pub fn last_ms(&self) -> u64 {
+        self.last_ms.get()
+    }
+
+    /// Since when a read has been waiting.
+    #[must_use]
+    pub fn read_waits_since_ms(&self) -> Option<u64> {
+        self.read_waits_since_ms.get()
+    }
+
+    /// Since when a write has been waiting.
+    #[must_use]
+    pub fn write_waits_since_ms(&self) -> Option<u64> {
+        self.write_waits_since_ms.get()
+    }
+
+    fn note<T>(&self, waits_since_ms: &Cell<Option<u64>>, polled: &Poll<T>) {
+        let now_ms = self.clock.now_ms();
+        if polled.is_ready() {
+            self.last_ms.set(now_ms);
+            waits_since_ms.set(None);
+        } else if waits_since_ms.get().is_none() {
+            waits_since_ms.set(Some(now_ms));
+        }
+    }
+}
+
+/// The socket.
+#[derive(Debug)]
+pub struct ClientIo {
+    stream: TcpStream,
+    peeked: Vec<u8>,
+    taken: usize,
+    activity: Rc<Activity>,
+}
+
+impl ClientIo {
+    /// Wraps an accepted socket.
+    #[must_use]
+    pub fn new(stream: TcpStream, clock: Clock) -> Self {
+        let now_ms = clock.now_ms();
+        let activity = Rc::new(Activity {
+            clock,
+            last_ms: Cell::new(now_ms),
+            read_waits_since_ms: Cell::new(None),
+            write_waits_since_ms: Cell::new(None),
+        });
+        Self { stream, peeked: Vec::new(), taken: 0, activity }
+    }
+
+    /// What the client did when.
+    #[must_use]
+    pub fn activity(&self) -> &Rc<Activity> {
+        &self.activity
+    }
+
+    /// What was read and not yet taken.
+    #[must_use]
+    pub fn peeked(&self) -> &[u8] {
+        &self.peeked[self.taken..]
+    }
+
+    /// Reads more ahead; false at the end of the stream.
+    ///
+    /// # Errors
+    /// Those of the socket; and a client that sends [`PEEK_MAX`] bytes without saying what it speaks.
+    pub async fn peek_more(&mut self) -> io::Result<bool> {
+        if self.peeked().len() >= PEEK_MAX {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "no protocol recognised"));
+        }
+        let read = self.stream.read_buf(&mut self.peeked).await?;
+        Ok(read > 0)
+    }
+
+    /// Takes `count` peeked bytes for good.
+    pub fn consume(&mut self, count: usize) {
+        self.taken = (self.taken + count).min(self.peeked.len());
+    }
+}
+
+impl AsyncRead for ClientIo {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if !this.peeked.is_empty() {
+            let ahead = &this.peeked[this.taken..];
+            let count = ahead.len().min(buf.remaining());
+            buf.put_slice(&ahead[..count]);
+            this.taken += count;
+            if this.taken == this.peeked.len() {
+                this.peeked = Vec::new();
+                this.taken = 0;
+            }
+            if count > 0 {
+                return Poll::Ready(Ok(()));
+            }
+        }
+        let polled = Pin::new(&mut this.stream).poll_read(cx, buf);
+        this.activity.note(&this.activity.read_waits_since_ms, &polled);
+        polled
+    }
+}
+
+impl AsyncWrite for ClientIo {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let polled = Pin::new(&mut this.stream).poll_write(cx, buf);
+        this.activity.note(&this.activity.write_waits_since_ms, &polled);
+        polled
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let polled = Pin::new(&mut this.stream).poll_write_vectored(cx, bufs);
+        this.activity.note(&this.activity.write_waits_since_ms, &polled);
+        polled
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,332 @@
+//! One client connection: what it speaks, its deadlines, its end.
+//!
+//! ```text
+//! accept ─► PROXY header? ─► TLS? ─► HTTP/2 preface or ALPN? ─┬─► strict guard ─► hyper HTTP/1
+//!                                                             └─► hyper HTTP/2
+//! ```
+//! Beside the protocol run the drain signal and a watchdog for clients that do not do their part: that send a head
+//! too slowly, idle too long, stop in a body, or do not read.
+
+use std::cell::{Cell, OnceCell};
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
+
+use super::client_io::{Activity, ClientIo};
+use super::exchange::exchange;
+use super::guarded_io::{ExchangeMark, GuardHandle, GuardedIo};
+use super::headers::{ClientContext, TlsDetails};
+use super::strict::Limits;
+use crate::proxy::drain::Phase;
+use crate::proxy::listener::Listener;
+use crate::proxy::pool::LocalExec;
+use crate::proxy::proxy_protocol;
+use crate::proxy::settings::Settings;
+use crate::proxy::worker::{Worker, ms};
+use crate::table::Scheme;
+
+const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+const TOO_SLOW: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+
+/// What all requests of a client connection share.
+#[derive(Debug)]
+pub struct Downstream {
+    /// The client, as header fields show it.
+    pub client: ClientContext,
+    /// The listener it came to.
+    pub listener: Rc<Listener>,
+    /// Which default port a Host may carry.
+    pub scheme: Scheme,
+    /// TLS version for the log.
+    pub tls_version: Option<&'static str>,
+    /// Its state, for the watchdog.
+    pub watch: Watch,
+}
+
+/// What the watchdog looks at.
+#[derive(Debug)]
+pub struct Watch {
+    activity: Rc<Activity>,
+    guard: OnceCell<GuardHandle>,
+    exchanges: Cell<usize>,
+}
+
+impl Watch {
+    /// A request begins; it ends when both results are dropped or [`Watch::end`] is called.
+    pub fn begin(&self) -> Option<ExchangeMark> {
+        self.exchanges.set(self.exchanges.get() + 1);
+        self.guard.get().map(GuardHandle::exchange)
+    }
+
+    /// A request ended.
+    pub fn end(&self) {
+        self.exchanges.set(self.exchanges.get().saturating_sub(1));
+    }
+
+    /// From now on the bytes of this connection are not HTTP.
+    pub fn pass_through(&self) {
+        if let Some(guard) = self.guard.get() {
+            guard.pass_through();
+        }
+    }
+}
+
+/// Serves an accepted connection to its end.
+pub async fn serve(worker: Rc<Worker>, listener: Rc<Listener>, stream: TcpStream, peer: SocketAddr) {
+    let settings = worker.settings();
+    let mut io = ClientIo::new(stream, worker.clock);
+    let opened = tokio::time::timeout(settings.proxy.header_timeout, open(&listener, &mut io, peer)).await;
+    let peer = match opened {
+        Ok(Ok(peer)) => peer,
+        Ok(Err(error)) => return tracing::debug!(%peer, %error, "connection not accepted"),
+        Err(_elapsed) => return tracing::debug!(%peer, "no PROXY header in time"),
+    };
+    let activity = Rc::clone(io.activity());
+    let Some(certificates) = &listener.certificates else {
+        let speaks = tokio::time::timeout(settings.proxy.header_timeout, speaks_h2(&mut io)).await;
+        let Ok(Ok(h2)) = speaks else { return };
+        let downstream = downstream(&listener, peer, None, activity);
+        return drive(worker, settings, downstream, io, h2).await;
+    };
+    let acceptor = tokio_rustls::TlsAcceptor::from(certificates.server_config());
+    match tokio::time::timeout(settings.proxy.header_timeout, acceptor.accept(io)).await {
+        Ok(Ok(stream)) => {
+            let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+            let downstream = downstream(&listener, peer, Some(tls_details(&stream)), activity);
+            drive(worker, settings, downstream, stream, h2).await;
+        }
+        Ok(Err(error)) => tracing::debug!(%peer, %error, "TLS handshake failed"),
+        Err(_elapsed) => tracing::debug!(%peer, "TLS handshake not finished in time"),
+    }
+}
+
+/// The client's address: the socket's, or the one that a PROXY header carries.
+async fn open(listener: &Listener, io: &mut ClientIo, peer: SocketAddr) -> io::Result<SocketAddr> {
+    if !listener.config.proxy_protocol {
+        return Ok(peer);
+    }
+    Ok(proxy_protocol::receive(io, listener.config.proxy_protocol_timeout).await?.unwrap_or(peer))
+}
+
+/// Whether the client opens with the HTTP/2 preface (RFC 9113 section 3.4). What was read is read again.
+async fn speaks_h2(io: &mut ClientIo) -> io::Result<bool> {
+    loop {
+        let seen = io.peeked();
+        let length = seen.len().min(H2_PREFACE.len());
+        if seen[..length] != H2_PREFACE[..length] {
+            return Ok(false);
+        }
+        if length == H2_PREFACE.len() {
+            return Ok(true);
+        }
+        if !io.peek_more().await? {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+}
+
+fn tls_details(stream: &TlsStream<ClientIo>) -> TlsDetails {
+    let connection = stream.get_ref().1;
+    let version = match connection.protocol_version() {
+        Some(rustls::ProtocolVersion::TLSv1_2) => "tls12",
+        _ => "tls13",
+    };
+    TlsDetails { version, cipher: connection.negotiated_cipher_suite().map_or(0, |suite| suite.suite().into()) }
+}
+
+fn downstream(
+    listener: &Rc<Listener>,
+    peer: SocketAddr,
+    tls: Option<TlsDetails>,
+    activity: Rc<Activity>,
+) -> Rc<Downstream> {
+    let scheme = if tls.is_some() { Scheme::Https } else { Scheme::Http };
+    let tls_version = tls.map(|details| if details.version == "tls12" { "TLSv1.2" } else { "TLSv1.3" });
+    Rc::new(Downstream {
+        client: ClientContext::new(peer.ip(), tls),
+        listener: Rc::clone(listener),
+        scheme,
+        tls_version,
+        watch: Watch { activity, guard: OnceCell::new(), exchanges: Cell::new(0) },
+    })
+}
+
+async fn drive<T>(worker: Rc<Worker>, settings: std::sync::Arc<Settings>, downstream: Rc<Downstream>, io: T, h2: bool)
+where
+    T: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    if h2 {
+        drive_h2(worker, &settings, downstream, io).await;
+    } else {
+        drive_h1(worker, &settings, downstream, io).await;
+    }
+}
+
+async fn drive_h1<T>(worker: Rc<Worker>, settings: &Settings, downstream: Rc<Downstream>, io: T)
+where
+    T: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let (io, guard) = GuardedIo::new(io, Limits::new(&settings.proxy, false));
+    downstream.watch.guard.set(guard).ok();
+    let service = {
+        let (worker, downstream) = (Rc::clone(&worker), Rc::clone(&downstream));
+        service_fn(move |request| exchange(Rc::clone(&worker), Rc::clone(&downstream), request))
+    };
+    let mut connection = http1::Builder::new()
+        .header_read_timeout(None)
+        // The guard has the exact limits; these only must not be narrower.
+        .max_headers(settings.proxy.max_headers + 1)
+        .max_buf_size(settings.proxy.max_header_bytes.max(64 << 10) + (64 << 10))
+        .serve_connection(TokioIo::new(io), service)
+        .with_upgrades();
+    let watchdog = watchdog(&worker, settings, &downstream.watch);
+    tokio::pin!(watchdog);
+    let mut draining = false;
+    loop {
+        tokio::select! {
+            biased;
+            ended = &mut connection => {
+                if let Err(error) = ended {
+                    tracing::trace!(%error, "client connection ended");
+                }
+                return;
+            }
+            verdict = &mut watchdog => {
+                let parts = if verdict == Verdict::HeadTooSlow { connection.into_parts() } else { None };
+                if let Some(parts) = parts {
+                    let mut io = parts.io.into_inner();
+                    let answered = async { io.write_all(TOO_SLOW).await?; io.shutdown().await };
+                    tokio::time::timeout(Duration::from_secs(1), answered).await.ok();
+                }
+                return;
+            }
+            () = worker.phase.reached(Phase::Draining), if !draining => {
+                draining = true;
+                std::pin::Pin::new(&mut connection).graceful_shutdown();
+            }
+            () = worker.phase.reached(Phase::Cut), if draining => return,
+        }
+    }
+}
+
+async fn drive_h2<T>(worker: Rc<Worker>, settings: &Settings, downstream: Rc<Downstream>, io: T)
+where
+    T: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let service = {
+        let (worker, downstream) = (Rc::clone(&worker), Rc::clone(&downstream));
+        service_fn(move |request| exchange(Rc::clone(&worker), Rc::clone(&downstream), request))
+    };
+    let header_bytes = u32::try_from(settings.proxy.max_header_bytes).unwrap_or(u32::MAX);
+    let connection = http2::Builder::new(LocalExec)
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(settings.proxy.max_streams)
+        .max_header_list_size(header_bytes)
+        .initial_stream_window_size(1 << 20)
+        .initial_connection_window_size(4 << 20)
+        .keep_alive_interval(Duration::from_secs(20))
+        .keep_alive_timeout(Duration::from_secs(20))
+        .serve_connection(TokioIo::new(io), service);
+    tokio::pin!(connection);
+    let watchdog = watchdog(&worker, settings, &downstream.watch);
+    tokio::pin!(watchdog);
+    let mut watched = true;
+    let mut draining = false;
+    loop {
+        tokio::select! {
+            biased;
+            ended = connection.as_mut() => {
+                if let Err(error) = ended {
+                    tracing::trace!(%error, "client connection ended");
+                }
+                return;
+            }
+            verdict = &mut watchdog, if watched => {
+                if verdict == Verdict::Stalled {
+                    return;
+                }
+                watched = false;
+                connection.as_mut().graceful_shutdown();
+            }
+            () = worker.phase.reached(Phase::Draining), if !draining => {
+                draining = true;
+                connection.as_mut().graceful_shutdown();
+            }
+            () = worker.phase.reached(Phase::Cut), if draining => return,
+        }
+    }
+}
+
+/// What the watchdog found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    /// Nothing was asked for too long.
+    Idle,
+    /// A request's head did not come to its end.
+    HeadTooSlow,
+    /// The client neither sends what it announced nor reads what it asked for.
+    Stalled,
+}
+
+/// Looks at the connection now and then; a verdict comes up to one look after its limit.
+async fn watchdog(worker: &Worker, settings: &Settings, watch: &Watch) -> Verdict {
+    let limits = &settings.proxy;
+    let shortest = limits.header_timeout.min(limits.idle_timeout).min(limits.body_timeout);
+    let look_every = (shortest / 2).clamp(Duration::from_millis(10), Duration::from_secs(5));
+    let mut head = HeadClock::new(worker.clock.now_ms());
+    loop {
+        tokio::time::sleep(look_every).await;
+        let now_ms = worker.clock.now_ms();
+        let passed = |since: u64, limit: Duration| now_ms.saturating_sub(since) >= ms(limit);
+        if watch.activity.write_waits_since_ms().is_some_and(|since| passed(since, limits.body_timeout)) {
+            return Verdict::Stalled;
+        }
+        let between = watch.guard.get().is_none_or(GuardHandle::is_between_requests);
+        if watch.exchanges.get() > 0 {
+            head.reset();
+            let stuck = watch.activity.read_waits_since_ms().is_some_and(|since| passed(since, limits.body_timeout));
+            if stuck && !between {
+                return Verdict::Stalled;
+            }
+            continue;
+        }
+        if between {
+            let fresh = watch.guard.get().is_some_and(|guard| guard.heads() == 0);
+            let limit = if fresh { limits.header_timeout.min(limits.idle_timeout) } else { limits.idle_timeout };
+            head.reset();
+            if passed(watch.activity.last_ms(), limit) {
+                return Verdict::Idle;
+            }
+        } else if passed(head.since(now_ms), limits.header_timeout) {
+            return Verdict::HeadTooSlow;
+        }
+    }
+}
+
+/// Since when a head has been coming in. The first head counts from the accept, so that drip-feeding the first byte
+/// gains nothing.
+struct HeadClock {
+    since_ms: Option<u64>,
+}
+
+impl HeadClock {
+    fn new(accepted_ms: u64) -> Self {
+        Self { since_ms: Some(accepted_ms) }
+    }
+
+    fn since(&mut self, now_ms: u64) -> u64 {
+        *self.since_ms.get_or_insert(now_ms)
+    }
+
+    fn reset(&mut self) {
+        self.since_ms = None;
+    }
+}

@@ -1,0 +1,227 @@
+//! One attempt: a request to one instance, up to the head of its answer.
+
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use http::uri::{Authority, PathAndQuery, Scheme as UriScheme};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version};
+use hyper::body::Incoming;
+
+use super::body::RequestBody;
+use super::connection::Downstream;
+use super::headers::{self, HeaderRules, RequestContext, Upgrade};
+use super::path::{self, NormalPath, PathEdit};
+use super::record::Lease;
+use crate::metrics::service::RetryReason;
+use crate::proxy::connect::ConnectError;
+use crate::proxy::pool::{Connection, PoolKey};
+use crate::proxy::settings::Settings;
+use crate::proxy::worker::{Worker, ms};
+use crate::table::Target;
+use crate::table::balancer::InFlight;
+
+/// A request as it came in, kept so that each attempt can be made from it.
+#[derive(Debug)]
+pub struct Original {
+    /// Its method.
+    pub method: Method,
+    /// Its target.
+    pub uri: Uri,
+    /// Version the client spoke.
+    pub version: Version,
+    /// Its header.
+    pub headers: HeaderMap,
+    /// The host it asks for.
+    pub host: Option<HeaderValue>,
+    /// The upgrade it asks for.
+    pub upgrade: Option<Upgrade>,
+    /// Its id, if one is configured.
+    pub request_id: Option<HeaderValue>,
+}
+
+/// An answer's head, and what comes with it.
+#[derive(Debug)]
+pub struct Answer {
+    /// The answer.
+    pub response: Response<Incoming>,
+    /// The connection it comes on.
+    pub lease: Lease,
+    /// The instance's load counter.
+    pub in_flight: InFlight,
+    /// From the moment a connection was there to the head of the answer.
+    pub took: Duration,
+}
+
+/// Why an attempt failed.
+#[derive(Debug, thiserror::Error)]
+pub enum AttemptError {
+    /// No connection: nothing was sent.
+    #[error("{source}")]
+    Connect {
+        /// Why.
+        source: ConnectError,
+        /// The request's body, untouched.
+        body: RequestBody,
+    },
+    /// The connection ended before any byte of an answer.
+    #[error("connection closed before an answer: {source}")]
+    Closed {
+        /// What hyper says.
+        source: hyper::Error,
+        /// It had served requests before: the instance may be well.
+        reused: bool,
+        /// The request's body, if it was provably not sent.
+        unsent: Option<RequestBody>,
+    },
+    /// The answer was not HTTP, or broke off inside its head.
+    #[error("not an answer: {0}")]
+    Protocol(hyper::Error),
+    /// The request cannot be expressed towards this upstream.
+    #[error("cannot build the upstream request: {0}")]
+    Request(String),
+}
+
+impl AttemptError {
+    /// Reason for the retry metric.
+    #[must_use]
+    pub fn retry_reason(&self) -> RetryReason {
+        match self {
+            Self::Connect { .. } => RetryReason::Connect,
+            _ => RetryReason::Closed,
+        }
+    }
+
+    /// Whether the failure speaks against the instance.
+    #[must_use]
+    pub fn blames_instance(&self) -> bool {
+        match self {
+            Self::Connect { .. } | Self::Protocol(_) => true,
+            Self::Closed { reused, .. } => !reused,
+            Self::Request(_) => false,
+        }
+    }
+}
+
+/// Sends the request to `target` and waits for the head of the answer. No deadline of its own but the connect one.
+/// Dropping the future closes an HTTP/1.1 connection and resets an HTTP/2 stream: nothing leaks.
+///
+/// # Errors
+/// See [`AttemptError`]; its variants say whether anything was sent.
+pub async fn attempt(
+    worker: Rc<Worker>,
+    downstream: Rc<Downstream>,
+    settings: &Settings,
+    original: &Original,
+    path: &NormalPath<'_>,
+    target: &Target,
+    body: RequestBody,
+    fresh_only: bool,
+) -> Result<Answer, AttemptError> {
+    let in_flight = InFlight::new(std::sync::Arc::clone(&target.state));
+    let key = PoolKey::of(target);
+    let now_ms = worker.clock.now_ms();
+    let idle_max_ms = ms(settings.proxy.upstream_idle_timeout);
+    let mut warm = if fresh_only { None } else { worker.pool.checkout(&key, now_ms, idle_max_ms) };
+    let mut body = body;
+    loop {
+        let reused = warm.is_some();
+        let connection = match warm.take() {
+            Some(connection) => connection,
+            None => match worker.pool.open(&key, target, settings, now_ms).await {
+                Ok(connection) => connection,
+                Err(source) => return Err(AttemptError::Connect { source, body }),
+            },
+        };
+        let request = build(original, path, &downstream, &settings.header_rules, target, body)?;
+        let sent = Instant::now();
+        match send(connection, key.clone(), request).await {
+            Ok((response, lease)) => return Ok(Answer { response, lease, in_flight, took: sent.elapsed() }),
+            // A pooled connection that had ended unseen took nothing: the next one, or a fresh one, gets it.
+            Err(AttemptError::Closed { unsent: Some(unsent), .. }) if reused => {
+                body = unsent;
+                warm = worker.pool.checkout(&key, now_ms, idle_max_ms);
+            }
+            Err(AttemptError::Closed { source, unsent, .. }) => {
+                return Err(AttemptError::Closed { source, reused, unsent });
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+async fn send(
+    connection: Connection,
+    key: PoolKey,
+    request: Request<RequestBody>,
+) -> Result<(Response<Incoming>, Lease), AttemptError> {
+    match connection {
+        Connection::H1(mut sender) => match sender.try_send_request(request).await {
+            Ok(response) => Ok((response, Lease::H1(key, sender))),
+            Err(mut error) => Err(classify(error.take_message(), error.into_error())),
+        },
+        Connection::H2(mut sender, stream) => match sender.try_send_request(request).await {
+            Ok(response) => Ok((response, Lease::H2(stream))),
+            Err(mut error) => Err(classify(error.take_message(), error.into_error())),
+        },
+    }
+}
+
+fn classify(unsent: Option<Request<RequestBody>>, source: hyper::Error) -> AttemptError {
+    if source.is_parse() || source.is_parse_too_large() {
+        return AttemptError::Protocol(source);
+    }
+    AttemptError::Closed { source, reused: false, unsent: unsent.map(Request::into_body) }
+}
+
+fn build(
+    original: &Original,
+    path: &NormalPath<'_>,
+    downstream: &Downstream,
+    rules: &HeaderRules,
+    target: &Target,
+    body: RequestBody,
+) -> Result<Request<RequestBody>, AttemptError> {
+    let options = &*target.options;
+    let upstream_h2 = options.proto.is_h2();
+    let context = RequestContext {
+        client: &downstream.client,
+        rules,
+        host: original.host.as_ref(),
+        version: original.version,
+        upgrade: original.upgrade.as_ref(),
+        strip: options.strip.as_deref(),
+        rewrite: &options.host,
+        target: target.state.addr,
+        upstream_h2,
+    };
+    let edit =
+        PathEdit { strip: options.strip.as_deref(), prepend: options.prepend.as_deref(), query: target.query.as_deref() };
+    let received = original.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
+    let rewritten =
+        path::rewrite(&received, path, &edit).map_err(|error| AttemptError::Request(error.to_string()))?;
+    let mut request = Request::new(body);
+    *request.method_mut() = original.method.clone();
+    *request.uri_mut() = if upstream_h2 {
+        absolute(rewritten, &headers::upstream_host(&context), options.proto.is_tls())?
+    } else {
+        Uri::from(rewritten)
+    };
+    *request.version_mut() = if upstream_h2 { Version::HTTP_2 } else { Version::HTTP_11 };
+    *request.headers_mut() = original.headers.clone();
+    if let (Some(name), Some(id)) = (&rules.request_id_header, &original.request_id) {
+        request.headers_mut().insert(name.clone(), id.clone());
+    }
+    headers::prepare_request(request.headers_mut(), &context);
+    Ok(request)
+}
+
+/// HTTP/2 carries scheme and authority as pseudo header fields, which hyper takes from an absolute URI.
+fn absolute(path: PathAndQuery, host: &HeaderValue, tls: bool) -> Result<Uri, AttemptError> {
+    let authority = Authority::try_from(host.as_bytes())
+        .map_err(|error| AttemptError::Request(format!("host {host:?} is no authority: {error}")))?;
+    let mut parts = http::uri::Parts::default();
+    parts.scheme = Some(if tls { UriScheme::HTTPS } else { UriScheme::HTTP });
+    parts.authority = Some(authority);
+    parts.path_and_query = Some(path);
+    Uri::from_parts(parts).map_err(|error| AttemptError::Request(error.to_string()))
+}

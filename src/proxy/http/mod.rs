@@ -1,0 +1,14 @@
+//! HTTP on a worker: from a client's connection to an instance and back.
+
+pub mod body;
+pub mod client_io;
+pub mod connection;
+pub mod exchange;
+pub mod forward;
+pub mod guarded_io;
+pub mod headers;
+pub mod path;
+pub mod record;
+pub mod redirect;
+pub mod strict;
+pub mod upgrade;

@@ -1,0 +1,285 @@
+//! The end of an exchange: whatever happens to a request, exactly one [`Finish`] counts it, logs it and gives its
+//! connection back.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant, SystemTime};
+
+use http::header::{REFERER, USER_AGENT};
+use http::{HeaderMap, HeaderValue, Method, Uri, Version};
+use hyper::client::conn::http1;
+
+use super::body::{RequestBody, UploadProgress};
+use super::connection::Downstream;
+use super::guarded_io::ExchangeMark;
+use crate::log::access::AccessRecord;
+use crate::metrics::ServiceMetrics;
+use crate::proxy::error::ProxyError;
+use crate::proxy::pool::{PoolKey, StreamGuard};
+use crate::proxy::worker::Worker;
+use crate::table::balancer::InFlight;
+use crate::table::{Route, TargetState};
+
+/// What the access log wants to know of the request; made only when the log is on, because it copies.
+#[derive(Debug)]
+pub struct RequestNote {
+    host: Option<HeaderValue>,
+    uri: Uri,
+    user_agent: Option<HeaderValue>,
+    referer: Option<HeaderValue>,
+    /// The id sent upstream.
+    pub request_id: Option<HeaderValue>,
+    /// The route that matched.
+    pub route: Option<Arc<Route>>,
+}
+
+impl RequestNote {
+    /// Copies what is needed (reference counts, mostly).
+    #[must_use]
+    pub fn new(host: Option<&HeaderValue>, uri: &Uri, headers: &HeaderMap) -> Box<Self> {
+        Box::new(Self {
+            host: host.cloned(),
+            uri: uri.clone(),
+            user_agent: headers.get(USER_AGENT).cloned(),
+            referer: headers.get(REFERER).cloned(),
+            request_id: None,
+            route: None,
+        })
+    }
+}
+
+/// How the connection goes back where it came from.
+#[derive(Debug)]
+pub enum Lease {
+    /// To the pool, if the answer was read to its end.
+    H1(PoolKey, http1::SendRequest<RequestBody>),
+    /// The stream's place on a shared connection.
+    H2(#[expect(dead_code, reason = "held for its drop")] StreamGuard),
+}
+
+/// Everything that ends with an exchange. Complete it when the answer is through; dropping it earlier means that
+/// the client went away or the upstream broke off.
+#[derive(Debug)]
+pub struct Finish {
+    worker: Rc<Worker>,
+    downstream: Rc<Downstream>,
+    started: Instant,
+    method: Method,
+    version: Version,
+    status: u16,
+    error: Option<&'static str>,
+    service: Option<Arc<ServiceMetrics>>,
+    target: Option<Arc<TargetState>>,
+    in_flight: Option<InFlight>,
+    lease: Option<Lease>,
+    upload: Option<Rc<UploadProgress>>,
+    attempts: u32,
+    upstream_took: Option<Duration>,
+    bytes_out: u64,
+    note: Option<Box<RequestNote>>,
+    ended: bool,
+    _mark: Option<ExchangeMark>,
+}
+
+impl Finish {
+    /// Opens the record of a request; it ends as 499 unless it learns better.
+    #[must_use]
+    pub fn open(
+        worker: &Rc<Worker>,
+        downstream: &Rc<Downstream>,
+        method: Method,
+        version: Version,
+        note: Option<Box<RequestNote>>,
+    ) -> Box<Self> {
+        Box::new(Self {
+            worker: Rc::clone(worker),
+            downstream: Rc::clone(downstream),
+            started: Instant::now(),
+            method,
+            version,
+            status: 499,
+            error: None,
+            service: None,
+            target: None,
+            in_flight: None,
+            lease: None,
+            upload: None,
+            attempts: 0,
+            upstream_took: None,
+            bytes_out: 0,
+            note,
+            ended: false,
+            _mark: downstream.watch.begin(),
+        })
+    }
+
+    /// When the request's head was there.
+    #[must_use]
+    pub fn started(&self) -> Instant {
+        self.started
+    }
+
+    /// The log's note, to add to.
+    pub fn note(&mut self) -> Option<&mut RequestNote> {
+        self.note.as_deref_mut()
+    }
+
+    /// The service that the request belongs to: from here on it counts there.
+    pub fn belongs_to(&mut self, service: &Arc<ServiceMetrics>) {
+        match &self.service {
+            Some(present) if Arc::ptr_eq(present, service) => {}
+            present => {
+                if let Some(previous) = present {
+                    previous.in_flight.fetch_sub(1, Relaxed);
+                }
+                service.in_flight.fetch_add(1, Relaxed);
+                self.service = Some(Arc::clone(service));
+            }
+        }
+    }
+
+    /// One more attempt goes to `target`.
+    pub fn tries(&mut self, target: &Arc<TargetState>) {
+        self.attempts += 1;
+        self.target = Some(Arc::clone(target));
+    }
+
+    /// The progress of the upload, for the byte counters.
+    pub fn uploads(&mut self, progress: &Rc<UploadProgress>) {
+        self.upload = Some(Rc::clone(progress));
+    }
+
+    /// The answer's head is there.
+    pub fn answered(
+        &mut self,
+        target: &Arc<TargetState>,
+        status: u16,
+        in_flight: InFlight,
+        lease: Lease,
+        took: Duration,
+    ) {
+        self.target = Some(Arc::clone(target));
+        self.status = status;
+        self.in_flight = Some(in_flight);
+        self.lease = Some(lease);
+        self.upstream_took = Some(took);
+    }
+
+    /// The proxy answers by itself.
+    pub fn refused(&mut self, error: &ProxyError, status: u16) {
+        self.status = status;
+        self.error = Some(error.class());
+    }
+
+    /// The proxy answers by itself, and that is what was asked for (redirects, `OPTIONS *`).
+    pub fn answered_here(&mut self, status: u16) {
+        self.status = status;
+    }
+
+    /// Counts body bytes towards the client.
+    pub fn add_bytes(&mut self, bytes: usize) {
+        let bytes = bytes as u64;
+        self.bytes_out += bytes;
+        if let Some(service) = &self.service {
+            service.bytes_out.fetch_add(bytes, Relaxed);
+        }
+    }
+
+    /// The upstream broke off inside the body: the client's connection will be cut.
+    pub fn upstream_broke(&mut self, error: &hyper::Error) {
+        self.error = Some("upstream_body");
+        tracing::debug!(%error, "upstream broke off inside a body");
+        self.end();
+    }
+
+    /// The tunnel behind a 101 ended.
+    pub fn tunnelled(&mut self, bytes_out: u64) {
+        self.bytes_out = bytes_out;
+        self.end();
+    }
+
+    /// The answer is through.
+    pub fn complete(&mut self) {
+        if let Some(Lease::H1(key, sender)) = self.lease.take() {
+            self.give_back(key, sender);
+        }
+        self.end();
+    }
+
+    fn give_back(&self, key: PoolKey, mut sender: http1::SendRequest<RequestBody>) {
+        let Some(target) = &self.target else { return };
+        let worker = Rc::clone(&self.worker);
+        if sender.is_ready() {
+            let settings = worker.settings();
+            let idle_max = settings.proxy.upstream_max_idle;
+            worker.pool.give_back(key, target, sender, worker.clock.now_ms(), idle_max);
+        } else if !sender.is_closed() {
+            // The connection has not noticed yet that the answer is over, or still sends the request's body.
+            let target = Arc::clone(target);
+            tokio::task::spawn_local(async move {
+                let ready = tokio::time::timeout(Duration::from_secs(1), sender.ready()).await;
+                if let Ok(Ok(())) = ready {
+                    let idle_max = worker.settings().proxy.upstream_max_idle;
+                    worker.pool.give_back(key, &target, sender, worker.clock.now_ms(), idle_max);
+                }
+            });
+        }
+    }
+
+    fn end(&mut self) {
+        if std::mem::replace(&mut self.ended, true) {
+            return;
+        }
+        self.downstream.watch.end();
+        self.in_flight = None;
+        self.lease = None;
+        let took = self.started.elapsed();
+        if let Some(service) = &self.service {
+            service.in_flight.fetch_sub(1, Relaxed);
+            service.record_request(&self.method, self.status, took);
+            if let Some(upload) = &self.upload {
+                service.bytes_in.fetch_add(upload.bytes.get(), Relaxed);
+            }
+        }
+        if let Some(note) = self.note.take() {
+            self.log(&note, took);
+        }
+    }
+
+    fn log(&self, note: &RequestNote, took: Duration) {
+        self.worker.access.log(&AccessRecord {
+            time: SystemTime::now(),
+            remote: self.downstream.client.ip(),
+            method: self.method.as_str(),
+            host: note.host.as_ref().and_then(|host| host.to_str().ok()).unwrap_or(""),
+            uri: note.uri.path_and_query().map_or(note.uri.path(), http::uri::PathAndQuery::as_str),
+            version: self.version,
+            status: self.status,
+            bytes_out: self.bytes_out,
+            duration: took,
+            service: self.service.as_ref().map(|service| &**service.name()),
+            instance: self.target.as_ref().map(|target| &target.id),
+            upstream: self.target.as_ref().map(|target| target.addr),
+            attempts: self.attempts,
+            upstream_duration: self.upstream_took,
+            route: note.route.as_ref().map(|route| &route.key),
+            error: self.error,
+            request_id: note.request_id.as_ref().and_then(|id| id.to_str().ok()),
+            user_agent: note.user_agent.as_ref().map(HeaderValue::as_bytes),
+            referer: note.referer.as_ref().map(HeaderValue::as_bytes),
+            tls: self.downstream.tls_version,
+        });
+    }
+}
+
+impl Drop for Finish {
+    fn drop(&mut self) {
+        if !self.ended {
+            if self.error.is_none() && self.status == 499 {
+                self.error = Some(ProxyError::ClientClosed.class());
+            }
+            self.end();
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! Listening sockets: bound once for all workers before anything starts, then one per worker.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use tokio::net::TcpStream;
+
+use super::drain::Phase;
+use super::tls::CertStore;
+use super::worker::Worker;
+use crate::config::{ListenerConfig, ListenerProtocol};
+use crate::metrics::ListenerMetrics;
+
+/// Connections the kernel may hold for one worker before it accepts them.
+const BACKLOG: i32 = 4096;
+
+/// One listener of the configuration, as all workers see it.
+#[derive(Clone, Debug)]
+pub struct Listener {
+    /// Its configuration; the address holds the real port.
+    pub config: Arc<ListenerConfig>,
+    /// Certificates, where TLS ends here.
+    pub certificates: Option<Arc<CertStore>>,
+    /// Its counters.
+    pub metrics: Arc<ListenerMetrics>,
+}
+
+/// Why a listener cannot be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("listener {address}: {source}")]
+pub struct BindError {
+    address: SocketAddr,
+    source: io::Error,
+}
+
+/// Binds one socket per worker to `address`. The sockets do not listen yet: until [`open`] the kernel sends no
+/// connection here, so a predecessor on the same address keeps getting all of them.
+///
+/// # Errors
+/// The address is taken by somebody else, or not ours to take.
+pub fn bind(address: SocketAddr, workers: usize) -> Result<(SocketAddr, Vec<Socket>), BindError> {
+    let mut sockets = Vec::with_capacity(workers);
+    let mut actual = address;
+    for _ in 0..workers {
+        let socket = bind_one(actual).map_err(|source| BindError { address: actual, source })?;
+        // With port 0 the first socket finds the port for all.
+        actual = socket
+            .local_addr()
+            .and_then(|address| address.as_socket().ok_or_else(|| io::Error::other("no IP address")))
+            .map_err(|source| BindError { address, source })?;
+        sockets.push(socket);
+    }
+    Ok((actual, sockets))
+}
+
+fn bind_one(address: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    // Inherited by accepted sockets on Linux: saves a system call per connection.
+    socket.set_tcp_nodelay(true)?;
+    socket.bind(&SockAddr::from(address))?;
+    Ok(socket)
+}
+
+/// Makes a bound socket listen.
+///
+/// # Errors
+/// Another process took the address without `SO_REUSEPORT` in between.
+pub fn open(socket: Socket) -> io::Result<TcpListener> {
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}
+
+/// Accepts until the worker drains; then takes what already waits in the kernel's queue, and closes.
+pub async fn accept_loop(worker: Rc<Worker>, listener: Rc<Listener>, socket: TcpListener) {
+    let socket = match tokio::net::TcpListener::from_std(socket) {
+        Ok(socket) => socket,
+        Err(error) => {
+            tracing::error!(address = %listener.config.address, %error, "cannot use the listening socket");
+            return;
+        }
+    };
+    loop {
+        let Some(permit) = worker.admit().await else { break };
+        let accepted = tokio::select! {
+            biased;
+            accepted = socket.accept() => accepted,
+            () = worker.phase.reached(Phase::Draining) => break,
+        };
+        match accepted {
+            Ok((stream, peer)) => spawn(&worker, &listener, stream, peer, permit),
+            Err(error) => accept_failed(&listener, &error).await,
+        }
+    }
+    // Who is in the queue has a connection already: closing the socket would reset it.
+    while let Some(permit) = worker.try_admit() {
+        let mut accept = Box::pin(socket.accept());
+        let waiting = std::future::poll_fn(|cx| std::task::Poll::Ready(accept.as_mut().poll(cx))).await;
+        let std::task::Poll::Ready(Ok((stream, peer))) = waiting else { break };
+        spawn(&worker, &listener, stream, peer, permit);
+    }
+}
+
+fn spawn(
+    worker: &Rc<Worker>,
+    listener: &Rc<Listener>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    permit: super::worker::ConnectionPermit,
+) {
+    let (worker, listener) = (Rc::clone(worker), Rc::clone(listener));
+    tokio::task::spawn_local(async move {
+        let _permit = permit;
+        match listener.config.protocol {
+            ListenerProtocol::Tcp => super::session::serve(worker, listener, stream, peer).await,
+            _ => super::http::connection::serve(worker, listener, stream, peer).await,
+        }
+    });
+}
+
+/// A connection that died in the queue is nobody's fault; a process without file descriptors must wait for some.
+async fn accept_failed(listener: &Listener, error: &io::Error) {
+    match error.kind() {
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted => {}
+        _ => {
+            tracing::warn!(address = %listener.config.address, %error, "cannot accept; trying again in 100 ms");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn port_0_is_found_once_for_all_workers() {
+        let (address, sockets) = bind("127.0.0.1:0".parse().expect("address"), 3).expect("binds");
+        assert_ne!(address.port(), 0);
+        for socket in sockets {
+            assert_eq!(open(socket).expect("listens").local_addr().expect("address"), address);
+        }
+    }
+
+    #[test]
+    fn a_bound_socket_takes_no_connection_before_it_is_opened() {
+        let (address, sockets) = bind("127.0.0.1:0".parse().expect("address"), 1).expect("binds");
+        assert!(std::net::TcpStream::connect(address).is_err());
+        let open: Vec<_> = sockets.into_iter().map(|socket| open(socket).expect("listens")).collect();
+        assert!(std::net::TcpStream::connect(address).is_ok());
+        drop(open);
+    }
+
+    #[test]
+    fn a_taken_address_is_named() {
+        let other = TcpListener::bind("127.0.0.1:0").expect("binds");
+        let address = other.local_addr().expect("address");
+        let error = bind(address, 1).expect_err("taken").to_string();
+        assert!(error.contains(&address.to_string()), "{error}");
+    }
+}

@@ -1,0 +1,21 @@
+//! The data path: listeners, worker threads, and what happens to a request or a connection on them.
+//!
+//! A worker is one thread with one `current_thread` runtime, its own `SO_REUSEPORT` sockets and its own upstream
+//! connections. Workers share the table pointer, the settings pointer and atomics; no lock is taken on the way of
+//! a request. This module has never heard of Consul.
+
+pub mod budget;
+pub mod clock;
+pub mod connect;
+pub mod drain;
+pub mod error;
+pub mod http;
+pub mod listener;
+pub mod pool;
+pub mod proxy_protocol;
+pub mod session;
+pub mod settings;
+pub mod tcp;
+pub mod tls;
+pub mod tunnels;
+pub mod worker;

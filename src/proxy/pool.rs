@@ -1,0 +1,274 @@
+//! Upstream connections of one worker: idle HTTP/1.1 ones, and shared HTTP/2 ones.
+//!
+//! Keyed by instance (never by address alone) and by how the connection was made, so that neither a port's next
+//! owner nor a route with other TLS rules meets it. The pool is `Rc`-based: it lives and dies with its thread.
+//!
+//! ```text
+//! checkout ── idle h1 found ─────────────► reused
+//!     │  └── h2 with a free stream ──────► reused
+//!     └── connect, handshake, spawn driver ► fresh
+//! h1: back in by `give_back` once the answer was read to its end; out by idle time, FIN, or a retired instance
+//! ```
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioIo, TokioTimer};
+
+use super::connect::{ConnectError, UpstreamStream, connect};
+use super::http::body::RequestBody;
+use super::settings::Settings;
+use crate::catalog::options::{HostRewrite, RouteOptions};
+use crate::table::{Target, TargetState};
+
+/// Streams on one HTTP/2 connection before another one is opened: what most servers allow.
+const H2_STREAMS_PER_CONNECTION: usize = 100;
+/// Most HTTP/2 connections to one instance, per worker.
+const H2_CONNECTIONS_MAX: usize = 8;
+
+/// What makes two connections interchangeable.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct PoolKey {
+    instance: u64,
+    tls: bool,
+    h2: bool,
+    skip_verify: bool,
+    name: Option<Arc<str>>,
+}
+
+impl PoolKey {
+    /// The key of connections to `target`.
+    #[must_use]
+    pub fn of(target: &Target) -> Self {
+        let RouteOptions { proto, tls_skip_verify, grpc_server_name, host, .. } = &*target.options;
+        let name = match (proto.is_tls(), grpc_server_name, host) {
+            (true, Some(name), _) | (true, None, HostRewrite::Name(name)) => Some(Arc::clone(name)),
+            _ => None,
+        };
+        Self {
+            instance: target.state.key,
+            tls: proto.is_tls(),
+            h2: proto.is_h2(),
+            skip_verify: *tls_skip_verify,
+            name,
+        }
+    }
+}
+
+/// All upstream connections of one worker.
+#[derive(Debug, Default)]
+pub struct UpstreamPool {
+    instances: RefCell<HashMap<PoolKey, Slot>>,
+}
+
+#[derive(Debug)]
+struct Slot {
+    target: Arc<TargetState>,
+    idle: Vec<Idle>,
+    shared: Vec<SharedH2>,
+    /// One dial at a time for HTTP/2: a burst of streams must not open a connection each.
+    dialing: Rc<tokio::sync::Mutex<()>>,
+}
+
+#[derive(Debug)]
+struct Idle {
+    sender: http1::SendRequest<RequestBody>,
+    since_ms: u64,
+}
+
+#[derive(Debug)]
+struct SharedH2 {
+    sender: http2::SendRequest<RequestBody>,
+    streams: Rc<Cell<usize>>,
+    last_used_ms: Rc<Cell<u64>>,
+}
+
+/// A connection to send one request on.
+#[derive(Debug)]
+pub enum Connection {
+    /// Ours alone until given back.
+    H1(http1::SendRequest<RequestBody>),
+    /// Shared with other streams.
+    H2(http2::SendRequest<RequestBody>, StreamGuard),
+}
+
+/// Counts a stream on a shared connection; ends with the answer's body.
+#[derive(Debug)]
+pub struct StreamGuard {
+    streams: Rc<Cell<usize>>,
+}
+
+impl StreamGuard {
+    fn enter(streams: &Rc<Cell<usize>>) -> Self {
+        streams.set(streams.get() + 1);
+        Self { streams: Rc::clone(streams) }
+    }
+}
+
+impl Drop for StreamGuard {
+    fn drop(&mut self) {
+        self.streams.set(self.streams.get().saturating_sub(1));
+    }
+}
+
+impl UpstreamPool {
+    /// A warm connection, if there is one.
+    pub fn checkout(&self, key: &PoolKey, now_ms: u64, idle_max_ms: u64) -> Option<Connection> {
+        let mut instances = self.instances.borrow_mut();
+        let slot = instances.get_mut(key)?;
+        if key.h2 {
+            return slot.stream(now_ms, H2_STREAMS_PER_CONNECTION);
+        }
+        // Last in, first out: the warmest connection, and the others get to age out.
+        while let Some(idle) = slot.idle.pop() {
+            if now_ms.saturating_sub(idle.since_ms) >= idle_max_ms {
+                // All below are older.
+                slot.idle.clear();
+                return None;
+            }
+            if idle.sender.is_ready() {
+                return Some(Connection::H1(idle.sender));
+            }
+        }
+        None
+    }
+
+    /// Opens a connection (or, for HTTP/2, takes the one that somebody opened meanwhile).
+    ///
+    /// # Errors
+    /// As [`connect`]; a failed HTTP handshake counts as an I/O error.
+    pub async fn open(
+        &self,
+        key: &PoolKey,
+        target: &Target,
+        settings: &Settings,
+        now_ms: u64,
+    ) -> Result<Connection, ConnectError> {
+        if !key.h2 {
+            let stream = connect(target, settings).await?;
+            return Ok(Connection::H1(handshake_h1(stream).await?));
+        }
+        let dialing = Rc::clone(&self.slot(key, target, |slot| Rc::clone(&slot.dialing)));
+        let _one_at_a_time = dialing.lock().await;
+        let warm = self.slot(key, target, |slot| {
+            let most =
+                if slot.shared.len() < H2_CONNECTIONS_MAX { H2_STREAMS_PER_CONNECTION } else { usize::MAX };
+            slot.stream(now_ms, most)
+        });
+        if let Some(connection) = warm {
+            return Ok(connection);
+        }
+        let stream = connect(target, settings).await?;
+        let sender = handshake_h2(stream).await?;
+        let shared = SharedH2 { sender, streams: Rc::default(), last_used_ms: Rc::new(Cell::new(now_ms)) };
+        let connection = Connection::H2(shared.sender.clone(), StreamGuard::enter(&shared.streams));
+        self.slot(key, target, |slot| slot.shared.push(shared));
+        Ok(connection)
+    }
+
+    /// Takes an HTTP/1.1 connection back for the next request.
+    pub fn give_back(
+        &self,
+        key: PoolKey,
+        target: &Arc<TargetState>,
+        sender: http1::SendRequest<RequestBody>,
+        now_ms: u64,
+        idle_max: usize,
+    ) {
+        if sender.is_closed() || target.retired.load(Relaxed) {
+            return;
+        }
+        let mut instances = self.instances.borrow_mut();
+        let slot = instances.entry(key).or_insert_with(|| Slot::new(target));
+        if slot.idle.len() < idle_max {
+            slot.idle.push(Idle { sender, since_ms: now_ms });
+        }
+    }
+
+    /// Drops connections that idled too long, were closed by the other side, or lead to instances that left the
+    /// table. Run about once a second.
+    pub fn sweep(&self, now_ms: u64, idle_max_ms: u64) {
+        self.instances.borrow_mut().retain(|_, slot| {
+            let retired = slot.target.retired.load(Relaxed);
+            slot.idle.retain(|idle| {
+                !retired && !idle.sender.is_closed() && now_ms.saturating_sub(idle.since_ms) < idle_max_ms
+            });
+            slot.shared.retain(|shared| {
+                let idle = shared.streams.get() == 0
+                    && (retired || now_ms.saturating_sub(shared.last_used_ms.get()) >= idle_max_ms);
+                !shared.sender.is_closed() && !idle
+            });
+            !slot.idle.is_empty() || !slot.shared.is_empty() || Rc::strong_count(&slot.dialing) > 1
+        });
+    }
+
+    /// Drops every idle connection.
+    pub fn clear(&self) {
+        self.instances.borrow_mut().clear();
+    }
+
+    fn slot<T>(&self, key: &PoolKey, target: &Target, with: impl FnOnce(&mut Slot) -> T) -> T {
+        with(self.instances.borrow_mut().entry(key.clone()).or_insert_with(|| Slot::new(&target.state)))
+    }
+}
+
+impl Slot {
+    fn new(target: &Arc<TargetState>) -> Self {
+        Self { target: Arc::clone(target), idle: Vec::new(), shared: Vec::new(), dialing: Rc::default() }
+    }
+
+    /// A stream on the least used HTTP/2 connection with fewer than `most` streams.
+    fn stream(&mut self, now_ms: u64, most: usize) -> Option<Connection> {
+        self.shared.retain(|shared| !shared.sender.is_closed());
+        let shared = self.shared.iter().min_by_key(|shared| shared.streams.get())?;
+        if shared.streams.get() >= most {
+            return None;
+        }
+        shared.last_used_ms.set(now_ms);
+        Some(Connection::H2(shared.sender.clone(), StreamGuard::enter(&shared.streams)))
+    }
+}
+
+async fn handshake_h1(stream: UpstreamStream) -> Result<http1::SendRequest<RequestBody>, ConnectError> {
+    let (sender, connection) =
+        http1::Builder::new().handshake(TokioIo::new(stream)).await.map_err(|error| handshake_error(&error))?;
+    // Errors reach the request that is on the connection; between requests there is nobody to tell.
+    tokio::task::spawn_local(async move { connection.with_upgrades().await.ok() });
+    Ok(sender)
+}
+
+async fn handshake_h2(stream: UpstreamStream) -> Result<http2::SendRequest<RequestBody>, ConnectError> {
+    let (sender, connection) = http2::Builder::new(LocalExec)
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(1 << 20)
+        .initial_connection_window_size(4 << 20)
+        .keep_alive_interval(std::time::Duration::from_secs(20))
+        .keep_alive_timeout(std::time::Duration::from_secs(10))
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| handshake_error(&error))?;
+    tokio::task::spawn_local(async move { connection.await.ok() });
+    Ok(sender)
+}
+
+fn handshake_error(error: &hyper::Error) -> ConnectError {
+    ConnectError::Io(std::io::Error::other(error.to_string()))
+}
+
+/// Runs hyper's helper futures on the worker's own thread.
+#[derive(Clone, Copy, Debug)]
+pub struct LocalExec;
+
+impl<F> hyper::rt::Executor<F> for LocalExec
+where
+    F: Future + 'static,
+    F::Output: 'static,
+{
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(future);
+    }
+}

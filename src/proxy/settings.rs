@@ -1,0 +1,37 @@
+//! Rules of the data path that a reload may change, gathered into one value that workers read through one pointer.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use http::StatusCode;
+
+use super::http::headers::HeaderRules;
+use super::tls::UpstreamTls;
+use crate::config::{AccessLog, ProxyConfig};
+use crate::table::health::HealthConfig;
+
+/// What a request needs to know beside the table.
+#[derive(Debug)]
+pub struct Settings {
+    /// `[proxy]`.
+    pub proxy: ProxyConfig,
+    /// `proxy.no_route_status`, as a status.
+    pub no_route_status: StatusCode,
+    /// Content of `proxy.no_route_page`.
+    pub no_route_page: Bytes,
+    /// `[health]`.
+    pub health: HealthConfig,
+    /// Header rules in the form they are sent.
+    pub header_rules: HeaderRules,
+    /// TLS towards upstreams.
+    pub upstream_tls: UpstreamTls,
+    /// `log.access`.
+    pub access_log: AccessLog,
+}
+
+/// The present settings; one writer, one cached reader per worker.
+pub type SharedSettings = Arc<ArcSwap<Settings>>;
+
+/// A worker's view of the settings.
+pub type SettingsReader = arc_swap::Cache<SharedSettings, Arc<Settings>>;

@@ -1,0 +1,204 @@
+//! One thread of the data path.
+//!
+//! ```text
+//! thread lb-worker-N: current_thread runtime + LocalSet
+//!   accept loop per listener ─► task per connection ─► exchange ─► pool / connect
+//!   phase follower (drain)      tick, once a second: pool sweep, tunnels of vanished instances
+//! ```
+//! No work stealing: a connection, its upstream connections and all their state stay on one core.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::net::TcpListener;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use super::budget::RetryBudget;
+use super::clock::Clock;
+use super::drain::{LocalPhase, Phase, PhaseReceiver};
+use super::listener::{Listener, accept_loop};
+use super::pool::UpstreamPool;
+use super::settings::{Settings, SettingsReader, SharedSettings};
+use super::tunnels::Tunnels;
+use crate::log::access::AccessLogger;
+use crate::metrics::Metrics;
+use crate::table::balancer::PickState;
+use crate::table::{SharedTable, TableReader};
+
+/// What all workers get.
+#[derive(Clone, Debug)]
+pub struct WorkerContext {
+    /// The table.
+    pub table: SharedTable,
+    /// The rules.
+    pub settings: SharedSettings,
+    /// The counters.
+    pub metrics: Metrics,
+    /// The access log.
+    pub access: AccessLogger,
+    /// The process clock.
+    pub clock: Clock,
+    /// When to stop.
+    pub phase: PhaseReceiver,
+}
+
+/// State of one worker; lives on its thread.
+#[derive(Debug)]
+pub struct Worker {
+    /// The table, cached.
+    pub table: RefCell<TableReader>,
+    settings: RefCell<SettingsReader>,
+    /// Randomness and cursors of picks.
+    pub picker: RefCell<PickState>,
+    /// Upstream connections.
+    pub pool: UpstreamPool,
+    /// Retries left to give.
+    pub budget: RefCell<RetryBudget>,
+    /// Open byte tunnels.
+    pub tunnels: Rc<Tunnels>,
+    /// The process clock.
+    pub clock: Clock,
+    /// The access log.
+    pub access: AccessLogger,
+    /// The counters.
+    pub metrics: Metrics,
+    /// Drain.
+    pub phase: Rc<LocalPhase>,
+    connections: Cell<usize>,
+    connection_ended: Notify,
+}
+
+/// One admitted connection; ends with it.
+#[derive(Debug)]
+pub struct ConnectionPermit(Rc<Worker>);
+
+impl Drop for ConnectionPermit {
+    fn drop(&mut self) {
+        self.0.connections.set(self.0.connections.get() - 1);
+        self.0.connection_ended.notify_one();
+    }
+}
+
+impl Worker {
+    /// A worker's state; `seed` must differ between workers.
+    #[must_use]
+    pub fn new(context: &WorkerContext, seed: u64) -> Rc<Self> {
+        let proxy = &context.settings.load().proxy;
+        Rc::new(Self {
+            table: RefCell::new(context.table.reader()),
+            settings: RefCell::new(SettingsReader::new(Arc::clone(&context.settings))),
+            picker: RefCell::new(PickState::new(seed)),
+            pool: UpstreamPool::default(),
+            budget: RefCell::new(RetryBudget::new(proxy.retry_budget_percent, proxy.retry_budget_min)),
+            tunnels: Rc::default(),
+            clock: context.clock,
+            access: context.access.clone(),
+            metrics: context.metrics.clone(),
+            phase: Rc::default(),
+            connections: Cell::new(0),
+            connection_ended: Notify::new(),
+        })
+    }
+
+    /// The present settings.
+    #[must_use]
+    pub fn settings(&self) -> Arc<Settings> {
+        Arc::clone(self.settings.borrow_mut().load())
+    }
+
+    /// Waits for room for one more connection; none once the worker drains.
+    pub async fn admit(self: &Rc<Self>) -> Option<ConnectionPermit> {
+        loop {
+            if self.phase.get() >= Phase::Draining {
+                return None;
+            }
+            if let Some(permit) = self.try_admit() {
+                return Some(permit);
+            }
+            tokio::select! {
+                () = self.connection_ended.notified() => {}
+                () = self.phase.reached(Phase::Draining) => return None,
+            }
+        }
+    }
+
+    /// Room for one more connection, if there is some now.
+    #[must_use]
+    pub fn try_admit(self: &Rc<Self>) -> Option<ConnectionPermit> {
+        let most = self.settings().proxy.max_connections;
+        if self.connections.get() >= most {
+            return None;
+        }
+        self.connections.set(self.connections.get() + 1);
+        Some(ConnectionPermit(Rc::clone(self)))
+    }
+
+    async fn tick(self: Rc<Self>) {
+        let mut every = tokio::time::interval(Duration::from_secs(1));
+        every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            every.tick().await;
+            let settings = self.settings();
+            let now_ms = self.clock.now_ms();
+            self.pool.sweep(now_ms, ms(settings.proxy.upstream_idle_timeout));
+            self.tunnels.cut_retired(now_ms, ms(settings.proxy.removed_grace));
+        }
+    }
+
+    async fn run(self: Rc<Self>, listeners: Vec<(Listener, TcpListener)>, phase: PhaseReceiver) {
+        let local_phase = Rc::clone(&self.phase);
+        let follower = tokio::task::spawn_local(local_phase.follow(phase));
+        let tick = tokio::task::spawn_local(Rc::clone(&self).tick());
+        let accepting: Vec<_> = listeners
+            .into_iter()
+            .map(|(listener, socket)| {
+                tokio::task::spawn_local(accept_loop(Rc::clone(&self), Rc::new(listener), socket))
+            })
+            .collect();
+        for task in accepting {
+            task.await.ok();
+        }
+        // Accept loops end only when the worker drains.
+        while self.connections.get() > 0 && self.phase.get() < Phase::Cut {
+            tokio::select! {
+                () = self.connection_ended.notified() => {}
+                () = self.phase.reached(Phase::Cut) => {}
+            }
+        }
+        if self.connections.get() > 0 {
+            tracing::warn!(connections = self.connections.get(), "drain deadline: cutting what still runs");
+        }
+        tick.abort();
+        follower.abort();
+    }
+}
+
+/// Whole milliseconds of a configured duration.
+#[must_use]
+pub(crate) fn ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Starts worker `number` on a thread of its own; the thread ends when the worker has drained or was cut.
+///
+/// # Errors
+/// The thread or its runtime cannot be made.
+pub fn spawn(
+    number: usize,
+    context: WorkerContext,
+    listeners: Vec<(Listener, TcpListener)>,
+    seed: u64,
+) -> io::Result<thread::JoinHandle<()>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    thread::Builder::new().name(format!("lb-worker-{number}")).spawn(move || {
+        let local = tokio::task::LocalSet::new();
+        let phase = context.phase.clone();
+        local.block_on(&runtime, async move {
+            Worker::new(&context, seed).run(listeners, phase).await;
+        });
+    })
+}
