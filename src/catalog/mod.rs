@@ -7,6 +7,7 @@ pub mod command;
 mod command_line;
 mod destination;
 pub mod eligibility;
+pub mod glob;
 pub mod option_text;
 pub mod options;
 pub mod strategy;

@@ -8,6 +8,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use super::glob::{Glob, GlobError};
 use super::option_text::{self, Context, OptionError, ParsedOptions};
 use super::options::{Proto, RouteOptions};
 
@@ -73,6 +74,9 @@ pub enum SourceError {
     /// Something that never is the host of a request.
     #[error("`{0}` cannot be a host: write host/path without scheme, blank or control character")]
     Host(String),
+    /// A host whose glob characters make no pattern: it could never match.
+    #[error(transparent)]
+    Glob(#[from] GlobError),
 }
 
 /// Parses one tag of a service; none when it does not begin with `prefix` (then it is a plain tag).
@@ -124,6 +128,9 @@ impl RouteKey {
         let (host, path) = text.split_once('/').unwrap_or((text, ""));
         if host.ends_with(':') || host.chars().any(|c| c.is_control() || c.is_whitespace()) {
             return Err(SourceError::Host(host.to_owned()));
+        }
+        if !Glob::is_literal(host) {
+            Glob::new(host)?;
         }
         Ok(Self { host: host.to_ascii_lowercase(), path: format!("/{path}") })
     }
@@ -217,6 +224,7 @@ mod tests {
             ("urlprefix-a.example", "a.example", "/"),
             ("urlprefix-a.example:81/x", "a.example:81", "/x"),
             ("urlprefix-*.example/", "*.example", "/"),
+            ("urlprefix-{a,b}.[!x]/[", "{a,b}.[!x]", "/["),
             ("  urlprefix-  /x  strip=/x ", "", "/x"),
             ("urlprefix-:1234 proto=tcp", ":1234", ""),
             ("urlprefix-:01234", ":1234", ""),
@@ -255,6 +263,7 @@ mod tests {
             ("urlprefix-:+80", "TCP port"),
             ("urlprefix-http://a/", "without scheme"),
             ("urlprefix-a\u{7}b/", "control"),
+            ("urlprefix-{a,b/", "not closed"),
             ("urlprefix-/ weight=heavy", "`heavy`"),
             ("urlprefix-/ redirect=301", "comma"),
         ] {
