@@ -1,4 +1,27 @@
-//! The configuration, valid by construction: whatever got past `load` needs no second check.
+//! The configuration, valid by construction: whatever got past [`load`] needs no second check.
+//!
+//! ```text
+//! file ──► file ─┐                         ┌─► Config (this file)
+//! environment ─► overlay ─► Settings ─► build
+//! flags ───────┘   (raw: as written)       └─► Mistakes, all of them
+//! ```
+//! [`keys`] is the one table behind all of it. Whether files that are named here exist and fit is the business of
+//! `check`.
+
+pub mod duration;
+pub mod keys;
+pub mod mistake;
+
+mod build;
+mod defaults;
+mod file;
+mod load;
+mod overlay;
+mod raw;
+mod reader;
+mod reload;
+mod show;
+mod template;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -9,6 +32,11 @@ use crate::catalog::CheckStatus;
 use crate::catalog::options::Strategy;
 use crate::table::Matcher;
 use crate::table::health::HealthConfig;
+
+pub use duration::{format_duration, parse_duration};
+pub use load::{Inputs, Loaded, load, read};
+pub use mistake::{Mistake, Mistakes, Place};
+pub use template::template;
 
 /// Everything a running `lb` needs to know.
 #[derive(Clone, Debug, PartialEq)]

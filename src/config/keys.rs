@@ -1,0 +1,608 @@
+//! The one table of configuration keys.
+//!
+//! From it come the check for unknown keys, the types, the defaults, the environment names, the flags, and the
+//! commented `config/lb.toml`. A key that is not here does not exist.
+
+/// What a value has to look like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Any text.
+    Text,
+    /// Text that is never shown.
+    Secret,
+    /// A path; in a file, relative to that file's folder.
+    Path,
+    /// `true` or `false`.
+    Bool,
+    /// A whole number within bounds.
+    Count(u64, u64),
+    /// A duration within bounds, in milliseconds.
+    Time(u64, u64),
+    /// `IP:PORT`; `:PORT` means every IPv4 address.
+    Socket,
+    /// A list of texts.
+    List,
+    /// A list of `IP:PORT`.
+    Sockets,
+    /// One of these words.
+    Word(&'static [&'static str]),
+    /// A list of these words, not empty.
+    Words(&'static [&'static str]),
+    /// The name of an HTTP header.
+    Header,
+    /// A balancing strategy.
+    Strategy,
+}
+
+impl Kind {
+    /// In words, for messages: what to write.
+    #[must_use]
+    pub fn wants(self) -> String {
+        let time = |ms| super::format_duration(std::time::Duration::from_millis(ms));
+        match self {
+            Self::Text | Self::Secret => "write a text in quotes".to_owned(),
+            Self::Path => "write a path in quotes".to_owned(),
+            Self::Bool => "write true or false".to_owned(),
+            Self::Count(min, u64::MAX) => format!("write a whole number from {min}"),
+            Self::Count(min, max) => format!("write a whole number from {min} to {max}"),
+            Self::Time(min, max) => format!(
+                "write a number with its unit, like \"250ms\", \"10s\" or \"1m30s\", from {} to {}",
+                time(min),
+                time(max)
+            ),
+            Self::Socket => "write an address and a port, like \"0.0.0.0:9999\" or \"[::1]:9999\"".to_owned(),
+            Self::List => "write a list of texts, like [\"a\", \"b\"]".to_owned(),
+            Self::Sockets => "write a list of addresses, like [\"127.0.0.1:8600\"]".to_owned(),
+            Self::Word(words) => format!("write one of: {}", words.join(", ")),
+            Self::Words(words) => format!("write a list of: {}", words.join(", ")),
+            Self::Header => "write the name of a header, like \"X-Client-Ip\"".to_owned(),
+            Self::Strategy => {
+                "write p2c, rr, rnd, least, ewma, hash:ip, hash:path, hash:header:NAME or hash:cookie:NAME".to_owned()
+            }
+        }
+    }
+
+    /// What stands for the value in usage texts.
+    #[must_use]
+    pub fn placeholder(self) -> &'static str {
+        match self {
+            Self::Text => "TEXT",
+            Self::Secret => "SECRET",
+            Self::Path => "PATH",
+            Self::Bool => "BOOL",
+            Self::Count(..) => "N",
+            Self::Time(..) => "DURATION",
+            Self::Socket => "ADDR",
+            Self::List | Self::Sockets | Self::Words(_) => "LIST",
+            Self::Word(_) => "WORD",
+            Self::Header => "HEADER",
+            Self::Strategy => "STRATEGY",
+        }
+    }
+}
+
+/// One key.
+#[derive(Clone, Copy, Debug)]
+pub struct Key {
+    /// Its name inside the section.
+    pub name: &'static str,
+    /// What its value looks like.
+    pub kind: Kind,
+    /// Its default as one would write it in a flag; none: unset.
+    pub default: Option<&'static str>,
+    /// Shown in `lb.toml` when there is no default.
+    pub example: &'static str,
+    /// One paragraph for users.
+    pub doc: &'static str,
+}
+
+/// How often a section may stand in the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// Keys at the top of the file, before any section.
+    Top,
+    /// `[name]`
+    Once,
+    /// `[[name]]`, any number, in order.
+    List,
+    /// `[name.NAME]`, any number, by name.
+    Named,
+}
+
+/// Keys that belong together.
+#[derive(Clone, Copy, Debug)]
+pub struct Section {
+    /// Dotted name; empty at the top.
+    pub name: &'static str,
+    /// How it is written.
+    pub shape: Shape,
+    /// One paragraph for users.
+    pub doc: &'static str,
+    /// Its keys.
+    pub keys: &'static [Key],
+}
+
+impl Section {
+    /// The key of that name.
+    #[must_use]
+    pub fn key(&self, name: &str) -> Option<&'static Key> {
+        self.keys.iter().find(|key| key.name == name)
+    }
+
+    /// The full path of a key; a placeholder stands for the name or number of a repeated section.
+    #[must_use]
+    pub fn path(&self, key: &Key) -> String {
+        match self.shape {
+            Shape::Top => key.name.to_owned(),
+            Shape::Once => format!("{}.{}", self.name, key.name),
+            Shape::List => format!("{}.N.{}", self.name, key.name),
+            Shape::Named => format!("{}.NAME.{}", self.name, key.name),
+        }
+    }
+}
+
+/// The environment variable of a dotted path.
+#[must_use]
+pub fn env_name(path: &str) -> String {
+    format!("LB_{}", path.replace('.', "_").to_ascii_uppercase())
+}
+
+/// The section of that name.
+#[must_use]
+pub fn section(name: &str) -> Option<&'static Section> {
+    SECTIONS.iter().find(|section| section.name == name)
+}
+
+const fn key(name: &'static str, kind: Kind, default: &'static str, doc: &'static str) -> Key {
+    Key { name, kind, default: Some(default), example: "", doc }
+}
+
+const fn unset(name: &'static str, kind: Kind, example: &'static str, doc: &'static str) -> Key {
+    Key { name, kind, default: None, example, doc }
+}
+
+const SECOND: u64 = 1_000;
+const MINUTE: u64 = 60 * SECOND;
+const HOUR: u64 = 60 * MINUTE;
+const DAY: u64 = 24 * HOUR;
+
+/// Protocol names of listeners: the ones served, then the ones whose names are reserved.
+pub const PROTOCOLS: &[&str] = &["http", "https", "tcp", "grpc", "grpcs", "tcp+sni", "https+tcp+sni", "tcp-dynamic"];
+/// Certificate sources: the ones served, then the ones whose names are reserved.
+pub const CERTIFICATE_SOURCES: &[&str] = &["file", "path", "http", "consul", "vault", "vault-pki"];
+
+/// Every section, in the order of `config/lb.toml`.
+pub const SECTIONS: &[Section] = &[
+    Section {
+        name: "",
+        shape: Shape::Top,
+        doc: "",
+        keys: &[unset(
+            "routes_file",
+            Kind::Path,
+            "routes.txt",
+            "A file in Fabio's route language (`route add SERVICE PLACE URL ...`), read again whenever it changes. \
+             A source of its own beside Consul and [[static.route]].",
+        )],
+    },
+    Section {
+        name: "consul",
+        shape: Shape::Once,
+        doc: "How to reach Consul and what to read there. Without this section, without CONSUL_* variables and with \
+              a static source (routes_file or [[static.route]]), Consul is not used at all.",
+        keys: CONSUL,
+    },
+    Section {
+        name: "listener",
+        shape: Shape::List,
+        doc: "Where clients connect; as many as needed. Without any: one for HTTP on 0.0.0.0:9999. Short form for a \
+              flag (repeat it) or the environment (separate by commas): \
+              --listener '0.0.0.0:9443;protocol=https;certificates=main'. It replaces the file's list.",
+        keys: LISTENER,
+    },
+    Section {
+        name: "certificates",
+        shape: Shape::Named,
+        doc: "Certificates for TLS listeners, under a name of your choice. Files are watched: a new pair is used for \
+              new connections, a bad one is reported and ignored. Short form: \
+              --certificates 'main;cert_file=site.pem;key_file=site-key.pem'.",
+        keys: CERTIFICATES,
+    },
+    Section {
+        name: "static.route",
+        shape: Shape::List,
+        doc: "Routes that do not come from Consul. Short form: --static.route 'SERVICE PLACE URL[,URL] [OPTIONS]', \
+              as in --static.route 'web /api http://10.0.0.5:8080 strip=/api'; in the environment separated by `;`.",
+        keys: STATIC_ROUTE,
+    },
+    Section {
+        name: "proxy",
+        shape: Shape::Once,
+        doc: "Rules of the data path: routing, headers, limits and deadlines.",
+        keys: PROXY,
+    },
+    Section {
+        name: "retry",
+        shape: Shape::Once,
+        doc: "When a request is tried on another instance. A failed connect always is; a connection that died \
+              before the first byte of an answer, for idempotent requests; nothing after the first byte.",
+        keys: &[
+            key("attempts", Kind::Count(1, 10), "4", "Most attempts for one request, the first included. 1: none."),
+            key(
+                "budget_percent",
+                Kind::Count(0, 100),
+                "20",
+                "Retries (but for failed connects) as a share of recent requests, in percent: keeps a sick service \
+                 from being flooded.",
+            ),
+            key(
+                "budget_min",
+                Kind::Count(0, 1_000_000),
+                "10",
+                "Retries per second and worker that are granted even when traffic is low.",
+            ),
+        ],
+    },
+    Section {
+        name: "health",
+        shape: Shape::Once,
+        doc: "What traffic itself says about an instance: one that fails again and again is left out for a while, \
+              whatever Consul says.",
+        keys: &[
+            key("eject_after", Kind::Count(0, 10_000), "5", "Failures in a row that eject an instance. 0: never."),
+            key(
+                "eject_base",
+                Kind::Time(100, HOUR),
+                "5s",
+                "Length of the first ejection; it doubles with each one that follows.",
+            ),
+            key("eject_max", Kind::Time(100, DAY), "1m", "Longest ejection."),
+            key(
+                "eject_max_percent",
+                Kind::Count(0, 100),
+                "50",
+                "Largest share of a service's instances ejected at the same time, in percent.",
+            ),
+            key(
+                "slow_start",
+                Kind::Time(0, HOUR),
+                "0s",
+                "How long a new or returning instance takes to its full share of traffic. 0s: at once.",
+            ),
+        ],
+    },
+    Section {
+        name: "dns",
+        shape: Shape::Once,
+        doc: "Resolving of names in static routes, and of registrations that carry a name instead of an address.",
+        keys: &[
+            key("servers", Kind::Sockets, "", "Servers to ask. Empty: the system's (/etc/resolv.conf)."),
+            key("min_ttl", Kind::Time(100, DAY), "1s", "An answer is kept at least this long."),
+            key("max_ttl", Kind::Time(SECOND, DAY), "5m", "An answer is kept at most this long."),
+            key("timeout", Kind::Time(10, MINUTE), "2s", "Limit for one query."),
+        ],
+    },
+    Section {
+        name: "admin",
+        shape: Shape::Once,
+        doc: "The read-only admin listener: web page, health, metrics, API.",
+        keys: &[key(
+            "address",
+            Kind::Socket,
+            "127.0.0.1:9998",
+            "Where it listens. Everybody who can reach it can read the routing table.",
+        )],
+    },
+    Section {
+        name: "drain",
+        shape: Shape::Once,
+        doc: "What happens on SIGTERM. A second SIGTERM ends the process at once.",
+        keys: &[
+            key(
+                "grace",
+                Kind::Time(0, HOUR),
+                "0s",
+                "First /ready says 503 while traffic is still served, for this long: the time a balancer in front \
+                 needs to notice.",
+            ),
+            key("timeout", Kind::Time(0, DAY), "30s", "Then what runs may finish, at most this long."),
+        ],
+    },
+    Section {
+        name: "log",
+        shape: Shape::Once,
+        doc: "The program's log goes to standard error, the access log to standard output.",
+        keys: &[
+            key(
+                "level",
+                Kind::Text,
+                "info",
+                "error, warn, info, debug or trace; per module as in \"info,lb::registry=debug\".",
+            ),
+            key(
+                "format",
+                Kind::Word(&["auto", "text", "json"]),
+                "auto",
+                "json: one object a line. text: for people. auto: text when standard error is a terminal.",
+            ),
+            key("access", Kind::Word(&["off", "common", "combined", "json"]), "off", "Form of the access log."),
+        ],
+    },
+];
+
+const CONSUL: &[Key] = &[
+    key(
+        "address",
+        Kind::Text,
+        "127.0.0.1:8500",
+        "Agents, tried in order, separated by commas: http://, https:// or unix:// URLs. Without a scheme, https is \
+         used when a CA or client certificate is configured, else http. Also CONSUL_HTTP_ADDR and CONSUL_HTTP_SSL.",
+    ),
+    unset(
+        "ca_file",
+        Kind::Path,
+        "ca.pem",
+        "PEM file of the CAs that sign the agents' certificates. Also CONSUL_CACERT. Without it: the system's.",
+    ),
+    unset("ca_path", Kind::Path, "ca.d", "Folder of such files. Also CONSUL_CAPATH."),
+    unset(
+        "cert_file",
+        Kind::Path,
+        "client.pem",
+        "Client certificate for agents that verify it (verify_incoming). Read again when it changes. Also \
+         CONSUL_CLIENT_CERT.",
+    ),
+    unset("key_file", Kind::Path, "client-key.pem", "Its private key. Also CONSUL_CLIENT_KEY."),
+    unset(
+        "server_name",
+        Kind::Text,
+        "server.dc1.consul",
+        "Name to verify in the agent's certificate instead of the address. Also CONSUL_TLS_SERVER_NAME.",
+    ),
+    key(
+        "skip_verify",
+        Kind::Bool,
+        "false",
+        "Accept any server certificate. For experiments only. Also CONSUL_HTTP_SSL_VERIFY=false.",
+    ),
+    unset("token", Kind::Secret, "TOKEN", "ACL token. Better in a file. Also CONSUL_HTTP_TOKEN."),
+    unset(
+        "token_file",
+        Kind::Path,
+        "token",
+        "File that holds the ACL token; read again at every reload. Also CONSUL_HTTP_TOKEN_FILE.",
+    ),
+    unset("namespace", Kind::Text, "default", "Namespace (Consul Enterprise). Also CONSUL_NAMESPACE."),
+    unset("partition", Kind::Text, "default", "Admin partition (Consul Enterprise). Also CONSUL_PARTITION."),
+    unset("datacenter", Kind::Text, "dc1", "Datacenter to read. Without it: the agent's own."),
+    key("tag_prefix", Kind::Text, "urlprefix-", "Tags that start with this are routes."),
+    key("accept_status", Kind::Words(&["passing", "warning"]), "passing", "Check states that count as healthy."),
+    key(
+        "checks_required",
+        Kind::Word(&["all", "one"]),
+        "all",
+        "Whether every check of an instance has to be in such a state, or one is enough.",
+    ),
+    key(
+        "stale",
+        Kind::Bool,
+        "true",
+        "Let any server answer, not the leader alone: cheaper, and it goes on while there is no leader.",
+    ),
+    key(
+        "max_stale",
+        Kind::Time(0, HOUR),
+        "5s",
+        "A stale answer older than this is read again in default mode. Without a leader it is kept all the same.",
+    ),
+    key(
+        "wait",
+        Kind::Time(SECOND, 10 * MINUTE),
+        "50s",
+        "How long a blocking query may wait for a change. Below a minute it survives most middleboxes.",
+    ),
+    key(
+        "resync",
+        Kind::Time(10 * SECOND, DAY),
+        "5m",
+        "Everything is read again unconditionally this often (jittered), in case a change was missed.",
+    ),
+    key(
+        "confirm_percent",
+        Kind::Count(1, 100),
+        "30",
+        "When more than this share of all instances vanishes in one answer, it is read a second time in default mode \
+         before it is believed.",
+    ),
+    key(
+        "check_grace",
+        Kind::Time(0, HOUR),
+        "2s",
+        "How long a new instance without checks of its own waits for one before it gets traffic: Nomad registers \
+         services a moment before their checks.",
+    ),
+    key(
+        "critical_hold",
+        Kind::Time(0, HOUR),
+        "10s",
+        "When all known-good instances of a service turn critical in one step (an agent restart), they are kept this \
+         long while they can be reached.",
+    ),
+    key("max_connections", Kind::Count(1, 150), "16", "Most connections to one agent (it allows 200 per client)."),
+];
+
+const LISTENER: &[Key] = &[
+    key("address", Kind::Socket, "0.0.0.0:9999", "Where to listen. Port 0: any free one. Required in a [[listener]]."),
+    key(
+        "protocol",
+        Kind::Word(PROTOCOLS),
+        "http",
+        "http, https, tcp, grpc or grpcs. http and grpc also take HTTP/2 with prior knowledge. tcp+sni, \
+         https+tcp+sni and tcp-dynamic are reserved.",
+    ),
+    unset(
+        "certificates",
+        Kind::Text,
+        "main",
+        "Which [certificates.NAME]: required for https and grpcs; on tcp, TLS is ended here with them.",
+    ),
+    key("proxy_protocol", Kind::Bool, "false", "Accept the PROXY protocol (v1 and v2) in front of a connection."),
+    key("proxy_protocol_timeout", Kind::Time(1, MINUTE), "250ms", "How long to wait for its header."),
+    key(
+        "strict_sni",
+        Kind::Bool,
+        "false",
+        "Refuse the handshake for a name without certificate, instead of showing the first one.",
+    ),
+];
+
+const CERTIFICATES: &[Key] = &[
+    key(
+        "source",
+        Kind::Word(CERTIFICATE_SOURCES),
+        "file",
+        "file: one pair. path: a folder of pairs. http, consul, vault and vault-pki are reserved.",
+    ),
+    unset("cert_file", Kind::Path, "site.pem", "The chain, leaf first (PEM), for source = \"file\"."),
+    unset("key_file", Kind::Path, "site-key.pem", "Its private key. Without it: in cert_file too."),
+    unset(
+        "path",
+        Kind::Path,
+        "certs.d",
+        "Folder with X-cert.pem and X-key.pem, or X.pem with both, for source = \"path\". The first by name is the \
+         default.",
+    ),
+    unset("client_ca_file", Kind::Path, "clients.pem", "CAs of client certificates: asks clients for one."),
+    key(
+        "client_auth",
+        Kind::Word(&["required", "optional"]),
+        "required",
+        "Whether a client without a certificate is refused, when client_ca_file is set.",
+    ),
+];
+
+const STATIC_ROUTE: &[Key] = &[
+    unset("service", Kind::Text, "web", "Name for metrics and logs."),
+    unset("source", Kind::Text, "www.example.com/api", "The place: HOST/PATH, /PATH, or :PORT for tcp."),
+    unset("targets", Kind::List, "http://10.0.0.5:8080", "Target URLs; names are resolved again by TTL."),
+    key("options", Kind::Text, "", "Options as in a tag: \"strip=/api proto=https\"."),
+];
+
+const PROXY: &[Key] = &[
+    key("workers", Kind::Count(0, 1024), "0", "Worker threads. 0: one per core."),
+    key(
+        "strategy",
+        Kind::Strategy,
+        "p2c",
+        "How an instance is chosen: p2c (two at random, the less busy one), rr, rnd, least, ewma, or hash:ip, \
+         hash:path, hash:header:NAME, hash:cookie:NAME. A route may have its own (strategy= in the tag).",
+    ),
+    key(
+        "matcher",
+        Kind::Word(&["prefix", "iprefix", "glob"]),
+        "prefix",
+        "How a route's path is compared: prefix, iprefix (ignoring case) or glob.",
+    ),
+    key("no_route_status", Kind::Count(100, 999), "404", "Status when no route matches."),
+    unset("no_route_page", Kind::Path, "no-route.html", "Page sent with it."),
+    key(
+        "retry_after",
+        Kind::Time(0, HOUR),
+        "1s",
+        "Retry-After of the 503 for a service that is registered but has no healthy instance.",
+    ),
+    unset("local_ip", Kind::Text, "10.0.0.1", "Address for `by=` in the Forwarded header."),
+    unset("client_ip_header", Kind::Header, "X-Client-Ip", "Header that gets the client's address."),
+    unset("request_id_header", Kind::Header, "X-Request-Id", "Header that gets a fresh id with each request."),
+    unset("tls_header", Kind::Header, "X-Tls", "Header set on TLS listeners and removed on plain ones."),
+    key("tls_header_value", Kind::Text, "true", "Its value."),
+    key(
+        "sts_max_age",
+        Kind::Count(0, 10_000_000_000),
+        "0",
+        "max-age of Strict-Transport-Security in seconds, on TLS listeners. 0: no such header.",
+    ),
+    key("sts_subdomains", Kind::Bool, "false", "Adds includeSubdomains to it."),
+    key("sts_preload", Kind::Bool, "false", "Adds preload to it."),
+    unset(
+        "upstream_ca_file",
+        Kind::Path,
+        "upstream-ca.pem",
+        "PEM file of CAs for instances that are reached by TLS. Without it: the system's.",
+    ),
+    key("header_timeout", Kind::Time(100, HOUR), "10s", "Limit for a client to send its request head."),
+    key("idle_timeout", Kind::Time(100, DAY), "60s", "How long an idle client connection is kept."),
+    key(
+        "body_timeout",
+        Kind::Time(100, DAY),
+        "60s",
+        "How long a client may pause inside a request body, or while not reading the answer.",
+    ),
+    key("max_header_bytes", Kind::Count(1024, 16_777_216), "65536", "Largest request head in bytes; 431 above it."),
+    key("max_headers", Kind::Count(8, 4096), "128", "Most header fields of a request; 431 above it."),
+    key("max_streams", Kind::Count(1, 100_000), "250", "Most streams at a time on one HTTP/2 client connection."),
+    key(
+        "max_connections",
+        Kind::Count(1, 10_000_000),
+        "65536",
+        "Most client connections per worker; more wait in the kernel's queue.",
+    ),
+    key("connect_timeout", Kind::Time(1, HOUR), "1s", "Limit to connect to an instance, TLS included."),
+    key(
+        "response_timeout",
+        Kind::Time(1, DAY),
+        "60s",
+        "Limit from the request to the first byte of the answer; 504 after it.",
+    ),
+    key(
+        "try_timeout",
+        Kind::Time(0, DAY),
+        "2s",
+        "When an idempotent request has no first byte after this, another instance is asked too. 0s: never.",
+    ),
+    key(
+        "upstream_idle_timeout",
+        Kind::Time(0, DAY),
+        "4s",
+        "How long an idle connection to an instance is kept: below the 5s after which many applications close it.",
+    ),
+    key("upstream_max_idle", Kind::Count(0, 1_000_000), "256", "Most idle connections per instance and worker."),
+    key("keepalive", Kind::Time(0, DAY), "15s", "TCP keep-alive of connections to instances. 0s: the system's."),
+    key(
+        "tcp_idle_timeout",
+        Kind::Time(0, 365 * DAY),
+        "10m",
+        "A TCP connection is closed after this time without a byte either way. 0s: never.",
+    ),
+    key(
+        "removed_grace",
+        Kind::Time(0, 365 * DAY),
+        "30s",
+        "TCP and upgraded connections whose instance is gone are cut after this time. 0s: never.",
+    ),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_key_is_documented_and_its_environment_name_is_its_own() {
+        let mut names = BTreeSet::new();
+        for section in SECTIONS {
+            for key in section.keys {
+                let path = section.path(key);
+                assert!(key.doc.ends_with('.') || key.doc.ends_with(')'), "{path}: {}", key.doc);
+                assert!(key.default.is_some() || !key.example.is_empty(), "{path}");
+                assert!(names.insert(env_name(&path)), "{path} shares its environment name");
+            }
+        }
+    }
+
+    #[test]
+    fn environment_names_follow_the_path() {
+        assert_eq!(env_name("consul.ca_file"), "LB_CONSUL_CA_FILE");
+        assert_eq!(env_name("routes_file"), "LB_ROUTES_FILE");
+    }
+}

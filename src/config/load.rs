@@ -1,0 +1,393 @@
+//! Flag, then environment, then file, then default: all put together, with every mistake in one report.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::build::{Surroundings, build};
+use super::mistake::{Mistake, Mistakes, Place};
+use super::{Config, file, overlay};
+
+/// Largest configuration file that is read.
+const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
+/// Everything a configuration is made from.
+#[derive(Clone, Debug, Default)]
+pub struct Inputs {
+    /// Path and text of the file, if there is one.
+    pub file: Option<(PathBuf, String)>,
+    /// The environment: names and values. Only `LB_*` and `CONSUL_*` are looked at.
+    pub env: Vec<(String, String)>,
+    /// Flags: dotted paths and values, in their order.
+    pub flags: Vec<(String, String)>,
+    /// Standard error is a terminal.
+    pub terminal: bool,
+}
+
+/// A configuration, and what is odd about it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Loaded {
+    /// The configuration.
+    pub config: Config,
+    /// What works but is hardly meant.
+    pub warnings: Vec<Mistake>,
+}
+
+/// Builds the configuration. Touches nothing outside its argument.
+///
+/// # Errors
+/// Every mistake found, in the order file, environment, flags.
+pub fn load(inputs: &Inputs) -> Result<Loaded, Mistakes> {
+    let (mut mistakes, mut warnings) = (Vec::new(), Vec::new());
+    let mut settings = match &inputs.file {
+        Some((path, text)) => file::read(&Arc::from(path.as_path()), text, &mut mistakes, &mut warnings),
+        None => Default::default(),
+    };
+    let consul = overlay::consul(&inputs.env, &mut settings, &mut mistakes);
+    overlay::environment(&inputs.env, &mut settings, &mut mistakes, &mut warnings);
+    overlay::flags(&inputs.flags, &mut settings, &mut mistakes);
+    let around = Surroundings { terminal: inputs.terminal, consul };
+    let config = build(&settings, around, &mut mistakes, &mut warnings);
+    if mistakes.is_empty() {
+        return Ok(Loaded { config, warnings });
+    }
+    mistakes.sort_by_key(|mistake| match &mistake.place {
+        Place::File(_, line) => (0, *line),
+        Place::Env(_) => (1, 0),
+        Place::Flag(_) => (2, 0),
+        Place::Absent => (3, 0),
+    });
+    Err(Mistakes(mistakes))
+}
+
+/// Reads file and environment of this process, and loads.
+///
+/// # Errors
+/// As [`load`]; a file that cannot be read is a mistake too.
+pub fn read(path: Option<&Path>, flags: Vec<(String, String)>) -> Result<Loaded, Mistakes> {
+    let file = match path {
+        Some(path) => Some((path.to_owned(), read_file(path).map_err(|mistake| Mistakes(vec![mistake]))?)),
+        None => None,
+    };
+    let ours = |name: &str| name.starts_with("LB_") || name.starts_with("CONSUL_");
+    // What is not UTF-8 fits no key; shown with replacement characters it becomes a mistake with a place.
+    let env = std::env::vars_os()
+        .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()))
+        .filter(|(name, _)| ours(name))
+        .collect();
+    let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    load(&Inputs { file, env, flags, terminal })
+}
+
+fn read_file(path: &Path) -> Result<String, Mistake> {
+    let fail = |problem: String, advice: &str| Mistake {
+        key: path.display().to_string(),
+        value: None,
+        place: Place::Flag("--config".to_owned()),
+        problem,
+        advice: advice.to_owned(),
+    };
+    let length = std::fs::metadata(path).map(|meta| meta.len());
+    if length.is_ok_and(|length| length > FILE_BYTES_MAX) {
+        return Err(fail("is larger than 16 MiB".to_owned(), "is it a configuration file?"));
+    }
+    let bytes = std::fs::read(path).map_err(|error| fail(format!("cannot be read: {error}"), "check the path"))?;
+    String::from_utf8(bytes).map_err(|_| fail("is not UTF-8 text".to_owned(), "save it as UTF-8"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::super::*;
+
+    fn inputs(file: &str, env: &[(&str, &str)], flags: &[(&str, &str)]) -> Inputs {
+        let own = |pairs: &[(&str, &str)]| pairs.iter().map(|(a, b)| (a.to_string(), b.to_string())).collect();
+        let file = (!file.is_empty()).then(|| ("conf/lb.toml".into(), file.to_owned()));
+        Inputs { file, env: own(env), flags: own(flags), terminal: false }
+    }
+
+    fn loaded(file: &str, env: &[(&str, &str)], flags: &[(&str, &str)]) -> Config {
+        load(&inputs(file, env, flags)).unwrap_or_else(|mistakes| panic!("{mistakes}")).config
+    }
+
+    fn mistakes(file: &str, env: &[(&str, &str)], flags: &[(&str, &str)]) -> Vec<String> {
+        load(&inputs(file, env, flags)).unwrap_err().0.iter().map(ToString::to_string).collect()
+    }
+
+    fn address(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn nothing_at_all_is_a_working_configuration() {
+        let config = loaded("", &[], &[]);
+        assert_eq!(config, Config::default());
+        assert_eq!(config.listeners[0].address, address("0.0.0.0:9999"));
+        assert_eq!(config.admin.address, address("127.0.0.1:9998"));
+        let consul = config.consul.unwrap();
+        assert_eq!(consul.addresses, ["http://127.0.0.1:8500"]);
+        assert_eq!(consul.wait, Duration::from_secs(50));
+        assert_eq!((config.proxy.max_headers, config.proxy.retry_attempts), (128, 4));
+        assert_eq!(config.health, HealthConfig::default());
+    }
+
+    #[test]
+    fn flag_beats_environment_beats_file_beats_default() {
+        let file = "[consul]\nwait = \"10s\"\nresync = \"1m\"\nmax_stale = \"1s\"";
+        let env = [("LB_CONSUL_WAIT", "20s"), ("LB_CONSUL_RESYNC", "2m")];
+        let consul = loaded(file, &env, &[("consul.wait", "30s")]).consul.unwrap();
+        assert_eq!(consul.wait, Duration::from_secs(30));
+        assert_eq!(consul.resync, Duration::from_secs(120));
+        assert_eq!(consul.max_stale, Duration::from_secs(1));
+        assert_eq!(consul.check_grace, Duration::from_secs(2));
+    }
+
+    #[test]
+    fn the_documented_example_loads() {
+        let file = r#"
+[consul]
+address = "https://127.0.0.1:8501"
+ca_file = "ca.pem"
+cert_file = "client.pem"
+key_file = "client-key.pem"
+token_file = "token"
+tag_prefix = "urlprefix-"
+accept_status = ["passing"]
+stale = true
+max_stale = "5s"
+wait = "50s"
+
+[[listener]]
+address = "0.0.0.0:9999"
+protocol = "http"
+certificates = "main"
+proxy_protocol = false
+
+[certificates.main]
+source = "file"
+cert_file = "site.pem"
+key_file = "site-key.pem"
+client_ca_file = "clients.pem"
+
+[proxy]
+workers = 0
+strategy = "p2c"
+matcher = "prefix"
+no_route_status = 404
+
+[admin]
+address = "127.0.0.1:9998"
+
+[drain]
+grace = "0s"
+timeout = "30s"
+
+routes_file = "routes.txt"
+"#;
+        let loaded = load(&inputs(file, &[], &[])).unwrap();
+        assert_eq!(loaded.config.routes_file, Some("conf/routes.txt".into()));
+        assert_eq!(loaded.config.consul.unwrap().ca_file, Some("conf/ca.pem".into()));
+        let warnings: Vec<_> = loaded.warnings.iter().map(ToString::to_string).collect();
+        assert!(warnings.iter().any(|text| text.contains("drain.routes_file stands inside [drain]")), "{warnings:?}");
+        assert!(warnings.iter().any(|text| text.contains("no effect on a plain listener")), "{warnings:?}");
+    }
+
+    #[test]
+    fn static_sources_alone_need_no_consul() {
+        let route = "[[static.route]]\nservice = \"a\"\nsource = \"/\"\ntargets = [\"http://h:1\"]\n";
+        assert_eq!(loaded(route, &[], &[]).consul, None);
+        assert_eq!(loaded("routes_file = \"r\"", &[], &[]).consul, None);
+        assert!(loaded(&format!("[consul]\n{route}"), &[], &[]).consul.is_some());
+        assert!(loaded(route, &[("CONSUL_HTTP_ADDR", "h:1")], &[]).consul.is_some());
+        assert!(loaded(route, &[], &[("consul.stale", "false")]).consul.is_some());
+    }
+
+    #[test]
+    fn consul_variables_mean_what_they_mean_to_consul() {
+        let addresses = |env: &[(&str, &str)]| loaded("", env, &[]).consul.unwrap().addresses;
+        let cases: &[(&[(&str, &str)], &str)] = &[
+            (&[("CONSUL_HTTP_ADDR", "10.0.0.1:8500")], "http://10.0.0.1:8500"),
+            (&[("CONSUL_HTTP_ADDR", "10.0.0.1")], "http://10.0.0.1:8500"),
+            (&[("CONSUL_HTTP_ADDR", "h:8501"), ("CONSUL_HTTP_SSL", "true")], "https://h:8501"),
+            (&[("CONSUL_HTTP_ADDR", "http://h:8501"), ("CONSUL_HTTP_SSL", "1")], "https://h:8501"),
+            (&[("CONSUL_HTTP_ADDR", "h:8501"), ("CONSUL_CACERT", "ca.pem")], "https://h:8501"),
+            (&[("CONSUL_HTTP_ADDR", "http://h:8500"), ("CONSUL_CACERT", "ca.pem")], "http://h:8500"),
+            (&[("CONSUL_HTTP_ADDR", "unix:///run/consul.sock")], "unix:///run/consul.sock"),
+            (&[("CONSUL_HTTP_ADDR", "")], "http://127.0.0.1:8500"),
+            (&[("CONSUL_HTTP_SSL", "true")], "https://127.0.0.1:8500"),
+        ];
+        for (env, expected) in cases {
+            assert_eq!(addresses(env), [*expected], "{env:?}");
+        }
+        let two = loaded("", &[], &[("consul.address", "https://a:1, https://b:1/")]).consul.unwrap();
+        assert_eq!(two.addresses, ["https://a:1", "https://b:1"]);
+        let consul =
+            loaded("", &[("CONSUL_HTTP_SSL_VERIFY", "false"), ("CONSUL_HTTP_TOKEN", "t")], &[]).consul.unwrap();
+        assert!(consul.skip_verify);
+        assert_eq!(consul.token.as_deref(), Some("t"));
+    }
+
+    #[test]
+    fn ours_beat_consuls_and_consuls_beat_the_file() {
+        let env = [("CONSUL_HTTP_ADDR", "b:1"), ("CONSUL_NAMESPACE", "b"), ("LB_CONSUL_NAMESPACE", "c")];
+        let file = "[consul]\naddress = \"a:1\"\nnamespace = \"a\"\ntoken_file = \"t\"";
+        let consul = loaded(file, &env, &[]).consul.unwrap();
+        assert_eq!(consul.addresses, ["http://b:1"]);
+        assert_eq!(consul.namespace.as_deref(), Some("c"));
+        // A token given later takes the place of a token file given earlier.
+        let consul = loaded(file, &[("CONSUL_HTTP_TOKEN", "x")], &[]).consul.unwrap();
+        assert_eq!((consul.token.as_deref(), consul.token_file), (Some("x"), None));
+    }
+
+    #[test]
+    fn lists_and_short_forms() {
+        let env = [("LB_CONSUL_ACCEPT_STATUS", "passing,warning"), ("LB_DNS_SERVERS", "[\"127.0.0.1\"]")];
+        let flags = [
+            ("listener", ":80"),
+            ("listener", "127.0.0.1:443;protocol=https;certificates=main;proxy_protocol"),
+            ("certificates", "main;cert_file=site.pem"),
+            ("certificates.main.key_file", "key.pem"),
+            ("static.route", "web www.example.com/ http://10.0.0.1:1,http://10.0.0.2:1 strip=/x proto=https"),
+        ];
+        let config = loaded("[[listener]]\naddress = \"1.1.1.1:1\"", &env, &flags);
+        let consul = config.consul.unwrap();
+        assert_eq!(consul.accept_status, [CheckStatus::Passing, CheckStatus::Warning]);
+        assert_eq!(config.dns.servers, [address("127.0.0.1:53")]);
+        assert_eq!(config.listeners.len(), 2);
+        assert_eq!(config.listeners[1].protocol, ListenerProtocol::Https);
+        assert!(config.listeners[1].proxy_protocol);
+        let source = CertificateSource::File { cert_file: "site.pem".into(), key_file: "key.pem".into() };
+        assert_eq!(config.certificates["main"].source, source);
+        assert_eq!(config.static_routes[0].targets.len(), 2);
+        assert_eq!(config.static_routes[0].options, "strip=/x proto=https");
+
+        let env = [
+            ("LB_LISTENER", "0.0.0.0:1;protocol=tcp,0.0.0.0:2"),
+            ("LB_LISTENER_1_PROTOCOL", "grpc"),
+            ("LB_CERTIFICATES_MY_SITE_CLIENT_CA_FILE", "ca.pem"),
+            ("LB_CERTIFICATES_MY_SITE_CERT_FILE", "c.pem"),
+        ];
+        let config = loaded("", &env, &[]);
+        assert_eq!(config.listeners[0].protocol, ListenerProtocol::Tcp);
+        assert_eq!(config.listeners[1].protocol, ListenerProtocol::Grpc);
+        assert_eq!(config.certificates["my_site"].client_ca_file, Some("ca.pem".into()));
+    }
+
+    #[test]
+    fn every_mistake_is_in_one_report_with_its_place() {
+        let file =
+            "[consul]\nadress = \"x\"\nwait = 50\nstale = \"yes\"\n[proxi]\n[proxy]\nworkers = -1\nstrategy = \"best\"";
+        let found =
+            mistakes(file, &[("LB_DRAIN_TIMEOUT", "soon")], &[("proxy.matcher", "prefx"), ("proxy.worker", "1")]);
+        let expected = [
+            "conf/lb.toml:2: consul.adress is not a known key; did you mean consul.address?",
+            "conf/lb.toml:3: consul.wait = 50 has no unit; write a number with its unit, like \"250ms\", \"10s\" or \"1m30s\", from 1s to 10m",
+            "conf/lb.toml:4: consul.stale = \"yes\" is neither true nor false; write true or false",
+            "conf/lb.toml:5: proxi is not a known section; did you mean [proxy]?",
+            "conf/lb.toml:7: proxy.workers = -1 is too small; write a whole number from 0 to 1024",
+            "conf/lb.toml:8: proxy.strategy = \"best\" is not a strategy; write p2c, rr, rnd, least, ewma, hash:ip, hash:path, hash:header:NAME or hash:cookie:NAME",
+            "environment LB_DRAIN_TIMEOUT: drain.timeout = \"soon\" is not a duration; write a number with its unit, like \"250ms\", \"10s\" or \"1m30s\", from 0s to 1d",
+            "flag --proxy.worker: proxy.worker is not a known key; did you mean proxy.workers?",
+            "flag --proxy.matcher: proxy.matcher = \"prefx\" is not one of the known words; did you mean prefix? write one of: prefix, iprefix, glob",
+        ];
+        let expected: Vec<String> = expected.iter().map(|text| text.replace("to 1d", "to 24h")).collect();
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn cross_checks() {
+        let listener = |rest: &str| format!("[[listener]]\naddress = \"127.0.0.1:1\"\n{rest}");
+        let certificates = "[certificates.main]\ncert_file = \"a.pem\"\n";
+        let cases: &[(String, &str)] = &[
+            (listener("protocol = \"https\""), "the protocol needs it"),
+            (listener("protocol = \"grpcs\"\ncertificates = \"mian\"\n") + certificates, "did you mean \"main\"?"),
+            (listener("protocol = \"tcp+sni\""), "is not supported yet"),
+            (listener("protocol = \"https+tcp+sni\""), "is not supported yet"),
+            (listener("protocol = \"tcp-dynamic\""), "is not supported yet"),
+            (listener("") + &listener("protocol = \"tcp\""), "is another listener's too"),
+            (listener("") + "[admin]\naddress = \"127.0.0.1:1\"", "is the admin listener's too"),
+            ("[admin]\naddress = \"0.0.0.0:9999\"".to_owned(), "is the default listener's too"),
+            ("[[listener]]".to_owned(), "listener.0.address is missing"),
+            ("[listener]\naddress = \"127.0.0.1:1\"".to_owned(), "write [[listener]], with two brackets"),
+            ("[certificates.a]\nsource = \"vault-pki\"".to_owned(), "is not supported yet"),
+            ("[certificates.a]".to_owned(), "certificates.a.cert_file is missing"),
+            ("[certificates.a]\nsource = \"path\"".to_owned(), "certificates.a.path is missing"),
+            ("[consul]\ncert_file = \"c.pem\"".to_owned(), "has no key beside it"),
+            ("[consul]\nkey_file = \"c.pem\"".to_owned(), "has no certificate beside it"),
+            ("[consul]\naddress = \"ftp://h\"".to_owned(), "has the unknown scheme ftp://"),
+            ("[consul]\naddress = \"http://\"".to_owned(), "is not a URL of an agent"),
+            ("[consul]\naddress = \",\"".to_owned(), "names no agent"),
+            ("[consul]\naccept_status = []".to_owned(), "is empty"),
+            ("[consul]\naccept_status = [\"critical\"]".to_owned(), "names something unknown"),
+            ("[consul]\ntag_prefix = \"\"".to_owned(), "every tag would be a route"),
+            ("[[static.route]]\nservice = \"a\"".to_owned(), "static.route.0.source is missing"),
+            ("[static]\nroutes = 1".to_owned(), "write [[static.route]]"),
+            ("[dns]\nmin_ttl = \"10m\"".to_owned(), "is shorter than min_ttl"),
+            ("[health]\neject_base = \"2m\"".to_owned(), "is shorter than eject_base"),
+            ("[log]\nlevel = \"lb=loud\"".to_owned(), "is not a filter"),
+            ("[proxy]\nclient_ip_header = \"a b\"".to_owned(), "is not the name of a header"),
+            ("[proxy]\nworkers = \"4\"".to_owned(), "is a text, not a number"),
+            ("x = ".to_owned(), "conf/lb.toml:1: "),
+            ("[consul]\nwait = \"1s\"\nwait = \"2s\"".to_owned(), "conf/lb.toml:3: duplicate key"),
+        ];
+        for (file, part) in cases {
+            let found = mistakes(file, &[], &[]);
+            assert!(found.iter().any(|text| text.contains(part)), "{file}\n{found:#?}");
+        }
+    }
+
+    #[test]
+    fn port_zero_may_repeat() {
+        let file = "[[listener]]\naddress = \"127.0.0.1:0\"\n".repeat(2) + "[admin]\naddress = \"127.0.0.1:0\"";
+        assert_eq!(loaded(&file, &[], &[]).listeners.len(), 2);
+    }
+
+    #[test]
+    fn a_secret_is_not_repeated_in_a_report() {
+        let found = mistakes("[consul]\ntoken = 123456", &[], &[]);
+        assert!(found[0].contains("consul.token = *** is not a text"), "{found:?}");
+    }
+
+    #[test]
+    fn foreign_variables_are_nobodys_mistake() {
+        let env = [("LB_SERVICE_HOST", "10.0.0.1"), ("LB_PORT_80_TCP", "x"), ("LB_CONSUL_WIAT", "1s")];
+        let loaded = load(&inputs("", &env, &[])).unwrap();
+        let warnings: Vec<_> = loaded.warnings.iter().map(ToString::to_string).collect();
+        assert!(warnings.iter().any(|text| text.contains("did you mean LB_CONSUL_WAIT?")), "{warnings:?}");
+    }
+
+    proptest! {
+        #[test]
+        fn any_file_is_answered(text in ".{0,300}") {
+            let _ = load(&inputs(&text, &[], &[]));
+        }
+
+        #[test]
+        fn any_arrangement_of_known_words_is_answered(
+            rows in prop::collection::vec(
+                prop::sample::select(vec![
+                    "[consul]", "[[listener]]", "[listener]", "[certificates.a]", "[certificates]", "[[static.route]]",
+                    "[static]", "[proxy]", "address = \"127.0.0.1:1\"", "address = 1", "wait = \"1s\"", "route = []",
+                    "source = \"path\"", "a = { cert_file = 1 }", "workers = 99999999999999999999", "routes_file = 1",
+                    "strategy = \"hash:\"", "targets = [1, \"\"]", "x.y.z = 1979-05-27", "stale = 0x10",
+                ]),
+                0..12,
+            ),
+        ) {
+            let _ = load(&inputs(&rows.join("\n"), &[], &[]));
+        }
+
+        #[test]
+        fn any_flag_and_variable_is_answered(
+            path in prop::sample::select(vec!["listener", "certificates", "static.route", "consul.accept_status",
+                "listener.7.address", "certificates.a.path", "dns.servers", "nothing"]),
+            value in ".{0,60}",
+        ) {
+            let name = keys::env_name(path);
+            let _ = load(&inputs("", &[(name.as_str(), value.as_str())], &[(path, value.as_str())]));
+        }
+    }
+}

@@ -1,0 +1,297 @@
+//! What the environment and the command line put on top of the file.
+
+use super::keys::{Key, SECTIONS, Section, Shape, env_name, section};
+use super::mistake::{Mistake, Place, nearest};
+use super::raw::{Entry, Group, ITEMS_MAX, Settings, Slot, Written, is_name, resolve, unknown};
+
+/// Layer of `CONSUL_*`.
+const CONSUL: u8 = 1;
+/// Layer of `LB_*`.
+const ENV: u8 = 2;
+/// Layer of flags.
+const FLAG: u8 = 3;
+
+/// Consul's own variables and the keys they fill.
+const CONSUL_VARIABLES: &[(&str, &str)] = &[
+    ("CONSUL_HTTP_ADDR", "address"),
+    ("CONSUL_CACERT", "ca_file"),
+    ("CONSUL_CAPATH", "ca_path"),
+    ("CONSUL_CLIENT_CERT", "cert_file"),
+    ("CONSUL_CLIENT_KEY", "key_file"),
+    ("CONSUL_TLS_SERVER_NAME", "server_name"),
+    ("CONSUL_HTTP_TOKEN", "token"),
+    ("CONSUL_HTTP_TOKEN_FILE", "token_file"),
+    ("CONSUL_NAMESPACE", "namespace"),
+    ("CONSUL_PARTITION", "partition"),
+];
+
+/// What `CONSUL_*` says beyond keys.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ConsulEnvironment {
+    /// Any of the variables is set.
+    pub(crate) any: bool,
+    /// `CONSUL_HTTP_SSL=true`.
+    pub(crate) ssl: bool,
+}
+
+/// Takes `CONSUL_*`.
+pub(crate) fn consul(
+    env: &[(String, String)],
+    settings: &mut Settings,
+    mistakes: &mut Vec<Mistake>,
+) -> ConsulEnvironment {
+    let mut found = ConsulEnvironment::default();
+    let Some(section) = section("consul") else { return found };
+    let value_of = |name: &str| env.iter().find(|(known, value)| known == name && !value.is_empty());
+    let mut put = |name: &str, key: &str, value: String| {
+        if let Some(key) = section.key(key) {
+            let place = Place::Env(name.to_owned());
+            let group = settings.once.entry(section.name).or_insert_with(|| Group::new(Place::Absent));
+            put_token_aware(group, key, Entry { value: Written::Bare(value), place, layer: CONSUL });
+        }
+    };
+    for (name, key) in CONSUL_VARIABLES {
+        if let Some((_, value)) = value_of(name) {
+            found.any = true;
+            put(name, key, value.clone());
+        }
+    }
+    for name in ["CONSUL_HTTP_SSL", "CONSUL_HTTP_SSL_VERIFY"] {
+        let Some((_, value)) = value_of(name) else { continue };
+        found.any = true;
+        match (name, parse_bool(value)) {
+            ("CONSUL_HTTP_SSL", Some(on)) => found.ssl = on,
+            (_, Some(verify)) => put(name, "skip_verify", (!verify).to_string()),
+            (_, None) => mistakes.push(Mistake {
+                key: name.to_owned(),
+                value: Some(format!("{value:?}")),
+                place: Place::Env(name.to_owned()),
+                problem: "is neither true nor false".to_owned(),
+                advice: "set it to true or false".to_owned(),
+            }),
+        }
+    }
+    found
+}
+
+/// `true`, `false`, `1`, `0` and their like, as Consul's own tools take them.
+pub(crate) fn parse_bool(text: &str) -> Option<bool> {
+    match text.to_ascii_lowercase().as_str() {
+        "1" | "t" | "true" => Some(true),
+        "0" | "f" | "false" => Some(false),
+        _ => None,
+    }
+}
+
+/// A token from a later layer replaces a token file of an earlier one, and the other way round.
+fn put_token_aware(group: &mut Group, key: &'static Key, entry: Entry) {
+    let rival = match key.name {
+        "token" => "token_file",
+        "token_file" => "token",
+        _ => "",
+    };
+    if group.entries.get(rival).is_some_and(|old| old.layer < entry.layer) {
+        group.entries.remove(rival);
+    }
+    group.put(key, entry);
+}
+
+/// Takes `LB_*`. An unknown name is a warning only: other programs use such names too (Kubernetes sets
+/// `LB_SERVICE_HOST` for a service called `lb`).
+pub(crate) fn environment(
+    env: &[(String, String)],
+    settings: &mut Settings,
+    mistakes: &mut Vec<Mistake>,
+    warnings: &mut Vec<Mistake>,
+) {
+    let mut ours: Vec<_> = env.iter().filter(|(name, value)| name.starts_with("LB_") && !value.is_empty()).collect();
+    // Short forms replace whole lists, so they come before keys of single entries.
+    ours.sort_by_key(|(name, _)| (name.len(), name.clone()));
+    for (name, value) in ours {
+        let place = Place::Env(name.clone());
+        match path_of(name).as_deref().and_then(resolve) {
+            Some(slot) => put(settings, slot, value, place, ENV, mistakes),
+            None => {
+                let known: Vec<String> = SECTIONS
+                    .iter()
+                    .flat_map(|s| s.keys.iter().map(|key| env_name(&s.path(key)).to_lowercase()))
+                    .collect();
+                if let Some(near) = nearest(name, known.iter().map(String::as_str)) {
+                    warnings.push(Mistake {
+                        key: String::new(),
+                        value: None,
+                        place,
+                        problem: "is not a known variable and has no effect".to_owned(),
+                        advice: format!("did you mean {}?", near.to_uppercase()),
+                    });
+                }
+            }
+        }
+    }
+}
+
+/// The dotted path an environment name stands for.
+fn path_of(name: &str) -> Option<String> {
+    for section in SECTIONS {
+        match section.shape {
+            Shape::Top | Shape::Once => {
+                if let Some(key) = section.keys.iter().find(|key| env_name(&section.path(key)) == name) {
+                    return Some(section.path(key));
+                }
+            }
+            Shape::List | Shape::Named => {
+                let Some(rest) = name.strip_prefix(&env_name(section.name)) else { continue };
+                if rest.is_empty() {
+                    return Some(section.name.to_owned());
+                }
+                let Some(rest) = rest.strip_prefix('_').map(str::to_ascii_lowercase) else { continue };
+                // The longest key wins: NAME_CLIENT_CA_FILE is client_ca_file of NAME, whatever shorter key fits.
+                let longest = section
+                    .keys
+                    .iter()
+                    .filter_map(|key| Some((key.name, rest.strip_suffix(key.name)?.strip_suffix('_')?)))
+                    .max_by_key(|(key, _)| key.len());
+                if let Some((key, which)) = longest {
+                    return Some(format!("{}.{which}.{key}", section.name));
+                }
+            }
+        }
+    }
+    None
+}
+
+/// Takes flags: dotted path and value, in their order.
+pub(crate) fn flags(flags: &[(String, String)], settings: &mut Settings, mistakes: &mut Vec<Mistake>) {
+    let mut replaced = Vec::new();
+    // As in the environment: whole entries first, then keys of entries.
+    let (short, single): (Vec<_>, Vec<_>) =
+        flags.iter().partition(|(path, _)| matches!(resolve(path), Some(Slot::Short(_))));
+    for (path, value) in short.into_iter().chain(single) {
+        let place = Place::Flag(format!("--{path}"));
+        match resolve(path) {
+            // The first of a repeated flag replaces what the file says, the others add to it.
+            Some(Slot::Short(section)) => {
+                if !replaced.contains(&section.name) {
+                    replaced.push(section.name);
+                    settings.lists.remove(section.name);
+                }
+                short_form(settings, section, value, place, FLAG, mistakes);
+            }
+            Some(slot) => put(settings, slot, value, place, FLAG, mistakes),
+            None => {
+                let name = path.rsplit('.').next().unwrap_or(path);
+                let section = path.split_once('.').and_then(|(first, _)| section(first));
+                mistakes.push(unknown(section, name, path.clone(), place));
+            }
+        }
+    }
+}
+
+fn put(settings: &mut Settings, slot: Slot, value: &str, place: Place, layer: u8, mistakes: &mut Vec<Mistake>) {
+    let entry = Entry { value: Written::Bare(value.to_owned()), place: place.clone(), layer };
+    match slot {
+        Slot::Scalar(section, key) => {
+            let group = settings.once.entry(section.name).or_insert_with(|| Group::new(Place::Absent));
+            put_token_aware(group, key, entry);
+        }
+        Slot::Named(section, name, key) => {
+            let groups = settings.named.entry(section.name).or_default();
+            groups.entry(name).or_insert_with(|| Group::new(place)).put(key, entry);
+        }
+        Slot::Item(section, at, key) => {
+            let groups = settings.lists.entry(section.name).or_default();
+            if at == groups.len() && at < ITEMS_MAX {
+                groups.push(Group::new(place));
+            }
+            match groups.get_mut(at) {
+                Some(group) => group.put(key, entry),
+                None => mistakes.push(Mistake {
+                    key: format!("{}.{at}.{}", section.name, key.name),
+                    value: None,
+                    place: entry.place,
+                    problem: format!("speaks of entry {at}, but there are {}", groups.len()),
+                    advice: "entries are counted from 0; the next new one may be added".to_owned(),
+                }),
+            }
+        }
+        Slot::Short(section) => {
+            settings.lists.remove(section.name);
+            short_form(settings, section, value, place, layer, mistakes);
+        }
+    }
+}
+
+/// The short form of a repeated section: a whole entry, or several, in one text.
+fn short_form(
+    settings: &mut Settings,
+    section: &'static Section,
+    value: &str,
+    place: Place,
+    layer: u8,
+    mistakes: &mut Vec<Mistake>,
+) {
+    let between = if section.name == "static.route" { [';', '\n'] } else { [',', '\n'] };
+    for text in value.split(between).map(str::trim).filter(|text| !text.is_empty()) {
+        let parts = if section.name == "static.route" { route_parts(text) } else { semicolon_parts(section, text) };
+        let mut group = Group::new(place.clone());
+        let mut name = None;
+        for (key, part) in parts {
+            let entry = Entry { value: Written::Bare(part.to_owned()), place: place.clone(), layer };
+            match section.key(key) {
+                Some(key) => group.put(key, entry),
+                None if key.is_empty() && section.shape == Shape::Named => name = Some(part.to_owned()),
+                None => mistakes.push(unknown(Some(section), key, format!("{}.{key}", section.name), place.clone())),
+            }
+        }
+        match (section.shape, name) {
+            (Shape::Named, Some(name)) if is_name(&name) => {
+                let groups = settings.named.entry(section.name).or_default();
+                let old = groups.entry(name).or_insert_with(|| Group::new(place.clone()));
+                old.entries.extend(group.entries);
+            }
+            (Shape::Named, _) => mistakes.push(Mistake {
+                key: section.name.to_owned(),
+                value: Some(format!("{text:?}")),
+                place: place.clone(),
+                problem: "does not begin with a name".to_owned(),
+                advice: "write it like 'main;cert_file=site.pem;key_file=site-key.pem'".to_owned(),
+            }),
+            _ => {
+                let groups = settings.lists.entry(section.name).or_default();
+                if groups.len() < ITEMS_MAX {
+                    groups.push(group);
+                }
+            }
+        }
+    }
+}
+
+/// `FIRST;key=value;key`: the first part is the address or the name, a bare word is a switch.
+fn semicolon_parts<'a>(section: &Section, text: &'a str) -> Vec<(&'a str, &'a str)> {
+    let first = if section.shape == Shape::Named { "" } else { "address" };
+    let parts = text.split(';').map(str::trim).filter(|part| !part.is_empty()).enumerate();
+    parts
+        .map(|(at, part)| match part.split_once('=') {
+            Some((key, value)) => (key.trim(), value.trim()),
+            None if at == 0 => (first, part),
+            None => (part, "true"),
+        })
+        .collect()
+}
+
+/// `SERVICE PLACE URL[,URL] [OPTIONS]`.
+fn route_parts(text: &str) -> Vec<(&str, &str)> {
+    let mut rest = text;
+    let mut parts = Vec::new();
+    for key in ["service", "source", "targets"] {
+        let (word, tail) = rest.split_once(char::is_whitespace).unwrap_or((rest, ""));
+        if !word.is_empty() {
+            parts.push((key, word));
+        }
+        rest = tail.trim_start();
+    }
+    if !rest.is_empty() {
+        parts.push(("options", rest));
+    }
+    parts
+}

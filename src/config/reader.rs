@@ -1,0 +1,353 @@
+//! From values as written to values with a type, by the key's kind.
+//!
+//! A value that does not fit is noted, and the key's default takes its place, so that one pass finds every mistake.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::duration::parse_duration;
+use super::keys::{Key, Kind, Section, Shape};
+use super::mistake::{Mistake, Place, nearest};
+use super::overlay::parse_bool;
+use super::raw::{Entry, Group, Written};
+use crate::catalog::options::{HashKey, Strategy};
+
+/// Reads the keys of one group.
+pub(crate) struct Reader<'a> {
+    section: &'static Section,
+    /// `listener.0`, `certificates.main`, `consul`: what messages call the group.
+    pub(crate) path: String,
+    group: &'a Group,
+    mistakes: &'a mut Vec<Mistake>,
+}
+
+/// A value with its type.
+enum Typed {
+    Text(String),
+    Bool(bool),
+    Count(u64),
+    Time(Duration),
+    Socket(SocketAddr),
+    List(Vec<String>),
+    Sockets(Vec<SocketAddr>),
+}
+
+impl<'a> Reader<'a> {
+    pub(crate) fn new(
+        section: &'static Section,
+        path: String,
+        group: &'a Group,
+        mistakes: &'a mut Vec<Mistake>,
+    ) -> Self {
+        Self { section, path, group, mistakes }
+    }
+
+    /// Where the group begins.
+    pub(crate) fn group_place(&self) -> Place {
+        self.group.place.clone()
+    }
+
+    /// Where a key is written, if it is.
+    pub(crate) fn place(&self, name: &str) -> Option<&Place> {
+        self.group.entries.get(name).map(|entry| &entry.place)
+    }
+
+    /// Whether a key is written.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.group.entries.contains_key(name)
+    }
+
+    /// The mistake about a key of this group, with its value and place.
+    pub(crate) fn about(&self, name: &str, problem: &str, advice: &str) -> Mistake {
+        let entry = self.group.entries.get(name);
+        let secret = self.section.key(name).is_some_and(|key| key.kind == Kind::Secret);
+        Mistake {
+            key: if self.section.shape == Shape::Top { name.to_owned() } else { format!("{}.{name}", self.path) },
+            value: entry.map(|entry| if secret { "***".to_owned() } else { entry.value.to_string() }),
+            place: entry.map_or_else(|| self.group_place(), |entry| entry.place.clone()),
+            problem: problem.to_owned(),
+            advice: advice.to_owned(),
+        }
+    }
+
+    /// Notes a mistake about a key of this group.
+    pub(crate) fn wrong(&mut self, name: &str, problem: &str, advice: &str) {
+        let mistake = self.about(name, problem, advice);
+        self.mistakes.push(mistake);
+    }
+
+    fn typed(&mut self, name: &str) -> Option<Typed> {
+        let key = self.section.key(name).expect("names of keys in this crate are in the table");
+        if let Some(entry) = self.group.entries.get(name) {
+            match convert(key, entry) {
+                Ok(value) => return Some(value),
+                Err(problem) => {
+                    let mut advice = key.kind.wants();
+                    if let (Kind::Word(words), Written::Text(text) | Written::Bare(text)) = (key.kind, &entry.value)
+                        && let Some(near) = nearest(text, words.iter().copied())
+                    {
+                        advice = format!("did you mean {near}? {advice}");
+                    }
+                    self.wrong(name, &problem, &advice);
+                }
+            }
+        }
+        let default = key.default?;
+        let entry = Entry { value: Written::Bare(default.to_owned()), place: Place::Absent, layer: 0 };
+        Some(convert(key, &entry).expect("defaults in the table fit their kinds"))
+    }
+
+    /// A text; absent when unset or empty.
+    pub(crate) fn text(&mut self, name: &str) -> Option<String> {
+        match self.typed(name) {
+            Some(Typed::Text(text)) if !text.is_empty() => Some(text),
+            _ => None,
+        }
+    }
+
+    /// A text that may be empty.
+    pub(crate) fn text_or_empty(&mut self, name: &str) -> String {
+        self.text(name).unwrap_or_default()
+    }
+
+    /// A path; in a file, relative to the folder of that file.
+    pub(crate) fn path(&mut self, name: &str) -> Option<PathBuf> {
+        let path = PathBuf::from(self.text(name)?);
+        match self.place(name) {
+            Some(Place::File(file, _)) => Some(file.parent().unwrap_or(Path::new("")).join(path)),
+            _ => Some(path),
+        }
+    }
+
+    /// A truth value.
+    pub(crate) fn bool(&mut self, name: &str) -> bool {
+        matches!(self.typed(name), Some(Typed::Bool(true)))
+    }
+
+    /// A whole number; the kind's bounds say that it fits the wanted type.
+    pub(crate) fn count<T: TryFrom<u64> + Default>(&mut self, name: &str) -> T {
+        match self.typed(name) {
+            Some(Typed::Count(count)) => T::try_from(count).unwrap_or_default(),
+            _ => T::default(),
+        }
+    }
+
+    /// A duration.
+    pub(crate) fn time(&mut self, name: &str) -> Duration {
+        match self.typed(name) {
+            Some(Typed::Time(time)) => time,
+            _ => Duration::ZERO,
+        }
+    }
+
+    /// A duration in milliseconds.
+    pub(crate) fn millis(&mut self, name: &str) -> u64 {
+        u64::try_from(self.time(name).as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// An address and port.
+    pub(crate) fn socket(&mut self, name: &str) -> SocketAddr {
+        match self.typed(name) {
+            Some(Typed::Socket(address)) => address,
+            _ => SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+        }
+    }
+
+    /// Addresses and ports.
+    pub(crate) fn sockets(&mut self, name: &str) -> Vec<SocketAddr> {
+        match self.typed(name) {
+            Some(Typed::Sockets(addresses)) => addresses,
+            _ => Vec::new(),
+        }
+    }
+
+    /// A list of texts.
+    pub(crate) fn list(&mut self, name: &str) -> Vec<String> {
+        match self.typed(name) {
+            Some(Typed::List(items)) => items,
+            _ => Vec::new(),
+        }
+    }
+
+    /// A header name.
+    pub(crate) fn header(&mut self, name: &str) -> Option<http::HeaderName> {
+        self.text(name).and_then(|text| text.parse().ok())
+    }
+
+    /// A strategy.
+    pub(crate) fn strategy(&mut self, name: &str) -> Strategy {
+        self.text(name).and_then(|text| parse_strategy(&text)).unwrap_or_default()
+    }
+}
+
+/// The strategy a word names.
+fn parse_strategy(text: &str) -> Option<Strategy> {
+    Some(match text {
+        "p2c" => Strategy::P2c,
+        "rr" => Strategy::RoundRobin,
+        "rnd" => Strategy::Random,
+        "least" => Strategy::Least,
+        "ewma" => Strategy::Ewma,
+        _ => Strategy::Hash(match text.strip_prefix("hash:")? {
+            "ip" => HashKey::Ip,
+            "path" => HashKey::Path,
+            other => match other.split_once(':')? {
+                ("header", name) => {
+                    name.parse::<http::HeaderName>().ok()?;
+                    HashKey::Header(Arc::from(name.to_ascii_lowercase()))
+                }
+                ("cookie", name) if !name.is_empty() => HashKey::Cookie(Arc::from(name)),
+                _ => return None,
+            },
+        }),
+    })
+}
+
+fn convert(key: &Key, entry: &Entry) -> Result<Typed, String> {
+    let value = &entry.value;
+    let text = match value {
+        Written::Bare(text) | Written::Text(text) => Some(text.trim()),
+        _ => None,
+    };
+    let bare = matches!(value, Written::Bare(_));
+    match key.kind {
+        Kind::Text | Kind::Path | Kind::Secret => text.map(|text| Typed::Text(text.to_owned())).ok_or("is not a text"),
+        Kind::Bool => match (value, text) {
+            (Written::Bool(value), _) => Ok(Typed::Bool(*value)),
+            (_, Some(text)) if bare => parse_bool(text).map(Typed::Bool).ok_or("is neither true nor false"),
+            _ => Err("is neither true nor false"),
+        },
+        Kind::Count(min, max) => {
+            let number = match (value, text) {
+                (Written::Integer(text), _) => text.replace('_', ""),
+                (_, Some(text)) if bare => text.to_owned(),
+                (_, Some(_)) => return Err("is a text, not a number".to_owned()),
+                _ => return Err("is not a whole number".to_owned()),
+            };
+            match number.trim_start_matches('+').parse::<i128>() {
+                Ok(number) if number < i128::from(min) => Err("is too small"),
+                Ok(number) if number > i128::from(max) => Err("is too large"),
+                Ok(number) => u64::try_from(number).map(Typed::Count).map_err(|_| "is too large"),
+                Err(_) => Err("is not a whole number"),
+            }
+        }
+        Kind::Time(min, max) => {
+            let Some(text) = text else {
+                return Err(
+                    if matches!(value, Written::Integer(_)) { "has no unit" } else { "is not a duration" }.into()
+                );
+            };
+            match parse_duration(text)? {
+                time if time < Duration::from_millis(min) => Err("is too short"),
+                time if time > Duration::from_millis(max) => Err("is too long"),
+                time => Ok(Typed::Time(time)),
+            }
+        }
+        Kind::Socket => parse_socket(text.unwrap_or_default(), None).map(Typed::Socket),
+        Kind::Sockets => {
+            let items = items(value).ok_or("is not a list")?;
+            let parsed: Result<Vec<_>, _> = items.iter().map(|item| parse_socket(item, Some(53))).collect();
+            parsed.map(Typed::Sockets)
+        }
+        Kind::List => items(value).map(Typed::List).ok_or("is not a list of texts"),
+        Kind::Word(words) => match text {
+            Some(text) if words.contains(&text) => Ok(Typed::Text(text.to_owned())),
+            _ => Err("is not one of the known words"),
+        },
+        Kind::Words(words) => {
+            let items = items(value).ok_or("is not a list of texts")?;
+            if items.is_empty() {
+                return Err("is empty".to_owned());
+            }
+            match items.iter().find(|item| !words.contains(&item.as_str())) {
+                Some(_) => Err("names something unknown"),
+                None => Ok(Typed::List(items)),
+            }
+        }
+        Kind::Header => match text {
+            Some(text) if text.parse::<http::HeaderName>().is_ok() => Ok(Typed::Text(text.to_owned())),
+            _ => Err("is not the name of a header"),
+        },
+        Kind::Strategy => match text {
+            Some(text) if parse_strategy(text).is_some() => Ok(Typed::Text(text.to_owned())),
+            _ => Err("is not a strategy"),
+        },
+    }
+    .map_err(str::to_owned)
+}
+
+/// A list of texts: from a file, or separated by commas, or a TOML list inside a text. One text is a list of one.
+fn items(value: &Written) -> Option<Vec<String>> {
+    match value {
+        Written::List(items) => items
+            .iter()
+            .map(|item| match item {
+                Written::Text(text) => Some(text.clone()),
+                _ => None,
+            })
+            .collect(),
+        Written::Text(text) => Some(vec![text.clone()]),
+        Written::Bare(text) if text.trim_start().starts_with('[') => {
+            let value: toml::Value = text.parse().ok()?;
+            value.as_array()?.iter().map(|item| item.as_str().map(str::to_owned)).collect()
+        }
+        Written::Bare(text) => {
+            Some(text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect())
+        }
+        _ => None,
+    }
+}
+
+fn parse_socket(text: &str, default_port: Option<u16>) -> Result<SocketAddr, &'static str> {
+    if let Ok(address) = text.parse() {
+        return Ok(address);
+    }
+    if let (Some(port), Ok(ip)) = (default_port, text.parse::<IpAddr>()) {
+        return Ok(SocketAddr::new(ip, port));
+    }
+    if text.parse::<IpAddr>().is_ok() {
+        return Err("has no port");
+    }
+    match text.rsplit_once(':') {
+        Some((host, port)) if port.parse::<u16>().is_ok() => match host {
+            "" => Ok(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port.parse().unwrap_or(0)))),
+            _ => Err("has a name where an IP address belongs"),
+        },
+        _ => Err("is not an address with a port"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sockets_are_read_or_refused_with_a_reason() {
+        assert_eq!(parse_socket(":9999", None), Ok(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 9999))));
+        assert_eq!(parse_socket("[::1]:80", None), "[::1]:80".parse().map_err(|_| ""));
+        assert_eq!(parse_socket("127.0.0.1", Some(53)), "127.0.0.1:53".parse().map_err(|_| ""));
+        assert_eq!(parse_socket("127.0.0.1", None), Err("has no port"));
+        assert_eq!(parse_socket("localhost:80", None), Err("has a name where an IP address belongs"));
+        assert_eq!(parse_socket("1.2.3.4:99999", None), Err("is not an address with a port"));
+    }
+
+    #[test]
+    fn strategies() {
+        assert_eq!(parse_strategy("hash:header:X-User"), Some(Strategy::Hash(HashKey::Header("x-user".into()))));
+        assert_eq!(parse_strategy("hash:cookie:sid"), Some(Strategy::Hash(HashKey::Cookie("sid".into()))));
+        for text in ["", "P2C", "hash", "hash:", "hash:cookie:", "hash:header:a b", "hash:body"] {
+            assert_eq!(parse_strategy(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn lists_take_commas_or_toml() {
+        let list = |value| items(&value);
+        assert_eq!(list(Written::Bare("a, b,".into())), Some(vec!["a".into(), "b".into()]));
+        assert_eq!(list(Written::Bare("[\"a,b\"]".into())), Some(vec!["a,b".into()]));
+        assert_eq!(list(Written::Bare("[a".into())), None);
+        assert_eq!(list(Written::Bare(String::new())), Some(vec![]));
+    }
+}
