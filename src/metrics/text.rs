@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::names::{self, Family};
 use super::process::Process;
-use super::service::{CONNECT_RESULTS, DURATION_BUCKETS, METHODS, RETRY_REASONS};
+use super::service::{CONNECT_RESULTS, DURATION_BUCKETS, RETRY_REASONS};
 use super::{Control, Metrics, ServiceMetrics};
 
 /// What `Content-Type` the text is to be served with.
