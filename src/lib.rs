@@ -3,6 +3,7 @@
 pub mod catalog;
 pub mod config;
 pub mod control;
+pub mod log;
 pub mod metrics;
 pub mod registry;
 pub mod table;

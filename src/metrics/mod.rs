@@ -2,9 +2,13 @@
 //!
 //! Handles are plain atomics behind an `Arc`, resolved once per service or listener (never per request), so that
 //! the request path pays one relaxed increment per event. What changes rarely (ages, errors, table sizes) sits in
-//! one locked struct, [`Control`], that no worker ever touches.
+//! one locked struct, [`Control`], that no worker ever touches. [`text`] writes all of it for Prometheus, under the
+//! names of [`names`].
 
+pub mod names;
+pub mod process;
 pub mod service;
+pub mod text;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::AtomicU64;
@@ -18,6 +22,7 @@ pub struct Metrics {
     services: Arc<Mutex<HashMap<Arc<str>, Arc<ServiceMetrics>>>>,
     listeners: Arc<Mutex<BTreeMap<String, Arc<ListenerMetrics>>>>,
     control: Arc<Mutex<Control>>,
+    access_log_dropped: Arc<AtomicU64>,
 }
 
 /// Counters of one listener.
@@ -60,6 +65,32 @@ impl Metrics {
     #[must_use]
     pub fn listener(&self, name: &str) -> Arc<ListenerMetrics> {
         Arc::clone(lock(&self.listeners).entry(name.to_owned()).or_default())
+    }
+
+    /// Handles of all services, by name.
+    #[must_use]
+    pub fn services(&self) -> Vec<Arc<ServiceMetrics>> {
+        let mut all: Vec<_> = lock(&self.services).values().cloned().collect();
+        all.sort_by(|a, b| a.name().cmp(b.name()));
+        all
+    }
+
+    /// The handle of a service, if it has one; never makes it.
+    #[must_use]
+    pub fn existing_service(&self, name: &str) -> Option<Arc<ServiceMetrics>> {
+        lock(&self.services).get(name).cloned()
+    }
+
+    /// Handles of all listeners, by name.
+    #[must_use]
+    pub fn listeners(&self) -> Vec<(String, Arc<ListenerMetrics>)> {
+        lock(&self.listeners).iter().map(|(name, handle)| (name.clone(), Arc::clone(handle))).collect()
+    }
+
+    /// Access log lines that were dropped because the queue was full.
+    #[must_use]
+    pub fn access_log_dropped(&self) -> &Arc<AtomicU64> {
+        &self.access_log_dropped
     }
 
     /// The control thread's figures, locked.

@@ -1,0 +1,110 @@
+//! The access log as workers see it: fill in an [`AccessRecord`], hand it to [`AccessLogger::log`].
+//!
+//! ```text
+//! worker ── log(&record) ──> one line buffer ── bounded queue ──> writer thread ──> stdout
+//!                                               │ full
+//!                                               └─> dropped and counted
+//! ```
+//!
+//! A worker never waits: when the reader of standard output is slow, lines are lost and
+//! `lb_access_log_dropped_total` says how many.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, SystemTime};
+
+use super::format;
+use super::time::TimeCache;
+use super::writer::Queue;
+use crate::catalog::InstanceId;
+use crate::catalog::tag::RouteKey;
+use crate::config::AccessLog;
+
+/// One answered request, or one closed connection. Borrows everything.
+#[derive(Clone, Debug)]
+pub struct AccessRecord<'a> {
+    /// When it ended.
+    pub time: SystemTime,
+    /// The client.
+    pub remote: IpAddr,
+    /// Method as sent.
+    pub method: &'a str,
+    /// Host as sent.
+    pub host: &'a str,
+    /// Path and query as sent.
+    pub uri: &'a str,
+    /// `HTTP/1.1`, `HTTP/2.0`, …
+    pub version: http::Version,
+    /// Status sent to the client.
+    pub status: u16,
+    /// Body bytes sent to the client.
+    pub bytes_out: u64,
+    /// From the request's head to the end of the answer.
+    pub duration: Duration,
+    /// Service that was chosen.
+    pub service: Option<&'a str>,
+    /// Instance that answered, or was tried last.
+    pub instance: Option<&'a InstanceId>,
+    /// Its address.
+    pub upstream: Option<SocketAddr>,
+    /// Attempts made, the first included; 0: none.
+    pub attempts: u32,
+    /// From the last attempt's start to its first byte.
+    pub upstream_duration: Option<Duration>,
+    /// Route that matched.
+    pub route: Option<&'a RouteKey>,
+    /// Class of the failure, when the answer was made here (`no_route`, `connect`, `timeout`, …).
+    pub error: Option<&'a str>,
+    /// Request id.
+    pub request_id: Option<&'a str>,
+    /// `User-Agent`, raw.
+    pub user_agent: Option<&'a [u8]>,
+    /// `Referer`, raw.
+    pub referer: Option<&'a [u8]>,
+    /// TLS version on the client's side (`TLSv1.3`).
+    pub tls: Option<&'a str>,
+}
+
+/// A worker's handle. Clones share the queue; each has a time cache of its own, so give each worker its clone.
+#[derive(Clone, Default)]
+pub struct AccessLogger {
+    on: Option<(format::Form, Queue)>,
+    time: RefCell<TimeCache>,
+}
+
+impl fmt::Debug for AccessLogger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AccessLogger").field("on", &self.is_on()).finish_non_exhaustive()
+    }
+}
+
+impl AccessLogger {
+    /// A logger that writes nothing.
+    #[must_use]
+    pub fn off() -> Self {
+        Self::default()
+    }
+
+    /// A logger into `queue`.
+    pub(super) fn new(format: AccessLog, queue: Queue) -> Self {
+        Self { on: format::Form::of(format).map(|form| (form, queue)), time: RefCell::default() }
+    }
+
+    /// Whether lines are written at all: lets the caller skip making the record.
+    #[must_use]
+    pub fn is_on(&self) -> bool {
+        self.on.is_some()
+    }
+
+    /// Writes one line, or drops and counts it when the queue is full. Never waits.
+    pub fn log(&self, record: &AccessRecord<'_>) {
+        let Some((form, queue)) = &self.on else { return };
+        if queue.refuses() {
+            return;
+        }
+        let mut line = Vec::with_capacity(form.usual_bytes());
+        form.push(&mut line, record, &mut self.time.borrow_mut());
+        queue.push(line);
+    }
+}

@@ -1,0 +1,238 @@
+//! The lines of the access log: Apache's common and combined formats, and JSON.
+
+use std::io::Write as _;
+use std::time::Duration;
+
+use super::access::AccessRecord;
+use super::escape::{push_json, push_json_inner, push_quoted};
+use super::time::TimeCache;
+use crate::config::AccessLog;
+
+/// Which line to write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    Common,
+    Combined,
+    Json,
+}
+
+impl Form {
+    pub(super) fn of(format: AccessLog) -> Option<Self> {
+        match format {
+            AccessLog::Off => None,
+            AccessLog::Common => Some(Self::Common),
+            AccessLog::Combined => Some(Self::Combined),
+            AccessLog::Json => Some(Self::Json),
+        }
+    }
+
+    /// Room that spares most lines a second allocation.
+    pub(super) fn usual_bytes(self) -> usize {
+        match self {
+            Self::Common => 160,
+            Self::Combined => 384,
+            Self::Json => 768,
+        }
+    }
+
+    /// Appends one line with its line feed.
+    pub(super) fn push(self, line: &mut Vec<u8>, record: &AccessRecord<'_>, time: &mut TimeCache) {
+        match self {
+            Self::Common => push_common(line, record, time),
+            Self::Combined => {
+                push_common(line, record, time);
+                push_optional_quoted(line, record.referer);
+                push_optional_quoted(line, record.user_agent);
+            }
+            Self::Json => push_json_line(line, record, time),
+        }
+        line.push(b'\n');
+    }
+}
+
+/// `REMOTE - - [TIME] "METHOD URI PROTO" STATUS BYTES`. Writing to a Vec cannot fail, here and below.
+fn push_common(line: &mut Vec<u8>, record: &AccessRecord<'_>, time: &mut TimeCache) {
+    let _ = write!(line, "{} - - [", record.remote);
+    time.push_common(line, record.time);
+    line.extend_from_slice(b"] \"");
+    push_quoted(line, record.method.as_bytes());
+    line.push(b' ');
+    push_quoted(line, record.uri.as_bytes());
+    let _ = write!(line, " {:?}\" {} {}", record.version, record.status, record.bytes_out);
+}
+
+fn push_optional_quoted(line: &mut Vec<u8>, text: Option<&[u8]>) {
+    line.extend_from_slice(b" \"");
+    push_quoted(line, text.unwrap_or(b"-"));
+    line.push(b'"');
+}
+
+/// One flat object; what is unknown is left out, so that a reader can tell it from empty.
+fn push_json_line(line: &mut Vec<u8>, record: &AccessRecord<'_>, time: &mut TimeCache) {
+    line.extend_from_slice(b"{\"time\":\"");
+    time.push_rfc3339(line, record.time);
+    let _ = write!(line, "\",\"remote\":\"{}\"", record.remote);
+    push_text(line, "method", Some(record.method.as_bytes()));
+    push_text(line, "host", Some(record.host.as_bytes()));
+    push_text(line, "uri", Some(record.uri.as_bytes()));
+    let _ = write!(line, ",\"proto\":\"{:?}\"", record.version);
+    let _ = write!(line, ",\"status\":{},\"bytes_out\":{}", record.status, record.bytes_out);
+    push_milliseconds(line, "duration_ms", Some(record.duration));
+    push_text(line, "service", record.service.map(str::as_bytes));
+    if let Some(instance) = record.instance {
+        push_parts(line, "instance", &[&instance.node, "/", &instance.id]);
+    }
+    if let Some(upstream) = record.upstream {
+        let _ = write!(line, ",\"upstream\":\"{upstream}\"");
+    }
+    let _ = write!(line, ",\"attempts\":{}", record.attempts);
+    push_milliseconds(line, "upstream_ms", record.upstream_duration);
+    if let Some(route) = record.route {
+        push_parts(line, "route", &[&route.host, &route.path]);
+    }
+    push_text(line, "error", record.error.map(str::as_bytes));
+    push_text(line, "request_id", record.request_id.map(str::as_bytes));
+    push_text(line, "user_agent", record.user_agent);
+    push_text(line, "referer", record.referer);
+    push_text(line, "tls", record.tls.map(str::as_bytes));
+    line.push(b'}');
+}
+
+fn push_text(line: &mut Vec<u8>, key: &str, text: Option<&[u8]>) {
+    if let Some(text) = text {
+        let _ = write!(line, ",\"{key}\":");
+        push_json(line, text);
+    }
+}
+
+/// One string of several parts, without joining them first.
+fn push_parts(line: &mut Vec<u8>, key: &str, parts: &[&str]) {
+    let _ = write!(line, ",\"{key}\":\"");
+    for part in parts {
+        push_json_inner(line, part.as_bytes());
+    }
+    line.push(b'"');
+}
+
+/// Milliseconds with three decimals.
+fn push_milliseconds(line: &mut Vec<u8>, key: &str, duration: Option<Duration>) {
+    if let Some(duration) = duration {
+        let microseconds = duration.as_micros();
+        let _ = write!(line, ",\"{key}\":{}.{:03}", microseconds / 1000, microseconds % 1000);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+    use std::sync::Arc;
+    use std::time::UNIX_EPOCH;
+
+    use super::*;
+    use crate::catalog::InstanceId;
+    use crate::catalog::tag::RouteKey;
+
+    fn record<'a>() -> AccessRecord<'a> {
+        AccessRecord {
+            time: UNIX_EPOCH + Duration::from_millis(1_795_377_816_042),
+            remote: IpAddr::from([192, 0, 2, 7]),
+            method: "GET",
+            host: "shop.example",
+            uri: "/a?b=c",
+            version: http::Version::HTTP_11,
+            status: 200,
+            bytes_out: 512,
+            duration: Duration::from_micros(12_345),
+            service: None,
+            instance: None,
+            upstream: None,
+            attempts: 0,
+            upstream_duration: None,
+            route: None,
+            error: None,
+            request_id: None,
+            user_agent: None,
+            referer: None,
+            tls: None,
+        }
+    }
+
+    fn line(form: Form, record: &AccessRecord<'_>) -> String {
+        let mut line = Vec::new();
+        form.push(&mut line, record, &mut TimeCache::default());
+        String::from_utf8(line).unwrap()
+    }
+
+    #[test]
+    fn common_and_combined_read_as_apache_writes_them() {
+        let common = r#"192.0.2.7 - - [22/Nov/2026:20:03:36 +0000] "GET /a?b=c HTTP/1.1" 200 512"#;
+        assert_eq!(line(Form::Common, &record()), format!("{common}\n"));
+        assert_eq!(line(Form::Combined, &record()), format!("{common} \"-\" \"-\"\n"));
+        let named = AccessRecord { user_agent: Some(b"curl/8"), referer: Some(b"http://x/"), ..record() };
+        assert_eq!(line(Form::Combined, &named), format!("{common} \"http://x/\" \"curl/8\"\n"));
+    }
+
+    #[test]
+    fn json_holds_every_field_that_is_known() {
+        let instance = InstanceId { node: Arc::from("n1"), id: Arc::from("web-1") };
+        let route = RouteKey { host: "shop.example".to_owned(), path: "/a".to_owned() };
+        let full = AccessRecord {
+            version: http::Version::HTTP_2,
+            service: Some("web"),
+            instance: Some(&instance),
+            upstream: Some("[::1]:80".parse().unwrap()),
+            attempts: 2,
+            upstream_duration: Some(Duration::from_micros(1)),
+            route: Some(&route),
+            error: Some("timeout"),
+            request_id: Some("id"),
+            user_agent: Some(b"curl"),
+            referer: Some(b"ref"),
+            tls: Some("TLSv1.3"),
+            ..record()
+        };
+        let parsed: serde_json::Value = serde_json::from_str(&line(Form::Json, &full)).unwrap();
+        let expected = serde_json::json!({
+            "time": "2026-11-22T20:03:36.042Z", "remote": "192.0.2.7", "method": "GET", "host": "shop.example",
+            "uri": "/a?b=c", "proto": "HTTP/2.0", "status": 200, "bytes_out": 512, "duration_ms": 12.345,
+            "service": "web", "instance": "n1/web-1", "upstream": "[::1]:80", "attempts": 2, "upstream_ms": 0.001,
+            "route": "shop.example/a", "error": "timeout", "request_id": "id", "user_agent": "curl",
+            "referer": "ref", "tls": "TLSv1.3",
+        });
+        assert_eq!(parsed, expected);
+    }
+
+    #[test]
+    fn what_is_unknown_is_left_out_of_json() {
+        let parsed: serde_json::Value = serde_json::from_str(&line(Form::Json, &record())).unwrap();
+        for key in ["service", "instance", "upstream", "upstream_ms", "route", "error", "request_id", "tls"] {
+            assert!(parsed.get(key).is_none(), "{key}");
+        }
+    }
+
+    #[test]
+    fn a_client_cannot_forge_a_line_or_a_field() {
+        let attack = "x\" 200 0\n10.0.0.1 - - [now] \"GET /admin HTTP/1.1";
+        let json_attack = "\",\"status\":999,\"x\":\"\n{";
+        let instance = InstanceId { node: Arc::from("n\"1"), id: Arc::from("\n") };
+        let record = AccessRecord {
+            uri: attack,
+            host: json_attack,
+            user_agent: Some(attack.as_bytes()),
+            referer: Some(b"\xff\"\r\n"),
+            instance: Some(&instance),
+            ..record()
+        };
+        for form in [Form::Common, Form::Combined, Form::Json] {
+            let line = line(form, &record);
+            assert_eq!(line.matches('\n').count(), 1, "{line}");
+            assert!(line.ends_with('\n'));
+        }
+        assert_eq!(line(Form::Common, &record).replace("\\\"", "").matches('"').count(), 2);
+        let parsed: serde_json::Value = serde_json::from_str(&line(Form::Json, &record)).unwrap();
+        assert_eq!(parsed["status"], 200);
+        assert_eq!(parsed["host"], json_attack);
+        assert_eq!(parsed["user_agent"], attack);
+        assert_eq!(parsed["instance"], "n\"1/\n");
+    }
+}

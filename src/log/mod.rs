@@ -1,0 +1,101 @@
+//! The program's own log (standard error), and the access log (standard output, in [`access`]).
+//!
+//! [`init`] is called once by `main`; the handle it returns changes the level later, without a restart.
+
+pub mod access;
+mod escape;
+mod format;
+mod time;
+mod writer;
+
+use std::io::IsTerminal as _;
+
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Layer as _, Registry, reload};
+
+pub use access::{AccessLogger, AccessRecord};
+pub use writer::AccessLogWriter;
+
+use crate::config::{LogConfig, LogFormat};
+
+/// Why the log could not be set up or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// The filter is not one.
+    #[error("log.level `{level}`: {source}; write a level (`info`) or directives (`info,lb::registry=debug`)")]
+    Level {
+        /// As given.
+        level: String,
+        /// What the parser says.
+        source: tracing_subscriber::filter::ParseError,
+    },
+    /// Another subscriber is in place already.
+    #[error("the log is set up already: {0}")]
+    AlreadySet(#[from] tracing_subscriber::util::TryInitError),
+    /// The subscriber is gone.
+    #[error("the log level cannot be changed any more: {0}")]
+    Gone(#[from] reload::Error),
+}
+
+/// Changes the level of a running log.
+#[derive(Clone, Debug)]
+pub struct LogHandle {
+    filter: reload::Handle<EnvFilter, Registry>,
+}
+
+impl LogHandle {
+    /// Replaces the filter; the old one stays in force when `level` is not one.
+    ///
+    /// # Errors
+    /// When `level` is no filter, or the subscriber is gone.
+    pub fn set_level(&self, level: &str) -> Result<(), LogError> {
+        Ok(self.filter.reload(filter(level)?)?)
+    }
+}
+
+/// Sets up the process-wide log on standard error.
+///
+/// # Errors
+/// When `config.level` is no filter, or a log was set up before.
+pub fn init(config: &LogConfig) -> Result<LogHandle, LogError> {
+    let (filter, handle) = reload::Layer::new(filter(&config.level)?);
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let lines = match config.format {
+        LogFormat::Json => lines.json().flatten_event(true).with_current_span(false).boxed(),
+        LogFormat::Text => lines.with_ansi(colour_wanted()).boxed(),
+    };
+    tracing_subscriber::registry().with(lines.with_filter(filter)).try_init()?;
+    Ok(LogHandle { filter: handle })
+}
+
+/// Whether a level would be accepted: for `lb check`.
+///
+/// # Errors
+/// When it would not.
+pub fn check_level(level: &str) -> Result<(), LogError> {
+    filter(level).map(drop)
+}
+
+fn filter(level: &str) -> Result<EnvFilter, LogError> {
+    EnvFilter::builder().parse(level).map_err(|source| LogError::Level { level: level.to_owned(), source })
+}
+
+/// Colour only for people (<https://no-color.org>: set and not empty means none).
+fn colour_wanted() -> bool {
+    std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn levels_and_directives_are_accepted_and_nonsense_is_named() {
+        for level in ["info", "warn", "info,lb::registry=debug", "off"] {
+            check_level(level).unwrap();
+        }
+        let error = check_level("info,lb=loud").unwrap_err().to_string();
+        assert!(error.contains("`info,lb=loud`") && error.contains("log.level"), "{error}");
+    }
+}

@@ -1,0 +1,252 @@
+//! Prometheus text exposition format 0.0.4.
+//!
+//! Reads the handles and writes text: nothing here counts anything. A family without samples is left out, header
+//! included. A service that had no traffic of a kind has no series of that kind, so that a thousand quiet services
+//! do not cost a thousand empty histograms; from its first event on, every bounded label value is shown.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::names::{self, Family};
+use super::process::Process;
+use super::service::{CONNECT_RESULTS, DURATION_BUCKETS, RETRY_REASONS};
+use super::{Control, Metrics, ServiceMetrics};
+
+/// What `Content-Type` the text is to be served with.
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// Version of the program.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Source revision, when the build was told (`LB_REVISION`).
+pub const REVISION: &str = match option_env!("LB_REVISION") {
+    Some(revision) => revision,
+    None => "unknown",
+};
+
+/// Writes everything that `metrics` holds, and the figures of the process.
+#[must_use]
+pub fn render(metrics: &Metrics, process: &Process) -> String {
+    let services = metrics.services();
+    let mut out = Exposition { text: String::with_capacity(4096 + services.len() * 2048) };
+    write_http(&mut out, &services);
+    write_no_route(&mut out, metrics);
+    write_upstream(&mut out, &services);
+    write_tcp(&mut out, &services);
+    write_control(&mut out, &metrics.control());
+    out.one(names::ACCESS_LOG_DROPPED, &[], metrics.access_log_dropped().load(Relaxed) as f64);
+    out.one(names::BUILD_INFO, &[("version", VERSION), ("revision", REVISION)], 1.0);
+    write_process(&mut out, process);
+    out.text
+}
+
+fn write_http(out: &mut Exposition, services: &[Arc<ServiceMetrics>]) {
+    let mut family = out.family(names::HTTP_REQUESTS);
+    for service in services {
+        service.for_each_request_count(|method, code, count| {
+            let mut digits = [0; 3];
+            family.sample(
+                &[("service", service.name()), ("method", method), ("code", code_label(code, &mut digits))],
+                count as f64,
+            );
+        });
+    }
+    let mut family = out.family(names::HTTP_REQUEST_DURATION);
+    for service in services.iter().filter(|service| service.had_http()) {
+        write_histogram(&mut family, service);
+    }
+    let mut family = out.family(names::HTTP_IN_FLIGHT);
+    for service in services.iter().filter(|service| service.had_http()) {
+        family.sample(&[("service", service.name())], service.in_flight.load(Relaxed) as f64);
+    }
+}
+
+fn write_histogram(family: &mut FamilyWriter<'_>, service: &ServiceMetrics) {
+    let (buckets, sum_seconds) = service.durations();
+    let mut cumulative = 0;
+    for (bound, count) in DURATION_BUCKETS.iter().zip(&buckets) {
+        cumulative += count;
+        let le = bound.to_string();
+        family.suffixed("_bucket", &[("service", service.name()), ("le", &le)], cumulative as f64);
+    }
+    // The last bucket and the count are made from the same reads: they have to agree while requests go on.
+    let total = buckets.iter().sum::<u64>() as f64;
+    family.suffixed("_bucket", &[("service", service.name()), ("le", "+Inf")], total);
+    family.suffixed("_sum", &[("service", service.name())], sum_seconds);
+    family.suffixed("_count", &[("service", service.name())], total);
+}
+
+fn write_no_route(out: &mut Exposition, metrics: &Metrics) {
+    let mut family = out.family(names::NO_ROUTE);
+    for (listener, handle) in metrics.listeners() {
+        family.sample(&[("listener", &listener)], handle.no_route.load(Relaxed) as f64);
+    }
+}
+
+fn write_upstream(out: &mut Exposition, services: &[Arc<ServiceMetrics>]) {
+    let mut family = out.family(names::UPSTREAM_CONNECTS);
+    for service in services.iter().filter(|service| service.had_traffic()) {
+        for (result, count) in CONNECT_RESULTS.iter().zip(&service.connects) {
+            family.sample(&[("service", service.name()), ("result", result)], count.load(Relaxed) as f64);
+        }
+    }
+    let mut family = out.family(names::UPSTREAM_RETRIES);
+    for service in services.iter().filter(|service| service.had_traffic()) {
+        for (reason, count) in RETRY_REASONS.iter().zip(&service.retries) {
+            family.sample(&[("service", service.name()), ("reason", reason)], count.load(Relaxed) as f64);
+        }
+    }
+    let mut family = out.family(names::UPSTREAM_EJECTIONS);
+    for service in services.iter().filter(|service| service.had_traffic()) {
+        family.sample(&[("service", service.name())], service.ejections.load(Relaxed) as f64);
+    }
+}
+
+fn write_tcp(out: &mut Exposition, services: &[Arc<ServiceMetrics>]) {
+    let had_tcp = |service: &&Arc<ServiceMetrics>| service.had_tcp();
+    let mut family = out.family(names::TCP_CONNECTIONS);
+    for service in services.iter().filter(had_tcp) {
+        family.sample(&[("service", service.name())], service.tcp_connections.load(Relaxed) as f64);
+    }
+    let mut family = out.family(names::TCP_OPEN);
+    for service in services.iter().filter(had_tcp) {
+        family.sample(&[("service", service.name())], service.tcp_open.load(Relaxed) as f64);
+    }
+    let mut family = out.family(names::BYTES);
+    for service in services.iter().filter(|service| service.had_traffic()) {
+        for (direction, bytes) in [("in", &service.bytes_in), ("out", &service.bytes_out)] {
+            family.sample(&[("service", service.name()), ("direction", direction)], bytes.load(Relaxed) as f64);
+        }
+    }
+}
+
+fn write_control(out: &mut Exposition, control: &Control) {
+    let mut family = out.family(names::REGISTRY_LAST_SUCCESS);
+    for (service, &time) in &control.registry_success {
+        family.sample(&[("service", service)], time);
+    }
+    let mut family = out.family(names::REGISTRY_ERRORS);
+    for (kind, &count) in &control.registry_errors {
+        family.sample(&[("kind", kind)], count as f64);
+    }
+    let mut family = out.family(names::REGISTRY_REJECTED_TAGS);
+    for (service, &count) in &control.rejected_tags {
+        family.sample(&[("service", service)], count as f64);
+    }
+    out.one(names::TABLE_BUILDS, &[], control.table_builds as f64);
+    let mut family = out.family(names::TABLE_BUILD_SECONDS);
+    family.suffixed("_sum", &[], control.table_build_seconds);
+    family.suffixed("_count", &[], control.table_builds as f64);
+    out.one(names::TABLE_ROUTES, &[], control.table_routes as f64);
+    let mut family = out.family(names::TABLE_TARGETS);
+    for ((service, state), &count) in &control.table_targets {
+        family.sample(&[("service", service), ("state", state)], count as f64);
+    }
+    let mut family = out.family(names::CERTIFICATE_EXPIRY);
+    for ((source, name), &time) in &control.certificate_expiry {
+        family.sample(&[("source", source), ("name", name)], time);
+    }
+}
+
+fn write_process(out: &mut Exposition, process: &Process) {
+    let figures = [
+        (names::PROCESS_CPU, process.cpu_seconds),
+        (names::PROCESS_RSS, process.resident_bytes),
+        (names::PROCESS_VIRTUAL, process.virtual_bytes),
+        (names::PROCESS_OPEN_FDS, process.open_fds),
+        (names::PROCESS_MAX_FDS, process.max_fds),
+        (names::PROCESS_START, process.start_seconds),
+        (names::PROCESS_THREADS, process.threads),
+    ];
+    for (family, value) in figures {
+        if let Some(value) = value {
+            out.one(family, &[], value);
+        }
+    }
+}
+
+/// Digits of a status code; everything outside 100..=599 was counted as 0 and shows as `other`.
+fn code_label(code: u16, digits: &mut [u8; 3]) -> &str {
+    if !(100..600).contains(&code) {
+        return "other";
+    }
+    for (place, digit) in [(100, 0), (10, 1), (1, 2)] {
+        digits[digit] = b'0' + u8::try_from(code / place % 10).unwrap_or(0);
+    }
+    std::str::from_utf8(digits).unwrap_or("other")
+}
+
+/// The text under way.
+struct Exposition {
+    text: String,
+}
+
+impl Exposition {
+    fn family(&mut self, family: Family) -> FamilyWriter<'_> {
+        FamilyWriter { text: &mut self.text, family, begun: false }
+    }
+
+    fn one(&mut self, family: Family, labels: &[(&str, &str)], value: f64) {
+        self.family(family).sample(labels, value);
+    }
+}
+
+/// Writes the samples of one family; the header comes with the first.
+struct FamilyWriter<'a> {
+    text: &'a mut String,
+    family: Family,
+    begun: bool,
+}
+
+impl FamilyWriter<'_> {
+    fn sample(&mut self, labels: &[(&str, &str)], value: f64) {
+        self.suffixed("", labels, value);
+    }
+
+    fn suffixed(&mut self, suffix: &str, labels: &[(&str, &str)], value: f64) {
+        let Family { name, kind, help } = self.family;
+        if !self.begun {
+            self.begun = true;
+            let _ = write!(self.text, "# HELP {name} {help}\n# TYPE {name} {}\n", kind.word());
+        }
+        self.text.push_str(name);
+        self.text.push_str(suffix);
+        for (index, (label, value)) in labels.iter().enumerate() {
+            self.text.push(if index == 0 { '{' } else { ',' });
+            self.text.push_str(label);
+            self.text.push_str("=\"");
+            push_escaped(self.text, value);
+            self.text.push('"');
+        }
+        if !labels.is_empty() {
+            self.text.push('}');
+        }
+        self.text.push(' ');
+        push_number(self.text, value);
+        self.text.push('\n');
+    }
+}
+
+/// Label values: backslash, quote and line feed are escaped, and nothing else may be (format 0.0.4).
+fn push_escaped(text: &mut String, value: &str) {
+    for character in value.chars() {
+        match character {
+            '\\' => text.push_str("\\\\"),
+            '"' => text.push_str("\\\""),
+            '\n' => text.push_str("\\n"),
+            other => text.push(other),
+        }
+    }
+}
+
+fn push_number(text: &mut String, value: f64) {
+    let _ = if value.is_infinite() {
+        text.write_str(if value > 0.0 { "+Inf" } else { "-Inf" })
+    } else {
+        write!(text, "{value}")
+    };
+}
+
+#[cfg(test)]
+mod tests;

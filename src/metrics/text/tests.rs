@@ -1,0 +1,185 @@
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use super::*;
+use crate::metrics::service::{ConnectResult, RetryReason};
+
+/// A process with traffic of every kind and every series.
+fn busy() -> Metrics {
+    let metrics = Metrics::default();
+    let web = metrics.service(&Arc::from("web"));
+    web.record_request(&http::Method::GET, 200, Duration::from_millis(3));
+    web.record_request(&http::Method::GET, 200, Duration::from_secs(30));
+    web.record_request(&http::Method::from_bytes(b"BREW").unwrap(), 418, Duration::ZERO);
+    web.record_request(&http::Method::POST, 999, Duration::from_micros(500));
+    web.record_connect(ConnectResult::Tls);
+    web.record_retry(RetryReason::Closed);
+    web.bytes_out.store(7, Relaxed);
+    let tcp = metrics.service(&Arc::from("db"));
+    tcp.tcp_connections.store(2, Relaxed);
+    tcp.tcp_open.store(1, Relaxed);
+    metrics.listener("0.0.0.0:9999").no_route.store(4, Relaxed);
+    metrics.access_log_dropped().store(5, Relaxed);
+    let mut control = metrics.control();
+    control.registry_success.insert(Arc::from("web"), 1_700_000_000.25);
+    control.registry_errors.insert("timeout", 2);
+    control.rejected_tags.insert(Arc::from("web"), 1);
+    control.table_builds = 3;
+    control.table_build_seconds = 0.5;
+    control.table_routes = 12;
+    control.table_targets.insert((Arc::from("web"), "healthy"), 2);
+    control.certificate_expiry.insert(("file".to_owned(), "main".to_owned()), 1_800_000_000.0);
+    drop(control);
+    metrics
+}
+
+fn whole_process() -> Process {
+    Process {
+        cpu_seconds: Some(1.5),
+        resident_bytes: Some(1e6),
+        virtual_bytes: Some(2e6),
+        open_fds: Some(9.0),
+        max_fds: Some(f64::INFINITY),
+        start_seconds: Some(1.7e9),
+        threads: Some(3.0),
+    }
+}
+
+#[test]
+fn every_family_is_written_once_with_its_header() {
+    let text = render(&busy(), &whole_process());
+    for family in names::ALL {
+        let header = format!("# TYPE {} {}\n", family.name, family.kind.word());
+        assert_eq!(text.matches(&header).count(), 1, "{header} in\n{text}");
+    }
+    assert_eq!(text.matches("# TYPE").count(), names::ALL.len());
+    check_format(&text);
+}
+
+#[test]
+fn samples_carry_what_was_counted() {
+    let text = render(&busy(), &whole_process());
+    for line in [
+        r#"lb_http_requests_total{service="web",method="GET",code="200"} 2"#,
+        r#"lb_http_requests_total{service="web",method="OTHER",code="418"} 1"#,
+        r#"lb_http_requests_total{service="web",method="POST",code="other"} 1"#,
+        r#"lb_http_request_duration_seconds_bucket{service="web",le="0.0005"} 2"#,
+        r#"lb_http_request_duration_seconds_bucket{service="web",le="0.0025"} 2"#,
+        r#"lb_http_request_duration_seconds_bucket{service="web",le="0.005"} 3"#,
+        r#"lb_http_request_duration_seconds_bucket{service="web",le="10"} 3"#,
+        r#"lb_http_request_duration_seconds_bucket{service="web",le="+Inf"} 4"#,
+        r#"lb_http_request_duration_seconds_count{service="web"} 4"#,
+        r#"lb_http_request_duration_seconds_sum{service="web"} 30.0035"#,
+        r#"lb_http_requests_in_flight{service="web"} 0"#,
+        r#"lb_no_route_total{listener="0.0.0.0:9999"} 4"#,
+        r#"lb_upstream_connects_total{service="web",result="tls"} 1"#,
+        r#"lb_upstream_connects_total{service="web",result="ok"} 0"#,
+        r#"lb_upstream_retries_total{service="web",reason="closed"} 1"#,
+        r#"lb_upstream_ejections_total{service="web"} 0"#,
+        r#"lb_tcp_connections_total{service="db"} 2"#,
+        r#"lb_tcp_connections_open{service="db"} 1"#,
+        r#"lb_bytes_total{service="web",direction="in"} 0"#,
+        r#"lb_bytes_total{service="web",direction="out"} 7"#,
+        r#"lb_registry_last_success_timestamp_seconds{service="web"} 1700000000.25"#,
+        r#"lb_registry_errors_total{kind="timeout"} 2"#,
+        r#"lb_registry_rejected_tags{service="web"} 1"#,
+        "lb_table_builds_total 3",
+        "lb_table_build_seconds_sum 0.5",
+        "lb_table_build_seconds_count 3",
+        "lb_table_routes 12",
+        r#"lb_table_targets{service="web",state="healthy"} 2"#,
+        r#"lb_certificate_expiry_timestamp_seconds{source="file",name="main"} 1800000000"#,
+        "lb_access_log_dropped_total 5",
+        "process_max_fds +Inf",
+        "process_threads 3",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line} not in\n{text}");
+    }
+    assert!(!text.contains(r#"http_requests_in_flight{service="db"}"#), "a TCP service has no HTTP series");
+}
+
+#[test]
+fn a_removed_service_takes_its_series_along() {
+    let metrics = busy();
+    assert!(render(&metrics, &Process::default()).contains(r#""web""#));
+    // A worker may still hold the handle and count on it: that must not bring the series back.
+    let held = metrics.service(&Arc::from("web"));
+    metrics.remove_service("web");
+    held.record_request(&http::Method::GET, 200, Duration::ZERO);
+    let text = render(&metrics, &Process::default());
+    assert!(!text.contains(r#"service="web""#), "{text}");
+    assert!(text.contains(r#"service="db""#), "others stay");
+}
+
+#[test]
+fn a_quiet_service_has_no_traffic_series() {
+    let metrics = Metrics::default();
+    let _quiet = metrics.service(&Arc::from("quiet"));
+    assert!(!render(&metrics, &Process::default()).contains("quiet"));
+}
+
+#[test]
+fn a_request_under_way_shows_before_any_is_finished() {
+    let metrics = Metrics::default();
+    metrics.service(&Arc::from("slow")).in_flight.store(1, Relaxed);
+    let text = render(&metrics, &Process::default());
+    assert!(text.contains(r#"lb_http_requests_in_flight{service="slow"} 1"#), "{text}");
+}
+
+#[test]
+fn label_values_of_strangers_cannot_break_a_line() {
+    let metrics = Metrics::default();
+    let name: Arc<str> = Arc::from("a\"b\\c\nlb_fake 1\u{7f}é");
+    metrics.service(&name).record_request(&http::Method::GET, 200, Duration::ZERO);
+    let text = render(&metrics, &Process::default());
+    assert!(text.contains(r#"{service="a\"b\\c\nlb_fake 1"#), "{text}");
+    assert!(!text.lines().any(|line| line.starts_with("lb_fake")), "{text}");
+    check_format(&text);
+    promtool(&text);
+}
+
+#[test]
+fn promtool_accepts_the_text() {
+    promtool(&render(&busy(), &whole_process()));
+    promtool(&render(&Metrics::default(), &Process::read()));
+}
+
+/// Prometheus's own check, where it is installed; our own rules otherwise.
+fn promtool(text: &str) {
+    let child = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    let Ok(mut child) = child else {
+        eprintln!("\n*** SKIPPED: promtool is not on PATH; the text is checked by our own rules only ***\n");
+        check_format(text);
+        return;
+    };
+    child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.trim().is_empty(), "{said}\nin\n{text}");
+}
+
+/// Every line is a header or a sample of the family last announced, and no series comes twice.
+fn check_format(text: &str) {
+    assert!(text.ends_with('\n'));
+    let mut family = "";
+    let mut series = std::collections::BTreeSet::new();
+    for line in text.lines() {
+        if let Some(rest) = line.strip_prefix("# ") {
+            let mut words = rest.splitn(3, ' ');
+            assert!(matches!(words.next(), Some("HELP" | "TYPE")), "{line}");
+            family = words.next().unwrap();
+            assert!(!words.next().unwrap().is_empty());
+            continue;
+        }
+        let (name, value) = line.rsplit_once(' ').unwrap();
+        assert!(value.parse::<f64>().is_ok() || value == "+Inf", "{line}");
+        assert!(name.starts_with(family), "{line} under {family}");
+        assert!(series.insert(name), "{name} twice");
+    }
+}
