@@ -4,5 +4,6 @@ pub mod catalog;
 pub mod config;
 pub mod control;
 pub mod metrics;
+pub mod proxy;
 pub mod registry;
 pub mod table;
