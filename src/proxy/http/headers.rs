@@ -17,8 +17,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
 use http::header::{
-    CONNECTION, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION, STRICT_TRANSPORT_SECURITY, TE, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION,
+    STRICT_TRANSPORT_SECURITY, TE, TRANSFER_ENCODING, UPGRADE,
 };
 use http::{Uri, Version};
 use smallvec::SmallVec;
@@ -236,7 +236,8 @@ pub(super) fn is_host(bytes: &[u8]) -> bool {
 #[must_use]
 pub fn upgrade_of(headers: &HeaderMap) -> Option<Upgrade> {
     let protocols = headers.get(UPGRADE)?;
-    let listed = headers.get_all(CONNECTION).iter().flat_map(tokens).any(|token| token.eq_ignore_ascii_case(b"upgrade"));
+    let listed =
+        headers.get_all(CONNECTION).iter().flat_map(tokens).any(|token| token.eq_ignore_ascii_case(b"upgrade"));
     let several = headers.get_all(UPGRADE).iter().nth(1).is_some();
     let refused = tokens(protocols).any(|token| {
         let name = token.split(|&byte| byte == b'/').next().unwrap_or(token);

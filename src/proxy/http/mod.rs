@@ -3,4 +3,6 @@
 pub mod headers;
 pub mod path;
 pub mod redirect;
+
+pub mod guarded_io;
 pub mod strict;
