@@ -5,5 +5,6 @@ pub mod config;
 pub mod control;
 pub mod log;
 pub mod metrics;
+pub mod proxy;
 pub mod registry;
 pub mod table;

@@ -1,0 +1,264 @@
+//! A client stream whose bytes pass the [`Guard`] before the HTTP library sees any of them.
+//!
+//! Bytes of a read that holds a violation are not handed on, not even those before it: on a connection that is lost
+//! anyway nothing is worth the risk of a half-understood request. The reader gets an error, ends, and the client gets
+//! the status if no answer is on its way: [`GuardedIo`] writes it itself, because the library drops the stream on
+//! an error. It leaves it to the exchange to say when an answer is on its way ([`GuardHandle::exchange`]).
+
+use std::cell::Cell;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::strict::{Guard, Limits, Violation};
+
+#[derive(Debug, Default)]
+struct Shared {
+    violation: Cell<Option<Violation>>,
+    pass: Cell<bool>,
+    exchanges: Cell<u32>,
+    heads: Cell<u64>,
+    between: Cell<bool>,
+}
+
+/// What the driver of a connection knows of its guard. Of one thread, like the connection.
+#[derive(Clone, Debug)]
+pub struct GuardHandle(Rc<Shared>);
+
+impl GuardHandle {
+    /// Why reading ended, if it did so by force. While this is set, whatever the client sent last was never passed on.
+    #[must_use]
+    pub fn violation(&self) -> Option<Violation> {
+        self.0.violation.get()
+    }
+
+    /// Lets everything pass from the next read on. Call before the 101 (or the 200 of a CONNECT) is written.
+    pub fn pass_through(&self) {
+        self.0.pass.set(true);
+    }
+
+    /// Notes that a request is being answered, until the result is dropped: keep it with the answer's body.
+    #[must_use]
+    pub fn exchange(&self) -> ExchangeMark {
+        self.0.exchanges.set(self.0.exchanges.get() + 1);
+        ExchangeMark(Rc::clone(&self.0))
+    }
+
+    /// Complete request heads read so far.
+    #[must_use]
+    pub fn heads(&self) -> u64 {
+        self.0.heads.get()
+    }
+
+    /// Nothing of a next request was read yet (also before the first).
+    #[must_use]
+    pub fn is_between_requests(&self) -> bool {
+        self.0.between.get()
+    }
+}
+
+/// A request being answered.
+#[derive(Debug)]
+pub struct ExchangeMark(Rc<Shared>);
+
+impl Drop for ExchangeMark {
+    fn drop(&mut self) {
+        self.0.exchanges.set(self.0.exchanges.get().saturating_sub(1));
+    }
+}
+
+/// The wrapped stream.
+#[derive(Debug)]
+pub struct GuardedIo<T> {
+    io: T,
+    guard: Guard,
+    shared: Rc<Shared>,
+    /// The answer to a violation that is still to be written.
+    refusal: &'static [u8],
+    /// The library has bytes of an answer that the client did not take yet: ours would land in their middle.
+    write_blocked: bool,
+}
+
+impl<T> GuardedIo<T> {
+    /// Wraps `io`, which has not been read yet.
+    #[must_use]
+    pub fn new(io: T, limits: Limits) -> (Self, GuardHandle) {
+        let shared = Rc::new(Shared { between: Cell::new(true), ..Shared::default() });
+        let handle = GuardHandle(Rc::clone(&shared));
+        (Self { io, guard: Guard::new(limits), shared, refusal: &[], write_blocked: false }, handle)
+    }
+
+    /// The stream below.
+    pub fn get_ref(&self) -> &T {
+        &self.io
+    }
+
+    /// The stream below, for a tunnel that needs no guard any more.
+    pub fn into_inner(self) -> T {
+        self.io
+    }
+
+    fn judge(&mut self, bytes: &[u8]) -> Result<(), Violation> {
+        if self.shared.pass.get() {
+            self.guard.pass_through();
+        }
+        let verdict = self.guard.feed(bytes);
+        self.shared.heads.set(self.guard.heads());
+        self.shared.between.set(self.guard.is_between_requests());
+        verdict
+    }
+}
+
+impl<T: AsyncWrite + Unpin> GuardedIo<T> {
+    /// Writes what is left of the refusal, then reports the violation.
+    fn poll_refuse(&mut self, cx: &mut Context<'_>, violation: Violation) -> Poll<io::Result<()>> {
+        while !self.refusal.is_empty() {
+            match ready!(Pin::new(&mut self.io).poll_write(cx, self.refusal)) {
+                Ok(written) if written > 0 => self.refusal = &self.refusal[written..],
+                // The client is gone; the violation is the better reason.
+                _ => self.refusal = &[],
+            }
+        }
+        // TLS streams keep what is written until they are flushed.
+        let _ = ready!(Pin::new(&mut self.io).poll_flush(cx));
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, violation)))
+    }
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for GuardedIo<T> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if let Some(violation) = this.shared.violation.get() {
+            return this.poll_refuse(cx, violation);
+        }
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut this.io).poll_read(cx, buf))?;
+        match this.judge(&buf.filled()[before..]) {
+            Ok(()) => Poll::Ready(Ok(())),
+            Err(violation) => {
+                buf.set_filled(before);
+                this.shared.violation.set(Some(violation));
+                if this.shared.exchanges.get() == 0 && !this.write_blocked {
+                    this.refusal = violation.response();
+                }
+                this.poll_refuse(cx, violation)
+            }
+        }
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for GuardedIo<T> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut self.io).poll_write(cx, buf);
+        self.write_blocked = result.is_pending() || matches!(result, Poll::Ready(Ok(written)) if written < buf.len());
+        result
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
+        let len: usize = bufs.iter().map(|buf| buf.len()).sum();
+        self.write_blocked = result.is_pending() || matches!(result, Poll::Ready(Ok(written)) if written < len);
+        result
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+
+    use super::*;
+
+    const LIMITS: Limits = Limits { head_bytes_max: 512, fields_max: 8, h2_preface: false };
+    const GOOD: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+    const BAD: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: +1\r\n\r\n";
+
+    fn run<F: Future>(future: F) -> F::Output {
+        tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
+    }
+
+    #[test]
+    fn good_bytes_pass_unchanged() {
+        run(async {
+            let (mut client, io) = duplex(1024);
+            let (mut guarded, handle) = GuardedIo::new(io, LIMITS);
+            client.write_all(GOOD).await.unwrap();
+            let mut read = vec![0; GOOD.len()];
+            guarded.read_exact(&mut read).await.unwrap();
+            assert_eq!(read, GOOD);
+            assert_eq!((handle.heads(), handle.is_between_requests(), handle.violation()), (1, true, None));
+        });
+    }
+
+    #[test]
+    fn a_violation_is_answered_and_nothing_of_it_read() {
+        run(async {
+            // Ten bytes of room: the refusal goes out in pieces.
+            let (mut client, io) = duplex(10);
+            let (mut guarded, handle) = GuardedIo::new(io, LIMITS);
+            let reader = async {
+                let mut read = Vec::new();
+                let error = guarded.read_to_end(&mut read).await.unwrap_err();
+                assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+                assert!(!String::from_utf8_lossy(&read).contains("\r\n\r\n"), "no whole head");
+                drop(guarded);
+            };
+            let writer = async {
+                client.write_all(BAD).await.ok();
+                let mut answer = String::new();
+                client.read_to_string(&mut answer).await.unwrap();
+                assert!(answer.starts_with("HTTP/1.1 400 ") && answer.ends_with("\r\n\r\n"), "{answer}");
+            };
+            tokio::join!(reader, writer);
+            assert_eq!(handle.violation().unwrap().status, 400);
+        });
+    }
+
+    #[test]
+    fn no_refusal_inside_an_answer() {
+        run(async {
+            let (mut client, io) = duplex(1024);
+            let (mut guarded, handle) = GuardedIo::new(io, LIMITS);
+            let mark = handle.exchange();
+            client.write_all(BAD).await.unwrap();
+            let mut room = [0; 256];
+            assert!(guarded.read(&mut room).await.is_err());
+            assert!(guarded.read(&mut room).await.is_err(), "and again");
+            drop((mark, guarded));
+            let mut answer = String::new();
+            client.read_to_string(&mut answer).await.unwrap();
+            assert_eq!(answer, "");
+        });
+    }
+
+    #[test]
+    fn passes_through_after_an_upgrade() {
+        run(async {
+            let (mut client, io) = duplex(1024);
+            let (mut guarded, handle) = GuardedIo::new(io, LIMITS);
+            handle.pass_through();
+            client.write_all(b"\x81\n\n").await.unwrap();
+            let mut read = [0; 3];
+            guarded.read_exact(&mut read).await.unwrap();
+            assert_eq!(&read, b"\x81\n\n");
+        });
+    }
+}

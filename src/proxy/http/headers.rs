@@ -1,0 +1,601 @@
+//! Which header fields change on their way through: forwarding fields in, hop-by-hop fields out.
+//!
+//! Pure: maps of fields in, maps of fields out. What a connection always says the same way (the client's address,
+//! its `Forwarded` element) is formatted once, in [`ClientContext`]; a usual request then costs a few reference
+//! counts. Bodies, framing and the request target are left to others: `Transfer-Encoding` goes, because the HTTP
+//! library frames the body anew on the other side.
+//!
+//! Where this departs from Fabio, on purpose:
+//! - `X-Forwarded-Host` and `-Port` tell the host the client asked for, not the one `host=` put in its place;
+//! - IPv6 addresses in `Forwarded` are bracketed and quoted, as RFC 7239 section 6 demands;
+//! - `Trailer` passes, because trailers do, both ways;
+//! - `Connection` cannot name `Host` or `Content-Length`, besides the forwarding fields Fabio protects.
+
+use std::cell::RefCell;
+use std::fmt::Write as _;
+use std::net::{IpAddr, SocketAddr};
+
+use bytes::Bytes;
+use http::header::{
+    CONNECTION, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION,
+    STRICT_TRANSPORT_SECURITY, TE, TRANSFER_ENCODING, UPGRADE,
+};
+use http::{Uri, Version};
+use smallvec::SmallVec;
+
+use crate::catalog::options::HostRewrite;
+use crate::config::ProxyConfig;
+
+static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+static X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+static X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+static X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+static X_FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
+static X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+static FORWARDED: HeaderName = HeaderName::from_static("forwarded");
+static KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+static PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+
+/// What `[proxy]` says about header fields, in the form they are sent. Made once per worker and configuration.
+#[derive(Clone, Debug)]
+pub struct HeaderRules {
+    /// Gets the client address, overwritten.
+    pub client_ip_header: Option<HeaderName>,
+    /// Gets a fresh id per request; written by the exchange, protected here.
+    pub request_id_header: Option<HeaderName>,
+    tls_header: Option<(HeaderName, HeaderValue)>,
+    strict_transport_security: Option<HeaderValue>,
+    by: Option<String>,
+}
+
+impl HeaderRules {
+    /// The rules of a configuration. A header value that cannot be sent counts as empty.
+    #[must_use]
+    pub fn new(config: &ProxyConfig) -> Self {
+        // Fabio ignores a client ip header that would overwrite the two it writes anyway.
+        let client_ip_header =
+            config.client_ip_header.clone().filter(|name| *name != X_FORWARDED_FOR && *name != X_REAL_IP);
+        let tls_header = config.tls_header.clone().map(|name| {
+            (name, HeaderValue::from_str(&config.tls_header_value).unwrap_or(HeaderValue::from_static("")))
+        });
+        let strict_transport_security = (config.sts_max_age > 0).then(|| {
+            let mut text = format!("max-age={}", config.sts_max_age);
+            if config.sts_subdomains {
+                text.push_str("; includeSubdomains");
+            }
+            if config.sts_preload {
+                text.push_str("; preload");
+            }
+            ascii_value(text)
+        });
+        let by = config.local_ip.as_ref().map(|text| match text.parse::<IpAddr>() {
+            Ok(ip) => forwarded_node(ip),
+            Err(_) => text.clone(),
+        });
+        Self {
+            client_ip_header,
+            request_id_header: config.request_id_header.clone(),
+            tls_header,
+            strict_transport_security,
+            by,
+        }
+    }
+
+    /// Fields that `Connection` of a client may not take away.
+    fn protects(&self, token: &[u8]) -> bool {
+        const FIXED: [&str; 9] = [
+            "host",
+            "content-length",
+            "forwarded",
+            "x-real-ip",
+            "x-forwarded-for",
+            "x-forwarded-host",
+            "x-forwarded-port",
+            "x-forwarded-proto",
+            "x-forwarded-prefix",
+        ];
+        let configured = [
+            self.client_ip_header.as_ref(),
+            self.request_id_header.as_ref(),
+            self.tls_header.as_ref().map(|(name, _)| name),
+        ];
+        FIXED.iter().any(|name| token.eq_ignore_ascii_case(name.as_bytes()))
+            || configured.iter().flatten().any(|name| token.eq_ignore_ascii_case(name.as_str().as_bytes()))
+    }
+}
+
+/// How the client's TLS connection was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TlsDetails {
+    /// `tls12` or `tls13`.
+    pub version: &'static str,
+    /// IANA number of the cipher suite.
+    pub cipher: u16,
+}
+
+/// What every request of one client connection has in common. Made once, at accept.
+#[derive(Debug)]
+pub struct ClientContext {
+    ip: IpAddr,
+    ip_value: HeaderValue,
+    tls: Option<TlsDetails>,
+    /// The last `Forwarded` made here, with what it depends on.
+    forwarded: RefCell<Option<(&'static str, Version, HeaderValue)>>,
+}
+
+impl ClientContext {
+    /// For a client at `peer` (as carried by the PROXY protocol, if it was) with or without TLS.
+    #[must_use]
+    pub fn new(peer: IpAddr, tls: Option<TlsDetails>) -> Self {
+        // A dual-stack socket shows IPv4 clients as ::ffff:a.b.c.d, which no upstream expects.
+        let ip = peer.to_canonical();
+        Self { ip, ip_value: ascii_value(ip.to_string()), tls, forwarded: RefCell::new(None) }
+    }
+
+    /// The client's address.
+    #[must_use]
+    pub fn ip(&self) -> IpAddr {
+        self.ip
+    }
+
+    /// Whether the client came over TLS.
+    #[must_use]
+    pub fn is_tls(&self) -> bool {
+        self.tls.is_some()
+    }
+}
+
+/// What one request adds to that.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestContext<'a> {
+    /// Its connection.
+    pub client: &'a ClientContext,
+    /// Configured names and values.
+    pub rules: &'a HeaderRules,
+    /// The host as received (see [`received_host`]).
+    pub host: Option<&'a HeaderValue>,
+    /// Version the client spoke.
+    pub version: Version,
+    /// What [`upgrade_of`] found, when the upgrade is to be passed on.
+    pub upgrade: Option<&'a Upgrade>,
+    /// `strip=` of the target.
+    pub strip: Option<&'a str>,
+    /// `host=` of the target.
+    pub rewrite: &'a HostRewrite,
+    /// Address of the target.
+    pub target: SocketAddr,
+    /// The upstream speaks HTTP/2: the host travels as `:authority` (from [`upstream_host`]), not as a field.
+    pub upstream_h2: bool,
+}
+
+/// The protocols a client wants to change to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upgrade {
+    /// `Upgrade` as received.
+    pub protocols: HeaderValue,
+    /// It is a websocket.
+    pub websocket: bool,
+}
+
+/// Why a request has no single host.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HostError {
+    /// HTTP/2 with `:authority` and `Host` that differ (RFC 9113 section 8.3.1).
+    #[error("`:authority` says {authority:?} but `Host` says {host:?}")]
+    Differ {
+        /// From the pseudo header.
+        authority: String,
+        /// From the field.
+        host: String,
+    },
+    /// More than one `Host` field.
+    #[error("more than one Host field")]
+    Several,
+    /// User information before the host, or bytes that no host has.
+    #[error("{0:?} is not a host")]
+    Malformed(String),
+}
+
+/// The host a request asks for: the authority of the target (`:authority` of HTTP/2, absolute form of HTTP/1.1,
+/// RFC 9112 section 3.2.2) before the `Host` field. None: neither is there (HTTP/1.0).
+///
+/// # Errors
+/// A request whose host is not clear; answer 400.
+pub fn received_host(uri: &Uri, headers: &HeaderMap, version: Version) -> Result<Option<HeaderValue>, HostError> {
+    let mut fields = headers.get_all(HOST).iter();
+    let field = fields.next();
+    if fields.next().is_some() {
+        return Err(HostError::Several);
+    }
+    let Some(authority) = uri.authority() else {
+        return match field {
+            Some(host) if !is_host(host.as_bytes()) => Err(HostError::Malformed(lossy(host))),
+            host => Ok(host.cloned()),
+        };
+    };
+    let text = authority.as_str();
+    if !is_host(text.as_bytes()) {
+        return Err(HostError::Malformed(text.to_owned()));
+    }
+    match field {
+        Some(host) if host.as_bytes().eq_ignore_ascii_case(text.as_bytes()) => Ok(Some(host.clone())),
+        Some(host) if version == Version::HTTP_2 => {
+            Err(HostError::Differ { authority: text.to_owned(), host: lossy(host) })
+        }
+        _ => HeaderValue::from_str(text).map(Some).map_err(|_| HostError::Malformed(text.to_owned())),
+    }
+}
+
+/// Bytes of `uri-host [":" port]` (RFC 3986 section 3.2.2); an empty one is allowed (RFC 9112 section 3.2).
+pub(super) fn is_host(bytes: &[u8]) -> bool {
+    bytes.iter().all(|&byte| byte.is_ascii_alphanumeric() || b"-._~:[]%!$&'()*+,;=".contains(&byte))
+}
+
+/// The upgrade a request asks for: `Upgrade` that `Connection` lists. `h2c` is never passed on: upstream would then
+/// see requests that nobody routed.
+#[must_use]
+pub fn upgrade_of(headers: &HeaderMap) -> Option<Upgrade> {
+    let protocols = headers.get(UPGRADE)?;
+    let listed =
+        headers.get_all(CONNECTION).iter().flat_map(tokens).any(|token| token.eq_ignore_ascii_case(b"upgrade"));
+    let several = headers.get_all(UPGRADE).iter().nth(1).is_some();
+    let refused = tokens(protocols).any(|token| {
+        let name = token.split(|&byte| byte == b'/').next().unwrap_or(token);
+        name.is_empty() || name.eq_ignore_ascii_case(b"h2c") || name.eq_ignore_ascii_case(b"tls")
+    });
+    if !listed || several || refused {
+        return None;
+    }
+    let websocket = protocols.as_bytes().eq_ignore_ascii_case(b"websocket");
+    Some(Upgrade { protocols: protocols.clone(), websocket })
+}
+
+/// Scheme of the request: told by exactly one of `X-Forwarded-Proto` and `Forwarded`, else seen here.
+#[must_use]
+pub fn scheme<'a>(headers: &'a HeaderMap, tls: bool, websocket: bool) -> &'a str {
+    let told = match (headers.get(&X_FORWARDED_PROTO), headers.get(&FORWARDED)) {
+        (Some(value), None) => value.to_str().ok().map(str::trim),
+        (None, Some(value)) => value.to_str().ok().and_then(forwarded_proto),
+        _ => None,
+    };
+    // The word is copied into other fields: anything but a plain word could forge their other parts.
+    match told.filter(|word| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_alphanumeric())) {
+        Some(word) => word,
+        None => seen_scheme(tls, websocket),
+    }
+}
+
+fn seen_scheme(tls: bool, websocket: bool) -> &'static str {
+    match (tls, websocket) {
+        (true, true) => "wss",
+        (true, false) => "https",
+        (false, true) => "ws",
+        (false, false) => "http",
+    }
+}
+
+fn forwarded_proto(text: &str) -> Option<&str> {
+    let (_, rest) = text.split_once("proto=")?;
+    rest.split([';', ',']).next().map(|word| word.trim().trim_matches('"'))
+}
+
+/// The value of `Host`, or of `:authority`, that the upstream gets.
+#[must_use]
+pub fn upstream_host(ctx: &RequestContext<'_>) -> HeaderValue {
+    match (ctx.rewrite, ctx.host) {
+        (HostRewrite::Name(name), _) => match HeaderValue::from_str(name) {
+            Ok(value) => value,
+            Err(_) => ascii_value(ctx.target.to_string()),
+        },
+        (HostRewrite::Keep, Some(host)) => host.clone(),
+        (HostRewrite::Keep, None) | (HostRewrite::Target, _) => ascii_value(ctx.target.to_string()),
+    }
+}
+
+/// Makes the fields of a request those that the upstream gets.
+pub fn prepare_request(headers: &mut HeaderMap, ctx: &RequestContext<'_>) {
+    let seen = Seen::scan(headers);
+    forward_scheme(headers, ctx, seen);
+    drop_hop_by_hop(headers, ctx.rules, seen);
+    keep_trailers(headers, ctx, seen);
+    forward_client(headers, ctx, seen);
+    forward_host(headers, ctx, seen);
+    set_configured(headers, ctx);
+    set_host(headers, ctx);
+    if seen.has(Seen::COOKIES) && !ctx.upstream_h2 {
+        join_cookies(headers);
+    }
+    if let Some(upgrade) = ctx.upgrade {
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(UPGRADE, upgrade.protocols.clone());
+    }
+}
+
+/// Makes the fields of an answer those that the client gets. `switching`: it is a 101 whose tunnel will be made.
+pub fn prepare_response(headers: &mut HeaderMap, client: &ClientContext, rules: &HeaderRules, switching: bool) {
+    let seen = Seen::scan(headers);
+    let protocols = if switching { headers.get(UPGRADE).cloned() } else { None };
+    drop_hop_by_hop(headers, rules, seen);
+    if let Some(protocols) = protocols {
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(UPGRADE, protocols);
+    }
+    if let (true, Some(value)) = (client.is_tls(), &rules.strict_transport_security) {
+        headers.insert(STRICT_TRANSPORT_SECURITY, value.clone());
+    }
+}
+
+/// Which of the fields that matter here a map holds: one pass over the names is cheaper than a look-up for each.
+#[derive(Clone, Copy)]
+struct Seen(u16);
+
+impl Seen {
+    const HOP: u16 = 1;
+    const CONNECTION: u16 = 1 << 1;
+    const TE: u16 = 1 << 2;
+    const FOR: u16 = 1 << 3;
+    const REAL_IP: u16 = 1 << 4;
+    const PROTO: u16 = 1 << 5;
+    const PORT: u16 = 1 << 6;
+    const FORWARDED_HOST: u16 = 1 << 7;
+    const COOKIE: u16 = 1 << 8;
+    const COOKIES: u16 = 1 << 9;
+    const FORWARDED: u16 = 1 << 10;
+
+    fn scan(headers: &HeaderMap) -> Self {
+        let mut seen = 0;
+        // Values, not keys: several Cookie fields count several times.
+        for (name, _) in headers {
+            seen |= match name.as_str() {
+                "connection" => Self::CONNECTION,
+                "te" => Self::TE,
+                "x-forwarded-for" => Self::FOR,
+                "x-real-ip" => Self::REAL_IP,
+                "x-forwarded-proto" => Self::PROTO,
+                "x-forwarded-port" => Self::PORT,
+                "x-forwarded-host" => Self::FORWARDED_HOST,
+                "forwarded" => Self::FORWARDED,
+                "cookie" if seen & Self::COOKIE != 0 => Self::COOKIES,
+                "cookie" => Self::COOKIE,
+                "keep-alive" | "proxy-connection" | "proxy-authenticate" | "proxy-authorization" => Self::HOP,
+                "transfer-encoding" | "upgrade" => Self::HOP,
+                _ => 0,
+            };
+        }
+        Self(seen)
+    }
+
+    fn has(self, bit: u16) -> bool {
+        self.0 & bit != 0
+    }
+}
+
+/// RFC 9110 section 7.6.1.
+fn drop_hop_by_hop(headers: &mut HeaderMap, rules: &HeaderRules, seen: Seen) {
+    if seen.has(Seen::CONNECTION) {
+        // Most say keep-alive, close or upgrade and are gone after this; others name fields to take along.
+        let lists: SmallVec<[HeaderValue; 2]> = headers.get_all(CONNECTION).iter().cloned().collect();
+        headers.remove(CONNECTION);
+        for token in lists.iter().flat_map(tokens) {
+            let usual = [&b"keep-alive"[..], b"close", b"upgrade", b"te"];
+            if usual.iter().any(|word| token.eq_ignore_ascii_case(word)) || rules.protects(token) {
+                continue;
+            }
+            if let Ok(name) = HeaderName::from_bytes(token) {
+                headers.remove(name);
+            }
+        }
+    }
+    if seen.has(Seen::HOP) {
+        for name in [&KEEP_ALIVE, &PROXY_CONNECTION] {
+            headers.remove(name);
+        }
+        for name in [PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TRANSFER_ENCODING, UPGRADE] {
+            headers.remove(name);
+        }
+    }
+}
+
+/// `TE` is for the next hop only; the one word that may travel is `trailers`, which gRPC needs.
+fn keep_trailers(headers: &mut HeaderMap, ctx: &RequestContext<'_>, seen: Seen) {
+    if !seen.has(Seen::TE) {
+        return;
+    }
+    let wanted = headers.get_all(TE).iter().flat_map(tokens).any(|token| token.eq_ignore_ascii_case(b"trailers"));
+    if !wanted || ctx.upgrade.is_some() {
+        headers.remove(TE);
+        return;
+    }
+    headers.insert(TE, HeaderValue::from_static("trailers"));
+    if !ctx.upstream_h2 {
+        // RFC 9110 section 10.1.4: TE is listed in Connection, so that an old hop does not pass it on unread.
+        headers.insert(CONNECTION, HeaderValue::from_static("te"));
+    }
+}
+
+fn forward_client(headers: &mut HeaderMap, ctx: &RequestContext<'_>, seen: Seen) {
+    let ip = &ctx.client.ip_value;
+    let chain = if seen.has(Seen::FOR) { appended(headers, ip) } else { ip.clone() };
+    headers.insert(&X_FORWARDED_FOR, chain);
+    if !seen.has(Seen::REAL_IP) {
+        headers.insert(&X_REAL_IP, ip.clone());
+    }
+}
+
+/// All received values and the client, in one field.
+fn appended(headers: &HeaderMap, ip: &HeaderValue) -> HeaderValue {
+    let mut chain = Vec::with_capacity(128);
+    for value in headers.get_all(&X_FORWARDED_FOR) {
+        if !value.is_empty() {
+            chain.extend_from_slice(value.as_bytes());
+            chain.extend_from_slice(b", ");
+        }
+    }
+    chain.extend_from_slice(ip.as_bytes());
+    HeaderValue::from_maybe_shared(Bytes::from(chain)).unwrap_or_else(|_| ip.clone())
+}
+
+/// `X-Forwarded-Proto` and `Forwarded`: both depend on what came in for the other, so they are made together.
+fn forward_scheme(headers: &mut HeaderMap, ctx: &RequestContext<'_>, seen: Seen) {
+    let tls = ctx.client.is_tls();
+    let websocket = ctx.upgrade.is_some_and(|upgrade| upgrade.websocket);
+    if !seen.has(Seen::PROTO) && !seen.has(Seen::FORWARDED) {
+        let here = seen_scheme(tls, websocket);
+        headers.insert(&X_FORWARDED_PROTO, HeaderValue::from_static(plain_scheme(here)));
+        headers.insert(&FORWARDED, cached_forwarded(ctx, here));
+        return;
+    }
+    let word = scheme(headers, tls, websocket);
+    let proto = (!seen.has(Seen::PROTO)).then(|| match word {
+        "http" | "ws" => HeaderValue::from_static("http"),
+        "https" | "wss" => HeaderValue::from_static("https"),
+        other => ascii_value(other.to_owned()),
+    });
+    let forwarded = extended_forwarded(headers, ctx, word);
+    if let Some(proto) = proto {
+        headers.insert(&X_FORWARDED_PROTO, proto);
+    }
+    headers.insert(&FORWARDED, forwarded);
+}
+
+fn plain_scheme(word: &'static str) -> &'static str {
+    match word {
+        "ws" => "http",
+        "wss" => "https",
+        other => other,
+    }
+}
+
+fn cached_forwarded(ctx: &RequestContext<'_>, scheme: &'static str) -> HeaderValue {
+    let mut cached = ctx.client.forwarded.borrow_mut();
+    if let Some((of_scheme, of_version, value)) = &*cached
+        && *of_scheme == scheme
+        && *of_version == ctx.version
+    {
+        return value.clone();
+    }
+    let mut text = format!("for={}; proto={scheme}", forwarded_node(ctx.client.ip));
+    push_hop(&mut text, ctx);
+    let value = ascii_value(text);
+    *cached = Some((scheme, ctx.version, value.clone()));
+    value
+}
+
+fn extended_forwarded(headers: &HeaderMap, ctx: &RequestContext<'_>, scheme: &str) -> HeaderValue {
+    let mut text = String::with_capacity(160);
+    for value in headers.get_all(&FORWARDED) {
+        // Values that are no text could not be joined with ours without changing them; such a field is no
+        // `Forwarded` anyway.
+        if let Ok(part) = value.to_str()
+            && !part.is_empty()
+        {
+            let _ = write!(text, "{}{part}", if text.is_empty() { "" } else { ", " });
+        }
+    }
+    if text.is_empty() {
+        let _ = write!(text, "for={}; proto={scheme}", forwarded_node(ctx.client.ip));
+    }
+    push_hop(&mut text, ctx);
+    ascii_value(text)
+}
+
+/// What every `Forwarded` ends with.
+fn push_hop(text: &mut String, ctx: &RequestContext<'_>) {
+    if let Some(by) = &ctx.rules.by {
+        let _ = write!(text, "; by={by}");
+    }
+    text.push_str(match ctx.version {
+        Version::HTTP_10 => "; httpproto=http/1.0",
+        Version::HTTP_2 => "; httpproto=http/2.0",
+        _ => "; httpproto=http/1.1",
+    });
+    if let Some(tls) = &ctx.client.tls {
+        let _ = write!(text, "; tlsver={}; tlscipher=0x{:04x}", tls.version, tls.cipher);
+    }
+}
+
+/// RFC 7239 section 6: an IPv6 address stands in brackets, and so in quotes.
+fn forwarded_node(ip: IpAddr) -> String {
+    match ip {
+        IpAddr::V4(ip) => ip.to_string(),
+        IpAddr::V6(ip) => format!("\"[{ip}]\""),
+    }
+}
+
+fn forward_host(headers: &mut HeaderMap, ctx: &RequestContext<'_>, seen: Seen) {
+    if !seen.has(Seen::PORT) {
+        let text = ctx.host.and_then(|host| port_of(host.as_bytes()));
+        let port = text.and_then(|port| HeaderValue::from_bytes(port).ok());
+        let default = HeaderValue::from_static(if ctx.client.is_tls() { "443" } else { "80" });
+        headers.insert(&X_FORWARDED_PORT, port.unwrap_or(default));
+    }
+    if let (false, Some(host)) = (seen.has(Seen::FORWARDED_HOST), ctx.host) {
+        headers.insert(&X_FORWARDED_HOST, host.clone());
+    }
+    if let Some(strip) = ctx.strip
+        && let Ok(prefix) = HeaderValue::from_str(strip)
+    {
+        headers.insert(&X_FORWARDED_PREFIX, prefix);
+    }
+}
+
+/// Digits after the last colon; the colons of a bracketed IPv6 address are not it.
+fn port_of(host: &[u8]) -> Option<&[u8]> {
+    let colon = memchr::memrchr(b':', host)?;
+    let port = &host[colon + 1..];
+    (!port.is_empty() && port.iter().all(u8::is_ascii_digit)).then_some(port)
+}
+
+fn set_configured(headers: &mut HeaderMap, ctx: &RequestContext<'_>) {
+    if let Some(name) = &ctx.rules.client_ip_header {
+        headers.insert(name, ctx.client.ip_value.clone());
+    }
+    if let Some((name, value)) = &ctx.rules.tls_header {
+        if ctx.client.is_tls() {
+            headers.insert(name, value.clone());
+        } else {
+            headers.remove(name);
+        }
+    }
+}
+
+fn set_host(headers: &mut HeaderMap, ctx: &RequestContext<'_>) {
+    if ctx.upstream_h2 {
+        headers.remove(HOST);
+        return;
+    }
+    let untouched = *ctx.rewrite == HostRewrite::Keep && ctx.host.is_some() && headers.get(HOST) == ctx.host;
+    if !untouched {
+        headers.insert(HOST, upstream_host(ctx));
+    }
+}
+
+/// RFC 9113 section 8.2.3: HTTP/2 may split cookies into several fields, HTTP/1.1 may not.
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut joined = Vec::with_capacity(256);
+    for value in headers.get_all(COOKIE) {
+        if !joined.is_empty() {
+            joined.extend_from_slice(b"; ");
+        }
+        joined.extend_from_slice(value.as_bytes());
+    }
+    if let Ok(value) = HeaderValue::from_maybe_shared(Bytes::from(joined)) {
+        headers.insert(COOKIE, value);
+    }
+}
+
+fn tokens(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
+    value.as_bytes().split(|&byte| byte == b',').map(<[u8]>::trim_ascii)
+}
+
+/// Values made here are printable ASCII.
+fn ascii_value(text: String) -> HeaderValue {
+    HeaderValue::from_maybe_shared(Bytes::from(text)).unwrap_or(HeaderValue::from_static(""))
+}
+
+fn lossy(value: &HeaderValue) -> String {
+    String::from_utf8_lossy(value.as_bytes()).into_owned()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,155 @@
+//! `redirect=CODE,URL`: the `Location` of the answer, and the rule that a route does not redirect to itself.
+//!
+//! Pure. Escapes of the request's path are always kept; Fabio decodes them when `$path` follows the host directly.
+
+use http::HeaderValue;
+
+use super::path::{NormalPath, edited, normalise};
+
+/// What of a request goes into a redirect.
+#[derive(Clone, Copy, Debug)]
+pub struct RedirectSource<'a> {
+    /// The request's path.
+    pub path: &'a NormalPath<'a>,
+    /// The request's query, without `?`.
+    pub query: Option<&'a str>,
+    /// The request's host, maybe with port.
+    pub host: &'a str,
+    /// `strip=` of the target.
+    pub strip: Option<&'a str>,
+    /// `prepend=` of the target.
+    pub prepend: Option<&'a str>,
+}
+
+/// `Location` made from `template`: `$host` in the host part becomes the request's host, the first `$path` (with a
+/// `/` right before it) the request's path after `strip` and `prepend`. The request's query follows only with `$path`,
+/// and only if the template has no query. None when the result cannot be sent as a header.
+#[must_use]
+pub fn location(template: &str, source: &RedirectSource<'_>) -> Option<HeaderValue> {
+    HeaderValue::from_str(&location_text(template, source)).ok()
+}
+
+fn location_text(template: &str, source: &RedirectSource<'_>) -> String {
+    let (scheme, rest) = match template.find("://") {
+        Some(at) => template.split_at(at + 3),
+        None => ("", template),
+    };
+    let host_end = match scheme {
+        "" => 0,
+        _ => rest.find(['/', '?', '#']).unwrap_or(rest.len()).min(rest.find("$path").unwrap_or(rest.len())),
+    };
+    let (host, rest) = rest.split_at(host_end);
+    let mut text = String::with_capacity(template.len() + source.path.wire.len() + source.host.len());
+    text.push_str(scheme);
+    text.push_str(&host.replacen("$host", source.host, 1));
+    let Some((before, after)) = rest.split_once("$path") else {
+        if !rest.starts_with('/') {
+            text.push('/');
+        }
+        text.push_str(rest);
+        return text;
+    };
+    text.push_str(before.strip_suffix('/').unwrap_or(before));
+    text.push_str(&edited(source.path, source.strip, source.prepend));
+    text.push_str(after);
+    if let Some(query) = source.query.filter(|query| !query.is_empty() && !rest.contains('?')) {
+        text.push('?');
+        text.push_str(query);
+    }
+    text
+}
+
+/// Whether the redirect would lead back to the same request: same scheme, host and path. Such a route is skipped and
+/// the next host is tried. `scheme` is the request's (`https` when a front end says so in `X-Forwarded-Proto`); the
+/// query does not count, as in Fabio.
+#[must_use]
+pub fn is_self_redirect(template: &str, scheme: &str, source: &RedirectSource<'_>) -> bool {
+    let location = location_text(template, source);
+    let Some((to_scheme, rest)) = location.split_once("://") else {
+        return false;
+    };
+    let scheme = match scheme {
+        "ws" => "http",
+        "wss" => "https",
+        other => other,
+    };
+    let (to_host, to_path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    if !to_scheme.eq_ignore_ascii_case(scheme)
+        || !without_port(to_host, scheme).eq_ignore_ascii_case(without_port(source.host, scheme))
+    {
+        return false;
+    }
+    let to_path = to_path.split(['?', '#']).next().unwrap_or("");
+    match normalise(if to_path.is_empty() { "/" } else { to_path }) {
+        Ok(to) => to.decoded == source.path.decoded,
+        Err(_) => false,
+    }
+}
+
+/// The host without the default port of its scheme.
+fn without_port<'a>(host: &'a str, scheme: &str) -> &'a str {
+    let port = if scheme.eq_ignore_ascii_case("https") { ":443" } else { ":80" };
+    host.strip_suffix(port).unwrap_or(host)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn locations() {
+        // template, path, query, strip, prepend, wanted; the host is h.example:8080
+        let cases = [
+            ("https://new.example/fixed?a=b", "/x", Some("q=1"), None, None, "https://new.example/fixed?a=b"),
+            ("https://new.example", "/x", Some("q=1"), None, None, "https://new.example/"),
+            ("https://new.example/$path", "/x/y", Some("q=1"), None, None, "https://new.example/x/y?q=1"),
+            ("https://new.example$path", "/x/y", None, None, None, "https://new.example/x/y"),
+            ("https://new.example/a/$path", "/x", None, None, None, "https://new.example/a/x"),
+            ("https://new.example/a$path", "/x", None, None, None, "https://new.example/a/x"),
+            ("https://new.example/$path?k=v", "/x", Some("q=1"), None, None, "https://new.example/x?k=v"),
+            ("https://$host$path", "/x", None, None, None, "https://h.example:8080/x"),
+            ("https://www.$host/$path", "/", None, None, None, "https://www.h.example:8080/"),
+            ("https://n.example/$host", "/x", None, None, None, "https://n.example/$host"),
+            ("https://n.example/$path", "/a/x", None, Some("/a"), None, "https://n.example/x"),
+            ("https://n.example/$path", "/a/x", None, Some("/a"), Some("/b"), "https://n.example/b/x"),
+            ("https://n.example$path", "/a%2Fx%20y", None, None, None, "https://n.example/a%2Fx%20y"),
+            ("https://n.example/$path/$path", "/x", None, None, None, "https://n.example/x/$path"),
+            ("/elsewhere$path", "/x", None, None, None, "/elsewhere/x"),
+        ];
+        for (template, path, query, strip, prepend, wanted) in cases {
+            let path = normalise(path).unwrap();
+            let source = RedirectSource { path: &path, query, host: "h.example:8080", strip, prepend };
+            assert_eq!(location(template, &source).unwrap(), wanted, "{template}");
+        }
+    }
+
+    #[test]
+    fn a_host_cannot_end_the_header() {
+        let path = normalise("/").unwrap();
+        let source =
+            RedirectSource { path: &path, query: None, host: "x\r\nSet-Cookie: a", strip: None, prepend: None };
+        assert_eq!(location("https://$host/", &source), None);
+    }
+
+    #[test]
+    fn redirects_to_itself() {
+        // template, scheme, host, path, is itself
+        let cases = [
+            ("https://$host$path", "http", "a.example", "/x", false),
+            ("https://$host$path", "https", "a.example", "/x", true),
+            ("https://$host$path", "wss", "a.example", "/x", true),
+            ("https://A.example:443$path", "https", "a.example", "/x", true),
+            ("https://b.example$path", "https", "a.example", "/x", false),
+            ("https://a.example/y", "https", "a.example", "/x", false),
+            ("https://a.example/%78", "https", "a.example", "/x", true),
+            ("http://a.example", "http", "a.example:80", "/", true),
+            ("http://a.example?q", "http", "a.example:81", "/", false),
+            ("/x", "http", "a.example", "/x", false),
+        ];
+        for (template, scheme, host, path, itself) in cases {
+            let path = normalise(path).unwrap();
+            let source = RedirectSource { path: &path, query: Some("q"), host, strip: None, prepend: None };
+            assert_eq!(is_self_redirect(template, scheme, &source), itself, "{template} {scheme} {host}");
+        }
+    }
+}
