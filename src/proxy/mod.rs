@@ -5,7 +5,6 @@
 //! a request. This module has never heard of Consul.
 
 pub mod budget;
-pub mod clock;
 pub mod connect;
 pub mod drain;
 pub mod error;

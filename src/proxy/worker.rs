@@ -12,22 +12,24 @@ use std::io;
 use std::net::TcpListener;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
 use std::time::Duration;
 
 use tokio::sync::Notify;
 
 use super::budget::RetryBudget;
-use super::clock::Clock;
+use crate::table::clock::Clock;
 use super::drain::{LocalPhase, Phase, PhaseReceiver};
 use super::listener::{Listener, accept_loop};
 use super::pool::UpstreamPool;
 use super::settings::{Settings, SettingsReader, SharedSettings};
+use super::tcp::BufferPool;
 use super::tunnels::Tunnels;
 use crate::log::access::AccessLogger;
 use crate::metrics::Metrics;
 use crate::table::balancer::PickState;
-use crate::table::{SharedTable, TableReader};
+use crate::table::{Route, SharedTable, TableReader, Target};
 
 /// What all workers get.
 #[derive(Clone, Debug)]
@@ -58,6 +60,8 @@ pub struct Worker {
     pub pool: UpstreamPool,
     /// Retries left to give.
     pub budget: RefCell<RetryBudget>,
+    /// Buffers for byte tunnels.
+    pub buffers: BufferPool,
     /// Open byte tunnels.
     pub tunnels: Rc<Tunnels>,
     /// The process clock.
@@ -94,6 +98,7 @@ impl Worker {
             picker: RefCell::new(PickState::new(seed)),
             pool: UpstreamPool::default(),
             budget: RefCell::new(RetryBudget::new(proxy.retry_budget_percent, proxy.retry_budget_min)),
+            buffers: BufferPool::default(),
             tunnels: Rc::default(),
             clock: context.clock,
             access: context.access.clone(),
@@ -135,6 +140,20 @@ impl Worker {
         }
         self.connections.set(self.connections.get() + 1);
         Some(ConnectionPermit(Rc::clone(self)))
+    }
+
+    /// Notes a failure of `target`, which may eject it.
+    pub fn note_failure(&self, route: &Route, target: &Target) {
+        let now_ms = self.clock.now_ms();
+        let total = route.targets.len();
+        let ejected = route.targets.iter().filter(|other| other.state.is_ejected(now_ms)).count();
+        if target.state.record_failure(now_ms, &self.settings().health, ejected, total) {
+            target.service.ejections.fetch_add(1, Relaxed);
+            tracing::info!(
+                service = %target.service.name(), instance = %target.state.id, address = %target.state.addr,
+                "instance ejected after failures in a row"
+            );
+        }
     }
 
     async fn tick(self: Rc<Self>) {

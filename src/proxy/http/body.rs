@@ -34,7 +34,7 @@ pub enum RequestBody {
         /// Noted for deadlines and metrics.
         progress: Rc<UploadProgress>,
         /// Present time; read once per frame.
-        clock: super::super::clock::Clock,
+        clock: crate::table::clock::Clock,
     },
 }
 

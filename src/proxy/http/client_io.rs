@@ -10,10 +10,10 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use crate::proxy::clock::Clock;
+use crate::table::clock::Clock;
 
-/// Most bytes read before it is known what the client speaks.
-const PEEK_MAX: usize = 4096;
+/// Room for the first read: a usual request whole, so that looking ahead costs no system call more.
+const PEEK_FIRST: usize = 2048;
 
 /// When the client last did something. One clock read per system call.
 #[derive(Debug)]
@@ -89,13 +89,16 @@ impl ClientIo {
         &self.peeked[self.taken..]
     }
 
-    /// Reads more ahead; false at the end of the stream.
+    /// Reads more ahead, up to `most` bytes in all; false at the end of the stream.
     ///
     /// # Errors
-    /// Those of the socket; and a client that sends [`PEEK_MAX`] bytes without saying what it speaks.
-    pub async fn peek_more(&mut self) -> io::Result<bool> {
-        if self.peeked().len() >= PEEK_MAX {
+    /// Those of the socket; and a client that sent `most` bytes without saying what it speaks.
+    pub async fn peek_more(&mut self, most: usize) -> io::Result<bool> {
+        if self.peeked().len() >= most {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "no protocol recognised"));
+        }
+        if self.peeked.capacity() == 0 {
+            self.peeked.reserve(PEEK_FIRST);
         }
         let read = self.stream.read_buf(&mut self.peeked).await?;
         Ok(read > 0)

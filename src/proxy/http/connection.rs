@@ -8,6 +8,7 @@
 //! too slowly, idle too long, stop in a body, or do not read.
 
 use std::cell::{Cell, OnceCell};
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -25,10 +26,11 @@ use super::exchange::exchange;
 use super::guarded_io::{ExchangeMark, GuardHandle, GuardedIo};
 use super::headers::{ClientContext, TlsDetails};
 use super::strict::Limits;
+use super::upgrade::Tunnel;
 use crate::proxy::drain::Phase;
 use crate::proxy::listener::Listener;
 use crate::proxy::pool::LocalExec;
-use crate::proxy::proxy_protocol;
+use crate::proxy::session::receive_proxy_header;
 use crate::proxy::settings::Settings;
 use crate::proxy::worker::{Worker, ms};
 use crate::table::Scheme;
@@ -37,7 +39,6 @@ const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const TOO_SLOW: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 
 /// What all requests of a client connection share.
-#[derive(Debug)]
 pub struct Downstream {
     /// The client, as header fields show it.
     pub client: ClientContext,
@@ -49,6 +50,14 @@ pub struct Downstream {
     pub tls_version: Option<&'static str>,
     /// Its state, for the watchdog.
     pub watch: Watch,
+    /// Set by a request that was answered with 101: what to do with the connection once that is written.
+    pub tunnel: Cell<Option<Tunnel>>,
+}
+
+impl std::fmt::Debug for Downstream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Downstream").field("client", &self.client).finish_non_exhaustive()
+    }
 }
 
 /// What the watchdog looks at.
@@ -83,11 +92,9 @@ impl Watch {
 pub async fn serve(worker: Rc<Worker>, listener: Rc<Listener>, stream: TcpStream, peer: SocketAddr) {
     let settings = worker.settings();
     let mut io = ClientIo::new(stream, worker.clock);
-    let opened = tokio::time::timeout(settings.proxy.header_timeout, open(&listener, &mut io, peer)).await;
-    let peer = match opened {
-        Ok(Ok(peer)) => peer,
-        Ok(Err(error)) => return tracing::debug!(%peer, %error, "connection not accepted"),
-        Err(_elapsed) => return tracing::debug!(%peer, "no PROXY header in time"),
+    let peer = match receive_proxy_header(&listener, &mut io, peer).await {
+        Ok(peer) => peer,
+        Err(error) => return tracing::debug!(%peer, %error, "connection not accepted"),
     };
     let activity = Rc::clone(io.activity());
     let Some(certificates) = &listener.certificates else {
@@ -108,14 +115,6 @@ pub async fn serve(worker: Rc<Worker>, listener: Rc<Listener>, stream: TcpStream
     }
 }
 
-/// The client's address: the socket's, or the one that a PROXY header carries.
-async fn open(listener: &Listener, io: &mut ClientIo, peer: SocketAddr) -> io::Result<SocketAddr> {
-    if !listener.config.proxy_protocol {
-        return Ok(peer);
-    }
-    Ok(proxy_protocol::receive(io, listener.config.proxy_protocol_timeout).await?.unwrap_or(peer))
-}
-
 /// Whether the client opens with the HTTP/2 preface (RFC 9113 section 3.4). What was read is read again.
 async fn speaks_h2(io: &mut ClientIo) -> io::Result<bool> {
     loop {
@@ -127,7 +126,7 @@ async fn speaks_h2(io: &mut ClientIo) -> io::Result<bool> {
         if length == H2_PREFACE.len() {
             return Ok(true);
         }
-        if !io.peek_more().await? {
+        if !io.peek_more(H2_PREFACE.len()).await? {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
     }
@@ -156,6 +155,7 @@ fn downstream(
         scheme,
         tls_version,
         watch: Watch { activity, guard: OnceCell::new(), exchanges: Cell::new(0) },
+        tunnel: Cell::new(None),
     })
 }
 
@@ -178,43 +178,55 @@ where
     downstream.watch.guard.set(guard).ok();
     let service = {
         let (worker, downstream) = (Rc::clone(&worker), Rc::clone(&downstream));
-        service_fn(move |request| exchange(Rc::clone(&worker), Rc::clone(&downstream), request))
+        // Boxed: `poll_without_shutdown` below wants a future that may be moved.
+        service_fn(move |request| Box::pin(exchange(Rc::clone(&worker), Rc::clone(&downstream), request)))
     };
     let mut connection = http1::Builder::new()
         .header_read_timeout(None)
         // The guard has the exact limits; these only must not be narrower.
         .max_headers(settings.proxy.max_headers + 1)
         .max_buf_size(settings.proxy.max_header_bytes.max(64 << 10) + (64 << 10))
-        .serve_connection(TokioIo::new(io), service)
-        .with_upgrades();
+        .serve_connection(TokioIo::new(io), service);
     let watchdog = watchdog(&worker, settings, &downstream.watch);
     tokio::pin!(watchdog);
     let mut draining = false;
     loop {
         tokio::select! {
             biased;
-            ended = &mut connection => {
+            // Not hyper's own upgrade: that one wants streams that can change threads.
+            ended = poll_fn(|cx| connection.poll_without_shutdown(cx)) => {
                 if let Err(error) = ended {
-                    tracing::trace!(%error, "client connection ended");
+                    return tracing::trace!(%error, "client connection ended");
                 }
-                return;
+                break;
             }
             verdict = &mut watchdog => {
-                let parts = if verdict == Verdict::HeadTooSlow { connection.into_parts() } else { None };
-                if let Some(parts) = parts {
-                    let mut io = parts.io.into_inner();
-                    let answered = async { io.write_all(TOO_SLOW).await?; io.shutdown().await };
-                    tokio::time::timeout(Duration::from_secs(1), answered).await.ok();
+                if verdict == Verdict::HeadTooSlow {
+                    farewell(connection.into_parts().io.into_inner(), TOO_SLOW).await;
                 }
                 return;
             }
             () = worker.phase.reached(Phase::Draining), if !draining => {
                 draining = true;
-                std::pin::Pin::new(&mut connection).graceful_shutdown();
+                Pin::new(&mut connection).graceful_shutdown();
             }
             () = worker.phase.reached(Phase::Cut), if draining => return,
         }
     }
+    let parts = connection.into_parts();
+    match downstream.tunnel.take() {
+        Some(tunnel) => tunnel.run(&worker, parts.io.into_inner().into_inner(), parts.read_buf).await,
+        None => farewell(parts.io.into_inner(), b"").await,
+    }
+}
+
+/// Last bytes, then the orderly end of the stream (for TLS: its closing alert).
+async fn farewell<T: AsyncWrite + Unpin>(mut io: T, last: &[u8]) {
+    let said = async {
+        io.write_all(last).await?;
+        io.shutdown().await
+    };
+    tokio::time::timeout(Duration::from_secs(1), said).await.ok();
 }
 
 async fn drive_h2<T>(worker: Rc<Worker>, settings: &Settings, downstream: Rc<Downstream>, io: T)

@@ -55,10 +55,9 @@ static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 pub async fn exchange(
     worker: Rc<Worker>,
     downstream: Rc<Downstream>,
-    mut request: Request<Incoming>,
+    request: Request<Incoming>,
 ) -> Result<Response<ResponseBody>, Infallible> {
     let settings = worker.settings();
-    let client_upgrade = hyper::upgrade::on(&mut request);
     let (parts, body) = request.into_parts();
     let host = headers::received_host(&parts.uri, &parts.headers, parts.version);
     let note =
@@ -139,7 +138,7 @@ pub async fn exchange(
             let mut response = answer.response;
             headers::prepare_response(response.headers_mut(), &downstream.client, &settings.header_rules, switching);
             if switching {
-                upgrade::tunnel(&worker, &downstream, target, client_upgrade, response, finish)
+                upgrade::switch(&downstream, target, response, finish)
             } else {
                 pass_on(response, finish)
             }
@@ -212,7 +211,7 @@ impl<'a> Exchange<'a> {
         };
         let repeatable = bodiless && is_idempotent(&self.original.method);
         let mut deadlines = Deadlines::new(self.settings, repeatable && self.original.upgrade.is_none());
-        self.worker.budget.borrow_mut().deposit(self.worker.clock.now_ms());
+        self.worker.budget.borrow_mut().record_request(self.worker.clock.now_ms());
 
         let mut tried = Tried::new();
         let mut fresh_only = false;
@@ -296,7 +295,7 @@ impl<'a> Exchange<'a> {
     }
 
     fn may_retry(&self, reason: RetryReason) -> bool {
-        reason == RetryReason::Connect || self.worker.budget.borrow_mut().try_take(self.worker.clock.now_ms())
+        reason == RetryReason::Connect || self.worker.budget.borrow_mut().try_retry(self.worker.clock.now_ms())
     }
 
     /// Notes who answered, and who had a head start and did not.
@@ -309,18 +308,8 @@ impl<'a> Exchange<'a> {
     }
 
     fn blame(&self, target: &Target, guilty: bool) {
-        if !guilty {
-            return;
-        }
-        let now_ms = self.worker.clock.now_ms();
-        let total = self.route.targets.len();
-        let ejected = self.route.targets.iter().filter(|other| other.state.is_ejected(now_ms)).count();
-        if target.state.record_failure(now_ms, &self.settings.health, ejected, total) {
-            target.service.ejections.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-            tracing::info!(
-                service = %target.service.name(), instance = %target.state.id, address = %target.state.addr,
-                "instance ejected after failures in a row"
-            );
+        if guilty {
+            self.worker.note_failure(self.route, target);
         }
     }
 }

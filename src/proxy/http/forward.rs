@@ -17,8 +17,7 @@ use crate::proxy::connect::ConnectError;
 use crate::proxy::pool::{Connection, PoolKey};
 use crate::proxy::settings::Settings;
 use crate::proxy::worker::{Worker, ms};
-use crate::table::Target;
-use crate::table::balancer::InFlight;
+use crate::table::{InFlight, Target};
 
 /// A request as it came in, kept so that each attempt can be made from it.
 #[derive(Debug)]

@@ -18,8 +18,7 @@ use crate::metrics::ServiceMetrics;
 use crate::proxy::error::ProxyError;
 use crate::proxy::pool::{PoolKey, StreamGuard};
 use crate::proxy::worker::Worker;
-use crate::table::balancer::InFlight;
-use crate::table::{Route, TargetState};
+use crate::table::{InFlight, Route, TargetState};
 
 /// What the access log wants to know of the request; made only when the log is on, because it copies.
 #[derive(Debug)]
@@ -55,7 +54,7 @@ pub enum Lease {
     /// To the pool, if the answer was read to its end.
     H1(PoolKey, http1::SendRequest<RequestBody>),
     /// The stream's place on a shared connection.
-    H2(#[expect(dead_code, reason = "held for its drop")] StreamGuard),
+    H2(StreamGuard),
 }
 
 /// Everything that ends with an exchange. Complete it when the answer is through; dropping it earlier means that

@@ -1,4 +1,7 @@
 //! After a 101: bytes both ways, until one side has had enough.
+//!
+//! The exchange leaves a [`Tunnel`] with the client's connection and passes the 101 on. When hyper has written it,
+//! the connection's driver takes the socket back from hyper and runs the tunnel.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -8,41 +11,55 @@ use http::Response;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 
 use super::body::ResponseBody;
 use super::connection::Downstream;
 use super::record::Finish;
+use crate::metrics::ServiceMetrics;
 use crate::proxy::session::pump_until_cut;
 use crate::proxy::worker::Worker;
-use crate::table::Target;
+use crate::table::{Target, TargetState};
 
-/// Passes the 101 on and starts the tunnel behind it. The request ends (is counted and logged) with the tunnel.
-pub fn tunnel(
-    worker: &Rc<Worker>,
+/// A tunnel that waits for its client side.
+#[derive(Debug)]
+pub struct Tunnel {
+    upstream: OnUpgrade,
+    state: Arc<TargetState>,
+    service: Arc<ServiceMetrics>,
+    finish: Box<Finish>,
+}
+
+/// Passes the 101 on and leaves the tunnel behind it. The request ends (is counted and logged) with the tunnel.
+pub fn switch(
     downstream: &Rc<Downstream>,
     target: &Target,
-    client: OnUpgrade,
     mut response: Response<Incoming>,
-    mut finish: Box<Finish>,
+    finish: Box<Finish>,
 ) -> Response<ResponseBody> {
     let upstream = hyper::upgrade::on(&mut response);
     // What the client sends from now on is not HTTP any more.
     downstream.watch.pass_through();
-    let worker = Rc::clone(worker);
-    let state = Arc::clone(&target.state);
-    let service = Arc::clone(&target.service);
-    tokio::task::spawn_local(async move {
-        let (client, upstream) = match tokio::try_join!(client, upstream) {
-            Ok(both) => both,
-            Err(error) => {
-                tracing::debug!(%error, "upgrade broke off");
-                return;
-            }
+    let (state, service) = (Arc::clone(&target.state), Arc::clone(&target.service));
+    downstream.tunnel.set(Some(Tunnel { upstream, state, service, finish }));
+    response.map(|_no_body| ResponseBody::Own { data: Bytes::new(), finish: None })
+}
+
+impl Tunnel {
+    /// Runs to the end of both sides. `ahead` is what the client sent before the stream changed hands.
+    pub async fn run<T>(mut self, worker: &Rc<Worker>, client: T, ahead: Bytes)
+    where
+        T: AsyncRead + AsyncWrite + Unpin,
+    {
+        let upstream = match self.upstream.await {
+            Ok(upstream) => upstream,
+            Err(error) => return tracing::debug!(%error, "the upstream broke off its upgrade"),
         };
-        let bytes_out =
-            pump_until_cut(&worker, TokioIo::new(client), TokioIo::new(upstream), &state, &service).await;
-        finish.tunnelled(bytes_out);
-    });
-    let (parts, _) = response.into_parts();
-    Response::from_parts(parts, ResponseBody::Own { data: Bytes::new(), finish: None })
+        let mut upstream = TokioIo::new(upstream);
+        if let Err(error) = upstream.write_all(&ahead).await {
+            return tracing::debug!(%error, "the upstream broke off its upgrade");
+        }
+        let bytes_out = pump_until_cut(worker, client, upstream, &self.state, &self.service).await;
+        self.finish.tunnelled(bytes_out);
+    }
 }

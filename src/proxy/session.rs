@@ -1,0 +1,190 @@
+//! One TCP connection through the proxy: route by port, pick, connect (elsewhere if that fails), then bytes both ways.
+
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use smallvec::SmallVec;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use super::connect::{UpstreamStream, connect};
+use super::drain::Phase;
+use super::http::client_io::ClientIo;
+use super::listener::Listener;
+use super::proxy_protocol::{self, Addresses, HEADER_BYTES_MAX, Received};
+use super::tcp::{PumpContext, pump};
+use super::worker::Worker;
+use crate::metrics::ServiceMetrics;
+use crate::metrics::service::RetryReason;
+use crate::table::balancer::PickContext;
+use crate::table::{InFlight, Route, Target, TargetState};
+
+/// Serves one accepted connection of a `tcp` listener to its end.
+pub async fn serve(worker: Rc<Worker>, listener: Rc<Listener>, stream: TcpStream, peer: SocketAddr) {
+    let local = stream.local_addr().unwrap_or(listener.config.address);
+    let mut io = ClientIo::new(stream, worker.clock);
+    let peer = match receive_proxy_header(&listener, &mut io, peer).await {
+        Ok(peer) => peer,
+        Err(error) => return tracing::debug!(%peer, %error, "connection not accepted"),
+    };
+    let Some(certificates) = &listener.certificates else {
+        return route(&worker, &listener, io, local, peer).await;
+    };
+    let acceptor = tokio_rustls::TlsAcceptor::from(certificates.server_config());
+    let limit = worker.settings().proxy.header_timeout;
+    match tokio::time::timeout(limit, acceptor.accept(io)).await {
+        Ok(Ok(stream)) => route(&worker, &listener, stream, local, peer).await,
+        Ok(Err(error)) => tracing::debug!(%peer, %error, "TLS handshake failed"),
+        Err(_elapsed) => tracing::debug!(%peer, "TLS handshake not finished in time"),
+    }
+}
+
+/// The client's address: the socket's, or the one that a PROXY header carries, where the listener takes one.
+///
+/// # Errors
+/// A malformed header, or one that stops in its middle for longer than the listener waits.
+pub async fn receive_proxy_header(listener: &Listener, io: &mut ClientIo, peer: SocketAddr) -> io::Result<SocketAddr> {
+    if !listener.config.proxy_protocol {
+        return Ok(peer);
+    }
+    let receive = async {
+        loop {
+            match proxy_protocol::parse(io.peeked()).map_err(io::Error::other)? {
+                Received::Absent => return Ok(peer),
+                Received::Header { len, addresses } => {
+                    io.consume(len);
+                    return Ok(addresses.map_or(peer, |addresses| addresses.source));
+                }
+                Received::NeedMore => {
+                    if !io.peek_more(HEADER_BYTES_MAX).await? {
+                        return Err(io::ErrorKind::UnexpectedEof.into());
+                    }
+                }
+            }
+        }
+    };
+    match tokio::time::timeout(listener.config.proxy_protocol_timeout, receive).await {
+        Ok(received) => received,
+        // The header is optional: a client that waits for the server to speak first sends nothing at all.
+        Err(_elapsed) if io.peeked().is_empty() => Ok(peer),
+        Err(_elapsed) => Err(io::ErrorKind::TimedOut.into()),
+    }
+}
+
+async fn route<T>(worker: &Rc<Worker>, listener: &Listener, client: T, local: SocketAddr, peer: SocketAddr)
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    // The listener's own port counts, whatever a PROXY header says.
+    let local = SocketAddr::new(local.ip(), listener.config.address.port());
+    let found = worker.table.borrow_mut().load().lookup_tcp(local).cloned();
+    let Some(route) = found else {
+        listener.metrics.no_route.fetch_add(1, Relaxed);
+        return tracing::debug!(%local, "no route for this port");
+    };
+    let Some((target, mut upstream, _in_flight)) = connect_somewhere(worker, &route, peer).await else { return };
+    if target.options.proxy_protocol {
+        let line = proxy_protocol::v1_line(&Addresses { source: peer, destination: local });
+        if let Err(error) = upstream.write_all(&line).await {
+            return tracing::debug!(%error, "cannot send the PROXY line");
+        }
+    }
+    target.service.tcp_connections.fetch_add(1, Relaxed);
+    let _open = OpenConnection::new(&target.service);
+    pump_until_cut(worker, client, upstream, &target.state, &target.service).await;
+}
+
+/// A connection to one of the route's targets: nothing is sent before it stands, so every target may be tried.
+async fn connect_somewhere<'r>(
+    worker: &Rc<Worker>,
+    route: &'r Arc<Route>,
+    peer: SocketAddr,
+) -> Option<(&'r Target, UpstreamStream, InFlight)> {
+    let settings = worker.settings();
+    let mut tried: SmallVec<[u64; 4]> = SmallVec::new();
+    for attempt in 0..settings.proxy.retry_attempts.max(1) {
+        let context = PickContext {
+            now_ms: worker.clock.now_ms(),
+            tried: &tried,
+            hash: hash_of(peer),
+            slow_start_ms: settings.health.slow_start_ms,
+        };
+        let target = worker.picker.borrow_mut().pick(route, context)?;
+        if !target.options.access.permits(peer.ip()) {
+            tracing::debug!(%peer, service = %target.service.name(), "access denied");
+            return None;
+        }
+        if attempt > 0 {
+            target.service.record_retry(RetryReason::Connect);
+        }
+        let in_flight = InFlight::new(Arc::clone(&target.state));
+        let started = std::time::Instant::now();
+        match connect(target, &settings).await {
+            Ok(stream) => {
+                let latency_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
+                target.state.record_success(worker.clock.now_ms(), latency_us);
+                return Some((target, stream, in_flight));
+            }
+            Err(error) => {
+                tracing::debug!(%error, instance = %target.state.id, "connect failed");
+                worker.note_failure(route, target);
+                tried.push(target.state.key);
+            }
+        }
+    }
+    None
+}
+
+fn hash_of(peer: SocketAddr) -> u64 {
+    use std::hash::BuildHasher as _;
+    foldhash::quality::FixedState::with_seed(0x6c62).hash_one(peer.ip().to_canonical())
+}
+
+/// Moves bytes until both sides are done, or the tunnel is cut: its instance left the table long enough ago, or the
+/// drain deadline is over. Returns the bytes sent to the client.
+pub async fn pump_until_cut<C, U>(
+    worker: &Rc<Worker>,
+    mut client: C,
+    mut upstream: U,
+    state: &Arc<TargetState>,
+    service: &ServiceMetrics,
+) -> u64
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+    U: AsyncRead + AsyncWrite + Unpin,
+{
+    let guard = worker.tunnels.enter(Arc::clone(state));
+    let context = PumpContext {
+        buffers: &worker.buffers,
+        metrics: service,
+        idle: worker.settings().proxy.tcp_idle_timeout,
+    };
+    let stop = async {
+        tokio::select! {
+            () = guard.cut() => {}
+            () = worker.phase.reached(Phase::Cut) => {}
+        }
+    };
+    let pumped = pump(&mut client, &mut upstream, context, stop).await;
+    tracing::trace!(end = ?pumped.end, bytes_in = pumped.bytes_in, bytes_out = pumped.bytes_out, "tunnel ended");
+    pumped.bytes_out
+}
+
+/// Counts an open TCP connection while it lives.
+struct OpenConnection<'a>(&'a ServiceMetrics);
+
+impl<'a> OpenConnection<'a> {
+    fn new(service: &'a ServiceMetrics) -> Self {
+        service.tcp_open.fetch_add(1, Relaxed);
+        Self(service)
+    }
+}
+
+impl Drop for OpenConnection<'_> {
+    fn drop(&mut self) {
+        self.0.tcp_open.fetch_sub(1, Relaxed);
+    }
+}

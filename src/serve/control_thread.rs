@@ -1,0 +1,265 @@
+//! The control thread: sources, name resolution, the control loop and the admin listener, on one runtime of its own,
+//! so that neither a busy Consul nor a scrape ever takes a turn from a request.
+
+use std::net::TcpListener;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use futures_util::future::LocalBoxFuture;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::workers::Opener;
+use super::ExtraSource;
+use crate::admin::{self, AdminState, ControlView};
+use crate::catalog::eligibility::Rules;
+use crate::config::Config;
+use crate::control::{Control, ControlHandle, ControlSettings, Readiness, ServiceStatus};
+use crate::metrics::Metrics;
+use crate::proxy::http::path;
+use crate::registry::consul::{self, ConsulSource};
+use crate::registry::static_routes::{self, StaticRoutes};
+use crate::registry::task::SourceTask;
+use crate::registry::{SourceName, Update, file, resolve};
+use crate::table::SharedTable;
+use crate::table::clock::Clock;
+
+/// Updates that may wait between a source and the control loop.
+const UPDATES_MAX: usize = 1024;
+/// A source that has not synced after this long no longer keeps the others' routes from being served.
+const SYNC_PATIENCE: Duration = Duration::from_secs(10);
+
+/// What the thread starts with.
+pub(super) struct Start {
+    pub(super) config: Config,
+    pub(super) extra: Vec<ExtraSource>,
+    pub(super) admin: TcpListener,
+    pub(super) clock: Clock,
+    pub(super) metrics: Metrics,
+    pub(super) table: SharedTable,
+    pub(super) open: Opener,
+}
+
+enum Order {
+    Reload(Box<Config>, oneshot::Sender<anyhow::Result<()>>),
+    Stop,
+}
+
+/// The running thread.
+#[derive(Debug)]
+pub(super) struct ControlThread {
+    orders: mpsc::Sender<Order>,
+}
+
+impl ControlThread {
+    /// Asks the sources and the control loop to take over `config`.
+    pub(super) async fn reload(
+        &self,
+        config: Config,
+        answer: oneshot::Sender<anyhow::Result<()>>,
+    ) -> anyhow::Result<()> {
+        let order = Order::Reload(Box::new(config), answer);
+        self.orders.send(order).await.ok().context("the control thread has ended")
+    }
+
+    /// Ends the thread; does not wait for it.
+    pub(super) fn stop(&self) {
+        // A full queue means that the thread is busy with a reload, and the process ends anyway.
+        self.orders.try_send(Order::Stop).ok();
+    }
+}
+
+/// Starts the thread.
+pub(super) fn spawn(start: Start) -> anyhow::Result<(ControlThread, ControlHandle)> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("control runtime")?;
+    let (orders, received) = mpsc::channel(4);
+    let names = source_names(&start.config, &start.extra);
+    let (control, handle) = Control::new(
+        control_settings(&start.config),
+        &names,
+        start.clock,
+        start.metrics.clone(),
+        start.table.clone(),
+    );
+    let thread_handle = handle.clone();
+    let (started, starting) = std::sync::mpsc::channel();
+    thread::Builder::new().name("lb-control".to_owned()).spawn(move || {
+        let local = tokio::task::LocalSet::new();
+        local.block_on(&runtime, async move {
+            match Parts::start(start, control, thread_handle) {
+                Ok(parts) => {
+                    started.send(Ok(())).ok();
+                    parts.obey(received).await;
+                }
+                Err(error) => {
+                    started.send(Err(error)).ok();
+                }
+            }
+        });
+    })?;
+    starting.recv().context("the control thread died while starting")??;
+    Ok((ControlThread { orders }, handle))
+}
+
+fn source_names(config: &Config, extra: &[ExtraSource]) -> Vec<SourceName> {
+    let own = [
+        (config.consul.is_some(), "consul"),
+        (!config.static_routes.is_empty(), "static"),
+        (config.routes_file.is_some(), "routes_file"),
+    ];
+    let own = own.into_iter().filter_map(|(present, name)| present.then_some(name));
+    own.chain(extra.iter().map(|(name, _)| *name)).collect()
+}
+
+fn control_settings(config: &Config) -> ControlSettings {
+    let consul = config.consul.clone().unwrap_or_default();
+    ControlSettings {
+        tag_prefix: consul.tag_prefix,
+        rules: Rules {
+            accept_status: consul.accept_status,
+            checks_required_all: consul.checks_required_all,
+            check_grace: consul.check_grace,
+            critical_hold: consul.critical_hold,
+        },
+        matcher: config.proxy.matcher,
+        strategy: config.proxy.strategy.clone(),
+        datacenter: consul.datacenter,
+        eject_after: config.health.eject_after,
+    }
+}
+
+/// What lives on the thread.
+struct Parts {
+    handle: ControlHandle,
+    config_json: watch::Sender<Arc<str>>,
+    consul: Option<ConsulSource>,
+    static_routes: Option<StaticRoutes>,
+    /// Held for their drop.
+    _tasks: Vec<SourceTask>,
+}
+
+impl Parts {
+    fn start(start: Start, control: Control, handle: ControlHandle) -> anyhow::Result<Self> {
+        let Start { config, extra, admin, clock, metrics, table, open } = start;
+        let (updates, unresolved) = mpsc::channel(UPDATES_MAX);
+        let (resolved, control_updates) = mpsc::channel(UPDATES_MAX);
+        let mut tasks = vec![resolve::spawn(config.dns.clone(), metrics.clone(), unresolved, resolved)];
+        let consul = match &config.consul {
+            Some(consul) => Some(
+                consul::spawn(consul.clone(), metrics.clone(), updates.clone()).context("Consul (section consul)")?,
+            ),
+            None => None,
+        };
+        let static_routes = match config.static_routes.as_slice() {
+            [] => None,
+            routes => Some(static_routes::spawn(routes, updates.clone()).map_err(static_error)?),
+        };
+        if let Some(path) = &config.routes_file {
+            tasks.push(file::spawn(path.clone(), metrics.clone(), updates.clone()));
+        }
+        for (_, received) in extra {
+            tokio::task::spawn_local(pass_on(received, updates.clone()));
+        }
+        tokio::task::spawn_local(control.run(control_updates));
+        tokio::task::spawn_local(open_when_synced(handle.clone(), table.clone(), open));
+
+        let config_json = watch::Sender::new(masked(&config));
+        admin.set_nonblocking(true).context("admin listener")?;
+        let address = admin.local_addr().context("admin listener")?;
+        let state = AdminState {
+            table,
+            clock,
+            metrics,
+            control: Rc::new(View(handle.clone())),
+            config_json: config_json.subscribe(),
+            normalise_path,
+        };
+        admin::serve(tokio::net::TcpListener::from_std(admin).context("admin listener")?, state);
+        tracing::info!(target: "lb::serve", listener = "admin", %address, "listening");
+        Ok(Self { handle, config_json, consul, static_routes, _tasks: tasks })
+    }
+
+    async fn obey(self, mut orders: mpsc::Receiver<Order>) {
+        while let Some(order) = orders.recv().await {
+            match order {
+                Order::Reload(config, answer) => {
+                    answer.send(self.reload(&config).await).ok();
+                }
+                Order::Stop => return,
+            }
+        }
+    }
+
+    async fn reload(&self, config: &Config) -> anyhow::Result<()> {
+        // What can fail comes first, so that a refused configuration changed nothing.
+        if let (Some(source), Some(consul)) = (&self.consul, &config.consul) {
+            source.reload(consul.clone()).context("Consul (section consul)")?;
+        }
+        if let Some(source) = &self.static_routes {
+            source.replace(&config.static_routes).map_err(static_error)?;
+        }
+        self.handle.update_settings(control_settings(config)).await;
+        self.config_json.send_replace(masked(config));
+        Ok(())
+    }
+}
+
+fn static_error(errors: Vec<crate::catalog::command::CommandError>) -> anyhow::Error {
+    let lines: Vec<String> = errors.iter().map(|error| format!("static.route: `{}`: {}", error.text, error.reason)).collect();
+    anyhow::anyhow!(lines.join("; "))
+}
+
+fn masked(config: &Config) -> Arc<str> {
+    Arc::from(config.to_masked_json().to_string())
+}
+
+async fn pass_on(mut from: mpsc::Receiver<Update>, to: mpsc::Sender<Update>) {
+    while let Some(update) = from.recv().await {
+        if to.send(update).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Opens the listeners once everything is known; or, when a source keeps silent, once there is anything to serve.
+async fn open_when_synced(handle: ControlHandle, table: SharedTable, open: Opener) {
+    let patience = async {
+        tokio::time::sleep(SYNC_PATIENCE).await;
+        let waiting_for = handle.readiness().waiting_for.join(", ");
+        tracing::warn!(%waiting_for, "still not synced; clients are served as soon as any route is known");
+        while table.load().is_empty() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::select! {
+        () = handle.synced() => {}
+        () = patience => {}
+    }
+    if let Err(error) = open() {
+        tracing::error!(error = format!("{error:#}"), "cannot open the listeners");
+        // Nobody can be served, and nothing here will change that: the supervisor shall see it.
+        std::process::exit(1);
+    }
+    super::notify::ready();
+}
+
+fn normalise_path(path: &str) -> Result<String, String> {
+    path::normalise(path).map(|path| path.decoded.into_owned()).map_err(|error| error.to_string())
+}
+
+struct View(ControlHandle);
+
+impl ControlView for View {
+    fn services(&self) -> LocalBoxFuture<'_, Vec<ServiceStatus>> {
+        Box::pin(async {
+            self.0.refresh_targets().await;
+            self.0.services().await
+        })
+    }
+
+    fn readiness(&self) -> Readiness {
+        self.0.readiness()
+    }
+}

@@ -1,0 +1,167 @@
+//! The composition root: builds all parts, owns the order of start, reload and stop.
+//!
+//! ```text
+//! start:  bind every socket (none listens yet) ─► control thread: sources, table, admin
+//!            └─ when every source has synced ─► open the sockets, start the workers ─► ready
+//! stop:   not ready ─► grace ─► workers drain ─► deadline cuts ─► control thread ends
+//! ```
+//! Sockets listen only once there is a table: a client never meets a balancer that knows nothing yet, and a
+//! predecessor on the same ports keeps serving until then.
+
+mod control_thread;
+mod files;
+mod notify;
+mod run;
+mod settings;
+mod workers;
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use arc_swap::ArcSwap;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::config::{Config, DrainConfig};
+use crate::control::ControlHandle;
+use crate::log::access::AccessLogger;
+use crate::metrics::Metrics;
+use crate::proxy::drain::{Phase, PhaseSender};
+use crate::proxy::settings::SharedSettings;
+use crate::registry::{SourceName, Update};
+use crate::table::SharedTable;
+use crate::table::clock::Clock;
+
+pub use run::{RunOptions, run};
+
+/// A source that somebody else runs: its name, and where its updates come from.
+pub type ExtraSource = (SourceName, mpsc::Receiver<Update>);
+
+/// A balancer at work on threads of its own.
+#[derive(Debug)]
+pub struct Running {
+    /// Listeners: protocol and real address.
+    pub listeners: Vec<(String, SocketAddr)>,
+    /// Address of the admin listener.
+    pub admin: SocketAddr,
+    /// The table.
+    pub table: SharedTable,
+    /// The counters.
+    pub metrics: Metrics,
+    control: ControlHandle,
+    settings: SharedSettings,
+    certificates: settings::Certificates,
+    phase: PhaseSender,
+    thread: control_thread::ControlThread,
+    workers: workers::Workers,
+}
+
+/// Starts everything. Returns as soon as all sockets are bound and all threads run; [`Running::opened`] tells when
+/// clients are served.
+///
+/// # Errors
+/// A socket that cannot be bound, a certificate or CA that cannot be used, a thread that cannot be made.
+pub fn start(config: &Config, extra: Vec<ExtraSource>, access: AccessLogger) -> anyhow::Result<Running> {
+    // A second call in one process (tests) finds a provider there already.
+    rustls::crypto::aws_lc_rs::default_provider().install_default().ok();
+    let clock = Clock::start();
+    let metrics = Metrics::default();
+    let table = SharedTable::default();
+    let phase = PhaseSender::new(Phase::Serving);
+    let certificates = settings::Certificates::load(config)?;
+    certificates.report_expiry(&metrics);
+    let shared_settings: SharedSettings = Arc::new(ArcSwap::from_pointee(settings::build(config)?));
+
+    let workers = workers::Workers::bind(config, &certificates, &metrics)?;
+    let admin = TcpListener::bind(config.admin.address)
+        .with_context(|| format!("admin listener {} (key admin.address)", config.admin.address))?;
+    let admin_address = admin.local_addr().context("admin listener")?;
+
+    let context = crate::proxy::worker::WorkerContext {
+        table: table.clone(),
+        settings: Arc::clone(&shared_settings),
+        metrics: metrics.clone(),
+        access,
+        clock,
+        phase: phase.subscribe(),
+    };
+    let listeners = workers.addresses();
+    let (thread, control) = control_thread::spawn(control_thread::Start {
+        config: config.clone(),
+        extra,
+        admin,
+        clock,
+        metrics: metrics.clone(),
+        table: table.clone(),
+        open: workers.opener(context),
+    })?;
+    Ok(Running {
+        listeners,
+        admin: admin_address,
+        table,
+        metrics,
+        control,
+        settings: shared_settings,
+        certificates,
+        phase,
+        thread,
+        workers,
+    })
+}
+
+impl Running {
+    /// Waits until clients are served; false when that can not happen any more.
+    pub async fn opened(&self) -> bool {
+        self.workers.opened().await
+    }
+
+    /// As [`Running::opened`], for callers outside a runtime.
+    #[must_use]
+    pub fn wait_opened(&self, limit: Duration) -> bool {
+        self.workers.wait_opened(limit)
+    }
+
+    /// Takes over everything of `next` that can change while sockets are open. Returns the keys that need a restart.
+    ///
+    /// # Errors
+    /// What is wrong with the new configuration; the old one then stays in force, whole.
+    pub async fn reload(&self, present: &Config, next: &Config) -> anyhow::Result<Vec<String>> {
+        let built = settings::build(next)?;
+        self.certificates.reload(&self.metrics);
+        let (answer, answered) = oneshot::channel();
+        self.thread.reload(next.clone(), answer).await?;
+        answered.await.context("the control thread has ended")??;
+        self.settings.store(Arc::new(built));
+        Ok(present.differs_only_in_reloadable(next))
+    }
+
+    /// The orderly end: not ready, grace, drain. `hurry` completes when there is no time for that any more.
+    pub async fn drain(self, config: &DrainConfig, hurry: impl Future<Output = ()>) {
+        self.control.set_draining();
+        tracing::info!(grace = ?config.grace, timeout = ?config.timeout, "draining");
+        let orderly = async {
+            tokio::time::sleep(config.grace).await;
+            self.phase.send_replace(Phase::Draining);
+            if tokio::time::timeout(config.timeout, self.workers.ended()).await.is_err() {
+                tracing::warn!(timeout = ?config.timeout, "drain timeout: cutting what still runs");
+            }
+        };
+        tokio::select! {
+            () = orderly => {}
+            () = hurry => tracing::warn!("second signal: cutting what still runs"),
+        }
+        self.phase.send_replace(Phase::Cut);
+        // Workers notice within a loop turn; a thread that does not must not hold the exit up.
+        tokio::time::timeout(Duration::from_secs(1), self.workers.ended()).await.ok();
+        self.thread.stop();
+        tracing::info!("drained");
+    }
+
+    /// Ends everything at once.
+    pub fn stop(self) {
+        self.control.set_draining();
+        self.phase.send_replace(Phase::Cut);
+        self.thread.stop();
+    }
+}
