@@ -123,19 +123,19 @@ impl RouteTable {
 
     /// Puts `route` at its place, or takes away what is there.
     fn set(&mut self, key: &RouteKey, route: Option<Arc<Route>>) {
-        let has = usize::from(route.is_some());
-        let had = if key.path.is_empty() {
+        let growth = if key.path.is_empty() {
             let Some(tcp_key) = tcp_key(&key.host) else { return };
+            let has = isize::from(route.is_some());
             let tcp = Arc::make_mut(&mut self.tcp);
-            match route {
+            let old = match route {
                 Some(route) => tcp.insert(tcp_key, route),
                 None => tcp.remove(&tcp_key),
-            }
-            .is_some()
+            };
+            has - isize::from(old.is_some())
         } else {
             self.hosts.set(key, route)
         };
-        self.len = self.len + has - usize::from(had);
+        self.len = self.len.saturating_add_signed(growth);
     }
 }
 
