@@ -118,10 +118,22 @@ impl PickState {
 
     /// The first usable target from a random place on.
     fn first_usable<'a>(&mut self, scope: &Scope<'a, '_>) -> Option<&'a Target> {
+        self.from_anywhere(scope).find(|target| scope.is_usable(target))
+    }
+
+    /// Another usable target than `first`, from a random place on, that is old enough to be compared with it.
+    fn any_but<'a>(&mut self, first: &Target, scope: &Scope<'a, '_>) -> Option<&'a Target> {
+        let mut others = self.from_anywhere(scope).filter(|target| !std::ptr::eq(first, *target));
+        let other = others.find(|target| scope.is_usable(target))?;
+        self.is_old_enough(other, scope.context).then_some(other)
+    }
+
+    /// All targets, from a random place on and around the end.
+    fn from_anywhere<'a>(&mut self, scope: &Scope<'a, '_>) -> impl Iterator<Item = &'a Target> + use<'a> {
         let targets = &scope.route.targets;
         let start = self.rng.usize(..targets.len().max(1));
-        let (before, after) = targets.split_at_checked(start)?;
-        after.iter().chain(before).find(|target| scope.is_usable(target))
+        let (before, after) = targets.split_at(start.min(targets.len()));
+        after.iter().chain(before)
     }
 
     /// Two draws, and the one with the lower figure; the first when equal, so that an idle route follows the shares.
@@ -130,10 +142,8 @@ impl PickState {
         if scope.route.targets.len() == 1 {
             return Some(first);
         }
-        let mut second = self.draw(scope)?;
-        if scope.route.even && std::ptr::eq(first, second) {
-            second = self.draw(scope)?;
-        }
+        let second = self.draw(scope).filter(|second| !std::ptr::eq(first, *second));
+        let Some(second) = second.or_else(|| self.any_but(first, scope)) else { return Some(first) };
         Some(if figure(second) < figure(first) { second } else { first })
     }
 
@@ -242,4 +252,176 @@ fn mix(mut word: u64) -> u64 {
     word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     word ^ (word >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+    use crate::catalog::InstanceId;
+    use crate::catalog::options::HashKey;
+    use crate::catalog::tag::RouteKey;
+    use crate::metrics::ServiceMetrics;
+    use crate::table::health::HealthConfig;
+    use crate::table::shares::ring;
+    use crate::table::{InFlight, TargetState};
+
+    const HASH: Strategy = Strategy::Hash(HashKey::Ip);
+    const ALL: [Strategy; 6] =
+        [Strategy::P2c, Strategy::RoundRobin, Strategy::Random, Strategy::Least, Strategy::Ewma, HASH];
+
+    fn route(strategy: Strategy, shares: &[f64]) -> Arc<Route> {
+        let service = Arc::new(ServiceMetrics::new("s".into()));
+        let target = |(n, share): (u16, &f64)| Target {
+            state: Arc::new(TargetState::new(
+                u64::from(n) + 1,
+                InstanceId { node: "n".into(), id: format!("i{n}").into() },
+                ([127, 0, 0, 1], n + 1).into(),
+                0,
+            )),
+            options: Arc::default(),
+            service: Arc::clone(&service),
+            query: None,
+            share: *share,
+            fixed: None,
+            tags: Arc::default(),
+            url: None,
+        };
+        let even = shares.iter().all(|share| share == &shares[0]);
+        Arc::new(Route {
+            id: 7,
+            key: RouteKey { host: String::new(), path: "/".into() },
+            targets: (0..).zip(shares).map(target).collect(),
+            excluded: Box::default(),
+            strategy,
+            even,
+            ring: if even { Box::default() } else { ring(shares) },
+        })
+    }
+
+    fn context(tried: &[u64]) -> PickContext<'_> {
+        PickContext { now_ms: 1000, tried, hash: 0, slow_start_ms: 0 }
+    }
+
+    fn eject(target: &Target, now_ms: u64) {
+        let config = HealthConfig { eject_after: 1, eject_max_percent: 100, ..HealthConfig::default() };
+        assert!(target.state.record_failure(now_ms, &config, 0, 1));
+    }
+
+    /// How often each target is picked, each time with another hash.
+    fn tally(route: &Arc<Route>, picks: u64, context: PickContext<'_>) -> HashMap<u64, u64> {
+        let mut state = PickState::new(42);
+        let mut counts = HashMap::new();
+        for n in 0..picks {
+            if let Some(target) = state.pick(route, PickContext { hash: mix(n), ..context }) {
+                *counts.entry(target.state.key).or_default() += 1;
+            }
+        }
+        counts
+    }
+
+    #[test]
+    fn an_idle_route_follows_its_shares() {
+        for shares in [&[0.25; 4][..], &[0.1, 0.2, 0.3, 0.4], &[0.01, 0.99]] {
+            for strategy in ALL {
+                let counts = tally(&route(strategy.clone(), shares), 20_000, context(&[]));
+                for (key, share) in (1..).zip(shares) {
+                    let got = counts.get(&key).copied().unwrap_or(0) as f64 / 20_000.0;
+                    assert!((got - share).abs() < 0.02 && got > 0.0, "{strategy}: {key} got {got} of {share}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn tried_ones_are_never_picked_and_ejected_ones_only_when_alone() {
+        for strategy in ALL {
+            for shares in [&[0.25; 4][..], &[0.1, 0.2, 0.3, 0.4], &[0.5, 0.5, 0.0, 0.0]] {
+                let route = route(strategy.clone(), shares);
+                eject(&route.targets[1], 1000);
+                assert!(!tally(&route, 500, context(&[])).contains_key(&2), "{strategy}");
+                // Target 2 is ejected, 1 was tried; where 3 and 4 have no share, only the ejected one is left.
+                let left = tally(&route, 500, context(&[1]));
+                let expected: &[u64] = if shares[2] == 0.0 { &[2] } else { &[3, 4] };
+                assert!(expected.iter().all(|key| left.contains_key(key)) && left.len() == expected.len(), "{left:?}");
+                assert!(tally(&route, 10, context(&[1, 2, 3, 4])).is_empty());
+            }
+            assert!(tally(&route(strategy, &[]), 3, context(&[])).is_empty());
+        }
+    }
+
+    #[test]
+    fn load_decides_between_draws() {
+        for strategy in [Strategy::P2c, Strategy::Least, Strategy::Ewma] {
+            let route = route(strategy.clone(), &[0.25; 4]);
+            let _busy: Vec<_> = (0..10).map(|_| InFlight::new(Arc::clone(&route.targets[0].state))).collect();
+            let counts = tally(&route, 1000, context(&[]));
+            assert!(counts.get(&1).copied().unwrap_or(0) < 30, "{strategy}: {counts:?}");
+        }
+        let route = route(Strategy::Ewma, &[0.5; 2]);
+        route.targets[0].state.record_success(1000, 50_000);
+        route.targets[1].state.record_success(1000, 1_000);
+        assert!(tally(&route, 1000, context(&[]))[&2] > 900);
+    }
+
+    #[test]
+    fn turns_go_around_and_skip_who_is_out() {
+        let even = route(Strategy::RoundRobin, &[0.25; 4]);
+        let mut state = PickState::new(1);
+        let mut turns = |context: PickContext<'_>, n: usize| -> Vec<u64> {
+            (0..n).filter_map(|_| state.pick(&even, context)).map(|target| target.state.key).collect()
+        };
+        let first = turns(context(&[]), 8);
+        assert_eq!(first[..4], first[4..]);
+        let mut sorted = first[..4].to_vec();
+        sorted.sort_unstable();
+        assert_eq!(sorted, [1, 2, 3, 4]);
+        eject(&even.targets[2], 1000);
+        let rest = turns(context(&[]), 9);
+        assert!(rest.windows(3).all(|w| w[0] != w[1] && w[1] != w[2] && w[0] != w[2]) && !rest.contains(&3), "{rest:?}");
+    }
+
+    #[test]
+    fn a_key_keeps_its_target_when_others_leave() {
+        for shares in [&[0.25; 4][..], &[0.1, 0.2, 0.3, 0.4]] {
+            let route = route(HASH, shares);
+            let mut state = PickState::new(0);
+            let mut pick = |hash| state.pick(&route, PickContext { hash, ..context(&[]) }).map(|t| t.state.key);
+            let before: Vec<_> = (0..500).map(&mut pick).collect();
+            eject(&route.targets[0], 1000);
+            let after: Vec<_> = (0..500).map(&mut pick).collect();
+            for (before, after) in before.iter().zip(&after) {
+                assert!(*before == Some(1) || before == after);
+                assert_ne!(*after, Some(1));
+            }
+        }
+    }
+
+    #[test]
+    fn a_young_target_starts_slowly() {
+        for strategy in [Strategy::P2c, Strategy::RoundRobin, Strategy::Random, Strategy::Least] {
+            let route = route(strategy.clone(), &[0.5; 2]);
+            route.targets[0].state.since_ms.store(1000, Relaxed);
+            let share_at = |now_ms| {
+                let counts = tally(&route, 4000, PickContext { now_ms, slow_start_ms: 10_000, ..context(&[]) });
+                counts.get(&1).copied().unwrap_or(0) as f64 / 4000.0
+            };
+            let (young, older, grown) = (share_at(1000), share_at(6000), share_at(11_000));
+            assert!(young > 0.0 && young < 0.12, "{strategy}: {young}");
+            assert!(young < older && older < grown && (grown - 0.5).abs() < 0.03, "{strategy}: {young} {older} {grown}");
+        }
+    }
+
+    #[test]
+    fn one_request_tries_an_instance_on_probation() {
+        let route = route(Strategy::Random, &[0.5; 2]);
+        eject(&route.targets[0], 1000);
+        let back = 1000 + HealthConfig::default().eject_base_ms;
+        let counts = tally(&route, 100, PickContext { now_ms: back, ..context(&[]) });
+        assert_eq!((counts[&1], counts[&2]), (1, 99));
+        route.targets[0].state.record_success(back, 10);
+        let counts = tally(&route, 100, PickContext { now_ms: back, ..context(&[]) });
+        assert!(counts[&1] > 30);
+    }
 }

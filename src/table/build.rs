@@ -429,3 +429,165 @@ fn compile(id: u64, key: &RouteKey, drafts: &[Draft], default: &Strategy) -> Opt
     let targets = eligible.iter().zip(&shares).map(|(draft, share)| draft.target(*share)).collect();
     Some(Route { id, key: key.clone(), targets, excluded: excluded.into(), strategy, even, ring })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering::Relaxed;
+
+    use super::*;
+    use crate::catalog::command::parse_commands;
+    use crate::table::Scheme;
+
+    const SOURCE: SourceName = "consul";
+
+    fn builder() -> TableBuilder {
+        TableBuilder::new(Matcher::Prefix, Strategy::P2c, Metrics::default())
+    }
+
+    fn key(host: &str, path: &str) -> RouteKey {
+        RouteKey { host: host.into(), path: path.into() }
+    }
+
+    fn at(key: RouteKey, n: u16) -> Contribution {
+        Contribution {
+            key,
+            instance: InstanceId { node: "n".into(), id: format!("i{n}").into() },
+            addr: ([127, 0, 0, 1], n).into(),
+            options: Arc::default(),
+            tags: [Arc::from(format!("t{n}"))].into(),
+            admission: Admission::Eligible { weight: 1 },
+        }
+    }
+
+    fn apply(builder: &mut TableBuilder, name: &str, contributions: Vec<Contribution>) -> RouteTable {
+        builder.apply_service(SOURCE, &name.into(), contributions, 0);
+        let table = builder.build();
+        builder.retire();
+        table
+    }
+
+    fn get(table: &RouteTable, host: &str) -> Option<Arc<Route>> {
+        table.lookup(Scheme::Http, host, "/", |_| true).cloned()
+    }
+
+    #[test]
+    fn an_update_touches_only_its_own_routes() {
+        let mut builder = builder();
+        apply(&mut builder, "a", vec![at(key("a", "/"), 1), at(key("both", "/"), 1)]);
+        let before = apply(&mut builder, "b", vec![at(key("b", "/"), 2), at(key("both", "/"), 2)]);
+        let after = apply(&mut builder, "b", vec![at(key("b", "/"), 3), at(key("both", "/"), 2)]);
+        for same in ["a", "both"] {
+            assert!(Arc::ptr_eq(&get(&before, same).unwrap(), &get(&after, same).unwrap()), "{same}");
+        }
+        let (old, new) = (get(&before, "b").unwrap(), get(&after, "b").unwrap());
+        assert_eq!(old.id, new.id);
+        assert!(!old.targets[0].state.retired.load(Relaxed), "still at the other place");
+        assert_eq!(new.targets[0].state.addr.port(), 3);
+        assert_eq!(*builder.changes(), Changes { added: 0, changed: 1, removed: 0 });
+
+        builder.remove_service(SOURCE, &"b".into());
+        let last = builder.build();
+        assert_eq!((last.len(), get(&last, "both").unwrap().targets.len()), (2, 1));
+        assert_eq!(*builder.changes(), Changes { added: 0, changed: 1, removed: 1 });
+        assert!(!builder.is_dirty());
+        assert!(!new.targets[0].state.retired.load(Relaxed), "not before the new table is live");
+        builder.retire();
+        assert!(new.targets[0].state.retired.load(Relaxed));
+    }
+
+    #[test]
+    fn states_live_as_long_as_their_identity() {
+        let mut builder = builder();
+        let first = get(&apply(&mut builder, "s", vec![at(key("a", "/"), 1)]), "a").unwrap();
+        // More tags, excluded for a while, other tags: the same instance.
+        let excluded = Contribution { admission: Admission::Excluded { reason: "sick".into() }, ..at(key("b", "/"), 1) };
+        let table = apply(&mut builder, "s", vec![excluded.clone()]);
+        assert_eq!(get(&table, "b").unwrap().excluded.len(), 1);
+        let again = get(&apply(&mut builder, "s", vec![at(key("b", "/"), 1), at(key("c", "/"), 1)]), "c").unwrap();
+        assert!(Arc::ptr_eq(&first.targets[0].state, &again.targets[0].state));
+        assert!(!first.targets[0].state.retired.load(Relaxed));
+        // The same id on another port, and another id on the same port, are others.
+        let moved = Contribution { addr: ([127, 0, 0, 1], 9).into(), ..at(key("c", "/"), 1) };
+        let moved = get(&apply(&mut builder, "s", vec![moved]), "c").unwrap();
+        assert_ne!(moved.targets[0].state.key, first.targets[0].state.key);
+        assert!(first.targets[0].state.retired.load(Relaxed));
+        // Gone and back: new.
+        apply(&mut builder, "s", vec![]);
+        let back = get(&apply(&mut builder, "s", vec![at(key("a", "/"), 1)]), "a").unwrap();
+        assert_ne!(back.targets[0].state.key, first.targets[0].state.key);
+    }
+
+    #[test]
+    fn weights_of_consul_and_of_tags_make_shares() {
+        let mut builder = builder();
+        let weighted = |n, weight| Contribution { admission: Admission::Eligible { weight }, ..at(key("a", "/"), n) };
+        let table = apply(&mut builder, "s", vec![weighted(1, 1), weighted(2, 3)]);
+        let shares = |table: &RouteTable| get(table, "a").unwrap().targets.iter().map(|t| t.share).collect::<Vec<_>>();
+        assert_eq!(shares(&table), [0.25, 0.75]);
+        assert!(get(&table, "a").unwrap().ring.is_empty(), "only rr needs a ring");
+        builder.set_defaults(Matcher::Prefix, Strategy::RoundRobin);
+        assert_eq!(*get(&builder.build(), "a").unwrap().ring, [0, 1, 1, 1]);
+        let own = Arc::new(RouteOptions { strategy: Some(Strategy::Least), weight: Some(0.5), ..Default::default() });
+        let table = apply(&mut builder, "s", vec![Contribution { options: own, ..weighted(1, 1) }, weighted(2, 3)]);
+        assert_eq!((shares(&table), &get(&table, "a").unwrap().strategy), (vec![0.5, 0.5], &Strategy::Least));
+    }
+
+    #[test]
+    fn commands_act_in_order_after_tags() {
+        let hosts = |table: &RouteTable| table.routes().iter().map(|r| r.key.host.clone()).collect::<Vec<_>>();
+        for (text, expected) in [
+            ("route del s", vec![]),
+            ("route del s a/", vec!["b"]),
+            ("route del s a/ http://127.0.0.1:1/", vec!["a", "b"]),
+            ("route del s a/ http://127.0.0.1:1/\nroute del s a/ http://127.0.0.1:2", vec!["b"]),
+            ("route del tags \"t1\"", vec!["a"]),
+            ("route del s tags \"t1,t2\"", vec!["a", "b"]),
+            ("route add x c/ http://127.0.0.1:7/", vec!["a", "b", "c"]),
+            ("route add x c/ http://127.0.0.1:7/\nroute del x", vec!["a", "b"]),
+            ("route del x\nroute add x c/ http://127.0.0.1:7/", vec!["a", "b", "c"]),
+        ] {
+            let mut builder = builder();
+            apply(&mut builder, "s", vec![at(key("a", "/"), 1), at(key("a", "/"), 2), at(key("b", "/"), 1)]);
+            let (commands, errors) = parse_commands(text);
+            assert!(errors.is_empty(), "{errors:?}");
+            builder.apply_commands("routes_file", commands.into(), 0);
+            assert_eq!(hosts(&builder.build()), expected, "{text}");
+            // Tags that come later meet the same commands.
+            apply(&mut builder, "s", vec![]);
+            let again = apply(&mut builder, "s", vec![at(key("a", "/"), 1), at(key("a", "/"), 2), at(key("b", "/"), 1)]);
+            assert_eq!(hosts(&again), expected, "{text}");
+            builder.apply_commands("routes_file", [].into(), 0);
+            assert_eq!(hosts(&builder.build()), ["a", "b"]);
+        }
+    }
+
+    #[test]
+    fn a_weight_command_is_split_and_written_back() {
+        let mut builder = builder();
+        let (commands, _) = parse_commands("route weight s a/ weight 0.4\nroute weight b/ weight 1 tags \"none\"");
+        builder.apply_commands("routes_file", commands.into(), 0);
+        builder.apply_service("other", &"t".into(), vec![at(key("a", "/"), 3)], 0);
+        let table = apply(&mut builder, "s", vec![at(key("a", "/"), 1), at(key("a", "/"), 2), at(key("", "/"), 1)]);
+        let shares: Vec<f64> = get(&table, "a").unwrap().targets.iter().map(|target| target.share).collect();
+        assert!(shares.iter().zip([0.2, 0.2, 0.6]).all(|(a, b)| (a - b).abs() < 1e-9), "{shares:?}");
+        assert_eq!(
+            table.to_fabio_commands(),
+            "route add s a/ http://127.0.0.1:1/ weight 0.2000 tags \"t1\"\n\
+             route add s a/ http://127.0.0.1:2/ weight 0.2000 tags \"t2\"\n\
+             route add t a/ http://127.0.0.1:3/ tags \"t3\"\n\
+             route add s / http://127.0.0.1:1/ tags \"t1\"\n"
+        );
+    }
+
+    #[test]
+    fn an_explanation_names_hosts_targets_and_reasons() {
+        let mut builder = builder();
+        let sick = Contribution { admission: Admission::Excluded { reason: "sick".into() }, ..at(key("*.a", "/"), 2) };
+        let table = apply(&mut builder, "s", vec![at(key("*.a", "/"), 1), sick, at(key("x.a", "/deep"), 1)]);
+        let explanation = table.explain(Scheme::Http, "x.a", "/", 1);
+        let hosts: Vec<_> = explanation.hosts.iter().map(|step| (step.host.as_str(), step.path.is_some())).collect();
+        assert_eq!(hosts, [("x.a", false), ("*.a", true), ("", false)]);
+        let route = explanation.route.unwrap();
+        assert_eq!((route.host.as_str(), route.targets[0].state, route.excluded[0].reason.as_str()), ("*.a", "healthy", "sick"));
+    }
+}

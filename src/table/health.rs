@@ -138,3 +138,90 @@ fn ejection_ms(before: u32, config: &HealthConfig) -> u64 {
     let factor = 1u64.checked_shl(before).unwrap_or(u64::MAX);
     config.eject_base_ms.saturating_mul(factor).min(config.eject_max_ms)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalog::InstanceId;
+
+    fn state() -> TargetState {
+        TargetState::new(1, InstanceId { node: "n".into(), id: "i".into() }, ([127, 0, 0, 1], 1).into(), 0)
+    }
+
+    fn config() -> HealthConfig {
+        HealthConfig { eject_after: 3, eject_base_ms: 100, eject_max_ms: 1000, eject_max_percent: 50, slow_start_ms: 0 }
+    }
+
+    #[test]
+    fn failures_in_a_row_eject() {
+        for (events, ejected) in [("fff", true), ("ff", false), ("ffsff", false), ("ffsfff", true), ("ffffff", true)] {
+            let state = state();
+            for event in events.chars() {
+                match event {
+                    'f' => _ = state.record_failure(10, &config(), 0, 4),
+                    _ => state.record_success(10, 1),
+                }
+            }
+            assert_eq!(state.is_ejected(10), ejected, "{events}");
+        }
+        let never = HealthConfig { eject_after: 0, ..config() };
+        let state = state();
+        assert!((0..100).all(|_| !state.record_failure(10, &never, 0, 4)));
+    }
+
+    #[test]
+    fn each_ejection_is_twice_as_long_up_to_a_limit_and_forgotten_in_quiet_times() {
+        let state = state();
+        let mut now = 1;
+        let mut eject = |failures: usize, pause: u64| {
+            now += pause;
+            let ejects: Vec<bool> = (0..failures).map(|_| state.record_failure(now, &config(), 0, 4)).collect();
+            assert_eq!(ejects.iter().filter(|ejects| **ejects).count(), 1, "{ejects:?}");
+            let length = state.ejected_until_ms.load(Relaxed) - now;
+            now += length;
+            length
+        };
+        assert_eq!(eject(3, 0), 100);
+        // On probation one failure is enough.
+        assert_eq!([eject(1, 0), eject(1, 1), eject(1, 0), eject(1, 0), eject(1, 0)], [200, 400, 800, 1000, 1000]);
+        // 6 so far; after 5 quiet periods only one is remembered.
+        assert_eq!(eject(1, 5000), 200);
+    }
+
+    #[test]
+    fn the_cap_leaves_enough_instances() {
+        for (ejected, total, ejects) in [(0, 1, false), (0, 2, true), (1, 2, false), (1, 3, false), (1, 4, true), (2, 4, false)] {
+            let state = state();
+            let got = (0..3).any(|_| state.record_failure(10, &config(), ejected, total));
+            assert_eq!(got, ejects, "{ejected} of {total}");
+            // Refused by the cap, it is ejected by the next failure after another has come back.
+            assert!(got || state.record_failure(10, &config(), 0, 4));
+        }
+    }
+
+    #[test]
+    fn success_counts_only_after_the_ejection() {
+        let state = state();
+        assert_eq!((0..3).filter(|_| state.record_failure(10, &config(), 0, 4)).count(), 1);
+        state.record_success(50, 1);
+        assert!(state.is_ejected(109) && state.probation.load(Relaxed), "an old request's answer changes nothing");
+        assert_eq!(state.word(110), "probation");
+        assert!(state.begin_trial(110) && !state.begin_trial(110) && !state.is_open(110), "one trial at a time");
+        assert!(state.begin_trial(110 + TRIAL_MS), "a lost trial does not keep it out for ever");
+        state.record_success(1200, 1);
+        assert_eq!((state.word(1200), state.since_ms.load(Relaxed)), ("healthy", 1200));
+        assert!(!state.record_failure(1201, &config(), 0, 4), "the count starts anew");
+    }
+
+    #[test]
+    fn latency_rises_at_once_and_fades() {
+        let state = state();
+        state.record_success(1, 100);
+        state.record_success(2, 9000);
+        assert_eq!(state.latency_at(2) as u64, 9000);
+        state.record_success(3, 100);
+        let after = state.latency_at(3) as u64;
+        assert!((5000..9000).contains(&after), "{after}");
+        assert!(state.latency_at(60_003) < 100.0);
+    }
+}

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::paths::{Paths, is_meta, literal_end};
+use super::paths::Paths;
 use super::shards::ShardedMap;
 use super::trie::Trie;
 use super::{Matcher, Route, Scheme};
@@ -116,24 +116,24 @@ impl Hosts {
         Some(Candidate { host, paths })
     }
 
-    /// Puts `route` at its place, or takes away what is there. True when a route was there before.
-    pub(super) fn set(&mut self, key: &RouteKey, route: Option<Arc<Route>>) -> bool {
+    /// Puts `route` at its place, or takes away what is there. Returns by how many routes it grew: -1, 0 or 1.
+    pub(super) fn set(&mut self, key: &RouteKey, route: Option<Arc<Route>>) -> isize {
         if key.host.is_empty() {
             self.any.set(&key.path, route)
-        } else if key.host.contains(is_meta) {
-            self.set_glob(key, route)
-        } else {
+        } else if Glob::is_literal(&key.host) {
             self.set_exact(key, route)
+        } else {
+            self.set_glob(key, route)
         }
     }
 
-    fn set_exact(&mut self, key: &RouteKey, route: Option<Arc<Route>>) -> bool {
-        let mut had = false;
+    fn set_exact(&mut self, key: &RouteKey, route: Option<Arc<Route>>) -> isize {
+        let mut growth = 0;
         let (mut before, mut after) = (false, false);
         self.exact.update(&key.host, |slot| {
             before = slot.is_some();
             let mut paths = slot.take().unwrap_or_else(|| Paths::new(self.matcher));
-            had = paths.set(&key.path, route);
+            growth = paths.set(&key.path, route);
             *slot = (!paths.is_empty()).then_some(paths);
             after = slot.is_some();
         });
@@ -143,11 +143,11 @@ impl Hosts {
                 *count = *count + usize::from(after) - usize::from(before);
             }
         }
-        had
+        growth
     }
 
     /// A pattern that ends in a default port stands twice: cut for the scheme that cuts it, whole for the other.
-    fn set_glob(&mut self, key: &RouteKey, route: Option<Arc<Route>>) -> bool {
+    fn set_glob(&mut self, key: &RouteKey, route: Option<Arc<Route>>) -> isize {
         let forms: &[(Option<Scheme>, &str)] = if let Some(cut) = key.host.strip_suffix(":80") {
             &[(Some(Scheme::Http), cut), (Some(Scheme::Https), &key.host)]
         } else if let Some(cut) = key.host.strip_suffix(":443") {
@@ -155,28 +155,26 @@ impl Hosts {
         } else {
             &[(None, &key.host)]
         };
-        let mut had = false;
+        let mut growth = 0;
         for &(scheme, pattern) in forms {
-            let backwards: Vec<u8> = literal_end(pattern).bytes().rev().collect();
+            let Ok(glob) = Glob::new(pattern) else { return 0 };
+            let backwards: Vec<u8> = glob.literal_suffix().bytes().rev().collect();
             self.globs.update(&backwards, |slot| {
                 let mut globs = slot.take().unwrap_or_default();
                 let is_same = |g: &GlobHost| *g.text == *key.host && g.scheme == scheme;
-                let at = globs.iter().position(is_same).or_else(|| {
-                    let glob = Arc::new(Glob::new(pattern).ok()?);
+                let at = globs.iter().position(is_same).unwrap_or_else(|| {
                     let paths = Paths::new(self.matcher);
-                    globs.push(GlobHost { text: key.host.as_str().into(), glob, scheme, paths });
-                    Some(globs.len() - 1)
+                    globs.push(GlobHost { text: key.host.as_str().into(), glob: Arc::new(glob), scheme, paths });
+                    globs.len() - 1
                 });
-                if let Some(at) = at {
-                    had = globs[at].paths.set(&key.path, route.clone());
-                    if globs[at].paths.is_empty() {
-                        globs.remove(at);
-                    }
+                growth = globs[at].paths.set(&key.path, route.clone());
+                if globs[at].paths.is_empty() {
+                    globs.remove(at);
                 }
                 *slot = (!globs.is_empty()).then_some(globs);
             });
         }
-        had
+        growth
     }
 
     /// Visits every route once.

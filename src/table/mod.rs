@@ -123,19 +123,19 @@ impl RouteTable {
 
     /// Puts `route` at its place, or takes away what is there.
     fn set(&mut self, key: &RouteKey, route: Option<Arc<Route>>) {
-        let has = usize::from(route.is_some());
-        let had = if key.path.is_empty() {
+        let growth = if key.path.is_empty() {
             let Some(tcp_key) = tcp_key(&key.host) else { return };
+            let has = isize::from(route.is_some());
             let tcp = Arc::make_mut(&mut self.tcp);
-            match route {
+            let old = match route {
                 Some(route) => tcp.insert(tcp_key, route),
                 None => tcp.remove(&tcp_key),
-            }
-            .is_some()
+            };
+            has - isize::from(old.is_some())
         } else {
             self.hosts.set(key, route)
         };
-        self.len = self.len + has - usize::from(had);
+        self.len = self.len.saturating_add_signed(growth);
     }
 }
 
@@ -143,5 +143,200 @@ fn tcp_key(host: &str) -> Option<TcpKey> {
     match host.strip_prefix(':') {
         Some(port) => Some((None, port.parse().ok()?)),
         None => host.parse().ok().map(|addr: SocketAddr| (Some(addr.ip().to_canonical()), addr.port())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::catalog::glob::Glob;
+    use crate::catalog::options::Strategy;
+
+    fn route(host: &str, path: &str) -> Arc<Route> {
+        Arc::new(Route {
+            id: 1,
+            key: RouteKey { host: host.into(), path: path.into() },
+            targets: Box::default(),
+            excluded: Box::default(),
+            strategy: Strategy::P2c,
+            even: true,
+            ring: Box::default(),
+        })
+    }
+
+    fn table(matcher: Matcher, places: &[(&str, &str)]) -> RouteTable {
+        let mut table = RouteTable::new(matcher);
+        for (host, path) in places {
+            let route = route(host, path);
+            table.set(&route.key, Some(Arc::clone(&route)));
+        }
+        table
+    }
+
+    fn place(route: Option<&Arc<Route>>) -> Option<(String, String)> {
+        route.map(|route| (route.key.host.clone(), route.key.path.clone()))
+    }
+
+    #[test]
+    fn hosts_by_precedence_then_the_longest_path() {
+        let table = table(
+            Matcher::Prefix,
+            &[
+                ("", "/"),
+                ("", "/only"),
+                ("a.test", "/"),
+                ("a.test", "/foo/"),
+                ("*.test", "/"),
+                ("*.a.test", "/"),
+                ("{b,c}.test", "/b"),
+                ("b.test", "/"),
+                ("d.test:80", "/"),
+                ("f.org:80", "/"),
+                ("d.test:8080", "/p"),
+                ("*.e.org:443", "/"),
+            ],
+        );
+        for (scheme, host, path, expected) in [
+            (Scheme::Http, "a.test", "/foo/x", ("a.test", "/foo/")),
+            (Scheme::Http, "A.Test:80", "/foo", ("a.test", "/")),
+            (Scheme::Http, "a.test:81", "/foo", ("", "/")),
+            (Scheme::Http, "x.a.test", "/", ("*.a.test", "/")),
+            (Scheme::Http, "x.test", "/", ("*.test", "/")),
+            (Scheme::Http, "b.test", "/b", ("{b,c}.test", "/b")),
+            (Scheme::Http, "b.test", "/c", ("b.test", "/")),
+            (Scheme::Http, "c.test", "/b", ("{b,c}.test", "/b")),
+            (Scheme::Http, "c.test", "/c", ("*.test", "/")),
+            (Scheme::Http, "nobody", "/only/1", ("", "/only")),
+            // As in Fabio, the whole text is compared, so that a port in the table makes a host less specific.
+            (Scheme::Http, "d.test", "/", ("*.test", "/")),
+            (Scheme::Http, "f.org", "/", ("f.org:80", "/")),
+            (Scheme::Https, "d.test", "/", ("*.test", "/")),
+            (Scheme::Https, "d.test:80", "/", ("d.test:80", "/")),
+            (Scheme::Http, "d.test:8080", "/p", ("d.test:8080", "/p")),
+            (Scheme::Https, "x.e.org", "/", ("*.e.org:443", "/")),
+            (Scheme::Http, "x.e.org", "/", ("", "/")),
+            (Scheme::Http, "x.e.org:443", "/", ("*.e.org:443", "/")),
+            (Scheme::Http, "", "/", ("", "/")),
+        ] {
+            let expected = Some((expected.0.to_owned(), expected.1.to_owned()));
+            assert_eq!(place(table.lookup(scheme, host, path, |_| true)), expected, "{host}{path}");
+        }
+        assert!(table.lookup(Scheme::Http, "a.test", "*", |_| true).is_none());
+    }
+
+    #[test]
+    fn a_refused_route_leads_to_the_next_host() {
+        let table = table(Matcher::Prefix, &[("a.test", "/"), ("a.test", "/x"), ("*", "/x"), ("", "/")]);
+        let refuse = |host: &'static str| move |route: &Route| route.key.host != host;
+        let found = table.lookup(Scheme::Http, "a.test", "/x", refuse("a.test"));
+        assert_eq!(place(found), Some(("*".into(), "/x".into())));
+        assert!(table.lookup(Scheme::Http, "a.test", "/x", |_| false).is_none());
+    }
+
+    #[test]
+    fn tcp_by_address_before_port() {
+        let table = table(Matcher::Prefix, &[(":90", ""), ("127.0.0.1:90", ""), ("[::1]:91", "")]);
+        for (local, expected) in [
+            ("127.0.0.1:90", Some("127.0.0.1:90")),
+            ("[::ffff:127.0.0.1]:90", Some("127.0.0.1:90")),
+            ("127.0.0.2:90", Some(":90")),
+            ("[::1]:91", Some("[::1]:91")),
+            ("[::2]:91", None),
+        ] {
+            let found = table.lookup_tcp(local.parse().unwrap());
+            assert_eq!(found.map(|route| route.key.host.as_str()), expected, "{local}");
+        }
+        assert!(table.lookup(Scheme::Http, ":90", "/", |_| true).is_none());
+    }
+
+    #[test]
+    fn routes_come_in_order_and_are_counted() {
+        let mut table =
+            table(Matcher::Prefix, &[("b", "/"), ("a", "/x"), ("a", "/y"), ("*.b:443", "/"), (":1", ""), ("[", "/")]);
+        let order: Vec<_> = table.routes().iter().map(|r| format!("{}{}", r.key.host, r.key.path)).collect();
+        assert_eq!(order, ["*.b:443/", ":1", "a/y", "a/x", "b/"]);
+        assert_eq!(table.len(), 5, "a pattern that cannot be compiled is no route");
+        for host in ["b", "b", "*.b:443"] {
+            table.set(&RouteKey { host: host.into(), path: "/".into() }, None);
+        }
+        assert_eq!((table.len(), table.routes().len()), (3, 3));
+    }
+
+    /// Fabio's rules (hosts and paths), as a scan over everything.
+    fn scan<'a>(
+        matcher: Matcher,
+        places: &'a [(String, String)],
+        scheme: Scheme,
+        host: &str,
+        path: &str,
+    ) -> Option<&'a (String, String)> {
+        let port = if scheme == Scheme::Http { ":80" } else { ":443" };
+        let cut = |host: &str| host.strip_suffix(port).unwrap_or(host).to_owned();
+        let wanted = cut(&host.to_lowercase());
+        let mut hosts: Vec<&str> = places.iter().map(|(host, _)| host.as_str()).filter(|host| !host.is_empty()).collect();
+        hosts.retain(|pattern| Glob::new(&cut(pattern)).unwrap().matches(&wanted));
+        hosts.sort_by_key(|host| std::cmp::Reverse(host.chars().rev().collect::<String>()));
+        hosts.push("");
+        hosts.into_iter().find_map(|host| {
+            let mut own: Vec<&(String, String)> = places.iter().filter(|place| place.0 == host).collect();
+            own.sort_by(|a, b| match matcher {
+                // Ours: also among paths of different case the longest, then Fabio's order.
+                Matcher::IPrefix => (b.1.len(), &b.1).cmp(&(a.1.len(), &a.1)),
+                _ => b.1.cmp(&a.1),
+            });
+            own.into_iter().find(|place| match matcher {
+                Matcher::Prefix => path.starts_with(&place.1),
+                Matcher::IPrefix => path.to_lowercase().starts_with(&place.1.to_lowercase()),
+                Matcher::Glob => Glob::new(&place.1).unwrap().matches(path),
+            })
+        })
+    }
+
+    fn hosts() -> impl Strategy_<Value = String> {
+        prop_oneof![
+            "[ab]{0,2}(\\.[ab]){0,2}(:80|:443|:81)?",
+            "(\\*|\\?|a\\*|\\{a,b\\}|[!a])(\\.[ab]){0,2}(:80|:443)?",
+        ]
+    }
+
+    use proptest::strategy::Strategy as Strategy_;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(512))]
+        #[test]
+        fn the_index_agrees_with_a_scan(
+            matcher in prop_oneof![Just(Matcher::Prefix), Just(Matcher::IPrefix), Just(Matcher::Glob)],
+            places in prop::collection::vec((hosts(), "/[abA]{0,2}(/|\\*|\\?b)?[ab]{0,2}"), 0..24),
+            removed in prop::collection::vec(any::<prop::sample::Index>(), 0..6),
+            requests in prop::collection::vec(("[abAB]{0,2}(\\.[abB]){0,2}(:80|:443|:81)?", "/[abA]{0,3}/?[ab]{0,2}", any::<bool>()), 1..12),
+        ) {
+            let mut places = places;
+            places.retain(|(host, _)| !host.contains("[!a]") || host.starts_with("[!a]"));
+            places.sort();
+            places.dedup();
+            let mut table = RouteTable::new(matcher);
+            for (host, path) in &places {
+                let route = route(host, path);
+                table.set(&route.key, Some(Arc::clone(&route)));
+            }
+            let before = table.clone();
+            let all = places.clone();
+            for index in removed.iter().filter(|_| !all.is_empty()) {
+                let (host, path) = index.get(&all).clone();
+                table.set(&RouteKey { host: host.clone(), path: path.clone() }, None);
+                places.retain(|place| *place != (host.clone(), path.clone()));
+            }
+            for (table, places) in [(&before, &all), (&table, &places)] {
+                prop_assert_eq!(table.len(), places.len());
+                prop_assert_eq!(table.routes().len(), places.len());
+                for (host, path, tls) in &requests {
+                    let scheme = if *tls { Scheme::Https } else { Scheme::Http };
+                    let found = place(table.lookup(scheme, host, path, |_| true));
+                    prop_assert_eq!(found.as_ref(), scan(matcher, places, scheme, host, path), "{} {}", host, path);
+                }
+            }
+        }
     }
 }

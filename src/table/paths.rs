@@ -58,25 +58,28 @@ impl Paths {
         }
     }
 
-    /// Puts `route` at `path`, or takes away what is there. True when a route was there before.
-    pub(super) fn set(&mut self, path: &str, route: Option<Arc<Route>>) -> bool {
-        let mut had = false;
+    /// Puts `route` at `path`, or takes away what is there. Returns by how many routes it grew: -1, 0 or 1. A path
+    /// that is no valid pattern is not stored: it could match nothing.
+    pub(super) fn set(&mut self, path: &str, route: Option<Arc<Route>>) -> isize {
+        let mut growth = 0;
         match self {
             Self::Prefix(trie) => trie.update(path.as_bytes(), |slot| {
-                had = slot.is_some();
+                growth = isize::from(route.is_some()) - isize::from(slot.is_some());
                 *slot = route;
             }),
             Self::Folded(trie) => trie.update(path.to_ascii_lowercase().as_bytes(), |slot| {
-                had = set_in(slot, path, route, |route| &route.key.path);
+                growth = set_in(slot, path, route, |route| &route.key.path);
             }),
             Self::Glob(trie) => {
-                let pattern = route.and_then(|route| Some(Pattern { glob: Arc::new(Glob::new(path).ok()?), route }));
-                trie.update(literal_beginning(path).as_bytes(), |slot| {
-                    had = set_in(slot, path, pattern, |pattern| &pattern.route.key.path);
+                let Ok(glob) = Glob::new(path) else { return 0 };
+                let beginning = glob.literal_prefix().to_owned();
+                let pattern = route.map(|route| Pattern { glob: Arc::new(glob), route });
+                trie.update(beginning.as_bytes(), |slot| {
+                    growth = set_in(slot, path, pattern, |pattern| &pattern.route.key.path);
                 });
             }
         }
-        had
+        growth
     }
 
     /// Visits every route.
@@ -89,18 +92,21 @@ impl Paths {
     }
 }
 
-/// Replaces the item with this path in a list kept in descending order of paths. True when one was there.
-fn set_in<T>(slot: &mut Option<Vec<T>>, path: &str, item: Option<T>, path_of: impl Fn(&T) -> &str) -> bool {
+/// Replaces the item with this path in a list kept in descending order of paths. Returns by how many it grew.
+fn set_in<T>(slot: &mut Option<Vec<T>>, path: &str, item: Option<T>, path_of: impl Fn(&T) -> &str) -> isize {
     let mut items = slot.take().unwrap_or_default();
-    let had = items.len();
-    items.retain(|old| path_of(old) != path);
-    let had = items.len() < had;
+    let mut growth = 0;
+    if let Some(at) = items.iter().position(|old| path_of(old) == path) {
+        items.remove(at);
+        growth -= 1;
+    }
     if let Some(item) = item {
         let at = items.partition_point(|other| path_of(other) > path);
         items.insert(at, item);
+        growth += 1;
     }
     *slot = (!items.is_empty()).then_some(items);
-    had
+    growth
 }
 
 fn first_match<'a>(trie: &'a Trie<Vec<Pattern>>, path: &str) -> Option<&'a Arc<Route>> {
@@ -108,45 +114,4 @@ fn first_match<'a>(trie: &'a Trie<Vec<Pattern>>, path: &str) -> Option<&'a Arc<R
     trie.walk::<false>(path.as_bytes(), |patterns| candidates.extend(patterns));
     candidates.sort_unstable_by(|a, b| b.route.key.path.cmp(&a.route.key.path));
     candidates.into_iter().find(|pattern| pattern.glob.matches(path)).map(|pattern| &pattern.route)
-}
-
-/// What every text that matches the glob begins with.
-pub(super) fn literal_beginning(pattern: &str) -> &str {
-    &pattern[..pattern.find(is_meta).unwrap_or(pattern.len())]
-}
-
-/// What every text that matches the glob ends with.
-pub(super) fn literal_end(pattern: &str) -> &str {
-    let Some(at) = pattern.rfind(is_meta) else { return pattern };
-    let mut rest = pattern[at..].chars();
-    // The character after a backslash is literal, but leaving it out only makes the end shorter.
-    if rest.next() == Some('\\') {
-        rest.next();
-    }
-    rest.as_str()
-}
-
-/// Characters that do not stand for themselves in a glob.
-pub(super) fn is_meta(c: char) -> bool {
-    matches!(c, '*' | '?' | '[' | ']' | '{' | '}' | '\\')
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn literal_parts_of_globs() {
-        for (pattern, beginning, end) in [
-            ("a.b", "a.b", "a.b"),
-            ("*.a.b", "", ".a.b"),
-            ("x.{a,b}.c", "x.", ".c"),
-            ("a[bc]", "a", ""),
-            ("a\\*b", "a", "b"),
-            ("a\\", "a", ""),
-            ("*", "", ""),
-        ] {
-            assert_eq!((literal_beginning(pattern), literal_end(pattern)), (beginning, end), "{pattern}");
-        }
-    }
 }
