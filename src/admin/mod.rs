@@ -1,0 +1,66 @@
+//! The admin listener: what `lb` knows, read only, over HTTP/1.1.
+//!
+//! ```text
+//! server (sockets, limits) ── router (path → answer) ─┬─ metrics::text
+//!                                                     ├─ routes, services, explain (JSON)
+//!                                                     └─ page (HTML)
+//! client (the other end: `lb routes`, `lb explain`)
+//! ```
+//!
+//! It runs on the control thread and asks the rest of the process through two small traits, so that it knows
+//! neither sources nor workers. It changes nothing, whatever it is asked.
+
+pub mod client;
+mod explain;
+mod page;
+mod query;
+mod router;
+mod routes;
+mod server;
+mod services;
+mod tabular;
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use futures_util::future::LocalBoxFuture;
+use tokio::sync::watch;
+
+use crate::control::{Readiness, ServiceStatus};
+use crate::metrics::Metrics;
+use crate::table::{Route, Scheme};
+
+pub use server::serve;
+
+/// What the control loop can be asked.
+pub trait ControlView {
+    /// All services that are known now, by name.
+    fn services(&self) -> LocalBoxFuture<'_, Vec<ServiceStatus>>;
+    /// Whether traffic may be sent here, and why not.
+    fn readiness(&self) -> Readiness;
+}
+
+/// What the routing table can be asked. Called on a thread that may block.
+pub trait TableView: Send + Sync {
+    /// All routes: hosts ascending, then table order.
+    fn routes(&self) -> Vec<Arc<Route>>;
+    /// The route a request would take; `path` is normalised.
+    fn find(&self, scheme: Scheme, host: &str, path: &str) -> Option<Arc<Route>>;
+    /// The process clock, in milliseconds: ejections are told in it.
+    fn now_ms(&self) -> u64;
+}
+
+/// Everything the admin listener answers from. Cheap to clone.
+#[derive(Clone)]
+pub struct AdminState {
+    /// Routes.
+    pub table: Arc<dyn TableView>,
+    /// Counters.
+    pub metrics: Metrics,
+    /// Services and readiness.
+    pub control: Rc<dyn ControlView>,
+    /// Effective configuration as JSON text, secrets masked; the sender replaces it at a reload.
+    pub config_json: watch::Receiver<Arc<str>>,
+    /// From a request's raw path to the form that is looked up: the same the proxy uses.
+    pub normalise_path: fn(&str) -> Result<String, String>,
+}
