@@ -4,8 +4,13 @@
 //! knows what a route does with an instance (that is `table`).
 
 pub mod command;
+mod command_line;
+mod destination;
 pub mod eligibility;
+pub mod glob;
+pub mod option_text;
 pub mod options;
+pub mod strategy;
 pub mod tag;
 
 use std::fmt;

@@ -1,4 +1,17 @@
 //! Passive health: what the traffic itself says about an instance.
+//!
+//! ```text
+//!            eject_after failures in a row               ejection over
+//!   healthy ────────────────────────────────> ejected ────────────────> probation ── success ──> healthy
+//!                                                ^                          │
+//!                                                └──── one failure, twice ──┘
+//!                                                      as long each time
+//! ```
+//!
+//! Lock-free: each figure is an atomic of its own, written by all workers with relaxed ordering. A lost race costs
+//! one failure counted twice or late, never a wrong memory. The clock is an argument.
+
+use std::sync::atomic::Ordering::Relaxed;
 
 use super::TargetState;
 
@@ -23,16 +36,105 @@ impl Default for HealthConfig {
     }
 }
 
+/// After how long (ms) a measured latency has faded to a third: an instance that was slow once is asked again.
+const LATENCY_DECAY_MS: f64 = 10_000.0;
+
+/// How long (ms) the one request that tries an instance on probation keeps others away; then, unless it has
+/// reported, the next may try.
+const TRIAL_MS: u64 = 1_000;
+
 impl TargetState {
+    /// Whether the instance may get a request: not ejected, and not just being tried after an ejection.
+    #[must_use]
+    pub fn is_open(&self, now_ms: u64) -> bool {
+        !self.is_ejected(now_ms) && !(self.probation.load(Relaxed) && self.trial_until_ms.load(Relaxed) > now_ms)
+    }
+
+    /// To be called for a picked target: false when it is on probation and another request got the trial.
+    pub(super) fn begin_trial(&self, now_ms: u64) -> bool {
+        if !self.probation.load(Relaxed) || self.is_ejected(now_ms) {
+            return true;
+        }
+        let until = self.trial_until_ms.load(Relaxed);
+        until <= now_ms
+            && self.trial_until_ms.compare_exchange(until, now_ms.saturating_add(TRIAL_MS), Relaxed, Relaxed).is_ok()
+    }
+
+    /// Latency in microseconds as it counts at `now_ms`; 0: not known.
+    #[must_use]
+    pub fn latency_at(&self, now_ms: u64) -> f64 {
+        let latency = self.latency_us.load(Relaxed) as f64;
+        let age = now_ms.saturating_sub(self.latency_at_ms.load(Relaxed));
+        if age == 0 { latency } else { latency * (-(age as f64) / LATENCY_DECAY_MS).exp() }
+    }
+
     /// Notes an answer from the instance.
+    ///
+    /// While the instance is ejected only the latency is noted: an answer to a request from before says little.
     pub fn record_success(&self, now_ms: u64, latency_us: u64) {
-        let _ = (now_ms, latency_us);
+        self.note_latency(now_ms, latency_us);
+        if self.is_ejected(now_ms) {
+            return;
+        }
+        if self.failures.load(Relaxed) != 0 {
+            self.failures.store(0, Relaxed);
+        }
+        if self.probation.load(Relaxed) && self.probation.swap(false, Relaxed) {
+            // Back: slow start counts from here.
+            self.since_ms.store(now_ms, Relaxed);
+        }
     }
 
     /// Notes a failure; true when it ejected the instance. `ejected` and `total` are the present counts among the
     /// targets of the route at hand, for the cap.
+    ///
+    /// Two workers that eject two instances in the same instant can pass the cap by one: the counts are theirs, not
+    /// locked. Picking ignores ejection when nobody is left, so that costs nothing.
     pub fn record_failure(&self, now_ms: u64, config: &HealthConfig, ejected: usize, total: usize) -> bool {
-        let _ = (now_ms, config, ejected, total);
-        false
+        let until = self.ejected_until_ms.load(Relaxed);
+        if until > now_ms || config.eject_after == 0 {
+            return false;
+        }
+        let failures = self.failures.fetch_add(1, Relaxed).saturating_add(1);
+        if failures < config.eject_after && !self.probation.load(Relaxed) {
+            return false;
+        }
+        let cap = total.saturating_mul(config.eject_max_percent as usize);
+        if ejected.saturating_add(1).saturating_mul(100) > cap {
+            return false;
+        }
+        let before = self.remembered_ejections(now_ms, until, config);
+        let length = ejection_ms(before, config);
+        let ejects =
+            self.ejected_until_ms.compare_exchange(until, now_ms.saturating_add(length), Relaxed, Relaxed).is_ok();
+        if ejects {
+            self.ejections.store(before.saturating_add(1), Relaxed);
+            self.trial_until_ms.store(0, Relaxed);
+            self.probation.store(true, Relaxed);
+        }
+        ejects
     }
+
+    /// Ejections so far, one less for every `eject_max_ms` that went well since the last one ended.
+    fn remembered_ejections(&self, now_ms: u64, until: u64, config: &HealthConfig) -> u32 {
+        let quiet = now_ms.saturating_sub(until) / config.eject_max_ms.max(1);
+        self.ejections.load(Relaxed).saturating_sub(u32::try_from(quiet).unwrap_or(u32::MAX))
+    }
+
+    /// A higher latency counts at once, a lower one as the old fades.
+    fn note_latency(&self, now_ms: u64, latency_us: u64) {
+        let old = self.latency_us.load(Relaxed) as f64;
+        let new = latency_us as f64;
+        let age = now_ms.saturating_sub(self.latency_at_ms.load(Relaxed)) as f64;
+        let keep = (-age.max(1.0) / LATENCY_DECAY_MS).exp().min(0.95);
+        let next = if new >= old { new } else { new + (old - new) * keep };
+        self.latency_us.store((next as u64).max(1), Relaxed);
+        self.latency_at_ms.store(now_ms, Relaxed);
+    }
+}
+
+/// `eject_base · 2^before`, at most `eject_max`.
+fn ejection_ms(before: u32, config: &HealthConfig) -> u64 {
+    let factor = 1u64.checked_shl(before).unwrap_or(u64::MAX);
+    config.eject_base_ms.saturating_mul(factor).min(config.eject_max_ms)
 }

@@ -10,6 +10,9 @@ use crate::catalog::{InstanceId, ServiceName};
 /// A route of the table.
 #[derive(Debug)]
 pub struct Route {
+    /// Stays the same from table to table while the place is routed, and is never given to another place:
+    /// cursors of `rr` are kept by it.
+    pub id: u64,
     /// Where it stands.
     pub key: RouteKey,
     /// Targets that may get traffic. Empty while every instance is out: the answer is then 503.
@@ -18,8 +21,19 @@ pub struct Route {
     pub excluded: Box<[Excluded]>,
     /// How to pick among the targets.
     pub strategy: Strategy,
-    /// Whether the shares of the targets differ: then `ring` is laid out.
+    /// Whether all targets have the same share.
+    pub even: bool,
+    /// Order of turns for `rr` while shares differ (indexes of `targets`, spread out); empty otherwise.
     pub ring: Box<[u32]>,
+}
+
+impl Route {
+    /// How many of the targets are ejected at `now_ms` of the process clock, for the cap of
+    /// [`TargetState::record_failure`](super::TargetState::record_failure).
+    #[must_use]
+    pub fn ejected_count(&self, now_ms: u64) -> usize {
+        self.targets.iter().filter(|target| target.state.is_ejected(now_ms)).count()
+    }
 }
 
 /// A registered instance that gets no traffic.

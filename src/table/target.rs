@@ -1,11 +1,14 @@
 //! One place a route can send to, and the state of the instance behind it.
 
+use std::hash::BuildHasher;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 
+use foldhash::fast::FixedState;
+
 use crate::catalog::InstanceId;
-use crate::catalog::options::RouteOptions;
+use crate::catalog::options::{Proto, RouteOptions};
 use crate::metrics::ServiceMetrics;
 
 /// What is known of one instance beyond its registration: shared by all workers and all routes, and carried over
@@ -19,16 +22,24 @@ pub struct TargetState {
     pub id: InstanceId,
     /// Its address.
     pub addr: SocketAddr,
+    /// Hash of id and address: the same in every process, so that consistent hashing agrees between balancers.
+    pub hash: u64,
     /// Requests (or TCP connections) in flight, over all workers.
     pub in_flight: AtomicU32,
     /// Failures in a row.
     pub failures: AtomicU32,
     /// Milliseconds (of the process clock) until which the instance is ejected; 0: never was.
     pub ejected_until_ms: AtomicU64,
+    /// Set by an ejection, until a request that was sent after it succeeds: meanwhile one failure ejects again.
+    pub probation: AtomicBool,
+    /// Until when (process clock, ms) the one request that tries an instance on probation keeps others away.
+    pub trial_until_ms: AtomicU64,
     /// Ejections in a row; decides the length of the next one.
     pub ejections: AtomicU32,
     /// Peak EWMA of the time to the first byte, in microseconds.
     pub latency_us: AtomicU64,
+    /// When (process clock, ms) `latency_us` was written: it counts for less and less from there.
+    pub latency_at_ms: AtomicU64,
     /// When (process clock, ms) the instance came in or came back: slow start counts from here; 0: at start.
     pub since_ms: AtomicU64,
     /// Set when the instance left the table: idle connections are closed, TCP connections drain.
@@ -39,10 +50,15 @@ impl TargetState {
     /// A fresh state.
     #[must_use]
     pub fn new(key: u64, id: InstanceId, addr: SocketAddr, since_ms: u64) -> Self {
+        let hash = FixedState::with_seed(0x7461_7267_6574).hash_one((&id.node, &id.id, addr));
         Self {
             key,
             id,
             addr,
+            hash,
+            probation: AtomicBool::new(false),
+            trial_until_ms: AtomicU64::new(0),
+            latency_at_ms: AtomicU64::new(0),
             in_flight: AtomicU32::new(0),
             failures: AtomicU32::new(0),
             ejected_until_ms: AtomicU64::new(0),
@@ -57,6 +73,16 @@ impl TargetState {
     #[must_use]
     pub fn is_ejected(&self, now_ms: u64) -> bool {
         self.ejected_until_ms.load(Relaxed) > now_ms
+    }
+
+    /// Its state in a word: `healthy`, `probation` or `ejected`.
+    #[must_use]
+    pub fn word(&self, now_ms: u64) -> &'static str {
+        match (self.is_ejected(now_ms), self.probation.load(Relaxed)) {
+            (true, _) => "ejected",
+            (false, true) => "probation",
+            (false, false) => "healthy",
+        }
     }
 }
 
@@ -73,4 +99,52 @@ pub struct Target {
     pub query: Option<Arc<str>>,
     /// Share of the route's traffic, 0.0 to 1.0; all targets of a route add up to 1.
     pub share: f64,
+    /// Fixed share as asked for (`weight=` of the tag, or `route weight`), if any: only for display.
+    pub fixed: Option<f64>,
+    /// Plain tags of the instance.
+    pub tags: Arc<[Arc<str>]>,
+    /// Destination as written in a route command; none for an instance of the catalog.
+    pub url: Option<Arc<str>>,
+}
+
+impl Target {
+    /// The destination as Fabio writes it: `http://1.2.3.4:5000/`.
+    #[must_use]
+    pub fn destination(&self) -> String {
+        if let Some(url) = &self.url {
+            return url.to_string();
+        }
+        if let Some(redirect) = &self.options.redirect {
+            return redirect.url.to_string();
+        }
+        let slash = if self.options.proto == Proto::Http { "/" } else { "" };
+        format!("{}://{}{slash}", self.options.proto.scheme(), self.state.addr)
+    }
+}
+
+/// One request (or TCP connection) that an instance is busy with; counted as long as this lives.
+#[derive(Debug)]
+pub struct InFlight(Arc<TargetState>);
+
+impl InFlight {
+    /// Counts one more.
+    #[must_use]
+    pub fn new(state: Arc<TargetState>) -> Self {
+        state.in_flight.fetch_add(1, Relaxed);
+        Self(state)
+    }
+
+    /// The instance.
+    #[must_use]
+    pub fn state(&self) -> &Arc<TargetState> {
+        &self.0
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        // Every lowering has its raising, so the count cannot fall below 0.
+        let before = self.0.in_flight.fetch_sub(1, Relaxed);
+        debug_assert!(before > 0, "in-flight count of {} fell below 0", self.0.id);
+    }
 }

@@ -1,0 +1,415 @@
+//! Reads the options of a route tag or route command (`strip=/x proto=https …`), and writes them as Fabio shows them.
+//!
+//! One bad option never takes anything else with it than the tag or line that holds it. Three degrees:
+//! an error (the target would do something else than asked: a weight that is no number, a broken redirect),
+//! a warning (the option is left out, or an access rule that cannot be read refuses everybody),
+//! and an unknown option (kept in `raw`, without effect).
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::{IpNet, Ipv4Net};
+
+use super::options::{Access, HostRewrite, Proto, Redirect, RouteOptions};
+
+/// Every option with a meaning.
+const KNOWN: [&str; 14] = [
+    "allow",
+    "auth",
+    "deny",
+    "grpcservername",
+    "host",
+    "prepend",
+    "proto",
+    "pxyproto",
+    "redirect",
+    "register",
+    "strategy",
+    "strip",
+    "tlsskipverify",
+    "weight",
+];
+
+/// How alike an unknown word must be to a known one to be suggested (Jaro-Winkler, 0 to 1).
+const ALIKE_MIN: f64 = 0.75;
+
+/// Options, and what is to be said about them.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ParsedOptions {
+    /// What they ask for.
+    pub options: RouteOptions,
+    /// Unknown ones, in words, with the nearest known option.
+    pub unknown: Vec<String>,
+    /// Values without effect, and access rules that refuse everybody because they cannot be read.
+    pub warnings: Vec<String>,
+}
+
+/// An option that makes its tag or command unusable.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OptionError {
+    /// Not a finite number.
+    #[error("weight `{0}` is not a number: write weight=0.25 for a quarter of the traffic")]
+    Weight(String),
+    /// Not `CODE,URL`.
+    #[error("redirect `{value}`: {reason}; write redirect=301,https://example.com$path")]
+    Redirect {
+        /// What was written.
+        value: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// Text that would break a request head.
+    #[error("{key} `{value}`: only visible ASCII characters may be sent to an upstream; percent-encode the others")]
+    Invisible {
+        /// Which option.
+        key: &'static str,
+        /// What was written.
+        value: String,
+    },
+    /// `host=` that is no host.
+    #[error("host `{0}` is not a host name: write host=dst, host=example.com or host=example.com:8080")]
+    Host(String),
+}
+
+/// Where the options stand, as far as it changes their meaning.
+#[derive(Clone, Copy, Debug)]
+pub enum Context<'a> {
+    /// In a tag: `redirect=CODE,URL`.
+    Tag,
+    /// In a route command with this destination: `redirect=CODE` sends there.
+    Command {
+        /// The destination.
+        url: &'a str,
+    },
+}
+
+/// Parses blank-separated `key=value` words; a word without `=` has an empty value. When a key is repeated, its
+/// last value counts, except for access rules, where a repetition refuses everybody.
+///
+/// # Errors
+/// The first option that makes the whole unusable.
+pub fn parse_options(text: &str, context: Context<'_>) -> Result<ParsedOptions, OptionError> {
+    let mut parsed = ParsedOptions::default();
+    let (mut allow, mut deny) = (Vec::new(), Vec::new());
+    for word in text.split_whitespace() {
+        let (key, value) = word.split_once('=').unwrap_or((word, ""));
+        if parsed.options.raw.iter().any(|(seen, _)| &**seen == key) {
+            parsed.warnings.push(format!("option `{key}` is given more than once"));
+        }
+        parsed.options.raw.push((key.into(), value.into()));
+        match key {
+            "allow" => allow.push(value),
+            "deny" => deny.push(value),
+            _ => apply(&mut parsed, key, value, context)?,
+        }
+    }
+    parsed.options.access = access(&allow, &deny).unwrap_or_else(|why| {
+        parsed.warnings.push(format!("{why}: the route refuses everybody until it is mended"));
+        Access::Closed
+    });
+    Ok(parsed)
+}
+
+/// Takes one option over.
+fn apply(parsed: &mut ParsedOptions, key: &str, value: &str, context: Context<'_>) -> Result<(), OptionError> {
+    let ParsedOptions { options, unknown, warnings } = parsed;
+    match key {
+        "proto" => match proto(value) {
+            Some(proto) => options.proto = proto,
+            None => {
+                options.proto = Proto::Http;
+                warnings.push(format!("unknown proto `{value}`, taken as http: {PROTOS} are known"));
+            }
+        },
+        "weight" => options.weight = weight(value)?,
+        "strip" => options.strip = slashed("strip", value)?,
+        "prepend" => options.prepend = slashed("prepend", value)?,
+        "host" => options.host = host_rewrite(value)?,
+        "tlsskipverify" => options.tls_skip_verify = is_true(key, value, warnings),
+        "pxyproto" => options.proxy_protocol = is_true(key, value, warnings),
+        "redirect" => options.redirect = Some(redirect(value, context)?),
+        "auth" => options.auth = named("auth", value)?,
+        "register" => options.register = named("register", value)?,
+        "grpcservername" => options.grpc_server_name = named("grpcservername", value)?,
+        "strategy" => match value.parse() {
+            Ok(strategy) => options.strategy = Some(strategy),
+            Err(error) => {
+                options.strategy = None;
+                warnings.push(error.to_string());
+            }
+        },
+        _ => unknown.push(unknown_text(key)),
+    }
+    Ok(())
+}
+
+/// The words of [`proto`], for messages.
+const PROTOS: &str = "http, https, h2, h2c, grpc, grpcs and tcp";
+
+/// Protocol by its name in options, which is also its URL scheme.
+#[must_use]
+pub fn proto(word: &str) -> Option<Proto> {
+    [Proto::Http, Proto::Https, Proto::H2c, Proto::H2, Proto::Grpc, Proto::Grpcs, Proto::Tcp]
+        .into_iter()
+        .find(|proto| proto.scheme() == word)
+}
+
+/// A fixed weight; 0 and below mean none.
+///
+/// # Errors
+/// When the text is not a finite number.
+pub fn weight(value: &str) -> Result<Option<f64>, OptionError> {
+    match value.parse::<f64>() {
+        Ok(weight) if weight.is_finite() => Ok((weight > 0.0).then_some(weight)),
+        _ => Err(OptionError::Weight(value.to_owned())),
+    }
+}
+
+fn is_true(key: &str, value: &str, warnings: &mut Vec<String>) -> bool {
+    if !matches!(value, "true" | "false") {
+        warnings.push(format!("`{key}={value}` has no effect: only `{key}=true` switches it on"));
+    }
+    value == "true"
+}
+
+fn named(key: &'static str, value: &str) -> Result<Option<Arc<str>>, OptionError> {
+    if !value.bytes().all(|b| b.is_ascii_graphic()) {
+        return Err(OptionError::Invisible { key, value: value.to_owned() });
+    }
+    Ok((!value.is_empty()).then(|| value.into()))
+}
+
+fn slashed(key: &'static str, value: &str) -> Result<Option<Arc<str>>, OptionError> {
+    let value = named(key, value)?;
+    Ok(value.map(|value| if value.starts_with('/') { value } else { format!("/{value}").into() }))
+}
+
+fn host_rewrite(value: &str) -> Result<HostRewrite, OptionError> {
+    match value {
+        "" => Ok(HostRewrite::Keep),
+        "dst" => Ok(HostRewrite::Target),
+        _ if value.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._:[]".contains(&b)) => {
+            Ok(HostRewrite::Name(value.into()))
+        }
+        _ => Err(OptionError::Host(value.to_owned())),
+    }
+}
+
+fn redirect(value: &str, context: Context<'_>) -> Result<Redirect, OptionError> {
+    let fail = |reason| OptionError::Redirect { value: value.to_owned(), reason };
+    let (code, url) = match (value.split_once(','), context) {
+        (Some((_, url)), _) if url.contains(',') => return Err(fail("more than one comma")),
+        (Some(parts), _) => parts,
+        (None, Context::Command { url }) => (value, url),
+        (None, Context::Tag) => return Err(fail("no comma between code and URL")),
+    };
+    let code = code.parse().ok().filter(|code| (300..400).contains(code)).ok_or(fail("code is not 300 to 399"))?;
+    if !["http://", "https://", "/"].iter().any(|start| url.starts_with(start)) {
+        return Err(fail("URL begins with neither http://, https:// nor /"));
+    }
+    if !url.bytes().all(|b| b.is_ascii_graphic()) {
+        return Err(fail("URL holds a character that is not visible ASCII"));
+    }
+    Ok(Redirect { code, url: url.into() })
+}
+
+/// Both kinds of rule, a repeated one, an empty one or one bad element: refused, with the reason. Guessing what was
+/// meant could open what somebody wanted shut.
+fn access(allow: &[&str], deny: &[&str]) -> Result<Access, String> {
+    match (allow, deny) {
+        ([], []) => Ok(Access::Open),
+        ([rule], []) => networks("allow", rule).map(Access::Allow),
+        ([], [rule]) => networks("deny", rule).map(Access::Deny),
+        ([], _) | (_, []) => Err("access rule given more than once".to_owned()),
+        _ => Err("both allow and deny are given, only one may be".to_owned()),
+    }
+}
+
+fn networks(key: &str, rule: &str) -> Result<Vec<IpNet>, String> {
+    rule.split(',')
+        .map(|element| {
+            let net = element.trim().strip_prefix("ip:").and_then(network);
+            net.ok_or_else(|| format!("{key}: `{element}` is not ip:ADDRESS or ip:ADDRESS/BITS"))
+        })
+        .collect()
+}
+
+/// An address or a network. IPv4 written as IPv6 (`::ffff:10.0.0.0/104`) becomes IPv4, because clients are
+/// compared in that form.
+fn network(text: &str) -> Option<IpNet> {
+    let net = match text.parse::<IpAddr>() {
+        Ok(addr) => IpNet::from(addr),
+        Err(_) => text.parse::<IpNet>().ok()?,
+    };
+    if let (IpAddr::V4(addr), IpNet::V6(v6)) = (net.addr().to_canonical(), net)
+        && let Some(bits) = v6.prefix_len().checked_sub(96)
+    {
+        return Ipv4Net::new(addr, bits).ok().map(IpNet::V4);
+    }
+    Some(net)
+}
+
+fn unknown_text(key: &str) -> String {
+    let nearest = KNOWN
+        .iter()
+        .map(|&known| (strsim::jaro_winkler(&key.to_ascii_lowercase(), known), known))
+        .filter(|&(alike, _)| alike >= ALIKE_MIN)
+        .max_by(|a, b| a.0.total_cmp(&b.0));
+    match nearest {
+        Some((_, known)) => format!("unknown option `{key}`, nearest is `{known}`"),
+        None => format!("unknown option `{key}`"),
+    }
+}
+
+impl RouteOptions {
+    /// The options as Fabio's `opts` shows them: sorted by key, the last of a repeated one, without `weight` and
+    /// `proto` (which stand elsewhere: as `weight W` and as scheme of the destination), and of a redirect the code
+    /// only (its URL is the destination).
+    #[must_use]
+    pub fn fabio_opts(&self) -> String {
+        let mut shown = std::collections::BTreeMap::new();
+        for (key, value) in &self.raw {
+            let value = match &**key {
+                "weight" | "proto" => continue,
+                "redirect" => value.split_once(',').map_or(&**value, |(code, _)| code),
+                _ => value,
+            };
+            shown.insert(&**key, value);
+        }
+        let words: Vec<String> = shown.into_iter().map(|(key, value)| word(key, value)).collect();
+        words.join(" ")
+    }
+}
+
+/// `key=value`, or the bare key.
+pub(super) fn word(key: &str, value: &str) -> String {
+    if value.is_empty() { key.to_owned() } else { format!("{key}={value}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalog::options::{HashKey, Strategy};
+
+    fn parse(text: &str) -> ParsedOptions {
+        parse_options(text, Context::Tag).unwrap_or_else(|error| panic!("{text}: {error}"))
+    }
+
+    fn clean(text: &str) -> RouteOptions {
+        let parsed = parse(text);
+        assert!(parsed.unknown.is_empty() && parsed.warnings.is_empty(), "{text}: {parsed:?}");
+        parsed.options
+    }
+
+    #[test]
+    fn every_option_has_its_effect() {
+        assert_eq!(clean("  "), RouteOptions::default());
+        for (word, expected) in [
+            ("http", Proto::Http),
+            ("https", Proto::Https),
+            ("h2c", Proto::H2c),
+            ("h2", Proto::H2),
+            ("grpc", Proto::Grpc),
+            ("grpcs", Proto::Grpcs),
+            ("tcp", Proto::Tcp),
+        ] {
+            assert_eq!(clean(&format!("proto={word}")).proto, expected);
+        }
+        assert_eq!(clean("weight=0.25").weight, Some(0.25));
+        assert_eq!(clean("weight=0").weight, None);
+        assert_eq!(clean("weight=-1").weight, None);
+        assert_eq!(clean("strip=/p").strip.as_deref(), Some("/p"));
+        assert_eq!(clean("strip=p").strip.as_deref(), Some("/p"));
+        assert_eq!(clean("prepend=p/q").prepend.as_deref(), Some("/p/q"));
+        assert_eq!(clean("host=dst").host, HostRewrite::Target);
+        assert_eq!(clean("host=a.example:81").host, HostRewrite::Name("a.example:81".into()));
+        assert!(clean("tlsskipverify=true").tls_skip_verify);
+        assert!(clean("pxyproto=true").proxy_protocol);
+        assert_eq!(clean("auth=a").auth.as_deref(), Some("a"));
+        assert_eq!(clean("register=r").register.as_deref(), Some("r"));
+        assert_eq!(clean("grpcservername=g").grpc_server_name.as_deref(), Some("g"));
+        assert_eq!(clean("strategy=rr").strategy, Some(Strategy::RoundRobin));
+        assert_eq!(clean("strategy=hash:ip").strategy, Some(Strategy::Hash(HashKey::Ip)));
+        let redirect = Redirect { code: 302, url: "https://$host$path?a=b".into() };
+        assert_eq!(clean("redirect=302,https://$host$path?a=b").redirect, Some(redirect));
+    }
+
+    #[test]
+    fn unusable_options_are_errors_that_show_the_value() {
+        for (text, shown) in [
+            ("weight=x", "`x`"),
+            ("weight=NaN", "`NaN`"),
+            ("weight=inf", "`inf`"),
+            ("weight", "``"),
+            ("redirect=301", "comma"),
+            ("redirect=301,a,b", "comma"),
+            ("redirect=299,http://x/", "300 to 399"),
+            ("redirect=400,http://x/", "300 to 399"),
+            ("redirect=x,http://x/", "300 to 399"),
+            ("redirect=301,ftp://x/", "http://"),
+            ("redirect=301,http://x/\u{e4}", "ASCII"),
+            ("prepend=/\u{e4}", "`/\u{e4}`"),
+            ("strip=/a\u{1}", "percent-encode"),
+            ("host=a/b", "`a/b`"),
+            ("host=a@b", "`a@b`"),
+        ] {
+            let error = parse_options(text, Context::Tag).expect_err(text).to_string();
+            assert!(error.contains(shown), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn access_rules_are_read() {
+        let local: IpAddr = "127.0.0.1".parse().expect("an address");
+        let other: IpAddr = "10.1.2.3".parse().expect("an address");
+        let six: IpAddr = "2001:db8::1".parse().expect("an address");
+        let allow = clean("allow=ip:127.0.0.1,ip:2001:db8::/32").access;
+        assert!(allow.permits(local) && allow.permits(six) && !allow.permits(other));
+        let deny = clean("deny=ip:10.0.0.0/8").access;
+        assert!(deny.permits(local) && !deny.permits(other));
+        let mapped = clean("allow=ip:::ffff:10.0.0.0/104").access;
+        assert!(mapped.permits(other) && !mapped.permits(local));
+    }
+
+    #[test]
+    fn access_rules_fail_closed() {
+        for text in [
+            "allow=ip:127.0.0.1 deny=ip:10.0.0.1",
+            "allow=127.0.0.1",
+            "allow=ip:127.0.0.1,ip:nonsense",
+            "allow=ip:127.0.0.1,",
+            "deny=ip:10.0.0.0/33",
+            "allow=",
+            "deny",
+            "deny=ip:10.0.0.1 deny=ip:10.0.0.2",
+        ] {
+            let parsed = parse(text);
+            assert_eq!(parsed.options.access, Access::Closed, "{text}");
+            assert!(parsed.warnings.iter().any(|warning| warning.contains("refuses everybody")), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_has_no_effect_is_told() {
+        assert_eq!(parse("stirp=/x").unknown, ["unknown option `stirp`, nearest is `strip`"]);
+        assert_eq!(parse("q").unknown, ["unknown option `q`"]);
+        for text in ["proto=ftp", "tlsskipverify=yes", "pxyproto", "strategy=best", "strip=/a strip=/b"] {
+            let parsed = parse(text);
+            assert_eq!(parsed.warnings.len(), 1, "{text}: {:?}", parsed.warnings);
+        }
+        assert_eq!(parse("strip=/a strip=/b").options.strip.as_deref(), Some("/b"));
+        assert_eq!(parse("proto=https proto=ftp").options.proto, Proto::Http);
+    }
+
+    #[test]
+    fn fabio_sees_what_it_would_have_written() {
+        let options = parse("strip=/x proto=https flag weight=0.5 redirect=301,http://a/ auth=b auth=c").options;
+        assert_eq!(options.fabio_opts(), "auth=c flag redirect=301 strip=/x");
+    }
+
+    #[test]
+    fn a_command_gives_the_redirect_its_url() {
+        let parsed = parse_options("redirect=308", Context::Command { url: "https://a$path" }).expect("valid");
+        assert_eq!(parsed.options.redirect, Some(Redirect { code: 308, url: "https://a$path".into() }));
+    }
+}

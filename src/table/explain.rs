@@ -1,0 +1,134 @@
+//! Why a request goes where it goes: the answer of `/api/explain` and `lb explain`.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use serde::Serialize;
+
+use super::{Excluded, Route, RouteTable, Scheme, Target};
+
+/// The steps of one lookup.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Explanation {
+    /// Hosts of the table the request's host can mean, in the order they are tried; the empty text is any host.
+    pub hosts: Vec<HostStep>,
+    /// The route that serves it.
+    pub route: Option<ExplainedRoute>,
+}
+
+/// One host of the table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct HostStep {
+    /// As in the table.
+    pub host: String,
+    /// Path of its route for the request; none: no route, so the next host is tried.
+    pub path: Option<String>,
+}
+
+/// A route, for people.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ExplainedRoute {
+    /// Host of the table.
+    pub host: String,
+    /// Path of the table.
+    pub path: String,
+    /// How one of the targets is picked.
+    pub strategy: String,
+    /// Who may get the request.
+    pub targets: Vec<ExplainedTarget>,
+    /// Who is registered and gets nothing.
+    pub excluded: Vec<ExplainedExclusion>,
+}
+
+/// A target, for people.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ExplainedTarget {
+    /// Its service.
+    pub service: String,
+    /// The instance, `NODE/ID`.
+    pub instance: String,
+    /// Where it is sent, as a URL.
+    pub destination: String,
+    /// Options of the tag.
+    pub options: String,
+    /// Share of the route's traffic, 0 to 1.
+    pub share: f64,
+    /// `healthy`, `probation` or `ejected`.
+    pub state: &'static str,
+    /// Milliseconds until an ejection ends.
+    pub ejected_for_ms: Option<u64>,
+    /// Requests in flight.
+    pub in_flight: u32,
+    /// Failures in a row.
+    pub failures: u32,
+    /// Time to the first byte in microseconds, as `ewma` sees it; 0: not known.
+    pub latency_us: u64,
+}
+
+/// An instance that is out, for people.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ExplainedExclusion {
+    /// Its service.
+    pub service: String,
+    /// The instance, `NODE/ID`.
+    pub instance: String,
+    /// Why.
+    pub reason: String,
+}
+
+impl RouteTable {
+    /// What [`lookup`](Self::lookup) would do (with nothing refused), step by step. `now_ms`: process clock.
+    #[must_use]
+    pub fn explain(&self, scheme: Scheme, host: &str, path: &str, now_ms: u64) -> Explanation {
+        let candidates = self.hosts.candidates(scheme, host);
+        let steps = candidates.iter().map(|candidate| (candidate.host, candidate.find(path)));
+        let hosts = steps
+            .clone()
+            .map(|(host, route)| HostStep { host: host.to_owned(), path: route.map(|route| route.key.path.clone()) });
+        let route = steps.clone().find_map(|(_, route)| route).map(|route| ExplainedRoute::new(route, now_ms));
+        Explanation { hosts: hosts.collect(), route }
+    }
+}
+
+impl ExplainedRoute {
+    /// The route as it is at `now_ms` of the process clock.
+    #[must_use]
+    pub fn new(route: &Arc<Route>, now_ms: u64) -> Self {
+        Self {
+            host: route.key.host.clone(),
+            path: route.key.path.clone(),
+            strategy: route.strategy.to_string(),
+            targets: route.targets.iter().map(|target| ExplainedTarget::new(target, now_ms)).collect(),
+            excluded: route.excluded.iter().map(ExplainedExclusion::new).collect(),
+        }
+    }
+}
+
+impl ExplainedTarget {
+    fn new(target: &Target, now_ms: u64) -> Self {
+        let state = &target.state;
+        let until = state.ejected_until_ms.load(Relaxed);
+        Self {
+            service: target.service.name().to_string(),
+            instance: state.id.to_string(),
+            destination: target.destination(),
+            options: target.options_text(),
+            share: target.share,
+            state: state.word(now_ms),
+            ejected_for_ms: (until > now_ms).then(|| until - now_ms),
+            in_flight: state.in_flight.load(Relaxed),
+            failures: state.failures.load(Relaxed),
+            latency_us: state.latency_us.load(Relaxed),
+        }
+    }
+}
+
+impl ExplainedExclusion {
+    fn new(excluded: &Excluded) -> Self {
+        Self {
+            service: excluded.service.to_string(),
+            instance: excluded.id.to_string(),
+            reason: excluded.reason.to_string(),
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! Which hosts of the table a request's host can mean, in Fabio's order of precedence.
+//!
+//! Exact names are hashed. Globs stand in a trie under their literal end, read backwards, so that a request meets
+//! only the patterns whose end it has: `*.example.com` is found by `a.example.com` and costs nothing to others.
+//! Candidates are tried by their text read backwards, descending: more specific domains first, `*` after letters,
+//! and, as in Fabio, a text ending in `}` before an exact name. The empty host comes last.
+
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use super::paths::Paths;
+use super::shards::ShardedMap;
+use super::trie::Trie;
+use super::{Matcher, Route, Scheme};
+use crate::catalog::glob::Glob;
+use crate::catalog::tag::RouteKey;
+
+/// All HTTP routes. A clone is a few pointers.
+#[derive(Clone, Debug)]
+pub(super) struct Hosts {
+    matcher: Matcher,
+    exact: ShardedMap<Paths>,
+    globs: Trie<Vec<GlobHost>>,
+    any: Paths,
+    /// How many exact hosts end in `:80` and in `:443`: while there are none, nobody has to look for them.
+    with_default_port: [usize; 2],
+}
+
+#[derive(Clone, Debug)]
+struct GlobHost {
+    /// As in the table.
+    text: Arc<str>,
+    /// Without the port that the scheme cuts.
+    glob: Arc<Glob>,
+    /// The only scheme this form is for, when the text ends in a default port.
+    scheme: Option<Scheme>,
+    paths: Paths,
+}
+
+/// One host of the table that a request's host can mean.
+pub(super) struct Candidate<'a> {
+    /// As in the table.
+    pub(super) host: &'a str,
+    paths: &'a Paths,
+}
+
+impl<'a> Candidate<'a> {
+    /// Its route for the path.
+    pub(super) fn find(&self, path: &str) -> Option<&'a Arc<Route>> {
+        self.paths.find(path)
+    }
+}
+
+impl Hosts {
+    /// No routes.
+    pub(super) fn new(matcher: Matcher) -> Self {
+        Self {
+            matcher,
+            exact: ShardedMap::default(),
+            globs: Trie::default(),
+            any: Paths::new(matcher),
+            with_default_port: [0; 2],
+        }
+    }
+
+    /// The first route of the candidates, in their order, that `accept` takes.
+    pub(super) fn lookup(
+        &self,
+        scheme: Scheme,
+        host: &str,
+        path: &str,
+        mut accept: impl FnMut(&Route) -> bool,
+    ) -> Option<&Arc<Route>> {
+        if !self.globs.is_empty() || self.with_default_port[scheme as usize] > 0 {
+            let candidates = self.candidates(scheme, host);
+            return candidates.iter().filter_map(|c| c.find(path)).find(|route| accept(route));
+        }
+        // The usual table: one exact name, then the routes of any host.
+        let mut buffer = SmallVec::new();
+        let host = canonical(scheme, host, &mut buffer);
+        if let Some(route) = self.exact.get(host).and_then(|paths| paths.find(path)).filter(|route| accept(route)) {
+            return Some(route);
+        }
+        self.any.find(path).filter(|route| accept(route))
+    }
+
+    /// Everything the host can mean, in order.
+    pub(super) fn candidates(&self, scheme: Scheme, host: &str) -> SmallVec<[Candidate<'_>; 8]> {
+        let mut buffer = SmallVec::new();
+        let host = canonical(scheme, host, &mut buffer);
+        let mut found: SmallVec<[Candidate<'_>; 8]> = SmallVec::new();
+        found.extend(self.exact_candidate(host));
+        if self.with_default_port[scheme as usize] > 0 {
+            let mut full: SmallVec<[u8; 128]> = SmallVec::from_slice(host.as_bytes());
+            full.extend_from_slice(default_port(scheme).as_bytes());
+            found.extend(std::str::from_utf8(&full).ok().and_then(|full| self.exact_candidate(full)));
+        }
+        if !self.globs.is_empty() {
+            let backwards: SmallVec<[u8; 128]> = host.bytes().rev().collect();
+            self.globs.walk::<false>(&backwards, |globs| {
+                let matching = globs.iter().filter(|g| g.scheme.is_none_or(|s| s == scheme) && g.glob.matches(host));
+                found.extend(matching.map(|g| Candidate { host: &g.text, paths: &g.paths }));
+            });
+            found.sort_by(|a, b| b.host.chars().rev().cmp(a.host.chars().rev()));
+        }
+        found.push(Candidate { host: "", paths: &self.any });
+        found
+    }
+
+    fn exact_candidate(&self, host: &str) -> Option<Candidate<'_>> {
+        if host.is_empty() {
+            return None;
+        }
+        let (host, paths) = self.exact.get_key_value(host)?;
+        Some(Candidate { host, paths })
+    }
+
+    /// Puts `route` at its place, or takes away what is there. Returns by how many routes it grew: -1, 0 or 1.
+    pub(super) fn set(&mut self, key: &RouteKey, route: Option<Arc<Route>>) -> isize {
+        if key.host.is_empty() {
+            self.any.set(&key.path, route)
+        } else if Glob::is_literal(&key.host) {
+            self.set_exact(key, route)
+        } else {
+            self.set_glob(key, route)
+        }
+    }
+
+    fn set_exact(&mut self, key: &RouteKey, route: Option<Arc<Route>>) -> isize {
+        let mut growth = 0;
+        let (mut before, mut after) = (false, false);
+        self.exact.update(&key.host, |slot| {
+            before = slot.is_some();
+            let mut paths = slot.take().unwrap_or_else(|| Paths::new(self.matcher));
+            growth = paths.set(&key.path, route);
+            *slot = (!paths.is_empty()).then_some(paths);
+            after = slot.is_some();
+        });
+        for scheme in [Scheme::Http, Scheme::Https] {
+            if key.host.ends_with(default_port(scheme)) {
+                let count = &mut self.with_default_port[scheme as usize];
+                *count = *count + usize::from(after) - usize::from(before);
+            }
+        }
+        growth
+    }
+
+    /// A pattern that ends in a default port stands twice: cut for the scheme that cuts it, whole for the other.
+    fn set_glob(&mut self, key: &RouteKey, route: Option<Arc<Route>>) -> isize {
+        let forms: &[(Option<Scheme>, &str)] = if let Some(cut) = key.host.strip_suffix(":80") {
+            &[(Some(Scheme::Http), cut), (Some(Scheme::Https), &key.host)]
+        } else if let Some(cut) = key.host.strip_suffix(":443") {
+            &[(Some(Scheme::Https), cut), (Some(Scheme::Http), &key.host)]
+        } else {
+            &[(None, &key.host)]
+        };
+        let mut growth = 0;
+        for &(scheme, pattern) in forms {
+            let Ok(glob) = Glob::new(pattern) else { return 0 };
+            let backwards: Vec<u8> = glob.literal_suffix().bytes().rev().collect();
+            self.globs.update(&backwards, |slot| {
+                let mut globs = slot.take().unwrap_or_default();
+                let is_same = |g: &GlobHost| *g.text == *key.host && g.scheme == scheme;
+                let at = globs.iter().position(is_same).unwrap_or_else(|| {
+                    let paths = Paths::new(self.matcher);
+                    globs.push(GlobHost { text: key.host.as_str().into(), glob: Arc::new(glob), scheme, paths });
+                    globs.len() - 1
+                });
+                growth = globs[at].paths.set(&key.path, route.clone());
+                if globs[at].paths.is_empty() {
+                    globs.remove(at);
+                }
+                *slot = (!globs.is_empty()).then_some(globs);
+            });
+        }
+        growth
+    }
+
+    /// Visits every route once.
+    pub(super) fn for_each<'a>(&'a self, visit: &mut impl FnMut(&'a Arc<Route>)) {
+        self.any.for_each(visit);
+        self.exact.iter().for_each(|(_, paths)| paths.for_each(visit));
+        self.globs.for_each(&mut |globs| {
+            let once = globs.iter().filter(|g| g.scheme != Some(Scheme::Https));
+            once.for_each(|g| g.paths.for_each(visit));
+        });
+    }
+}
+
+/// The port that a listener of this kind cuts from a host.
+fn default_port(scheme: Scheme) -> &'static str {
+    match scheme {
+        Scheme::Http => ":80",
+        Scheme::Https => ":443",
+    }
+}
+
+/// The host as it is compared: default port and the dot of an absolute name cut, in lower case. Copied into
+/// `buffer` only when it has upper-case letters or a dot before a port.
+fn canonical<'a>(scheme: Scheme, host: &'a str, buffer: &'a mut SmallVec<[u8; 128]>) -> &'a str {
+    let host = host.strip_suffix(default_port(scheme)).unwrap_or(host);
+    let host = host.strip_suffix('.').unwrap_or(host);
+    let has_upper = host.bytes().any(|byte| byte.is_ascii_uppercase());
+    if !has_upper && !host.contains(".:") {
+        return host;
+    }
+    let (name, port) = host.find(".:").map_or((host, ""), |dot| (&host[..dot], &host[dot + 1..]));
+    buffer.extend(name.bytes().chain(port.bytes()).map(|byte| byte.to_ascii_lowercase()));
+    // Only ASCII bytes were changed or left out, so the text is still UTF-8.
+    std::str::from_utf8(buffer).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_are_compared_in_their_canonical_form() {
+        for (scheme, host, expected) in [
+            (Scheme::Http, "a.b", "a.b"),
+            (Scheme::Http, "A.b:80", "a.b"),
+            (Scheme::Https, "a.b:80", "a.b:80"),
+            (Scheme::Https, "a.b:443", "a.b"),
+            (Scheme::Http, "a.b.", "a.b"),
+            (Scheme::Http, "a.B.:8080", "a.b:8080"),
+            (Scheme::Http, "a.b.:80", "a.b"),
+            (Scheme::Http, "[::1]:80", "[::1]"),
+            (Scheme::Http, "", ""),
+            (Scheme::Http, "É.B", "É.b"),
+        ] {
+            let mut buffer = SmallVec::new();
+            assert_eq!(canonical(scheme, host, &mut buffer), expected, "{host}");
+        }
+    }
+}

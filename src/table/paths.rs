@@ -1,0 +1,117 @@
+//! The routes of one host, by path.
+//!
+//! Fabio walks a host's routes in descending string order and takes the first that matches. For text prefixes
+//! that is the longest stored prefix, which a radix trie finds without a walk. Globs keep the descending order,
+//! among those whose literal beginning the path has.
+
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use super::trie::Trie;
+use super::{Matcher, Route};
+use crate::catalog::glob::Glob;
+
+/// What stands under one trie key: more than one route only where folding or cutting made keys equal.
+#[derive(Clone, Debug)]
+pub(super) struct Pattern {
+    glob: Arc<Glob>,
+    route: Arc<Route>,
+}
+
+/// Routes of one host. A clone is one pointer.
+#[derive(Clone, Debug)]
+pub(super) enum Paths {
+    /// By text prefix.
+    Prefix(Trie<Arc<Route>>),
+    /// By text prefix in lower case; routes that differ in case only stand in descending order.
+    Folded(Trie<Vec<Arc<Route>>>),
+    /// Patterns under their literal beginning.
+    Glob(Trie<Vec<Pattern>>),
+}
+
+impl Paths {
+    /// No routes, for this way of matching.
+    pub(super) fn new(matcher: Matcher) -> Self {
+        match matcher {
+            Matcher::Prefix => Self::Prefix(Trie::default()),
+            Matcher::IPrefix => Self::Folded(Trie::default()),
+            Matcher::Glob => Self::Glob(Trie::default()),
+        }
+    }
+
+    /// Whether no route is left.
+    pub(super) fn is_empty(&self) -> bool {
+        match self {
+            Self::Prefix(trie) => trie.is_empty(),
+            Self::Folded(trie) => trie.is_empty(),
+            Self::Glob(trie) => trie.is_empty(),
+        }
+    }
+
+    /// The route for a path.
+    pub(super) fn find(&self, path: &str) -> Option<&Arc<Route>> {
+        match self {
+            Self::Prefix(trie) => trie.longest::<false>(path.as_bytes()),
+            Self::Folded(trie) => trie.longest::<true>(path.as_bytes())?.first(),
+            Self::Glob(trie) => first_match(trie, path),
+        }
+    }
+
+    /// Puts `route` at `path`, or takes away what is there. Returns by how many routes it grew: -1, 0 or 1. A path
+    /// that is no valid pattern is not stored: it could match nothing.
+    pub(super) fn set(&mut self, path: &str, route: Option<Arc<Route>>) -> isize {
+        let mut growth = 0;
+        match self {
+            Self::Prefix(trie) => trie.update(path.as_bytes(), |slot| {
+                growth = isize::from(route.is_some()) - isize::from(slot.is_some());
+                *slot = route;
+            }),
+            Self::Folded(trie) => trie.update(path.to_ascii_lowercase().as_bytes(), |slot| {
+                growth = set_in(slot, path, route, |route| &route.key.path);
+            }),
+            Self::Glob(trie) => {
+                let Ok(glob) = Glob::new(path) else { return 0 };
+                let beginning = glob.literal_prefix().to_owned();
+                let pattern = route.map(|route| Pattern { glob: Arc::new(glob), route });
+                trie.update(beginning.as_bytes(), |slot| {
+                    growth = set_in(slot, path, pattern, |pattern| &pattern.route.key.path);
+                });
+            }
+        }
+        growth
+    }
+
+    /// Visits every route.
+    pub(super) fn for_each<'a>(&'a self, visit: &mut impl FnMut(&'a Arc<Route>)) {
+        match self {
+            Self::Prefix(trie) => trie.for_each(visit),
+            Self::Folded(trie) => trie.for_each(&mut |routes| routes.iter().for_each(&mut *visit)),
+            Self::Glob(trie) => trie.for_each(&mut |patterns| patterns.iter().for_each(|p| visit(&p.route))),
+        }
+    }
+}
+
+/// Replaces the item with this path in a list kept in descending order of paths. Returns by how many it grew.
+fn set_in<T>(slot: &mut Option<Vec<T>>, path: &str, item: Option<T>, path_of: impl Fn(&T) -> &str) -> isize {
+    let mut items = slot.take().unwrap_or_default();
+    let mut growth = 0;
+    if let Some(at) = items.iter().position(|old| path_of(old) == path) {
+        items.remove(at);
+        growth -= 1;
+    }
+    if let Some(item) = item {
+        let at = items.partition_point(|other| path_of(other) > path);
+        items.insert(at, item);
+        growth += 1;
+    }
+    *slot = (!items.is_empty()).then_some(items);
+    growth
+}
+
+fn first_match<'a>(trie: &'a Trie<Vec<Pattern>>, path: &str) -> Option<&'a Arc<Route>> {
+    let mut candidates: SmallVec<[&Pattern; 16]> = SmallVec::new();
+    trie.walk::<false>(path.as_bytes(), |patterns| candidates.extend(patterns));
+    candidates.sort_unstable_by(|a, b| b.route.key.path.cmp(&a.route.key.path));
+    candidates.into_iter().find(|pattern| pattern.glob.matches(path)).map(|pattern| &pattern.route)
+}
