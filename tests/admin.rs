@@ -9,13 +9,15 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use futures_util::future::LocalBoxFuture;
 use lb::admin::client::{self, AdminClientError, RoutesFormat};
-use lb::admin::{AdminState, ControlView, TableView, serve};
+use lb::admin::{AdminState, ControlView, serve};
 use lb::catalog::InstanceId;
-use lb::catalog::options::{RouteOptions, Strategy};
-use lb::catalog::tag::RouteKey;
+use lb::catalog::command::parse_commands;
+use lb::catalog::options::Strategy;
 use lb::control::{InstanceStatus, Readiness, ServiceStatus};
-use lb::metrics::{Metrics, ServiceMetrics};
-use lb::table::{Route, Scheme, Target, TargetState};
+use lb::metrics::Metrics;
+use lb::table::build::TableBuilder;
+use lb::table::clock::Clock;
+use lb::table::{Matcher, SharedTable};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -37,39 +39,18 @@ impl ControlView for FakeControl {
     }
 }
 
-struct FakeTable(Vec<Arc<Route>>);
-
-impl TableView for FakeTable {
-    fn routes(&self) -> Vec<Arc<Route>> {
-        self.0.clone()
-    }
-    fn find(&self, _: Scheme, host: &str, path: &str) -> Option<Arc<Route>> {
-        self.0.iter().find(|route| route.key.host == host && path.starts_with(&route.key.path)).cloned()
-    }
-    fn now_ms(&self) -> u64 {
-        0
-    }
-}
-
 fn id(service: &str) -> InstanceId {
     InstanceId { node: Arc::from("n1"), id: Arc::from(format!("{service}-1")) }
 }
 
-fn route(host: &str, service: &str) -> Arc<Route> {
-    let target = Target {
-        state: Arc::new(TargetState::new(1, id(service), ([10, 0, 0, 1], 80).into(), 0)),
-        options: Arc::new(RouteOptions::default()),
-        service: Arc::new(ServiceMetrics::new(Arc::from(service))),
-        query: None,
-        share: 1.0,
-    };
-    Arc::new(Route {
-        key: RouteKey { host: host.to_owned(), path: "/".to_owned() },
-        targets: Box::new([target]),
-        excluded: Box::default(),
-        strategy: Strategy::P2c,
-        ring: Box::default(),
-    })
+fn table() -> SharedTable {
+    let (commands, errors) = parse_commands("route add web shop.example/ http://10.0.0.1:80/");
+    assert!(errors.is_empty(), "{errors:?}");
+    let mut builder = TableBuilder::new(Matcher::Prefix, Strategy::P2c, Metrics::default());
+    builder.apply_commands("static", commands.into(), 0);
+    let table = SharedTable::default();
+    table.publish(builder.build());
+    table
 }
 
 fn service(name: &str) -> ServiceStatus {
@@ -112,7 +93,8 @@ fn with_admin<F: Future<Output = ()>>(test: impl FnOnce(Rc<Admin>) -> F) {
         let (config, config_json) = watch::channel(Arc::from(r#"{"consul":{"token":"***"}}"#));
         let metrics = Metrics::default();
         let state = AdminState {
-            table: Arc::new(FakeTable(vec![route("shop.example", "web")])),
+            table: table(),
+            clock: Clock::start(),
             metrics: metrics.clone(),
             control: Rc::clone(&control) as Rc<dyn ControlView>,
             config_json,
@@ -226,10 +208,10 @@ fn routes_and_services() {
 fn explain_answers_and_refuses() {
     with_admin(|admin| async move {
         let told = admin.get("/api/explain?url=http%3A%2F%2Fshop.example%2Fcart&method=POST").await.json();
-        assert_eq!((&told["route"], &told["method"]), (&"shop.example/".into(), &"POST".into()));
-        assert_eq!(told["targets"][0]["instance"], "n1/web-1");
+        assert_eq!((&told["route"]["host"], &told["method"]), (&"shop.example".into(), &"POST".into()));
+        assert_eq!(told["route"]["targets"][0]["destination"], "http://10.0.0.1:80/");
         let by_header = admin.get("/api/explain?url=http://127.0.0.1/&header=Host:%20shop.example").await.json();
-        assert_eq!(by_header["route"], "shop.example/");
+        assert_eq!(by_header["route"]["host"], "shop.example");
         assert_eq!(admin.get("/api/explain?url=http://other/").await.json()["route"], serde_json::Value::Null);
         for bad in ["/api/explain", "/api/explain?url=ftp://x/", "/api/explain?url=http://x/%2500"] {
             let refused = admin.get(bad).await;
@@ -346,7 +328,7 @@ fn client_errors_say_what_to_do() {
     with_admin(|admin| async move {
         let told = client::explain(&admin.url(), "ftp://x/", "GET", &[], false).await.unwrap_err();
         assert!(matches!(told, AdminClientError::Answer { .. }), "{told}");
-        assert!(told.to_string().contains("`ftp://x/` is not an absolute http or https URL"), "{told}");
+        assert!(told.to_string().contains("`ftp://x/` is not an absolute URL like"), "{told}");
 
         let unused = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let nobody = unused.local_addr().unwrap();

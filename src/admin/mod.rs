@@ -7,8 +7,8 @@
 //! client (the other end: `lb routes`, `lb explain`)
 //! ```
 //!
-//! It runs on the control thread and asks the rest of the process through two small traits, so that it knows
-//! neither sources nor workers. It changes nothing, whatever it is asked.
+//! It runs on the control thread, reads the published table, and asks the control loop through one small trait, so
+//! that it knows neither sources nor workers. It changes nothing, whatever it is asked.
 
 pub mod client;
 mod explain;
@@ -28,7 +28,8 @@ use tokio::sync::watch;
 
 use crate::control::{Readiness, ServiceStatus};
 use crate::metrics::Metrics;
-use crate::table::{Route, Scheme};
+use crate::table::SharedTable;
+use crate::table::clock::Clock;
 
 pub use server::serve;
 
@@ -40,21 +41,13 @@ pub trait ControlView {
     fn readiness(&self) -> Readiness;
 }
 
-/// What the routing table can be asked. Called on a thread that may block.
-pub trait TableView: Send + Sync {
-    /// All routes: hosts ascending, then table order.
-    fn routes(&self) -> Vec<Arc<Route>>;
-    /// The route a request would take; `path` is normalised.
-    fn find(&self, scheme: Scheme, host: &str, path: &str) -> Option<Arc<Route>>;
-    /// The process clock, in milliseconds: ejections are told in it.
-    fn now_ms(&self) -> u64;
-}
-
 /// Everything the admin listener answers from. Cheap to clone.
 #[derive(Clone)]
 pub struct AdminState {
     /// Routes.
-    pub table: Arc<dyn TableView>,
+    pub table: SharedTable,
+    /// The process clock: ejections are told in it.
+    pub clock: Clock,
     /// Counters.
     pub metrics: Metrics,
     /// Services and readiness.

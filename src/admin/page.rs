@@ -5,14 +5,12 @@
 //! text nodes, and the content security policy lets nothing run but the one script with this answer's nonce.
 
 use std::fmt::Write as _;
-use std::sync::Arc;
 
-use super::TableView;
 use super::routes::{self, RouteRow};
 use super::services::{InstanceRow, ServiceRow, unready_reason};
 use crate::control::Readiness;
 use crate::metrics::text::VERSION;
-use crate::table::Route;
+use crate::table::RouteTable;
 
 const TEMPLATE: &str = include_str!("page.html");
 
@@ -27,10 +25,10 @@ pub(super) struct FirstRoutes {
 }
 
 /// Takes what the page shows of the table.
-pub(super) fn first_routes(table: &dyn TableView) -> FirstRoutes {
-    let all: Vec<Arc<Route>> = table.routes();
-    let shown = all.get(..ROWS_MAX).unwrap_or(&all);
-    FirstRoutes { rows: routes::list(shown), routes_left: all.len() - shown.len() }
+pub(super) fn first_routes(table: &RouteTable) -> FirstRoutes {
+    let all = table.routes();
+    let routes_left = all.len().saturating_sub(ROWS_MAX);
+    FirstRoutes { rows: routes::list(all.into_iter().take(ROWS_MAX)), routes_left }
 }
 
 /// What the browser may do with the page: run the one script, use the one style sheet, ask this server.
@@ -200,24 +198,19 @@ mod tests {
     use std::time::SystemTime;
 
     use super::*;
-    use crate::admin::routes::tests::{route, target};
+    use crate::admin::routes::tests::table;
     use crate::admin::services::{list, tests::status};
-    use crate::catalog::options::RouteOptions;
     use crate::metrics::Metrics;
 
-    fn rendered(names: &[&str], routes: &[Arc<Route>]) -> String {
-        let statuses: Vec<_> = names.iter().map(|name| status(name)).collect();
-        let services = list(&statuses, &Metrics::default(), SystemTime::now());
-        let first = FirstRoutes { rows: routes::list(routes), routes_left: 7 };
-        render(&services, &first, &Readiness::default(), "NONCE123")
+    fn rendered(name: &str, routes: &str) -> String {
+        let services = list(&[status(name)], &Metrics::default(), SystemTime::now());
+        let rows = routes::list(table(routes).routes());
+        render(&services, &FirstRoutes { rows, routes_left: 7 }, &Readiness::default(), "NONCE123")
     }
 
     #[test]
     fn every_marker_is_filled_in() {
-        let html = rendered(
-            &["web"],
-            &[route("a.example", "/", vec![target("web", 1, RouteOptions::default(), 1.0)], vec![])],
-        );
+        let html = rendered("web", "route add web a.example/ http://10.0.0.1:80/");
         assert!(!html.contains("{{") && !html.contains("}}"), "a marker is left");
         for expected in [
             "<h3>web</h3>",
@@ -239,10 +232,10 @@ mod tests {
     #[test]
     fn strangers_cannot_put_markup_or_markers_into_the_page() {
         let attack = "<script>alert(1)</script>\"'&{{NONCE}}<img src=x onerror=alert(1)>";
-        let html = rendered(
-            &[attack],
-            &[route(attack, attack, vec![target(attack, 1, RouteOptions::default(), 1.0)], vec![])],
-        );
+        let compact = "<script>alert(1)</script>{{NONCE}}";
+        let routes = format!("route add {compact} host/{compact} http://10.0.0.1:80/ opts \"strip=/{compact}\"");
+        let html = rendered(attack, &routes);
+        assert!(html.contains("host/&lt;script&gt;"), "the route is shown");
         let scripts = TEMPLATE.matches("<script").count();
         assert_eq!(html.matches("<script").count(), scripts);
         assert!(!html.contains("<img"));

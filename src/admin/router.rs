@@ -55,8 +55,8 @@ async fn page_answer(state: &AdminState) -> Answer {
     let list = state.control.services().await;
     let nonce = uuid::Uuid::new_v4().simple().to_string();
     let services = services::list(&list, &state.metrics, SystemTime::now());
-    let table = Arc::clone(&state.table);
-    let routes = off_thread(move || page::first_routes(table.as_ref())).await.unwrap_or_default();
+    let table = state.table.load();
+    let routes = off_thread(move || page::first_routes(&table)).await.unwrap_or_default();
     let html = page::render(&services, &routes, &state.control.readiness(), &nonce);
     let mut answer = with_body(StatusCode::OK, "text/html; charset=utf-8", html);
     if let Ok(policy) = HeaderValue::try_from(page::content_security_policy(&nonce)) {
@@ -90,13 +90,12 @@ async fn metrics(state: &AdminState) -> Answer {
 }
 
 async fn route_list(state: &AdminState, query: Query) -> Answer {
-    let table = Arc::clone(&state.table);
+    let table = state.table.load();
     let made = off_thread(move || {
-        let all = table.routes();
         if query.has("raw") {
-            with_body(StatusCode::OK, PLAIN, routes::commands(&all))
+            with_body(StatusCode::OK, PLAIN, table.to_fabio_commands())
         } else {
-            json_answer(StatusCode::OK, &routes::list(&all), &query)
+            json_answer(StatusCode::OK, &routes::list(table.routes()), &query)
         }
     });
     made.await.unwrap_or_else(failed)
@@ -114,7 +113,7 @@ fn config(state: &AdminState, query: &Query) -> Answer {
 }
 
 fn explained(state: &AdminState, query: &Query) -> Answer {
-    match explain::explain(state.table.as_ref(), state.normalise_path, query) {
+    match explain::explain(&state.table.load(), state.normalise_path, state.clock.now_ms(), query) {
         Ok(explanation) => json_answer(StatusCode::OK, &explanation, query),
         Err(problem) => error(StatusCode::BAD_REQUEST, &problem.to_string()),
     }
