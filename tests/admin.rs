@@ -1,5 +1,7 @@
 //! The admin listener on real sockets: every path, every refusal, and the client commands against it.
 
+#![expect(clippy::unwrap_used, reason = "a test ends where something unexpected happens")]
+
 use std::cell::RefCell;
 use std::future::Future;
 use std::net::SocketAddr;
