@@ -1,1 +1,424 @@
 //! Which registered instances may get traffic.
+//!
+//! Pure rules over one service's snapshot and what was seen of it before; the time is an argument, and what the
+//! traffic knows of dead instances comes in as a closure. For each instance, the first rule that speaks decides:
+//!
+//! | rule | effect |
+//! |---|---|
+//! | maintenance of node or service | out at once: somebody wishes it |
+//! | `serfHealth` or another node check critical | out; held if that would empty the pool |
+//! | Consul weight 0 | out |
+//! | service checks accepted (all, or one) | in |
+//! | service checks not accepted | out; held in a mass fall, or if that would empty the pool |
+//! | no service check, not seen before | waits `check_grace`: Nomad registers services before their checks |
+//!
+//! **Holding.** An agent that restarts, and a canary that is promoted, turn healthy instances critical for seconds
+//! although they serve all the time. So an instance that was good keeps its traffic for up to `critical_hold` when
+//! more than half of the good instances fell in the same step, or while no other instance of the service is
+//! accepted. A hold ends when the instance passes again, proves dead, is deregistered or put into maintenance. It
+//! does not end for all when the first one passes again: after an agent restart they come back one by one, and the
+//! first would meet the traffic of all.
+//!
+//! **Start.** Instances that are registered when `lb` starts are admitted without grace: most of them have been
+//! there for long, and after a restart of `lb` nobody should wait.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::{Check, CheckScope, CheckStatus, Endpoint, Instance, InstanceId, ServiceSnapshot};
+
+/// The user's choices.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rules {
+    /// Check states that count as healthy (`consul.accept_status`).
+    pub accept_status: Vec<CheckStatus>,
+    /// Every service check must be in one of them; else one is enough (`consul.checks_required`).
+    pub checks_required_all: bool,
+    /// How long a new instance without service checks waits for one (`consul.check_grace`).
+    pub check_grace: Duration,
+    /// How long instances that fell together are kept (`consul.critical_hold`); zero: not at all.
+    pub critical_hold: Duration,
+}
+
+/// What is decided for one instance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// May serve.
+    Eligible {
+        /// Consul's weight for its state; at least 1.
+        weight: u32,
+        /// Its checks fail, but it is kept for now.
+        held: bool,
+    },
+    /// Gets nothing.
+    Excluded {
+        /// Why, in words for the operator.
+        reason: Arc<str>,
+    },
+}
+
+/// What is decided for a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Evaluation {
+    /// One per instance of the snapshot, in its order.
+    pub verdicts: Vec<Verdict>,
+    /// Why instances are held, if some are.
+    pub held: Option<String>,
+    /// When to evaluate again although nothing may have changed.
+    pub next_deadline: Option<Instant>,
+}
+
+/// How often a service with held instances is looked at for instances that proved dead.
+const HOLD_LOOK: Duration = Duration::from_millis(250);
+
+/// What was seen of one service's instances. An instance on another address is another instance.
+#[derive(Clone, Debug, Default)]
+pub struct History {
+    seen: HashMap<(InstanceId, Endpoint), Seen>,
+}
+
+#[derive(Clone, Debug)]
+struct Seen {
+    /// Admitted without service checks from here on.
+    grace_until: Instant,
+    /// Its checks were accepted when last looked at.
+    good: bool,
+    /// When it ceased to be good, while it is not good again and may be held.
+    fell: Option<Fall>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Fall {
+    at: Instant,
+    /// Together with more than half of the good ones.
+    with_most: bool,
+}
+
+/// What the checks alone say.
+enum Standing {
+    Good { weight: u32 },
+    /// Out whatever happened before.
+    Barred(String),
+    /// Out, but may be held.
+    Fallen { reason: String, weight: u32, by_node: bool },
+    /// No service check yet.
+    Waiting { until: Instant },
+}
+
+impl History {
+    /// Decides for every instance of `snapshot`, and remembers what the next call needs.
+    ///
+    /// `starting`: the source has not synced yet. `is_dead`: connects to the instance fail, so it is not held.
+    pub fn evaluate(
+        &mut self,
+        rules: &Rules,
+        snapshot: &ServiceSnapshot,
+        now: Instant,
+        starting: bool,
+        is_dead: impl Fn(&InstanceId, &Endpoint) -> bool,
+    ) -> Evaluation {
+        let instances = &snapshot.instances;
+        let mut before = std::mem::take(&mut self.seen);
+        let mut seen: Vec<Seen> = Vec::with_capacity(instances.len());
+        let mut standings = Vec::with_capacity(instances.len());
+        for instance in instances {
+            let entry = before.remove(&(instance.id.clone(), instance.endpoint.clone())).unwrap_or_else(|| Seen {
+                grace_until: if starting { now } else { now + rules.check_grace },
+                good: false,
+                fell: None,
+            });
+            standings.push(standing(rules, instance, entry.grace_until, now));
+            seen.push(entry);
+        }
+        note_falls(&mut seen, &standings, now);
+
+        let nobody_good = !standings.iter().any(|standing| matches!(standing, Standing::Good { .. }));
+        let mut deadline: Option<Instant> = None;
+        let mut wake = |at: Instant| deadline = Some(deadline.map_or(at, |known: Instant| known.min(at)));
+        let mut held = 0;
+        let mut verdicts = Vec::with_capacity(instances.len());
+        for ((instance, standing), seen) in instances.iter().zip(standings).zip(&mut seen) {
+            verdicts.push(match standing {
+                Standing::Good { weight } => Verdict::Eligible { weight, held: false },
+                Standing::Barred(reason) => Verdict::Excluded { reason: reason.into() },
+                Standing::Waiting { until } => {
+                    wake(until);
+                    Verdict::Excluded { reason: "new, and without a check yet: waits for check_grace".into() }
+                }
+                Standing::Fallen { reason, weight, by_node } => {
+                    let until = hold_until(seen, rules, now, nobody_good, by_node);
+                    match until.filter(|_| !is_dead(&instance.id, &instance.endpoint)) {
+                        Some(until) => {
+                            held += 1;
+                            wake(until.min(now + HOLD_LOOK));
+                            Verdict::Eligible { weight, held: true }
+                        }
+                        None => {
+                            // Once let go, it must pass again first: dead ones do not come back by ejection's end.
+                            if until.is_some() || seen.fell.is_some_and(|fall| fall.at + rules.critical_hold <= now) {
+                                seen.fell = None;
+                            }
+                            Verdict::Excluded { reason: reason.into() }
+                        }
+                    }
+                }
+            });
+        }
+        let keys = instances.iter().map(|instance| (instance.id.clone(), instance.endpoint.clone()));
+        self.seen = keys.zip(seen).collect();
+        let held = (held > 0).then(|| {
+            format!(
+                "{held} of {} instances turned critical together; kept for at most {:?} while connects succeed",
+                instances.len(),
+                rules.critical_hold
+            )
+        });
+        Evaluation { verdicts, held, next_deadline: deadline }
+    }
+}
+
+/// Notes who was good until now and is not any more, and whether most fell in this step.
+fn note_falls(seen: &mut [Seen], standings: &[Standing], now: Instant) {
+    let good_before = seen.iter().filter(|seen| seen.good).count();
+    let falls = |seen: &Seen, standing: &Standing| seen.good && matches!(standing, Standing::Fallen { by_node: false, .. });
+    let fallen = seen.iter().zip(standings).filter(|(seen, standing)| falls(seen, standing)).count();
+    let with_most = fallen * 2 > good_before;
+    for (seen, standing) in seen.iter_mut().zip(standings) {
+        let was_good = std::mem::replace(&mut seen.good, matches!(standing, Standing::Good { .. }));
+        match standing {
+            Standing::Fallen { by_node, .. } if was_good => {
+                seen.fell = Some(Fall { at: now, with_most: with_most && !by_node });
+            }
+            Standing::Fallen { .. } => {}
+            Standing::Good { .. } | Standing::Barred(_) | Standing::Waiting { .. } => seen.fell = None,
+        }
+    }
+}
+
+/// Until when a fallen instance is held; none: it is not.
+fn hold_until(seen: &Seen, rules: &Rules, now: Instant, nobody_good: bool, by_node: bool) -> Option<Instant> {
+    let fall = seen.fell?;
+    let until = fall.at + rules.critical_hold;
+    (until > now && (nobody_good || (fall.with_most && !by_node))).then_some(until)
+}
+
+fn standing(rules: &Rules, instance: &Instance, grace_until: Instant, now: Instant) -> Standing {
+    let checks = &instance.checks;
+    if let Some(check) = checks.iter().find(|check| is_maintenance(check)) {
+        let whose = if check.scope == CheckScope::NodeMaintenance { "its node" } else { "the instance" };
+        return Standing::Barred(format!("{whose} is in maintenance ({})", check.id));
+    }
+    let warns = checks.iter().any(|check| check.status == CheckStatus::Warning);
+    let weight = if warns { instance.weights.warning } else { instance.weights.passing };
+    if weight == 0 {
+        let state = if warns { "warning" } else { "passing" };
+        return Standing::Barred(format!("its Consul weight while {state} is 0"));
+    }
+    let node_down = |check: &&Check| check.scope == CheckScope::Node && check.status == CheckStatus::Critical;
+    if let Some(check) = checks.iter().find(node_down) {
+        return Standing::Fallen { reason: format!("node check {} is critical", check.id), weight, by_node: true };
+    }
+    let mut own = checks.iter().filter(|check| check.scope == CheckScope::Service).peekable();
+    if own.peek().is_none() {
+        return if now < grace_until { Standing::Waiting { until: grace_until } } else { Standing::Good { weight } };
+    }
+    let accepted = |check: &&Check| rules.accept_status.contains(&check.status);
+    let fine = if rules.checks_required_all { own.clone().all(|c| accepted(&c)) } else { own.clone().any(|c| accepted(&c)) };
+    match own.find(|check| !accepted(check)) {
+        Some(check) if !fine => {
+            let reason = format!("check {} is {}", check.id, word(check.status));
+            Standing::Fallen { reason, weight, by_node: false }
+        }
+        _ => Standing::Good { weight },
+    }
+}
+
+/// Whether the check takes its instance out of service by somebody's wish.
+fn is_maintenance(check: &Check) -> bool {
+    match check.scope {
+        // Its presence counts, in any state.
+        CheckScope::NodeMaintenance => true,
+        CheckScope::ServiceMaintenance => check.status != CheckStatus::Passing,
+        CheckScope::Service | CheckScope::Node => check.status == CheckStatus::Maintenance,
+    }
+}
+
+fn word(status: CheckStatus) -> &'static str {
+    match status {
+        CheckStatus::Passing => "passing",
+        CheckStatus::Warning => "warning",
+        CheckStatus::Critical => "critical",
+        CheckStatus::Maintenance => "in maintenance",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use super::*;
+    use crate::catalog::Weights;
+    use CheckScope::{Node, NodeMaintenance, Service, ServiceMaintenance};
+    use CheckStatus::{Critical, Passing, Warning};
+
+    const HOLD: Duration = Duration::from_secs(5);
+    const GRACE: Duration = Duration::from_secs(2);
+
+    fn rules() -> Rules {
+        Rules { accept_status: vec![Passing], checks_required_all: true, check_grace: GRACE, critical_hold: HOLD }
+    }
+
+    fn instance(n: u16, checks: &[(CheckScope, CheckStatus)]) -> Instance {
+        let check = |(at, (scope, status)): (usize, &(CheckScope, CheckStatus))| Check {
+            id: format!("c{at}").into(),
+            scope: *scope,
+            status: *status,
+        };
+        Instance {
+            id: InstanceId { node: "n".into(), id: format!("i{n}").into() },
+            endpoint: Endpoint::Addr(SocketAddr::from(([127, 0, 0, 1], 1000 + n))),
+            tags: vec![],
+            checks: checks.iter().enumerate().map(check).collect(),
+            weights: Weights::default(),
+        }
+    }
+
+    fn service(instances: Vec<Instance>) -> ServiceSnapshot {
+        ServiceSnapshot { name: "s".into(), instances }
+    }
+
+    /// All with one service check in the given state.
+    fn states(states: &[CheckStatus]) -> ServiceSnapshot {
+        service(states.iter().zip(0..).map(|(status, n)| instance(n, &[(Service, *status)])).collect())
+    }
+
+    /// `+` in, `h` held, `-` out.
+    fn picture(evaluation: &Evaluation) -> String {
+        let sign = |verdict: &Verdict| match verdict {
+            Verdict::Eligible { held: false, .. } => '+',
+            Verdict::Eligible { held: true, .. } => 'h',
+            Verdict::Excluded { .. } => '-',
+        };
+        evaluation.verdicts.iter().map(sign).collect()
+    }
+
+    #[test]
+    fn checks_decide() {
+        let now = Instant::now();
+        let warning_too = Rules { accept_status: vec![Passing, Warning], ..rules() };
+        let one = Rules { checks_required_all: false, ..rules() };
+        for (rules, checks, expected) in [
+            (&rules(), &[(Service, Passing)][..], "+"),
+            (&rules(), &[(Service, Warning)], "-"),
+            (&warning_too, &[(Service, Warning)], "+"),
+            (&rules(), &[(Service, Critical)], "-"),
+            (&rules(), &[(Service, Passing), (Service, Critical)], "-"),
+            (&one, &[(Service, Passing), (Service, Critical)], "+"),
+            (&one, &[(Service, Critical), (Service, Critical)], "-"),
+            (&one, &[(Service, Passing), (Node, Critical)], "-"),
+            (&rules(), &[(Service, Passing), (Node, Passing)], "+"),
+            (&rules(), &[(Service, Passing), (Node, Warning)], "+"),
+            (&rules(), &[(Service, Passing), (Node, Critical)], "-"),
+            (&rules(), &[(Service, Passing), (NodeMaintenance, Passing)], "-"),
+            (&rules(), &[(Service, Passing), (ServiceMaintenance, Critical)], "-"),
+            (&rules(), &[(Service, Passing), (ServiceMaintenance, Passing)], "+"),
+        ] {
+            let mut history = History::default();
+            let got = history.evaluate(rules, &service(vec![instance(1, checks)]), now, false, |_, _| false);
+            assert_eq!(picture(&got), expected, "{checks:?}");
+        }
+    }
+
+    #[test]
+    fn a_new_instance_without_checks_waits_but_not_at_the_start() {
+        let start = Instant::now();
+        let snapshot = service(vec![instance(1, &[(Node, Passing)])]);
+        let mut history = History::default();
+        let first = history.evaluate(&rules(), &snapshot, start, false, |_, _| false);
+        assert_eq!((picture(&first).as_str(), first.next_deadline), ("-", Some(start + GRACE)));
+        let later = history.evaluate(&rules(), &snapshot, start + GRACE, false, |_, _| false);
+        assert_eq!((picture(&later).as_str(), later.next_deadline), ("+", None));
+        let at_start = History::default().evaluate(&rules(), &snapshot, start, true, |_, _| false);
+        assert_eq!(picture(&at_start), "+");
+        let mut checked = History::default();
+        checked.evaluate(&rules(), &snapshot, start, false, |_, _| false);
+        let with_check = service(vec![instance(1, &[(Service, Passing)])]);
+        assert_eq!(picture(&checked.evaluate(&rules(), &with_check, start, false, |_, _| false)), "+");
+    }
+
+    #[test]
+    fn weights_follow_the_state() {
+        let rules = Rules { accept_status: vec![Passing, Warning], ..rules() };
+        for (status, passing, warning, expected) in
+            [(Passing, 5, 1, Some(5)), (Warning, 5, 2, Some(2)), (Warning, 5, 0, None), (Passing, 0, 1, None)]
+        {
+            let mut one = instance(1, &[(Service, status)]);
+            one.weights = Weights { passing, warning };
+            let got = History::default().evaluate(&rules, &service(vec![one]), Instant::now(), false, |_, _| false);
+            let weight = match got.verdicts[0] {
+                Verdict::Eligible { weight, .. } => Some(weight),
+                Verdict::Excluded { .. } => None,
+            };
+            assert_eq!(weight, expected);
+        }
+    }
+
+    #[test]
+    fn falls_are_held_by_the_rules() {
+        let (p, c) = (Passing, Critical);
+        // Each step: seconds since the start, states, what is expected.
+        for (name, steps) in [
+            ("all at once, for the time of the hold", &[(0, [p, p, p], "+++"), (1, [c, c, c], "hhh"), (5, [c, c, c], "hhh"), (6, [c, c, c], "---")][..]),
+            ("most at once", &[(0, [p, p, p], "+++"), (1, [p, c, c], "+hh"), (6, [p, c, c], "+--")]),
+            ("a minority is not held", &[(0, [p, p, p], "+++"), (1, [p, p, c], "++-")]),
+            ("one by one, until nobody is left", &[(0, [p, p, p], "+++"), (1, [p, p, c], "++-"), (2, [p, c, c], "+--"), (3, [c, c, c], "hhh"), (6, [c, c, c], "hh-"), (8, [c, c, c], "---")]),
+            ("never good, never held", &[(0, [p, c, c], "+--"), (1, [c, c, c], "h--")]),
+            ("coming back one by one", &[(0, [p, p, p], "+++"), (1, [c, c, c], "hhh"), (2, [c, p, c], "h+h"), (3, [p, p, p], "+++")]),
+            ("the hold does not start again", &[(0, [p, p, p], "+++"), (1, [c, c, c], "hhh"), (6, [c, c, c], "---"), (7, [c, c, c], "---")]),
+        ] {
+            let start = Instant::now();
+            let mut history = History::default();
+            for (second, now_states, expected) in steps {
+                let now = start + Duration::from_secs(*second);
+                let got = history.evaluate(&rules(), &states(now_states), now, false, |_, _| false);
+                assert_eq!(picture(&got), *expected, "{name}, second {second}");
+                assert_eq!(got.held.is_some(), expected.contains('h'), "{name}");
+                assert_eq!(got.next_deadline.is_some(), expected.contains('h'), "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn holds_end_for_the_dead_and_do_not_cover_maintenance_or_nodes() {
+        let now = Instant::now();
+        let dead = InstanceId { node: "n".into(), id: "i1".into() };
+        let mut history = History::default();
+        history.evaluate(&rules(), &states(&[Passing; 3]), now, false, |_, _| false);
+        let fell = states(&[Critical; 3]);
+        assert_eq!(picture(&history.evaluate(&rules(), &fell, now, false, |id, _| *id == dead)), "h-h");
+        assert_eq!(picture(&history.evaluate(&rules(), &fell, now, false, |_, _| false)), "h-h", "stays out");
+
+        for (scope, status, expected) in
+            [(NodeMaintenance, Critical, "--+"), (ServiceMaintenance, Critical, "--+"), (Node, Critical, "--+")]
+        {
+            let mut history = History::default();
+            history.evaluate(&rules(), &states(&[Passing; 3]), now, false, |_, _| false);
+            let mut snapshot = states(&[Passing; 3]);
+            for n in [0, 1] {
+                snapshot.instances[n].checks.push(Check { id: "m".into(), scope, status });
+            }
+            assert_eq!(picture(&history.evaluate(&rules(), &snapshot, now, false, |_, _| false)), expected, "{scope:?}");
+        }
+    }
+
+    #[test]
+    fn another_address_is_another_instance() {
+        let now = Instant::now();
+        let mut history = History::default();
+        history.evaluate(&rules(), &states(&[Passing]), now, false, |_, _| false);
+        let mut moved = states(&[Critical]);
+        moved.instances[0].endpoint = Endpoint::Addr(SocketAddr::from(([127, 0, 0, 1], 9)));
+        assert_eq!(picture(&history.evaluate(&rules(), &moved, now, false, |_, _| false)), "-");
+    }
+}

@@ -1,9 +1,37 @@
 //! The control loop: takes updates of all sources, decides who may serve, builds tables, publishes them.
 
+mod handle;
+mod run;
+mod service;
+mod tags;
+
 use std::time::SystemTime;
 
+use crate::catalog::eligibility::Rules;
+use crate::catalog::options::Strategy;
 use crate::catalog::{InstanceId, ServiceName};
 use crate::registry::SourceName;
+use crate::table::Matcher;
+
+pub use handle::ControlHandle;
+pub use run::Control;
+
+/// What the control loop has to know of the configuration.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ControlSettings {
+    /// What routing tags start with (`consul.tag_prefix`).
+    pub tag_prefix: String,
+    /// Who may serve.
+    pub rules: Rules,
+    /// Path matcher (`proxy.matcher`).
+    pub matcher: Matcher,
+    /// Strategy of routes that name none (`proxy.strategy`).
+    pub strategy: Strategy,
+    /// What `$DC` in a tag stands for.
+    pub datacenter: Option<String>,
+    /// Failures in a row after which an instance counts as dead, and is not held (`health.eject_after`); 0: never.
+    pub eject_after: u32,
+}
 
 /// What is known of one service: for `/api/services`.
 #[derive(Clone, Debug, PartialEq)]
@@ -18,7 +46,7 @@ pub struct ServiceStatus {
     pub instances: Vec<InstanceStatus>,
     /// Tags that could not be understood, each with the reason.
     pub rejected: Vec<(String, String)>,
-    /// Options in tags that are unknown: kept, without effect.
+    /// Options in tags that are unknown (kept, without effect), and other remarks on tags, each as `TAG: REMARK`.
     pub unknown_options: Vec<String>,
     /// Why the pool is kept although every instance is critical, if it is.
     pub held: Option<String>,

@@ -1,0 +1,75 @@
+//! What the rest of the process may ask of the control loop.
+
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::{ControlSettings, Readiness, ServiceStatus};
+
+/// Requests that may wait at the control loop; more wait at their senders.
+pub(super) const REQUESTS_MAX: usize = 64;
+
+/// A question to the control loop.
+#[derive(Debug)]
+pub(super) enum ControlRequest {
+    /// The state of all services.
+    Services(oneshot::Sender<Vec<ServiceStatus>>),
+    /// Count targets by state anew: ejection changes without the loop's doing.
+    RefreshTargets(oneshot::Sender<()>),
+    /// The configuration was read again.
+    Settings(Box<ControlSettings>, oneshot::Sender<()>),
+}
+
+/// The control loop, seen from outside. Cheap to clone; usable from any thread and runtime.
+#[derive(Clone, Debug)]
+pub struct ControlHandle {
+    pub(super) requests: mpsc::Sender<ControlRequest>,
+    pub(super) readiness: Arc<watch::Sender<Readiness>>,
+}
+
+impl ControlHandle {
+    /// The state of all services, by name; empty when the control loop has ended.
+    pub async fn services(&self) -> Vec<ServiceStatus> {
+        self.ask(ControlRequest::Services).await.unwrap_or_default()
+    }
+
+    /// Brings `lb_table_targets` up to date, ejected instances included. To be called before metrics are written.
+    pub async fn refresh_targets(&self) {
+        self.ask(ControlRequest::RefreshTargets).await;
+    }
+
+    /// Puts new settings into force; returns when the table that follows them is live.
+    pub async fn update_settings(&self, settings: ControlSettings) {
+        self.ask(|answer| ControlRequest::Settings(Box::new(settings), answer)).await;
+    }
+
+    /// Whether traffic may be sent here, and if not, why.
+    #[must_use]
+    pub fn readiness(&self) -> Readiness {
+        self.readiness.borrow().clone()
+    }
+
+    /// Readiness as it changes.
+    #[must_use]
+    pub fn watch_readiness(&self) -> watch::Receiver<Readiness> {
+        self.readiness.subscribe()
+    }
+
+    /// From here on `/ready` says 503; traffic is still served.
+    pub fn set_draining(&self) {
+        self.readiness.send_modify(|readiness| readiness.draining = true);
+    }
+
+    /// Returns when every expected source has synced and the table with all they sent is live. Cancel safe.
+    pub async fn synced(&self) {
+        let mut readiness = self.readiness.subscribe();
+        // The sender lives in this handle, so the wait can only end by its condition.
+        let _ = readiness.wait_for(|readiness| readiness.waiting_for.is_empty()).await;
+    }
+
+    async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> ControlRequest) -> Option<T> {
+        let (answer, answered) = oneshot::channel();
+        self.requests.send(request(answer)).await.ok()?;
+        answered.await.ok()
+    }
+}

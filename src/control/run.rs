@@ -1,0 +1,578 @@
+//! The loop: drain what is ready, evaluate what it touched, build once, publish, tell.
+//!
+//! ```text
+//! updates ─┐                                   ┌─> SharedTable ─> workers
+//! requests ┼─> mark dirty ─> evaluate ─> build ┤
+//! deadline ┘                                   └─> metrics, log, then series of vanished services removed
+//! ```
+//!
+//! Updates that are ready together go into one table without any sleep: while a build runs, the next ones queue up.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::sync::{mpsc, watch};
+
+use super::handle::{ControlHandle, ControlRequest, REQUESTS_MAX};
+use super::service::{Counts, Service, Surroundings};
+use super::tags::TagRules;
+use super::{ControlSettings, InstanceStatus, Readiness, ServiceStatus};
+use crate::catalog::ServiceName;
+use crate::catalog::command::CommandError;
+use crate::metrics::Metrics;
+use crate::registry::{SourceName, Update};
+use crate::table::{Clock, SharedTable, TableBuilder, TargetState};
+
+/// Most updates that go into one table: a source that never pauses must not keep tables from being built.
+const UPDATES_PER_BUILD_MAX: usize = 100_000;
+
+type ServiceKey = (SourceName, ServiceName);
+
+/// The one writer of tables.
+#[derive(Debug)]
+pub struct Control {
+    settings: ControlSettings,
+    /// Variables in places of tags.
+    env: HashMap<String, String>,
+    clock: Clock,
+    metrics: Metrics,
+    table: SharedTable,
+    builder: TableBuilder,
+    /// Sources that ever named a service.
+    sources: BTreeSet<SourceName>,
+    services: BTreeMap<ServiceKey, Service>,
+    /// When services have to be evaluated again although nothing was heard; few have such a time.
+    deadlines: BTreeMap<ServiceKey, Instant>,
+    /// Services to evaluate before the next build.
+    dirty: BTreeSet<ServiceKey>,
+    /// Names that may have left for good.
+    vanished: BTreeSet<ServiceName>,
+    /// Services of route commands, as of the last build.
+    command_services: BTreeMap<ServiceName, Vec<Arc<TargetState>>>,
+    commands_changed: bool,
+    command_errors: BTreeMap<SourceName, Arc<[CommandError]>>,
+    synced: BTreeSet<SourceName>,
+    readiness: Arc<watch::Sender<Readiness>>,
+    requests: mpsc::Receiver<ControlRequest>,
+}
+
+impl Control {
+    /// A control loop that will report ready once all `sources` have synced, and the handle to it. `clock` is the one
+    /// the workers use.
+    #[must_use]
+    pub fn new(
+        settings: ControlSettings,
+        sources: &[SourceName],
+        clock: Clock,
+        metrics: Metrics,
+        table: SharedTable,
+    ) -> (Self, ControlHandle) {
+        let waiting_for = sources.iter().map(|source| (*source).to_owned()).collect();
+        let readiness = Arc::new(watch::Sender::new(Readiness { waiting_for, draining: false }));
+        let (sender, requests) = mpsc::channel(REQUESTS_MAX);
+        let control = Self {
+            env: env(&settings),
+            builder: TableBuilder::new(settings.matcher, settings.strategy.clone(), metrics.clone()),
+            settings,
+            clock,
+            metrics,
+            table,
+            sources: BTreeSet::new(),
+            services: BTreeMap::new(),
+            deadlines: BTreeMap::new(),
+            dirty: BTreeSet::new(),
+            vanished: BTreeSet::new(),
+            command_services: BTreeMap::new(),
+            commands_changed: false,
+            command_errors: BTreeMap::new(),
+            synced: BTreeSet::new(),
+            readiness: Arc::clone(&readiness),
+            requests,
+        };
+        (control, ControlHandle { requests: sender, readiness })
+    }
+
+    /// Runs until all sources and all handles are gone. Dropping the future stops it between two tables.
+    pub async fn run(mut self, mut updates: mpsc::Receiver<Update>) {
+        let (mut sources_live, mut handles_live) = (true, true);
+        while sources_live || handles_live {
+            let deadline = self.next_deadline();
+            tokio::select! {
+                update = updates.recv(), if sources_live => match update {
+                    Some(update) => self.take(update, &mut updates),
+                    None => sources_live = false,
+                },
+                request = self.requests.recv(), if handles_live => match request {
+                    Some(request) => self.answer(request),
+                    None => handles_live = false,
+                },
+                () = sleep_until(deadline) => self.mark_due(Instant::now()),
+            }
+            self.advance(Instant::now());
+        }
+    }
+
+    /// This update, and all others that are ready.
+    fn take(&mut self, first: Update, updates: &mut mpsc::Receiver<Update>) {
+        self.apply(first);
+        for _ in 1..UPDATES_PER_BUILD_MAX {
+            match updates.try_recv() {
+                Ok(update) => self.apply(update),
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn apply(&mut self, update: Update) {
+        match update {
+            Update::Service { source, snapshot } => {
+                self.sources.insert(source);
+                let key = (source, Arc::clone(&snapshot.name));
+                match self.services.get_mut(&key) {
+                    Some(service) => service.snapshot = snapshot,
+                    None => drop(self.services.insert(key.clone(), Service::new(snapshot))),
+                }
+                self.dirty.insert(key);
+            }
+            Update::Gone { source, service } => {
+                let key = (source, service);
+                if self.services.remove(&key).is_some() {
+                    self.builder.remove_service(source, &key.1);
+                }
+                self.dirty.remove(&key);
+                self.deadlines.remove(&key);
+                self.vanished.insert(key.1);
+            }
+            Update::Commands { source, commands, errors } => {
+                let since_ms = self.since_ms(source, Instant::now());
+                self.builder.apply_commands(source, commands, since_ms);
+                self.take_errors(source, errors);
+                self.commands_changed = true;
+            }
+            Update::Synced { source } => drop(self.synced.insert(source)),
+        }
+    }
+
+    fn take_errors(&mut self, source: SourceName, errors: Arc<[CommandError]>) {
+        if self.command_errors.get(source).is_some_and(|known| *known == errors) {
+            return;
+        }
+        for error in &*errors {
+            tracing::warn!(source, line = error.line, text = error.text, reason = error.reason, "route command rejected");
+        }
+        let count = errors.len() as u64;
+        set_or_remove(&mut self.metrics.control().rejected_tags, &Arc::from(source), count);
+        self.command_errors.insert(source, errors);
+    }
+
+    /// Instances that are there at the start are at full share at once.
+    fn since_ms(&self, source: SourceName, now: Instant) -> u64 {
+        if self.synced.contains(source) { self.clock.at(now) } else { 0 }
+    }
+
+    /// Evaluates what is dirty, publishes a table if anything changed, and tells.
+    fn advance(&mut self, now: Instant) {
+        let started = Instant::now();
+        let dirty = std::mem::take(&mut self.dirty);
+        dirty.iter().for_each(|key| self.evaluate(key, now));
+        if self.builder.is_dirty() {
+            self.publish(started, dirty.len());
+        }
+        self.builder.retire();
+        if self.commands_changed {
+            self.commands_changed = false;
+            let before = std::mem::replace(&mut self.command_services, self.builder.command_services());
+            self.vanished.extend(before.into_keys().filter(|name| !self.command_services.contains_key(name)));
+        }
+        self.count_targets(dirty.iter().map(|(_, name)| Arc::clone(name)).collect());
+        self.forget_vanished();
+        self.note_synced();
+    }
+
+    fn evaluate(&mut self, key: &ServiceKey, now: Instant) {
+        let since_ms = self.since_ms(key.0, now);
+        let Some(service) = self.services.get_mut(key) else { return };
+        let rejected_before = std::mem::take(&mut service.tags.rejected);
+        let held_before = service.held.clone();
+        let around = Surroundings {
+            settings: &self.settings,
+            tag_rules: TagRules { prefix: &self.settings.tag_prefix, env: &self.env, matcher: self.settings.matcher },
+            builder: &self.builder,
+            clock: self.clock,
+            now,
+            starting: !self.synced.contains(key.0),
+        };
+        let contributions = service.evaluate(&around);
+        match service.next_deadline {
+            Some(at) => drop(self.deadlines.insert(key.clone(), at)),
+            None => drop(self.deadlines.remove(key)),
+        }
+        for (tag, reason) in service.tags.rejected.iter().filter(|(tag, _)| !rejected_before.contains_key(*tag)) {
+            tracing::warn!(service = %key.1, tag, reason, "route tag rejected");
+        }
+        match (&held_before, &service.held) {
+            (None, Some(held)) => tracing::warn!(service = %key.1, "{held}"),
+            (Some(_), None) => tracing::info!(service = %key.1, "no instance is held any more"),
+            _ => {}
+        }
+        set_or_remove(&mut self.metrics.control().rejected_tags, &key.1, service.tags.rejected.len() as u64);
+        self.builder.apply_service(key.0, &key.1, contributions, since_ms);
+    }
+
+    fn publish(&mut self, started: Instant, services: usize) {
+        let table = self.builder.build();
+        let routes = table.len();
+        self.table.publish(table);
+        let took = started.elapsed();
+        let mut figures = self.metrics.control();
+        figures.table_builds += 1;
+        figures.table_build_seconds += took.as_secs_f64();
+        figures.table_routes = routes as u64;
+        drop(figures);
+        let changes = self.builder.changes();
+        tracing::info!(
+            services,
+            routes,
+            added = changes.added,
+            changed = changes.changed,
+            removed = changes.removed,
+            took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
+            "routing table changed"
+        );
+    }
+
+    /// Writes the numbers of targets of some services.
+    fn count_targets(&self, names: BTreeSet<ServiceName>) {
+        let now_ms = self.clock.now_ms();
+        let mut totals: Vec<(ServiceName, Counts)> = Vec::with_capacity(names.len());
+        for name in names {
+            let of_catalog = self.sources.iter().filter_map(|source| self.services.get(&(*source, Arc::clone(&name))));
+            let mut total = of_catalog.map(|service| service.counts(&self.builder, now_ms)).fold(Counts::default(), add);
+            for state in self.command_services.get(&name).into_iter().flatten() {
+                if state.is_ejected(now_ms) { total.ejected += 1 } else { total.healthy += 1 }
+            }
+            totals.push((name, total));
+        }
+        let mut figures = self.metrics.control();
+        for (name, total) in totals {
+            for (state, count) in [("healthy", total.healthy), ("excluded", total.excluded), ("ejected", total.ejected)] {
+                figures.table_targets.insert((Arc::clone(&name), state), count);
+            }
+        }
+    }
+
+    fn forget_vanished(&mut self) {
+        for name in std::mem::take(&mut self.vanished) {
+            let in_catalog = self.sources.iter().any(|source| self.services.contains_key(&(*source, Arc::clone(&name))));
+            if !in_catalog && !self.command_services.contains_key(&name) {
+                self.metrics.remove_service(&name);
+            }
+        }
+    }
+
+    fn note_synced(&self) {
+        self.readiness.send_if_modified(|readiness| {
+            let before = readiness.waiting_for.len();
+            readiness.waiting_for.retain(|source| !self.synced.contains(source.as_str()));
+            readiness.waiting_for.len() != before
+        });
+    }
+
+    fn answer(&mut self, request: ControlRequest) {
+        // Whoever asked may have gone; nobody else needs the answer.
+        match request {
+            ControlRequest::Services(answer) => drop(answer.send(self.statuses())),
+            ControlRequest::RefreshTargets(answer) => {
+                let names = self.services.keys().map(|(_, name)| name).chain(self.command_services.keys());
+                self.count_targets(names.cloned().collect());
+                let _ = answer.send(());
+            }
+            ControlRequest::Settings(settings, answer) => {
+                self.env = env(&settings);
+                self.settings = *settings;
+                self.builder.set_defaults(self.settings.matcher, self.settings.strategy.clone());
+                self.dirty.extend(self.services.keys().cloned());
+                self.advance(Instant::now());
+                let _ = answer.send(());
+            }
+        }
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        self.deadlines.values().min().copied()
+    }
+
+    fn mark_due(&mut self, now: Instant) {
+        let due = self.deadlines.iter().filter(|(_, at)| **at <= now);
+        self.dirty.extend(due.map(|(key, _)| key.clone()));
+    }
+
+    fn statuses(&self) -> Vec<ServiceStatus> {
+        let now_ms = self.clock.now_ms();
+        let successes = self.metrics.control().registry_success.clone();
+        let last_success = |name: &str| successes.get(name).and_then(|seconds| unix_time(*seconds));
+        let of_catalog = self.services.iter().map(|((source, name), service)| ServiceStatus {
+            name: Arc::clone(name),
+            source,
+            last_success: last_success(name),
+            instances: service.statuses(&self.builder, now_ms),
+            rejected: service.tags.rejected.iter().map(|(tag, reason)| (tag.clone(), reason.clone())).collect(),
+            unknown_options: service.tags.remarks.iter().cloned().collect(),
+            held: service.held.clone(),
+        });
+        let of_commands = self.command_services.iter().map(|(name, states)| {
+            let from = |state: &Arc<TargetState>| self.command_errors.keys().find(|source| ***source == *state.id.node);
+            ServiceStatus {
+                name: Arc::clone(name),
+                source: states.first().and_then(from).copied().unwrap_or("commands"),
+                last_success: None,
+                instances: states.iter().map(|state| command_status(state, now_ms)).collect(),
+                rejected: Vec::new(),
+                unknown_options: Vec::new(),
+                held: None,
+            }
+        });
+        let of_errors = self.command_errors.iter().filter(|(_, errors)| !errors.is_empty()).map(|(source, errors)| {
+            let line = |error: &CommandError| (format!("line {}: {}", error.line, error.text), error.reason.clone());
+            ServiceStatus {
+                name: Arc::from(*source),
+                source,
+                last_success: None,
+                instances: Vec::new(),
+                rejected: errors.iter().map(line).collect(),
+                unknown_options: Vec::new(),
+                held: None,
+            }
+        });
+        let mut all: Vec<ServiceStatus> = of_catalog.chain(of_commands).chain(of_errors).collect();
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        all
+    }
+}
+
+fn command_status(state: &TargetState, now_ms: u64) -> InstanceStatus {
+    let ejected = state.is_ejected(now_ms);
+    InstanceStatus {
+        id: state.id.clone(),
+        address: state.addr.to_string(),
+        state: if ejected { "ejected" } else { "healthy" },
+        reason: ejected.then(|| "too many failures in a row".to_owned()),
+        tags: Vec::new(),
+        in_flight: state.in_flight.load(Relaxed),
+        failures: state.failures.load(Relaxed),
+    }
+}
+
+fn env(settings: &ControlSettings) -> HashMap<String, String> {
+    settings.datacenter.iter().map(|name| ("DC".to_owned(), name.clone())).collect()
+}
+
+fn add(a: Counts, b: Counts) -> Counts {
+    Counts { healthy: a.healthy + b.healthy, excluded: a.excluded + b.excluded, ejected: a.ejected + b.ejected }
+}
+
+fn set_or_remove(counts: &mut BTreeMap<Arc<str>, u64>, name: &Arc<str>, count: u64) {
+    if count == 0 {
+        counts.remove(name);
+    } else {
+        counts.insert(Arc::clone(name), count);
+    }
+}
+
+fn unix_time(seconds: f64) -> Option<SystemTime> {
+    SystemTime::UNIX_EPOCH.checked_add(Duration::try_from_secs_f64(seconds).ok()?)
+}
+
+/// Without a deadline: never.
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalog::command::parse_commands;
+    use crate::catalog::eligibility::Rules;
+    use crate::catalog::options::Strategy;
+    use crate::catalog::{Check, CheckScope, CheckStatus, Endpoint, Instance, InstanceId, ServiceSnapshot, Weights};
+    use crate::table::{Matcher, Route, Scheme};
+
+    fn settings() -> ControlSettings {
+        ControlSettings {
+            tag_prefix: "urlprefix-".into(),
+            rules: Rules {
+                accept_status: vec![CheckStatus::Passing],
+                checks_required_all: true,
+                check_grace: Duration::from_secs(2),
+                critical_hold: Duration::ZERO,
+            },
+            matcher: Matcher::Prefix,
+            strategy: Strategy::P2c,
+            datacenter: Some("dc1".into()),
+            eject_after: 5,
+        }
+    }
+
+    fn instance(id: &str, port: u16, status: CheckStatus, tags: &[&str]) -> Instance {
+        Instance {
+            id: InstanceId { node: "n1".into(), id: id.into() },
+            endpoint: Endpoint::Addr(([127, 0, 0, 1], port).into()),
+            tags: tags.iter().map(|tag| Arc::from(*tag)).collect(),
+            checks: vec![Check { id: "alive".into(), scope: CheckScope::Service, status }],
+            weights: Weights::default(),
+        }
+    }
+
+    fn update(name: &str, instances: Vec<Instance>) -> Update {
+        Update::Service { source: "consul", snapshot: Arc::new(ServiceSnapshot { name: name.into(), instances }) }
+    }
+
+    struct Bench {
+        updates: mpsc::Sender<Update>,
+        handle: ControlHandle,
+        table: SharedTable,
+        metrics: Metrics,
+    }
+
+    impl Bench {
+        /// Runs `test` beside a control loop.
+        fn run<F: Future<Output = ()>>(settings: ControlSettings, test: impl FnOnce(Bench) -> F) {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+            let (metrics, table) = (Metrics::default(), SharedTable::default());
+            let (updates, receiver) = mpsc::channel(100);
+            let (control, handle) =
+                Control::new(settings, &["consul"], Clock::start(), metrics.clone(), table.clone());
+            let bench = Bench { updates, handle, table, metrics };
+            runtime.block_on(async { tokio::join!(control.run(receiver), test(bench)) });
+        }
+
+        /// Sends, and returns when the control loop has taken it in.
+        async fn send(&self, update: Update) {
+            self.updates.send(update).await.unwrap();
+            while self.updates.capacity() < self.updates.max_capacity() {
+                self.handle.refresh_targets().await;
+            }
+            self.handle.refresh_targets().await;
+        }
+
+        fn route(&self, host: &str, path: &str) -> Option<Arc<Route>> {
+            self.table.load().lookup(Scheme::Http, host, path, |_| true).cloned()
+        }
+
+        async fn status(&self, name: &str) -> ServiceStatus {
+            self.handle.services().await.into_iter().find(|status| &*status.name == name).unwrap()
+        }
+    }
+
+    use CheckStatus::{Critical, Passing};
+
+    #[test]
+    fn from_registration_to_route_and_away() {
+        Bench::run(settings(), |bench| async move {
+            assert!(!bench.handle.readiness().is_ready());
+            bench.send(update("web", vec![instance("a", 1, Passing, &["urlprefix-$DC.test/", "v1"])])).await;
+            bench.send(Update::Synced { source: "consul" }).await;
+            bench.handle.synced().await;
+            assert!(bench.handle.readiness().is_ready());
+            let route = bench.route("dc1.test", "/x").unwrap();
+            assert_eq!((route.targets.len(), &*route.targets[0].tags[0]), (1, "v1"));
+            let state = Arc::clone(&route.targets[0].state);
+
+            // Sick: the route stays, without targets.
+            bench.send(update("web", vec![instance("a", 1, Critical, &["urlprefix-$DC.test/", "v1"])])).await;
+            let route = bench.route("dc1.test", "/x").unwrap();
+            assert_eq!((route.targets.len(), &*route.excluded[0].reason), (0, "check alive is critical"));
+            assert_eq!(bench.status("web").await.instances[0].state, "excluded");
+            assert_eq!(bench.metrics.control().table_targets[&("web".into(), "excluded")], 1);
+
+            // Well again: the same state.
+            bench.send(update("web", vec![instance("a", 1, Passing, &["urlprefix-$DC.test/", "v1"])])).await;
+            assert!(Arc::ptr_eq(&bench.route("dc1.test", "/").unwrap().targets[0].state, &state));
+
+            bench.send(Update::Gone { source: "consul", service: "web".into() }).await;
+            assert!(bench.route("dc1.test", "/x").is_none());
+            assert!(state.retired.load(Relaxed));
+            assert!(bench.metrics.control().table_targets.is_empty());
+            assert_eq!(bench.metrics.control().table_routes, 0);
+            bench.handle.set_draining();
+            assert!(!bench.handle.readiness().is_ready());
+        });
+    }
+
+    #[test]
+    fn a_bad_tag_is_rejected_alone_and_keeps_what_it_was() {
+        Bench::run(settings(), |bench| async move {
+            let good = ["urlprefix-a.test/", "urlprefix-b.test/"];
+            bench.send(update("web", vec![instance("a", 1, Passing, &good)])).await;
+            let bad = ["urlprefix-a.test/ weight=much", "urlprefix-c.test/"];
+            // A new instance of the service, with the same typo.
+            bench.send(update("web", vec![instance("a", 1, Passing, &bad), instance("b", 2, Passing, &bad)])).await;
+            assert_eq!(bench.route("a.test", "/").unwrap().targets.len(), 2);
+            assert!(bench.route("b.test", "/").is_none());
+            assert_eq!(bench.route("c.test", "/").unwrap().targets.len(), 2);
+            let status = bench.status("web").await;
+            assert_eq!(status.rejected.len(), 1);
+            assert!(status.rejected[0].1.ends_with("the route it made before, a.test/, is kept"), "{status:?}");
+            assert_eq!(bench.metrics.control().rejected_tags["web"], 1);
+
+            bench.send(update("new", vec![instance("c", 3, Passing, &["urlprefix-", "urlprefix-d.test/"])])).await;
+            assert!(bench.route("d.test", "/").is_some());
+            assert_eq!(bench.status("new").await.rejected.len(), 1);
+            bench.send(update("web", vec![instance("a", 1, Passing, &good)])).await;
+            assert!(!bench.metrics.control().rejected_tags.contains_key("web"));
+        });
+    }
+
+    #[test]
+    fn commands_lie_over_tags() {
+        Bench::run(settings(), |bench| async move {
+            bench.send(update("web", vec![instance("a", 1, Passing, &["urlprefix-a.test/"])])).await;
+            let (commands, errors) = parse_commands(
+                "route add fixed b.test/ http://127.0.0.1:9/\nroute del web a.test/\nroute nonsense",
+            );
+            let commands = Update::Commands { source: "routes_file", commands: commands.into(), errors: errors.into() };
+            bench.send(commands).await;
+            assert!(bench.route("a.test", "/").is_none());
+            assert_eq!(bench.route("b.test", "/").unwrap().targets.len(), 1);
+            assert_eq!(bench.status("fixed").await.source, "routes_file");
+            assert_eq!(bench.status("routes_file").await.rejected.len(), 1);
+            let none = Update::Commands { source: "routes_file", commands: [].into(), errors: [].into() };
+            bench.send(none).await;
+            assert!(bench.route("a.test", "/").is_some() && bench.route("b.test", "/").is_none());
+            assert!(!bench.metrics.control().table_targets.keys().any(|(name, _)| &**name == "fixed"));
+        });
+    }
+
+    #[test]
+    fn a_hold_ends_by_itself() {
+        let hold = Duration::from_millis(40);
+        let settings = ControlSettings { rules: Rules { critical_hold: hold, ..settings().rules }, ..settings() };
+        Bench::run(settings, |bench| async move {
+            bench.send(update("web", vec![instance("a", 1, Passing, &["urlprefix-a.test/"])])).await;
+            bench.send(update("web", vec![instance("a", 1, Critical, &["urlprefix-a.test/"])])).await;
+            assert!(bench.status("web").await.held.is_some());
+            assert_eq!(bench.route("a.test", "/").unwrap().targets.len(), 1);
+            while bench.status("web").await.held.is_some() {
+                tokio::task::yield_now().await;
+            }
+            assert_eq!(bench.route("a.test", "/").unwrap().targets.len(), 0);
+        });
+    }
+
+    #[test]
+    fn new_settings_rebuild_every_route() {
+        Bench::run(settings(), |bench| async move {
+            bench.send(update("web", vec![instance("a", 1, Passing, &["urlprefix-a.test/Foo", "other-b.test/"])])).await;
+            assert!(bench.route("a.test", "/foo").is_none());
+            bench.handle.update_settings(ControlSettings { matcher: Matcher::IPrefix, ..settings() }).await;
+            assert!(bench.route("a.test", "/foo").is_some());
+            bench.handle.update_settings(ControlSettings { tag_prefix: "other-".into(), ..settings() }).await;
+            assert!(bench.route("a.test", "/Foo").is_none() && bench.route("b.test", "/").is_some());
+        });
+    }
+}

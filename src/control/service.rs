@@ -1,0 +1,148 @@
+//! One service of one source: who may serve, under which tags, and what to tell about it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
+
+use super::tags::{TagMemory, TagRules};
+use super::{ControlSettings, InstanceStatus};
+use crate::catalog::eligibility::{History, Verdict};
+use crate::catalog::{Endpoint, Instance, ServiceSnapshot};
+use crate::table::{Admission, Clock, Contribution, TableBuilder};
+
+/// The present state of one service.
+#[derive(Debug)]
+pub(super) struct Service {
+    pub(super) snapshot: Arc<ServiceSnapshot>,
+    history: History,
+    pub(super) tags: TagMemory,
+    verdicts: Vec<Verdict>,
+    pub(super) held: Option<String>,
+    /// When to evaluate again although nothing was heard.
+    pub(super) next_deadline: Option<Instant>,
+}
+
+/// Instances of a service by what becomes of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Counts {
+    pub(super) healthy: u64,
+    pub(super) excluded: u64,
+    pub(super) ejected: u64,
+}
+
+/// What an evaluation needs from around.
+pub(super) struct Surroundings<'a> {
+    pub(super) settings: &'a ControlSettings,
+    pub(super) tag_rules: TagRules<'a>,
+    pub(super) builder: &'a TableBuilder,
+    pub(super) clock: Clock,
+    pub(super) now: Instant,
+    /// The source has not synced yet.
+    pub(super) starting: bool,
+}
+
+impl Service {
+    pub(super) fn new(snapshot: Arc<ServiceSnapshot>) -> Self {
+        Self {
+            snapshot,
+            history: History::default(),
+            tags: TagMemory::default(),
+            verdicts: Vec::new(),
+            held: None,
+            next_deadline: None,
+        }
+    }
+
+    /// Decides for every instance, and says what the service contributes to the table.
+    pub(super) fn evaluate(&mut self, around: &Surroundings<'_>) -> Vec<Contribution> {
+        let snapshot = Arc::clone(&self.snapshot);
+        let now_ms = around.clock.at(around.now);
+        let eject_after = around.settings.eject_after;
+        let is_dead = |id: &_, endpoint: &_| {
+            let Endpoint::Addr(addr) = endpoint else { return true };
+            around.builder.state(id, *addr).is_some_and(|state| {
+                // The cap may keep the last instances from being ejected; their failures still tell.
+                state.is_ejected(now_ms) || (eject_after > 0 && state.failures.load(Relaxed) >= eject_after)
+            })
+        };
+        let evaluation =
+            self.history.evaluate(&around.settings.rules, &snapshot, around.now, around.starting, is_dead);
+        self.verdicts = evaluation.verdicts;
+        self.held = evaluation.held;
+        self.next_deadline = evaluation.next_deadline;
+        let tags = self.tags.read(around.tag_rules, &snapshot.instances);
+        let mut contributions = Vec::new();
+        for ((instance, verdict), tags) in snapshot.instances.iter().zip(&self.verdicts).zip(tags) {
+            let (addr, admission) = place(instance, verdict);
+            contributions.extend(tags.routes.iter().map(|route| Contribution {
+                key: route.key.clone(),
+                instance: instance.id.clone(),
+                addr,
+                options: Arc::clone(&route.options),
+                tags: Arc::clone(&tags.plain),
+                admission: admission.clone(),
+            }));
+        }
+        contributions
+    }
+
+    /// Every instance as it is now.
+    pub(super) fn statuses(&self, builder: &TableBuilder, now_ms: u64) -> Vec<InstanceStatus> {
+        let instances = self.snapshot.instances.iter().zip(&self.verdicts);
+        instances.map(|(instance, verdict)| status(instance, verdict, builder, now_ms)).collect()
+    }
+
+    /// How many are healthy, excluded and ejected now.
+    pub(super) fn counts(&self, builder: &TableBuilder, now_ms: u64) -> Counts {
+        let mut counts = Counts::default();
+        for (instance, verdict) in self.snapshot.instances.iter().zip(&self.verdicts) {
+            let (addr, admission) = place(instance, verdict);
+            let state = builder.state(&instance.id, addr);
+            match admission {
+                Admission::Excluded { .. } => counts.excluded += 1,
+                Admission::Eligible { .. } if state.is_some_and(|state| state.is_ejected(now_ms)) => counts.ejected += 1,
+                Admission::Eligible { .. } => counts.healthy += 1,
+            }
+        }
+        counts
+    }
+}
+
+/// Where the instance is, and whether it may serve there.
+fn place(instance: &Instance, verdict: &Verdict) -> (SocketAddr, Admission) {
+    let admission = match verdict {
+        Verdict::Eligible { weight, .. } => Admission::Eligible { weight: *weight },
+        Verdict::Excluded { reason } => Admission::Excluded { reason: Arc::clone(reason) },
+    };
+    match &instance.endpoint {
+        Endpoint::Addr(addr) => (*addr, admission),
+        Endpoint::Name { host, port } => {
+            let reason = format!("its address {host} is a name that could not be resolved yet").into();
+            (SocketAddr::from(([0, 0, 0, 0], *port)), Admission::Excluded { reason })
+        }
+    }
+}
+
+fn status(instance: &Instance, verdict: &Verdict, builder: &TableBuilder, now_ms: u64) -> InstanceStatus {
+    let (addr, admission) = place(instance, verdict);
+    let state = builder.state(&instance.id, addr);
+    let ejected = state.is_some_and(|state| state.is_ejected(now_ms));
+    let (word, reason) = match admission {
+        Admission::Excluded { reason } => ("excluded", Some(reason.to_string())),
+        Admission::Eligible { .. } if ejected => ("ejected", Some("too many failures in a row".to_owned())),
+        Admission::Eligible { .. } => ("healthy", None),
+    };
+    InstanceStatus {
+        id: instance.id.clone(),
+        address: match &instance.endpoint {
+            Endpoint::Addr(addr) => addr.to_string(),
+            Endpoint::Name { host, port } => format!("{host}:{port}"),
+        },
+        state: word,
+        reason,
+        tags: instance.tags.iter().map(ToString::to_string).collect(),
+        in_flight: state.map_or(0, |state| state.in_flight.load(Relaxed)),
+        failures: state.map_or(0, |state| state.failures.load(Relaxed)),
+    }
+}
