@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test ends where something unexpected happens")]
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -30,11 +30,15 @@ const ATTACK: &str = "<script>alert(1)</script>";
 struct FakeControl {
     services: RefCell<Vec<ServiceStatus>>,
     readiness: RefCell<Readiness>,
+    refreshed: Cell<u32>,
 }
 
 impl ControlView for FakeControl {
     fn services(&self) -> LocalBoxFuture<'_, Vec<ServiceStatus>> {
         Box::pin(async { self.services.borrow().clone() })
+    }
+    fn refresh(&self) -> LocalBoxFuture<'_, ()> {
+        Box::pin(async { self.refreshed.set(self.refreshed.get() + 1) })
     }
     fn readiness(&self) -> Readiness {
         self.readiness.borrow().clone()
@@ -185,6 +189,7 @@ fn metrics_are_served_in_their_format() {
         assert!(answer.head.contains("content-type: text/plain; version=0.0.4; charset=utf-8"), "{}", answer.head);
         assert!(answer.body.contains(r#"lb_http_requests_total{service="web",method="GET",code="200"} 1"#));
         assert!(answer.body.contains("lb_build_info{version="));
+        assert_eq!(admin.control.refreshed.get(), 1, "states of targets are counted anew for each scrape");
     });
 }
 

@@ -26,7 +26,7 @@ use std::sync::Arc;
 use futures_util::future::LocalBoxFuture;
 use tokio::sync::watch;
 
-use crate::control::{Readiness, ServiceStatus};
+use crate::control::{ControlHandle, Readiness, ServiceStatus};
 use crate::metrics::Metrics;
 use crate::table::SharedTable;
 use crate::table::clock::Clock;
@@ -37,8 +37,24 @@ pub use server::serve;
 pub trait ControlView {
     /// All services that are known now, by name.
     fn services(&self) -> LocalBoxFuture<'_, Vec<ServiceStatus>>;
+    /// Brings figures up to date that change without the loop's doing; called before metrics are written.
+    fn refresh(&self) -> LocalBoxFuture<'_, ()>;
     /// Whether traffic may be sent here, and why not.
     fn readiness(&self) -> Readiness;
+}
+
+impl ControlView for ControlHandle {
+    fn services(&self) -> LocalBoxFuture<'_, Vec<ServiceStatus>> {
+        Box::pin(Self::services(self))
+    }
+
+    fn refresh(&self) -> LocalBoxFuture<'_, ()> {
+        Box::pin(self.refresh_targets())
+    }
+
+    fn readiness(&self) -> Readiness {
+        Self::readiness(self)
+    }
 }
 
 /// Everything the admin listener answers from. Cheap to clone.

@@ -62,11 +62,11 @@ fn push_marker(
     nonce: &str,
 ) {
     let instances = || services.iter().flat_map(|service| &service.instances);
-    let healthy = |instance: &&InstanceRow| instance.state == "healthy";
+    let serving = |instance: &&InstanceRow| instance.is_serving();
     let number = match marker {
         "IN_FLIGHT" => services.iter().map(|service| service.in_flight).sum::<i64>().to_string(),
-        "HEALTHY" => instances().filter(healthy).count().to_string(),
-        "OUT" => instances().filter(|instance| !healthy(instance)).count().to_string(),
+        "HEALTHY" => instances().filter(serving).count().to_string(),
+        "OUT" => instances().filter(|instance| !serving(instance)).count().to_string(),
         "REJECTED" => services.iter().map(|service| service.rejected.len()).sum::<usize>().to_string(),
         "NONCE" => nonce.to_owned(),
         "VERSION" => VERSION.to_owned(),
@@ -107,8 +107,8 @@ fn push_services(html: &mut String, services: &[ServiceRow]) {
 fn push_service(html: &mut String, service: &ServiceRow) {
     html.push_str("<section class=\"service\"><div><h3>");
     push_html(html, &service.name);
-    let healthy = service.instances.iter().filter(|instance| instance.state == "healthy").count();
-    let _ = write!(html, "</h3><span class=\"facts\">{healthy} of {} serving · ", service.instances.len());
+    let serving = service.instances.iter().filter(|instance| instance.is_serving()).count();
+    let _ = write!(html, "</h3><span class=\"facts\">{serving} of {} serving · ", service.instances.len());
     push_html(html, service.source);
     match service.age_seconds {
         Some(age) => {
@@ -127,9 +127,10 @@ fn push_service(html: &mut String, service: &ServiceRow) {
         push_html(html, &rejected.reason);
         html.push_str("</p>");
     }
-    if !service.unknown_options.is_empty() {
-        let text = format!("Options without effect: {}", service.unknown_options.join(", "));
-        push_element(html, "p class=\"note warn\"", "p", &text);
+    for remark in &service.unknown_options {
+        html.push_str("<p class=\"note warn\">Tag ");
+        push_html(html, remark);
+        html.push_str("</p>");
     }
     push_instances(html, &service.instances);
     html.push_str("</section>");
@@ -217,7 +218,7 @@ mod tests {
             "1 of 2 serving",
             "check `web` is critical",
             "<code>urlprefix-/a b</code>: blank in path",
-            "Options without effect: colour=red",
+            "Tag urlprefix-/: colour=red has no effect",
             "a.example/",
             "http://10.0.0.1:80/",
             "100.0 %",

@@ -1,7 +1,7 @@
 //! From method and path to an answer.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
@@ -18,6 +18,9 @@ use crate::metrics::text;
 pub(super) type Answer = Response<Full<Bytes>>;
 
 const JSON: &str = "application/json; charset=utf-8";
+/// How long the control loop may take to answer.
+const CONTROL_TIMEOUT: Duration = Duration::from_secs(5);
+
 const PLAIN: &str = "text/plain; charset=utf-8";
 
 /// Answers one request. Nothing here has an effect.
@@ -34,10 +37,10 @@ pub(super) async fn answer(state: &AdminState, method: &Method, uri: &Uri) -> An
         "/ready" => ready(state, &query),
         "/metrics" => metrics(state).await,
         "/api/routes" => route_list(state, query).await,
-        "/api/services" => {
-            let list = state.control.services().await;
-            json_answer(StatusCode::OK, &services::list(&list, &state.metrics, SystemTime::now()), &query)
-        }
+        "/api/services" => match service_rows(state).await {
+            Some(rows) => json_answer(StatusCode::OK, &rows, &query),
+            None => busy(),
+        },
         "/api/config" => config(state, &query),
         "/api/version" => with_body(StatusCode::OK, PLAIN, format!("{}\n", text::VERSION)),
         "/api/explain" => explained(state, &query),
@@ -51,10 +54,15 @@ pub(super) async fn answer(state: &AdminState, method: &Method, uri: &Uri) -> An
     }
 }
 
+/// All services; none when the control loop does not answer in time.
+async fn service_rows(state: &AdminState) -> Option<Vec<services::ServiceRow>> {
+    let list = tokio::time::timeout(CONTROL_TIMEOUT, state.control.services()).await.ok()?;
+    Some(services::list(&list, &state.metrics, SystemTime::now()))
+}
+
 async fn page_answer(state: &AdminState) -> Answer {
-    let list = state.control.services().await;
+    let Some(services) = service_rows(state).await else { return busy() };
     let nonce = uuid::Uuid::new_v4().simple().to_string();
-    let services = services::list(&list, &state.metrics, SystemTime::now());
     let table = state.table.load();
     let routes = off_thread(move || page::first_routes(&table)).await.unwrap_or_default();
     let html = page::render(&services, &routes, &state.control.readiness(), &nonce);
@@ -82,6 +90,8 @@ fn ready(state: &AdminState, query: &Query) -> Answer {
 }
 
 async fn metrics(state: &AdminState) -> Answer {
+    // A control loop in trouble is a reason to show metrics, not to hold them back.
+    let _ = tokio::time::timeout(CONTROL_TIMEOUT, state.control.refresh()).await;
     let metrics = state.metrics.clone();
     match off_thread(move || text::render(&metrics, &Process::read())).await {
         Some(body) => with_body(StatusCode::OK, text::CONTENT_TYPE, body),
@@ -122,6 +132,11 @@ fn explained(state: &AdminState, query: &Query) -> Answer {
 /// Work that grows with the cluster is done beside the control thread, so that a scrape does not delay a change.
 async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     tokio::task::spawn_blocking(work).await.ok()
+}
+
+fn busy() -> Answer {
+    let message = format!("the control loop gave no answer within {} s", CONTROL_TIMEOUT.as_secs());
+    error(StatusCode::SERVICE_UNAVAILABLE, &message)
 }
 
 fn failed() -> Answer {

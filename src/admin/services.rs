@@ -31,12 +31,19 @@ pub(super) struct InstanceRow {
     pub(super) node: String,
     pub(super) id: String,
     pub(super) address: String,
-    /// `healthy`, `ejected` or `excluded`.
+    /// `healthy`, `probation`, `ejected` or `excluded`.
     pub(super) state: &'static str,
     pub(super) reason: Option<String>,
     pub(super) tags: Vec<String>,
     pub(super) in_flight: u32,
     pub(super) failures: u32,
+}
+
+impl InstanceRow {
+    /// Whether it may get requests.
+    pub(super) fn is_serving(&self) -> bool {
+        !matches!(self.state, "ejected" | "excluded")
+    }
 }
 
 /// A tag that could not be understood.
@@ -134,7 +141,7 @@ pub(super) mod tests {
             last_success: Some(UNIX_EPOCH + Duration::from_millis(1_795_377_816_042)),
             instances: vec![instance("a", "healthy", None), instance("b", "excluded", Some("check `web` is critical"))],
             rejected: vec![("urlprefix-/a b".to_owned(), "blank in path".to_owned())],
-            unknown_options: vec!["colour=red".to_owned()],
+            unknown_options: vec!["urlprefix-/: colour=red has no effect".to_owned()],
             held: None,
         }
     }
