@@ -1,5 +1,6 @@
 //! A dynamic load balancer fed by the Consul catalog.
 
+pub mod admin;
 pub mod catalog;
 pub mod config;
 pub mod control;

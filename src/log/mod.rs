@@ -10,6 +10,8 @@ mod writer;
 
 use std::io::IsTerminal as _;
 
+use tracing::Subscriber;
+use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _, Registry, reload};
@@ -59,14 +61,22 @@ impl LogHandle {
 /// # Errors
 /// When `config.level` is no filter, or a log was set up before.
 pub fn init(config: &LogConfig) -> Result<LogHandle, LogError> {
+    let (subscriber, handle) = subscriber(config, std::io::stderr, colour_wanted())?;
+    subscriber.try_init()?;
+    Ok(handle)
+}
+
+fn subscriber<W>(config: &LogConfig, writer: W, colour: bool) -> Result<(impl Subscriber, LogHandle), LogError>
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
     let (filter, handle) = reload::Layer::new(filter(&config.level)?);
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let lines = tracing_subscriber::fmt::layer().with_writer(writer);
     let lines = match config.format {
         LogFormat::Json => lines.json().flatten_event(true).with_current_span(false).boxed(),
-        LogFormat::Text => lines.with_ansi(colour_wanted()).boxed(),
+        LogFormat::Text => lines.with_ansi(colour).boxed(),
     };
-    tracing_subscriber::registry().with(lines.with_filter(filter)).try_init()?;
-    Ok(LogHandle { filter: handle })
+    Ok((tracing_subscriber::registry().with(lines.with_filter(filter)), LogHandle { filter: handle }))
 }
 
 /// Whether a level would be accepted: for `lb check`.
@@ -88,7 +98,62 @@ fn colour_wanted() -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+    use std::sync::{Arc, Mutex};
+
     use super::*;
+    use crate::config::AccessLog;
+
+    #[derive(Clone, Default)]
+    struct Shared(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Shared {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// What is written while `log` runs.
+    fn written(format: LogFormat, log: impl FnOnce(&LogHandle)) -> String {
+        let config = LogConfig { level: "info".to_owned(), format, access: AccessLog::Off };
+        let sink = Shared::default();
+        let to_sink = sink.clone();
+        let (subscriber, handle) = subscriber(&config, move || to_sink.clone(), false).unwrap();
+        tracing::subscriber::with_default(subscriber, || log(&handle));
+        let bytes = sink.0.lock().unwrap().clone();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn json_lines_are_flat_and_whole_whatever_they_hold() {
+        let text = written(LogFormat::Json, |_| tracing::warn!(service = "a\"b\n{", "not\nthere"));
+        let line: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!((&line["level"], &line["message"]), (&"WARN".into(), &"not\nthere".into()));
+        assert_eq!(line["service"], "a\"b\n{");
+        assert_eq!(text.lines().count(), 1, "{text}");
+    }
+
+    #[test]
+    fn text_lines_have_no_colour_unless_wanted() {
+        let text = written(LogFormat::Text, |_| tracing::info!(port = 1, "listening"));
+        assert!(text.contains("INFO") && text.contains("listening port=1") && !text.contains('\u{1b}'), "{text}");
+    }
+
+    #[test]
+    fn the_level_follows_a_reload_and_a_bad_one_changes_nothing() {
+        let text = written(LogFormat::Text, |handle| {
+            tracing::debug!("one");
+            handle.set_level("debug").unwrap();
+            tracing::debug!("two");
+            handle.set_level("lb=loud").unwrap_err();
+            tracing::debug!("three");
+        });
+        assert!(!text.contains("one") && text.contains("two") && text.contains("three"), "{text}");
+    }
 
     #[test]
     fn levels_and_directives_are_accepted_and_nonsense_is_named() {

@@ -1,0 +1,176 @@
+//! From method and path to an answer.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use http::{Method, Response, StatusCode, Uri};
+use http_body_util::Full;
+use serde::Serialize;
+use serde_json::json;
+
+use super::query::Query;
+use super::{AdminState, explain, page, routes, services};
+use crate::metrics::process::Process;
+use crate::metrics::text;
+
+pub(super) type Answer = Response<Full<Bytes>>;
+
+const JSON: &str = "application/json; charset=utf-8";
+/// How long the control loop may take to answer.
+const CONTROL_TIMEOUT: Duration = Duration::from_secs(5);
+
+const PLAIN: &str = "text/plain; charset=utf-8";
+
+/// Answers one request. Nothing here has an effect.
+pub(super) async fn answer(state: &AdminState, method: &Method, uri: &Uri) -> Answer {
+    if method != Method::GET && method != Method::HEAD {
+        let mut refused = error(StatusCode::METHOD_NOT_ALLOWED, "the admin listener is read only: use GET or HEAD");
+        refused.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        return refused;
+    }
+    let query = Query::parse(uri.query().unwrap_or_default());
+    match uri.path() {
+        "/" => page_answer(state).await,
+        "/health" => with_body(StatusCode::OK, PLAIN, "OK\n"),
+        "/ready" => ready(state, &query),
+        "/metrics" => metrics(state).await,
+        "/api/routes" => route_list(state, query).await,
+        "/api/services" => match service_rows(state).await {
+            Some(rows) => json_answer(StatusCode::OK, &rows, &query),
+            None => busy(),
+        },
+        "/api/config" => config(state, &query),
+        "/api/version" => with_body(StatusCode::OK, PLAIN, format!("{}\n", text::VERSION)),
+        "/api/explain" => explained(state, &query),
+        path => error(
+            StatusCode::NOT_FOUND,
+            &format!(
+                "nothing at `{path}`: there are /, /health, /ready, /metrics, /api/routes, /api/services, /api/config, \
+                 /api/version and /api/explain?url=URL"
+            ),
+        ),
+    }
+}
+
+/// All services; none when the control loop does not answer in time.
+async fn service_rows(state: &AdminState) -> Option<Vec<services::ServiceRow>> {
+    let list = tokio::time::timeout(CONTROL_TIMEOUT, state.control.services()).await.ok()?;
+    Some(services::list(&list, &state.metrics, SystemTime::now()))
+}
+
+async fn page_answer(state: &AdminState) -> Answer {
+    let Some(services) = service_rows(state).await else { return busy() };
+    let nonce = uuid::Uuid::new_v4().simple().to_string();
+    let table = state.table.load();
+    let routes = off_thread(move || page::first_routes(&table)).await.unwrap_or_default();
+    let html = page::render(&services, &routes, &state.control.readiness(), &nonce);
+    let mut answer = with_body(StatusCode::OK, "text/html; charset=utf-8", html);
+    if let Ok(policy) = HeaderValue::try_from(page::content_security_policy(&nonce)) {
+        answer.headers_mut().insert("content-security-policy", policy);
+    }
+    answer
+}
+
+fn ready(state: &AdminState, query: &Query) -> Answer {
+    let readiness = state.control.readiness();
+    let control = state.metrics.control();
+    let body = json!({
+        "ready": readiness.is_ready(),
+        "draining": readiness.draining,
+        "waiting_for": readiness.waiting_for,
+        "reason": services::unready_reason(&readiness),
+        "routes": control.table_routes,
+        "oldest_answer_age_seconds": services::oldest_age(&control, SystemTime::now()),
+    });
+    drop(control);
+    let status = if readiness.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    json_answer(status, &body, query)
+}
+
+async fn metrics(state: &AdminState) -> Answer {
+    // A control loop in trouble is a reason to show metrics, not to hold them back.
+    let _ = tokio::time::timeout(CONTROL_TIMEOUT, state.control.refresh()).await;
+    let metrics = state.metrics.clone();
+    match off_thread(move || text::render(&metrics, &Process::read())).await {
+        Some(body) => with_body(StatusCode::OK, text::CONTENT_TYPE, body),
+        None => failed(),
+    }
+}
+
+async fn route_list(state: &AdminState, query: Query) -> Answer {
+    let table = state.table.load();
+    let made = off_thread(move || {
+        if query.has("raw") {
+            with_body(StatusCode::OK, PLAIN, table.to_fabio_commands())
+        } else {
+            json_answer(StatusCode::OK, &routes::list(table.routes()), &query)
+        }
+    });
+    made.await.unwrap_or_else(failed)
+}
+
+fn config(state: &AdminState, query: &Query) -> Answer {
+    let text = Arc::clone(&state.config_json.borrow());
+    if !query.has("pretty") {
+        return with_body(StatusCode::OK, JSON, text.to_string());
+    }
+    match serde_json::from_str::<serde_json::Value>(&text) {
+        Ok(value) => json_answer(StatusCode::OK, &value, query),
+        Err(_) => failed(),
+    }
+}
+
+fn explained(state: &AdminState, query: &Query) -> Answer {
+    match explain::explain(&state.table.load(), state.normalise_path, state.clock.now_ms(), query) {
+        Ok(explanation) => json_answer(StatusCode::OK, &explanation, query),
+        Err(problem) => error(StatusCode::BAD_REQUEST, &problem.to_string()),
+    }
+}
+
+/// Work that grows with the cluster is done beside the control thread, so that a scrape does not delay a change.
+async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    tokio::task::spawn_blocking(work).await.ok()
+}
+
+fn busy() -> Answer {
+    let message = format!("the control loop gave no answer within {} s", CONTROL_TIMEOUT.as_secs());
+    error(StatusCode::SERVICE_UNAVAILABLE, &message)
+}
+
+fn failed() -> Answer {
+    error(StatusCode::INTERNAL_SERVER_ERROR, "the answer could not be made; the log says more")
+}
+
+fn error(status: StatusCode, message: &str) -> Answer {
+    json_answer(status, &json!({ "error": message }), &Query::default())
+}
+
+fn json_answer(status: StatusCode, value: &impl Serialize, query: &Query) -> Answer {
+    let mut body = Vec::new();
+    let written = if query.has("pretty") {
+        let four_blanks = serde_json::ser::PrettyFormatter::with_indent(b"    ");
+        value.serialize(&mut serde_json::Serializer::with_formatter(&mut body, four_blanks))
+    } else {
+        serde_json::to_writer(&mut body, value)
+    };
+    if let Err(cause) = written {
+        tracing::error!(%cause, "an admin answer cannot be written as JSON");
+        return with_body(StatusCode::INTERNAL_SERVER_ERROR, PLAIN, "the answer cannot be written as JSON\n");
+    }
+    body.push(b'\n');
+    with_body(status, JSON, body)
+}
+
+fn with_body(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Answer {
+    let mut answer = Response::new(Full::new(body.into()));
+    *answer.status_mut() = status;
+    let headers = answer.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
+    headers.insert("x-frame-options", HeaderValue::from_static("DENY"));
+    headers.insert("referrer-policy", HeaderValue::from_static("no-referrer"));
+    answer
+}

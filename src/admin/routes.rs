@@ -1,0 +1,90 @@
+//! `/api/routes`: the table in Fabio's JSON shape. (As route commands, the table writes itself.)
+
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::table::{Route, Target};
+
+/// One target of one route, with Fabio's field names.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(super) struct RouteRow {
+    pub(super) service: String,
+    pub(super) host: String,
+    pub(super) path: String,
+    pub(super) src: String,
+    pub(super) dst: String,
+    pub(super) opts: String,
+    pub(super) cmd: &'static str,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) tags: Vec<String>,
+    /// Effective share, 0 to 1.
+    pub(super) weight: f64,
+    /// Kept for old readers of the format: always 0, as in Fabio.
+    pub(super) rate1: f64,
+    /// The same.
+    pub(super) pct99: f64,
+}
+
+/// All targets in the order of the routes.
+pub(super) fn list<'a>(routes: impl IntoIterator<Item = &'a Arc<Route>>) -> Vec<RouteRow> {
+    routes.into_iter().flat_map(|route| route.targets.iter().map(|target| row(route, target))).collect()
+}
+
+fn row(route: &Route, target: &Target) -> RouteRow {
+    RouteRow {
+        service: target.service.name().to_string(),
+        host: route.key.host.clone(),
+        path: route.key.path.clone(),
+        src: format!("{}{}", route.key.host, route.key.path),
+        dst: target.destination(),
+        opts: target.options.fabio_opts(),
+        cmd: "route add",
+        tags: target.tags.iter().map(ToString::to_string).collect(),
+        weight: target.share,
+        rate1: 0.0,
+        pct99: 0.0,
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::catalog::command::parse_commands;
+    use crate::catalog::options::Strategy;
+    use crate::metrics::Metrics;
+    use crate::table::build::TableBuilder;
+    use crate::table::{Matcher, RouteTable};
+
+    /// The table that route commands make.
+    pub(in super::super) fn table(text: &str) -> RouteTable {
+        let (commands, errors) = parse_commands(text);
+        assert!(errors.is_empty(), "{errors:?}");
+        let mut builder = TableBuilder::new(Matcher::Prefix, Strategy::P2c, Metrics::default());
+        builder.apply_commands("static", commands.into(), 0);
+        builder.build()
+    }
+
+    #[test]
+    fn json_has_fabios_fields_and_spelling() {
+        let table = table(
+            "route add web a.example/a http://10.0.0.2:80/ weight 0.25 tags \"x,y\" opts \"strip=/a\"\n\
+             route add web a.example/a https://10.0.0.3:80 opts \"proto=https\"\n\
+             route add any / http://10.0.0.1:80/",
+        );
+        let rows = serde_json::to_value(list(table.routes())).unwrap();
+        let rows = rows.as_array().unwrap();
+        assert_eq!(rows.len(), 3);
+        assert_eq!(rows[0]["src"], "/", "the empty host comes first");
+        let fixed = rows.iter().find(|row| row["dst"] == "http://10.0.0.2:80/").unwrap();
+        assert_eq!(
+            *fixed,
+            serde_json::json!({
+                "service": "web", "host": "a.example", "path": "/a", "src": "a.example/a", "dst": "http://10.0.0.2:80/",
+                "opts": "strip=/a", "cmd": "route add", "tags": ["x", "y"], "weight": 0.25, "rate1": 0.0, "pct99": 0.0,
+            })
+        );
+        let other = rows.iter().find(|row| row["dst"] == "https://10.0.0.3:80").unwrap();
+        assert_eq!((&other["weight"], other.get("tags")), (&0.75.into(), None));
+    }
+}

@@ -1,0 +1,363 @@
+//! The admin listener on real sockets: every path, every refusal, and the client commands against it.
+
+#![expect(clippy::unwrap_used, reason = "a test ends where something unexpected happens")]
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
+
+use futures_util::future::LocalBoxFuture;
+use lb::admin::client::{self, AdminClientError, RoutesFormat};
+use lb::admin::{AdminState, ControlView, serve};
+use lb::catalog::InstanceId;
+use lb::catalog::command::parse_commands;
+use lb::catalog::options::Strategy;
+use lb::control::{InstanceStatus, Readiness, ServiceStatus};
+use lb::metrics::Metrics;
+use lb::table::build::TableBuilder;
+use lb::table::clock::Clock;
+use lb::table::{Matcher, SharedTable};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+const ATTACK: &str = "<script>alert(1)</script>";
+
+#[derive(Default)]
+struct FakeControl {
+    services: RefCell<Vec<ServiceStatus>>,
+    readiness: RefCell<Readiness>,
+    refreshed: Cell<u32>,
+}
+
+impl ControlView for FakeControl {
+    fn services(&self) -> LocalBoxFuture<'_, Vec<ServiceStatus>> {
+        Box::pin(async { self.services.borrow().clone() })
+    }
+    fn refresh(&self) -> LocalBoxFuture<'_, ()> {
+        Box::pin(async { self.refreshed.set(self.refreshed.get() + 1) })
+    }
+    fn readiness(&self) -> Readiness {
+        self.readiness.borrow().clone()
+    }
+}
+
+fn id(service: &str) -> InstanceId {
+    InstanceId { node: Arc::from("n1"), id: Arc::from(format!("{service}-1")) }
+}
+
+fn table() -> SharedTable {
+    let (commands, errors) = parse_commands("route add web shop.example/ http://10.0.0.1:80/");
+    assert!(errors.is_empty(), "{errors:?}");
+    let mut builder = TableBuilder::new(Matcher::Prefix, Strategy::P2c, Metrics::default());
+    builder.apply_commands("static", commands.into(), 0);
+    let table = SharedTable::default();
+    table.publish(builder.build());
+    table
+}
+
+fn service(name: &str) -> ServiceStatus {
+    let instance = InstanceStatus {
+        id: id(name),
+        address: "10.0.0.1:80".to_owned(),
+        state: "excluded",
+        reason: Some(format!("check {ATTACK} is critical")),
+        tags: vec![format!("urlprefix-{ATTACK}/")],
+        in_flight: 0,
+        failures: 0,
+    };
+    ServiceStatus {
+        name: Arc::from(name),
+        source: "consul",
+        last_success: Some(UNIX_EPOCH + Duration::from_secs(1_700_000_000)),
+        instances: vec![instance],
+        rejected: vec![(format!("urlprefix-{ATTACK}"), "no path".to_owned())],
+        unknown_options: vec![],
+        held: None,
+    }
+}
+
+/// A running listener with one service and one route.
+struct Admin {
+    address: SocketAddr,
+    control: Rc<FakeControl>,
+    metrics: Metrics,
+    config: watch::Sender<Arc<str>>,
+}
+
+/// Runs `test` against a fresh listener, in the way the control thread runs it.
+fn with_admin<F: Future<Output = ()>>(test: impl FnOnce(Rc<Admin>) -> F) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    tokio::task::LocalSet::new().block_on(&runtime, async {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let control = Rc::new(FakeControl::default());
+        control.services.borrow_mut().push(service(ATTACK));
+        let (config, config_json) = watch::channel(Arc::from(r#"{"consul":{"token":"***"}}"#));
+        let metrics = Metrics::default();
+        let state = AdminState {
+            table: table(),
+            clock: Clock::start(),
+            metrics: metrics.clone(),
+            control: Rc::clone(&control) as Rc<dyn ControlView>,
+            config_json,
+            normalise_path: |path| if path.contains("%00") { Err("NUL".to_owned()) } else { Ok(path.to_owned()) },
+        };
+        let task = serve(listener, state);
+        let admin = Rc::new(Admin { address, control, metrics, config });
+        tokio::time::timeout(Duration::from_secs(30), test(admin)).await.expect("the test hangs");
+        task.abort();
+    });
+}
+
+struct Answer {
+    status: u16,
+    head: String,
+    body: String,
+}
+
+impl Answer {
+    fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error} in {}", self.body))
+    }
+}
+
+impl Admin {
+    /// Sends bytes, reads until the server closes.
+    async fn raw(&self, request: &str) -> Answer {
+        let mut stream = TcpStream::connect(self.address).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        Answer { status, head: head.to_ascii_lowercase(), body: body.to_owned() }
+    }
+
+    async fn send(&self, method: &str, path: &str) -> Answer {
+        self.raw(&format!("{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")).await
+    }
+
+    async fn get(&self, path: &str) -> Answer {
+        self.send("GET", path).await
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+}
+
+#[test]
+fn health_version_and_config() {
+    with_admin(|admin| async move {
+        let health = admin.get("/health").await;
+        assert_eq!((health.status, health.body.as_str()), (200, "OK\n"));
+        assert_eq!(admin.get("/api/version").await.body.trim(), env!("CARGO_PKG_VERSION"));
+        assert_eq!(admin.get("/api/config").await.json()["consul"]["token"], "***");
+        assert!(admin.get("/api/config?pretty").await.body.contains("\n    \"consul\": {\n        \"token\""));
+        admin.config.send_replace(Arc::from(r#"{"reloaded":true}"#));
+        assert_eq!(admin.get("/api/config").await.json()["reloaded"], true);
+    });
+}
+
+#[test]
+fn readiness_follows_and_says_why() {
+    with_admin(|admin| async move {
+        let ready = admin.get("/ready").await;
+        assert_eq!((ready.status, &ready.json()["ready"]), (200, &true.into()));
+        *admin.control.readiness.borrow_mut() =
+            Readiness { waiting_for: vec!["consul: service web".to_owned()], draining: false };
+        let waiting = admin.get("/ready").await;
+        assert_eq!(waiting.status, 503);
+        assert_eq!(waiting.json()["waiting_for"][0], "consul: service web");
+        assert!(waiting.json()["reason"].as_str().unwrap().contains("consul: service web"));
+        *admin.control.readiness.borrow_mut() = Readiness { waiting_for: vec![], draining: true };
+        let draining = admin.get("/ready").await;
+        assert_eq!((draining.status, &draining.json()["draining"]), (503, &true.into()));
+    });
+}
+
+#[test]
+fn metrics_are_served_in_their_format() {
+    with_admin(|admin| async move {
+        admin.metrics.service(&Arc::from("web")).record_request(&http::Method::GET, 200, Duration::from_millis(1));
+        let answer = admin.get("/metrics").await;
+        assert_eq!(answer.status, 200);
+        assert!(answer.head.contains("content-type: text/plain; version=0.0.4; charset=utf-8"), "{}", answer.head);
+        assert!(answer.body.contains(r#"lb_http_requests_total{service="web",method="GET",code="200"} 1"#));
+        assert!(answer.body.contains("lb_build_info{version="));
+        assert_eq!(admin.control.refreshed.get(), 1, "states of targets are counted anew for each scrape");
+    });
+}
+
+#[test]
+fn routes_and_services() {
+    with_admin(|admin| async move {
+        let routes = admin.get("/api/routes").await;
+        assert!(routes.head.contains("content-type: application/json; charset=utf-8"));
+        assert_eq!(routes.json()[0]["src"], "shop.example/");
+        assert_eq!(routes.json()[0]["dst"], "http://10.0.0.1:80/");
+        let raw = admin.get("/api/routes?raw").await;
+        assert!(raw.head.contains("content-type: text/plain"));
+        assert_eq!(raw.body, "route add web shop.example/ http://10.0.0.1:80/\n");
+        assert!(admin.get("/api/routes?pretty").await.body.starts_with("[\n    {\n        \"service\""));
+        let services = admin.get("/api/services").await.json();
+        assert_eq!(services[0]["instances"][0]["state"], "excluded");
+        assert_eq!(services[0]["rejected"][0]["reason"], "no path");
+        assert!(services[0]["age_seconds"].as_f64().unwrap() > 0.0);
+    });
+}
+
+#[test]
+fn explain_answers_and_refuses() {
+    with_admin(|admin| async move {
+        let told = admin.get("/api/explain?url=http%3A%2F%2Fshop.example%2Fcart&method=POST").await.json();
+        assert_eq!((&told["route"]["host"], &told["method"]), (&"shop.example".into(), &"POST".into()));
+        assert_eq!(told["route"]["targets"][0]["destination"], "http://10.0.0.1:80/");
+        let by_header = admin.get("/api/explain?url=http://127.0.0.1/&header=Host:%20shop.example").await.json();
+        assert_eq!(by_header["route"]["host"], "shop.example");
+        assert_eq!(admin.get("/api/explain?url=http://other/").await.json()["route"], serde_json::Value::Null);
+        for bad in ["/api/explain", "/api/explain?url=ftp://x/", "/api/explain?url=http://x/%2500"] {
+            let refused = admin.get(bad).await;
+            assert_eq!(refused.status, 400, "{bad}");
+            assert!(refused.json()["error"].is_string(), "{bad}");
+        }
+    });
+}
+
+#[test]
+fn the_page_shows_strangers_text_as_text() {
+    with_admin(|admin| async move {
+        let page = admin.get("/").await;
+        assert_eq!(page.status, 200);
+        assert!(!page.body.contains(ATTACK), "markup of a service name got through");
+        assert!(page.body.contains("<h3>&lt;script&gt;alert(1)&lt;/script&gt;</h3>"));
+        let policy = page.head.lines().find_map(|line| line.strip_prefix("content-security-policy: ")).unwrap();
+        let nonce = policy.split("script-src 'nonce-").nth(1).unwrap().split('\'').next().unwrap();
+        assert_eq!(nonce.len(), 32);
+        assert_eq!(page.body.matches(&format!("<script nonce=\"{nonce}\">")).count(), 1);
+        assert_eq!(page.body.matches("<script").count(), 1, "a script without the nonce");
+        assert!(!policy.contains("unsafe") && policy.contains("default-src 'none'"));
+        assert!(!admin.get("/").await.body.contains(nonce), "a nonce is used once");
+    });
+}
+
+#[test]
+fn only_get_and_head_are_taken_and_unknown_paths_are_told_in_json() {
+    with_admin(|admin| async move {
+        for method in ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "BREW"] {
+            let refused = admin.send(method, "/api/routes").await;
+            assert_eq!(refused.status, 405, "{method}");
+            assert!(refused.head.contains("allow: get, head"), "{method}");
+        }
+        let head = admin.send("HEAD", "/metrics").await;
+        assert_eq!((head.status, head.body.as_str()), (200, ""));
+        assert!(head.head.contains("content-length: "));
+        let unknown = admin.get("/secret?x=%00").await;
+        assert_eq!(unknown.status, 404);
+        assert!(unknown.json()["error"].as_str().unwrap().contains("/secret"));
+        for answer in [admin.get("/").await, unknown] {
+            assert!(answer.head.contains("x-content-type-options: nosniff"));
+            assert!(answer.head.contains("cache-control: no-store"));
+        }
+    });
+}
+
+#[test]
+fn a_connection_is_kept_for_the_next_request() {
+    with_admin(|admin| async move {
+        let two = "GET /health HTTP/1.1\r\nhost: x\r\n\r\nGET /health HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+        let answer = admin.raw(two).await;
+        assert_eq!(answer.body.matches("HTTP/1.1 200").count(), 1, "the second answer follows the first");
+    });
+}
+
+#[test]
+fn oversized_and_broken_requests_are_refused_and_harm_nobody() {
+    with_admin(|admin| async move {
+        let many: String = (0..200).map(|index| format!("h{index}: x\r\n")).collect();
+        assert_eq!(admin.raw(&format!("GET / HTTP/1.1\r\n{many}\r\n")).await.status, 431);
+        let long = "a".repeat(100_000);
+        let mut stream = TcpStream::connect(admin.address).await.unwrap();
+        // The server may close before it has read all.
+        let _ = stream.write_all(format!("GET /{long} HTTP/1.1\r\n\r\n").as_bytes()).await;
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer).await;
+        assert!(!answer.starts_with(b"HTTP/1.1 200"));
+        assert_eq!(admin.raw("NONSENSE\r\n\r\n").await.status, 400);
+        assert_eq!(admin.get("/health").await.status, 200);
+    });
+}
+
+#[test]
+fn more_connections_than_allowed_wait_their_turn() {
+    with_admin(|admin| async move {
+        let mut idle = Vec::new();
+        for _ in 0..64 {
+            let mut stream = TcpStream::connect(admin.address).await.unwrap();
+            stream.write_all(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+            let mut byte = [0];
+            stream.read_exact(&mut byte).await.unwrap();
+            idle.push(stream);
+        }
+        let mut waiting = std::pin::pin!(admin.get("/health"));
+        let early = tokio::time::timeout(Duration::from_millis(50), &mut waiting).await;
+        assert!(early.is_err(), "a 65th connection was served beside 64 others");
+        idle.pop();
+        assert_eq!(waiting.await.status, 200);
+    });
+}
+
+#[test]
+fn client_commands() {
+    with_admin(|admin| async move {
+        let table = client::routes(&admin.url(), RoutesFormat::Table).await.unwrap();
+        assert!(table.starts_with("ROUTE "), "{table}");
+        assert!(table.contains("shop.example/  web      http://10.0.0.1:80/  100.0%"), "{table}");
+        assert!(table.contains("INSTANCE OUT") && table.contains("REJECTED TAG"), "{table}");
+        let json = client::routes(&admin.url(), RoutesFormat::Json).await.unwrap();
+        assert!(serde_json::from_str::<serde_json::Value>(&json).unwrap().is_array());
+        let commands = client::routes(&admin.url(), RoutesFormat::Fabio).await.unwrap();
+        assert_eq!(commands, "route add web shop.example/ http://10.0.0.1:80/\n");
+        let headers = ["Host: shop.example".to_owned(), "X: a&b+c".to_owned()];
+        let told = client::explain(&admin.url(), "http://x/a?b=c&d", "GET", &headers, false).await.unwrap();
+        assert!(told.contains("route     shop.example/ (strategy p2c)"), "{told}");
+        let json = client::explain(&admin.url(), "http://shop.example/", "GET", &[], true).await.unwrap();
+        assert!(serde_json::from_str::<serde_json::Value>(&json).unwrap()["outcome"].is_string());
+    });
+}
+
+#[test]
+fn client_errors_say_what_to_do() {
+    with_admin(|admin| async move {
+        let told = client::explain(&admin.url(), "ftp://x/", "GET", &[], false).await.unwrap_err();
+        assert!(matches!(told, AdminClientError::Answer { .. }), "{told}");
+        assert!(told.to_string().contains("`ftp://x/` is not an absolute URL like"), "{told}");
+
+        let unused = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let nobody = unused.local_addr().unwrap();
+        drop(unused);
+        let refused = client::routes(&format!("http://{nobody}"), RoutesFormat::Table).await.unwrap_err();
+        assert!(refused.to_string().starts_with(&format!("nothing listens on {nobody}: is lb running?")), "{refused}");
+
+        // Something else listens there: it closes, or talks of other things.
+        let other = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let address = other.local_addr().unwrap();
+        let stranger = tokio::task::spawn_local(async move {
+            for answer in ["", "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi"] {
+                let (mut stream, _) = other.accept().await.unwrap();
+                let mut head = [0; 512];
+                let _ = stream.read(&mut head).await.unwrap();
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            }
+        });
+        for _ in 0..2 {
+            let error = client::routes(&format!("http://{address}"), RoutesFormat::Table).await.unwrap_err();
+            assert!(matches!(error, AdminClientError::Exchange { .. }), "{error}");
+        }
+        stranger.await.unwrap();
+    });
+}
