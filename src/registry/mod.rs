@@ -1,5 +1,6 @@
 //! Sources of routing data. Each runs as a task on the control thread and sends [`Update`]s; none knows the table.
 
+pub mod backoff;
 pub mod consul;
 
 use std::sync::Arc;

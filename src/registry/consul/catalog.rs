@@ -1,0 +1,259 @@
+//! From Consul's health answers to the catalog's own types, in one canonical form: two answers that mean the same for
+//! routing give equal snapshots, whatever their order, check output or modify indexes.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use super::wire::{self, HealthEntry};
+use crate::catalog::{
+    Check, CheckScope, CheckStatus, Endpoint, Instance, InstanceId, ServiceName, ServiceSnapshot, Weights,
+};
+
+/// Longest DNS name (RFC 1035 section 2.3.4).
+const NAME_MAX: usize = 253;
+
+/// An instance that cannot be dialled, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejected {
+    /// Which one.
+    pub id: InstanceId,
+    /// Why, with the offending value.
+    pub reason: String,
+}
+
+/// Makes the snapshot of one service. Instances that cannot be dialled are left out and reported.
+#[must_use]
+pub fn snapshot(name: &ServiceName, entries: &[HealthEntry]) -> (ServiceSnapshot, Vec<Rejected>) {
+    let mut instances = Vec::with_capacity(entries.len());
+    let mut rejected = Vec::new();
+    for entry in entries {
+        let id = InstanceId { node: entry.node.node.as_str().into(), id: entry.service.id.as_str().into() };
+        match endpoint(entry) {
+            Ok(endpoint) => instances.push(instance(id, endpoint, entry)),
+            Err(reason) => rejected.push(Rejected { id, reason }),
+        }
+    }
+    // Stable, so of two with one id the first stays.
+    instances.sort_by(|a: &Instance, b| a.id.cmp(&b.id));
+    instances.dedup_by(|second, first| {
+        let twice = first.id == second.id;
+        if twice {
+            rejected.push(Rejected { id: second.id.clone(), reason: "registered twice in one answer".to_owned() });
+        }
+        twice
+    });
+    rejected.sort_by(|a, b| a.id.cmp(&b.id));
+    (ServiceSnapshot { name: name.clone(), instances }, rejected)
+}
+
+fn instance(id: InstanceId, endpoint: Endpoint, entry: &HealthEntry) -> Instance {
+    let mut checks: Vec<Check> =
+        entry.checks.iter().filter(|check| concerns(check, &entry.service.id)).map(check).collect();
+    checks.sort_by(|a, b| (&a.id, a.scope).cmp(&(&b.id, b.scope)));
+    let tags = entry.service.tags.iter().map(|tag| Arc::from(tag.as_str())).collect();
+    Instance { id, endpoint, tags, checks, weights: weights(entry.service.weights) }
+}
+
+/// Checks of the node, and of this very instance.
+fn concerns(check: &wire::Check, service_id: &str) -> bool {
+    check.service_id.is_empty() || check.service_id == service_id
+}
+
+fn check(check: &wire::Check) -> Check {
+    Check { id: check.id.as_str().into(), scope: scope(check), status: status(&check.status) }
+}
+
+fn scope(check: &wire::Check) -> CheckScope {
+    if check.id == "_node_maintenance" {
+        CheckScope::NodeMaintenance
+    } else if check.id.starts_with("_service_maintenance:") {
+        CheckScope::ServiceMaintenance
+    } else if check.service_id.is_empty() {
+        CheckScope::Node
+    } else {
+        CheckScope::Service
+    }
+}
+
+fn status(word: &str) -> CheckStatus {
+    match word {
+        "passing" => CheckStatus::Passing,
+        "warning" => CheckStatus::Warning,
+        "maintenance" => CheckStatus::Maintenance,
+        // A state that this program does not know is no reason to send traffic.
+        _ => CheckStatus::Critical,
+    }
+}
+
+fn weights(weights: Option<wire::Weights>) -> Weights {
+    let weights = weights.unwrap_or_default();
+    let bounded = |weight: i64| u32::try_from(weight.max(0)).unwrap_or(u32::MAX);
+    Weights { passing: bounded(weights.passing), warning: bounded(weights.warning) }
+}
+
+/// Where the instance listens: its own address, or its node's when it gave none.
+fn endpoint(entry: &HealthEntry) -> Result<Endpoint, String> {
+    if entry.service.id.is_empty() {
+        return Err("no service id".to_owned());
+    }
+    let port = match u16::try_from(entry.service.port) {
+        Ok(0) => return Err("port 0: registered without a port".to_owned()),
+        Ok(port) => port,
+        Err(_) => return Err(format!("port {}: outside 1 to 65535", entry.service.port)),
+    };
+    let own = entry.service.address.trim();
+    let host = if own.is_empty() { entry.node.address.trim() } else { own };
+    if host.is_empty() {
+        return Err("no address, and its node has none either".to_owned());
+    }
+    let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
+    match bare.parse::<IpAddr>() {
+        Ok(ip) if ip.is_unspecified() => Err(format!("address {ip}: means every address, none can be dialled")),
+        Ok(ip) => Ok(Endpoint::Addr(SocketAddr::new(ip, port))),
+        Err(_) if is_dns_name(host) => Ok(Endpoint::Name { host: host.to_ascii_lowercase().into(), port }),
+        Err(_) => Err(format!("address `{}`: neither an IP address nor a DNS name", host.escape_debug())),
+    }
+}
+
+/// Loose on purpose (underscores are common in service names); strict enough to keep text out of resolver and log.
+fn is_dns_name(host: &str) -> bool {
+    let host = host.strip_suffix('.').unwrap_or(host);
+    host.len() <= NAME_MAX
+        // All digits and dots is a mistyped IPv4 address.
+        && host.bytes().any(|byte| !byte.is_ascii_digit() && byte != b'.')
+        && host.split('.').all(|label| {
+            (1..=63).contains(&label.len())
+                && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn parse(text: &str) -> (ServiceSnapshot, Vec<Rejected>) {
+        snapshot(&"web".into(), &serde_json::from_str::<Vec<HealthEntry>>(text).unwrap())
+    }
+
+    fn entry(id: &str, service: &str, port: i64, node: &str) -> String {
+        format!(
+            r#"{{"Node":{{"Node":"n1","Address":"{node}"}},"Service":{{"ID":"{id}","Address":"{service}","Port":{port}}}}}"#
+        )
+    }
+
+    #[test]
+    fn endpoints() {
+        let addr = |text: &str| Ok(Endpoint::Addr(text.parse().unwrap()));
+        let name = |host: &str| Ok(Endpoint::Name { host: host.into(), port: 80 });
+        let cases: [(&str, i64, &str, Result<Endpoint, &str>); 17] = [
+            ("10.0.0.1", 80, "10.0.0.9", addr("10.0.0.1:80")),
+            ("", 80, "10.0.0.9", addr("10.0.0.9:80")),
+            (" ", 80, "10.0.0.9", addr("10.0.0.9:80")),
+            ("fd00::1", 80, "10.0.0.9", addr("[fd00::1]:80")),
+            ("[fd00::1]", 80, "10.0.0.9", addr("[fd00::1]:80")),
+            ("", 80, "::1", addr("[::1]:80")),
+            ("web.Example.org", 80, "10.0.0.9", name("web.example.org")),
+            ("a_b", 80, "10.0.0.9", name("a_b")),
+            ("10.0.0.1", 0, "10.0.0.9", Err("port 0")),
+            ("10.0.0.1", -1, "10.0.0.9", Err("port -1")),
+            ("10.0.0.1", 65536, "10.0.0.9", Err("port 65536")),
+            ("0.0.0.0", 80, "10.0.0.9", Err("0.0.0.0")),
+            ("::", 80, "10.0.0.9", Err("::")),
+            ("", 80, "0.0.0.0", Err("0.0.0.0")),
+            ("", 80, "", Err("no address")),
+            ("10.0.0.300", 80, "10.0.0.9", Err("10.0.0.300")),
+            ("a b", 80, "10.0.0.9", Err("a b")),
+        ];
+        for (service, port, node, expected) in cases {
+            let (snapshot, rejected) = parse(&format!("[{}]", entry("a", service, port, node)));
+            match expected {
+                Ok(endpoint) => {
+                    assert_eq!(snapshot.instances[0].endpoint, endpoint, "{service} {port} {node}");
+                    assert!(rejected.is_empty());
+                }
+                Err(part) => {
+                    assert!(snapshot.instances.is_empty(), "{service} {port} {node}");
+                    assert!(rejected[0].reason.contains(part), "{} lacks {part}", rejected[0].reason);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn one_bad_instance_costs_no_other() {
+        let text = format!("[{},{}]", entry("bad", "0.0.0.0", 80, ""), entry("good", "10.0.0.1", 80, ""));
+        let (snapshot, rejected) = parse(&text);
+        assert_eq!(snapshot.instances.len(), 1);
+        assert_eq!(rejected.len(), 1);
+        assert_eq!(&*rejected[0].id.id, "bad");
+    }
+
+    #[test]
+    fn checks_are_scoped_and_sorted() {
+        let (snapshot, _) = parse(
+            r#"[{"Node":{"Node":"n","Address":"10.0.0.1"},"Service":{"ID":"a","Port":1,"Weights":{"Passing":9,"Warning":-2}},
+            "Checks":[
+              {"CheckID":"service:a","Status":"warning","ServiceID":"a"},
+              {"CheckID":"serfHealth","Status":"passing","ServiceID":""},
+              {"CheckID":"_node_maintenance","Status":"critical"},
+              {"CheckID":"_service_maintenance:a","Status":"critical","ServiceID":"a"},
+              {"CheckID":"other","Status":"passing","ServiceID":"b"},
+              {"CheckID":"new","Status":"dancing","ServiceID":"a"}]}]"#,
+        );
+        let instance = &snapshot.instances[0];
+        let checks: Vec<_> = instance.checks.iter().map(|check| (&*check.id, check.scope, check.status)).collect();
+        assert_eq!(
+            checks,
+            [
+                ("_node_maintenance", CheckScope::NodeMaintenance, CheckStatus::Critical),
+                ("_service_maintenance:a", CheckScope::ServiceMaintenance, CheckStatus::Critical),
+                ("new", CheckScope::Service, CheckStatus::Critical),
+                ("serfHealth", CheckScope::Node, CheckStatus::Passing),
+                ("service:a", CheckScope::Service, CheckStatus::Warning),
+            ]
+        );
+        assert_eq!(instance.weights, Weights { passing: 9, warning: 0 });
+    }
+
+    #[test]
+    fn order_and_check_output_make_no_difference() {
+        let one = r#"{"Node":{"Node":"n","Address":"10.0.0.1"},"Service":{"ID":"a","Port":1,"ModifyIndex":3},
+            "Checks":[{"CheckID":"x","Status":"passing","ServiceID":"a","Output":"took 3 ms"},{"CheckID":"serfHealth","Status":"passing"}]}"#;
+        let same = r#"{"Node":{"Node":"n","Address":"10.0.0.1"},"Service":{"ID":"a","Port":1,"ModifyIndex":9},
+            "Checks":[{"CheckID":"serfHealth","Status":"passing"},{"CheckID":"x","Status":"passing","ServiceID":"a","Output":"took 9 ms"}]}"#;
+        let other = entry("b", "10.0.0.2", 2, "");
+        assert_eq!(parse(&format!("[{one},{other}]")), parse(&format!("[{other},{same}]")));
+        let moved = entry("b", "10.0.0.2", 3, "");
+        assert_ne!(parse(&format!("[{one},{other}]")), parse(&format!("[{one},{moved}]")));
+    }
+
+    #[test]
+    fn the_first_of_two_with_one_id_stays() {
+        let text = format!("[{},{}]", entry("a", "10.0.0.1", 80, ""), entry("a", "10.0.0.2", 80, ""));
+        let (snapshot, rejected) = parse(&text);
+        assert_eq!(snapshot.instances.len(), 1);
+        assert_eq!(snapshot.instances[0].endpoint, Endpoint::Addr("10.0.0.1:80".parse().unwrap()));
+        assert_eq!(rejected.len(), 1);
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_registered_no_endpoint_is_undialable(address in ".{0,40}", node in ".{0,40}", port: i64) {
+            let entry = HealthEntry {
+                node: wire::Node { node: "n".into(), address: node },
+                service: wire::Service { id: "a".into(), address, port, ..Default::default() },
+                checks: Vec::new(),
+            };
+            let (snapshot, rejected) = snapshot(&"web".into(), &[entry]);
+            prop_assert_eq!(snapshot.instances.len() + rejected.len(), 1);
+            for instance in snapshot.instances {
+                match instance.endpoint {
+                    Endpoint::Addr(addr) => prop_assert!(addr.port() != 0 && !addr.ip().is_unspecified()),
+                    Endpoint::Name { host, port } => prop_assert!(port != 0 && is_dns_name(&host)),
+                }
+            }
+        }
+    }
+}

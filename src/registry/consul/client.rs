@@ -1,0 +1,226 @@
+//! Reading from Consul's HTTP API: one `GET` with its parameters, its deadline, and the headers of its answer.
+//!
+//! Connections are `pool`'s, what to do after an answer or a failure is `poll`'s.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::header::{HOST, HeaderMap, HeaderName, RETRY_AFTER};
+use http::{Request, StatusCode};
+use http_body_util::{BodyExt, Empty, Limited};
+use rustls::AlertDescription;
+use tokio::time::timeout;
+
+use super::blocking::{client_deadline, retry_after, turn_wait};
+use super::error::{ConsulError, alert, chain};
+use super::pool::{Lease, Pool};
+use super::settings::Settings;
+use crate::config::ConsulConfig;
+
+/// Largest answer that is read. A service of 100,000 instances stays below it.
+const BODY_MAX: usize = 128 << 20;
+/// How much of the body of an error is kept for messages.
+const ERROR_TEXT_MAX: usize = 200;
+/// Limit for a read that does not block, in stale mode: the agent answers from memory, or asks one server.
+const STALE_TIMEOUT: Duration = Duration::from_secs(10);
+/// The same in default mode: agents need up to 20 s to find out that the leader froze.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(25);
+
+/// A client of one Consul cluster. Shared by all watches.
+pub struct Client {
+    pool: Pool,
+    watches: AtomicUsize,
+}
+
+/// Consistency of a read. The third mode, `consistent`, costs a round of the quorum and is never used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Any server may answer.
+    Stale,
+    /// The leader answers.
+    Default,
+}
+
+/// Blocks until the index is passed or the wait is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Block {
+    /// Index of the last answer.
+    pub index: u64,
+    /// Longest wait; cut short where watches take turns.
+    pub wait: Duration,
+}
+
+/// A 200.
+#[derive(Clone, Debug, Default)]
+pub struct Answer {
+    /// `X-Consul-Index`.
+    pub index: Option<u64>,
+    /// `X-Consul-KnownLeader`.
+    pub known_leader: Option<bool>,
+    /// `X-Consul-LastContact`.
+    pub last_contact: Option<Duration>,
+    /// It blocked, and came well before its wait was over.
+    pub early: bool,
+    /// JSON.
+    pub body: Bytes,
+}
+
+/// Counts one watch for as long as it lives, so that turns are shared out among all.
+pub(super) struct Watching(Arc<Client>);
+
+impl Client {
+    /// Reads certificates and token; dials nothing yet.
+    ///
+    /// # Errors
+    /// A file or an address that cannot be used.
+    pub fn new(config: &ConsulConfig) -> Result<Self, ConsulError> {
+        let pool = Pool::new(Settings::load(config)?, config.max_connections);
+        Ok(Self { pool, watches: AtomicUsize::new(0) })
+    }
+
+    /// Uses these settings for new requests; those under way finish on the old connections.
+    pub(super) fn reload(&self, settings: Settings) {
+        self.pool.reload(settings);
+    }
+
+    /// Goes on with the next configured agent.
+    pub(super) fn next_agent(&self) {
+        self.pool.next_agent();
+    }
+
+    /// Counts a watch.
+    pub(super) fn watching(self: &Arc<Self>) -> Watching {
+        self.watches.fetch_add(1, Relaxed);
+        Watching(self.clone())
+    }
+
+    /// Reads `path` (with its parameters percent-encoded already, and without `?`).
+    ///
+    /// Cancel safe: dropping the future ends the request and gives its room back.
+    ///
+    /// # Errors
+    /// Anything but a 200 that was read to its end within the deadline.
+    pub async fn get(&self, path: &str, mode: Mode, block: Option<Block>) -> Result<Answer, ConsulError> {
+        let mut lease = self.pool.acquire().await?;
+        // Only now is it known how many requests fit at once.
+        let block = block.map(|block| Block { wait: self.turn(block.wait), ..block });
+        let deadline = match (block, mode) {
+            (Some(block), _) => client_deadline(block.wait),
+            (None, Mode::Stale) => STALE_TIMEOUT,
+            (None, Mode::Default) => DEFAULT_TIMEOUT,
+        };
+        let request = request(&lease, path, mode, block)?;
+        let asked = Instant::now();
+        let Ok(result) = timeout(deadline, exchange(&mut lease, path, request)).await else {
+            if !lease.is_multiplexed() {
+                // Nothing else would notice that this agent froze; HTTP/2 has its pings.
+                self.pool.next_agent();
+            }
+            return Err(ConsulError::Timeout { what: format!("{}: GET {path}", lease.agent().name), after: deadline });
+        };
+        let mut answer = result?;
+        answer.early = block.is_some_and(|block| asked.elapsed() < block.wait / 2);
+        lease.finish().await;
+        Ok(answer)
+    }
+
+    fn turn(&self, wait: Duration) -> Duration {
+        turn_wait(wait, self.watches.load(Relaxed), self.pool.slots())
+    }
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        self.0.watches.fetch_sub(1, Relaxed);
+    }
+}
+
+/// Builds the request. The token goes into its header only, never into the target, which may be logged.
+fn request(
+    lease: &Lease<'_>,
+    path: &str,
+    mode: Mode,
+    block: Option<Block>,
+) -> Result<Request<Empty<Bytes>>, ConsulError> {
+    let settings = lease.settings();
+    let (scheme, authority) = lease.agent().authority();
+    let consistency = if mode == Mode::Stale { "stale" } else { "" };
+    let mut target = format!("{path}?{consistency}{}", settings.scope);
+    if let Some(Block { index, wait }) = block {
+        target.push_str(&format!("&index={index}&wait={}ms", wait.as_millis()));
+    }
+    let mut request =
+        Request::get(if lease.is_multiplexed() { format!("{scheme}://{authority}{target}") } else { target });
+    if !lease.is_multiplexed() {
+        request = request.header(HOST, authority);
+    }
+    if let Some(token) = &settings.token {
+        request = request.header("x-consul-token", token.clone());
+    }
+    request.body(Empty::new()).map_err(|error| ConsulError::Value {
+        key: "address",
+        value: lease.agent().name.clone(),
+        reason: error.to_string(),
+    })
+}
+
+/// Sends, and reads the whole answer.
+async fn exchange(lease: &mut Lease<'_>, path: &str, request: Request<Empty<Bytes>>) -> Result<Answer, ConsulError> {
+    let response = match lease.send(request).await {
+        Ok(response) => response,
+        Err(error) => return Err(lost(lease, chain(&error), alert(&error)).await),
+    };
+    let (parts, body) = response.into_parts();
+    let body = match Limited::new(body, BODY_MAX).collect().await {
+        Ok(body) => body.to_bytes(),
+        Err(error) => {
+            let (reason, alert) = (chain(&*error), alert(&*error));
+            drop(error);
+            return Err(lost(lease, reason, alert).await);
+        }
+    };
+    if parts.status != StatusCode::OK {
+        return Err(refused(lease, path, parts.status, &parts.headers, &body));
+    }
+    Ok(Answer {
+        index: number(&parts.headers, "x-consul-index"),
+        known_leader: text(&parts.headers, "x-consul-knownleader").and_then(|text| text.parse().ok()),
+        last_contact: number(&parts.headers, "x-consul-lastcontact").map(Duration::from_millis),
+        early: false,
+        body,
+    })
+}
+
+/// The connection broke: its own end says more than the request's, yet is noted a moment later by its task.
+async fn lost(lease: &Lease<'_>, reason: String, alert: Option<AlertDescription>) -> ConsulError {
+    tokio::task::yield_now().await;
+    let agent = lease.agent().name.clone();
+    match lease.fate() {
+        Some(fate) => ConsulError::Transport { agent, reason: chain(&*fate), alert: self::alert(&*fate) },
+        None => ConsulError::Transport { agent, reason, alert },
+    }
+}
+
+fn refused(lease: &Lease<'_>, path: &str, status: StatusCode, headers: &HeaderMap, body: &Bytes) -> ConsulError {
+    let text_lossy = String::from_utf8_lossy(body);
+    let text: String =
+        text_lossy.trim().chars().take(ERROR_TEXT_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let wait = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()).and_then(retry_after);
+    ConsulError::Status {
+        agent: lease.agent().name.clone(),
+        path: path.to_owned(),
+        code: status.as_u16(),
+        text,
+        retry_after: wait,
+    }
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &'static str) -> Option<&'a str> {
+    headers.get(HeaderName::from_static(name))?.to_str().ok()
+}
+
+fn number(headers: &HeaderMap, name: &'static str) -> Option<u64> {
+    text(headers, name)?.trim().parse().ok()
+}

@@ -1,0 +1,210 @@
+//! When an answer is too bad to be believed at once.
+//!
+//! Consul can answer 200 with too little: around leader elections, and to a token without rights (its answers are
+//! filtered, not refused). So an answer that empties a service, or takes a large share of everything that is known,
+//! has to be confirmed by a second read in default mode; and emptiness is compared with the catalog, which lists the
+//! service `consul` for every token that may read it.
+//!
+//! Pure: what is read, and when, is the caller's business.
+
+use std::collections::{BTreeSet, HashMap};
+
+use super::wire::ServiceList;
+use crate::catalog::{Instance, ServiceName};
+
+/// Registered by every Consul cluster that works.
+const CONSUL: &str = "consul";
+
+/// Counts of what is believed, to judge what comes.
+#[derive(Debug, Default)]
+pub struct Guard {
+    counts: HashMap<ServiceName, usize>,
+    total: usize,
+}
+
+/// Whether an answer may be believed as it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Take it.
+    Believe,
+    /// Read again in default mode first: the service, or services, would lose every instance.
+    ConfirmEmpty,
+    /// Read again in default mode first: a large share of all instances vanished.
+    ConfirmLoss {
+        /// Instances that vanished.
+        vanished: usize,
+        /// Instances known before, of all services.
+        of: usize,
+    },
+}
+
+impl Guard {
+    /// Judges an answer of one service against what is believed of it. `confirm_percent`: see `[consul]`.
+    #[must_use]
+    pub fn judge(&self, before: &[Instance], after: &[Instance], confirm_percent: u32) -> Verdict {
+        if !before.is_empty() && after.is_empty() {
+            return Verdict::ConfirmEmpty;
+        }
+        // Both are sorted by id.
+        let vanished = before.iter().filter(|old| after.binary_search_by(|new| new.id.cmp(&old.id)).is_err()).count();
+        if vanished as u128 * 100 > u128::from(confirm_percent) * self.total as u128 {
+            return Verdict::ConfirmLoss { vanished, of: self.total };
+        }
+        Verdict::Believe
+    }
+
+    /// Judges a list answer in which these services are missing: any that still has instances needs a second look.
+    #[must_use]
+    pub fn judge_missing<'a>(&self, mut missing: impl Iterator<Item = &'a ServiceName>) -> Verdict {
+        if missing.any(|name| self.counts.get(name).is_some_and(|&count| count > 0)) {
+            Verdict::ConfirmEmpty
+        } else {
+            Verdict::Believe
+        }
+    }
+
+    /// Notes what is believed of a service now.
+    pub fn believe(&mut self, name: &ServiceName, instances: usize) {
+        let before = self.counts.insert(name.clone(), instances).unwrap_or(0);
+        self.total = self.total - before + instances;
+    }
+
+    /// Forgets a service.
+    pub fn forget(&mut self, name: &ServiceName) {
+        self.total -= self.counts.remove(name).unwrap_or(0);
+    }
+}
+
+/// What a token may see, judged by one answer of the list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sight {
+    /// `consul` is there.
+    Whole,
+    /// Something, but not `consul`: a token for some services only.
+    Part,
+    /// Nothing.
+    Nothing,
+}
+
+/// Judges what the token may see.
+#[must_use]
+pub fn sight(list: &ServiceList) -> Sight {
+    if list.contains_key(CONSUL) {
+        Sight::Whole
+    } else if list.is_empty() {
+        Sight::Nothing
+    } else {
+        Sight::Part
+    }
+}
+
+/// Whether a list answer shows that the token has no rights (any more). Once `consul` has been seen with this token,
+/// its absence means lost rights; a token that never saw it may be one for some services only, as long as it sees any.
+#[must_use]
+pub fn lacks_rights(now: Sight, seen_whole: bool) -> bool {
+    match now {
+        Sight::Whole => false,
+        Sight::Part => seen_whole,
+        Sight::Nothing => true,
+    }
+}
+
+/// Names of the services that carry a routing tag: one that starts with `tag_prefix` after spaces are trimmed.
+#[must_use]
+pub fn routed(list: &ServiceList, tag_prefix: &str) -> BTreeSet<ServiceName> {
+    list.iter()
+        .filter(|(_, tags)| tags.iter().flatten().any(|tag| tag.trim().starts_with(tag_prefix)))
+        .map(|(name, _)| ServiceName::from(name.as_str()))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalog::{Endpoint, InstanceId, Weights};
+
+    fn instances(ids: &[&str]) -> Vec<Instance> {
+        ids.iter()
+            .map(|&id| Instance {
+                id: InstanceId { node: "n".into(), id: id.into() },
+                endpoint: Endpoint::Addr(([127, 0, 0, 1], 80).into()),
+                tags: Vec::new(),
+                checks: Vec::new(),
+                weights: Weights::default(),
+            })
+            .collect()
+    }
+
+    fn list(text: &str) -> ServiceList {
+        serde_json::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn emptiness_and_mass_loss_need_a_second_look() {
+        let mut guard = Guard::default();
+        guard.believe(&"a".into(), 4);
+        guard.believe(&"b".into(), 6);
+        let before = ["1", "2", "3", "4"];
+        let cases: [(&[&str], &[&str], u32, Verdict); 8] = [
+            (&before, &before, 20, Verdict::Believe),
+            (&before, &["1", "2", "3"], 20, Verdict::Believe),
+            (&before, &["1", "2"], 20, Verdict::Believe),
+            (&before, &["1"], 20, Verdict::ConfirmLoss { vanished: 3, of: 10 }),
+            // Replaced is vanished too.
+            (&before, &["5", "6", "7", "8"], 20, Verdict::ConfirmLoss { vanished: 4, of: 10 }),
+            (&before, &[], 100, Verdict::ConfirmEmpty),
+            (&[], &[], 20, Verdict::Believe),
+            (&[], &["1"], 0, Verdict::Believe),
+        ];
+        for (before, after, percent, expected) in cases {
+            let verdict = guard.judge(&instances(before), &instances(after), percent);
+            assert_eq!(verdict, expected, "{before:?} -> {after:?} at {percent} %");
+        }
+    }
+
+    #[test]
+    fn the_total_follows_what_is_believed() {
+        let mut guard = Guard::default();
+        guard.believe(&"a".into(), 4);
+        guard.believe(&"a".into(), 1);
+        guard.believe(&"b".into(), 2);
+        guard.forget(&"b".into());
+        guard.forget(&"never seen".into());
+        assert_eq!(guard.total, 1);
+    }
+
+    #[test]
+    fn services_without_instances_may_leave_the_list_at_once() {
+        let mut guard = Guard::default();
+        guard.believe(&"full".into(), 1);
+        guard.believe(&"empty".into(), 0);
+        assert_eq!(guard.judge_missing([&"empty".into(), &"unknown".into()].into_iter()), Verdict::Believe);
+        assert_eq!(guard.judge_missing([&"empty".into(), &"full".into()].into_iter()), Verdict::ConfirmEmpty);
+    }
+
+    #[test]
+    fn a_list_without_consul_shows_a_token_without_rights() {
+        let whole = sight(&list(r#"{"consul":[],"web":["x"]}"#));
+        let part = sight(&list(r#"{"web":["x"]}"#));
+        let nothing = sight(&list("{}"));
+        assert_eq!((whole, part, nothing), (Sight::Whole, Sight::Part, Sight::Nothing));
+        for (sight, seen_whole, expected) in [
+            (whole, true, false),
+            (whole, false, false),
+            (part, true, true),
+            (part, false, false),
+            (nothing, true, true),
+            (nothing, false, true),
+        ] {
+            assert_eq!(lacks_rights(sight, seen_whole), expected, "{sight:?} {seen_whole}");
+        }
+    }
+
+    #[test]
+    fn routed_services_carry_the_prefix_after_trimming() {
+        let list =
+            list(r#"{"a":["urlprefix-/a"],"b":["x","  urlprefix-/b "],"c":["my-urlprefix-/c"],"d":null,"e":[]}"#);
+        let names: Vec<_> = routed(&list, "urlprefix-").into_iter().collect();
+        assert_eq!(names, ["a".into(), "b".into()]);
+    }
+}

@@ -1,0 +1,123 @@
+//! The watch of the list of services: starts a service watch for every name that carries a routing tag, and ends it
+//! when the name has left the list.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use tokio::task::JoinHandle;
+
+use super::error::ConsulError;
+use super::guard::{Sight, Verdict, lacks_rights, routed, sight};
+use super::poll::Poller;
+use super::shared::{Closed, Shared};
+use super::watch;
+use super::wire::ServiceList;
+use crate::catalog::ServiceName;
+
+/// What it reads.
+pub(super) const PATH: &str = "/v1/catalog/services";
+
+/// The list watch, owner of all others.
+struct ListWatch {
+    shared: Arc<Shared>,
+    poller: Poller,
+    watches: HashMap<ServiceName, Running>,
+    /// `consul` was listed for the present token.
+    seen_whole: bool,
+    token_generation: u64,
+}
+
+/// A running watch; ends with its handle.
+struct Running(JoinHandle<()>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Watches until aborted, or until nobody takes updates any more.
+pub(super) async fn run(shared: Arc<Shared>) {
+    let poller = Poller::new(shared.clone(), PATH.to_owned(), ServiceName::from(""));
+    let mut list = ListWatch { shared, poller, watches: HashMap::new(), seen_whole: false, token_generation: 0 };
+    while list.turn().await.is_ok() {}
+}
+
+impl ListWatch {
+    async fn turn(&mut self) -> Result<(), Closed> {
+        let list = self.poller.next(decode).await;
+        let Some(names) = self.names(&list) else { return Ok(()) };
+        // Before anything is taken away, which may need a second look: what is new should not wait for that.
+        self.shared.listed(names.iter().cloned()).await?;
+        self.start(&names);
+        if let Some(names) = self.confirmed(names).await {
+            self.end_all_but(&names).await?;
+            self.start(&names);
+            self.poller.believed();
+        }
+        Ok(())
+    }
+
+    /// The routed names, unless the token lacks the rights to see them.
+    fn names(&mut self, list: &ServiceList) -> Option<BTreeSet<ServiceName>> {
+        let generation = *self.shared.generation().borrow();
+        if generation != self.token_generation {
+            // A reload may have brought another token, which may be one for some services only.
+            self.token_generation = generation;
+            self.seen_whole = false;
+        }
+        let sight = sight(list);
+        if lacks_rights(sight, self.seen_whole) {
+            let what = "the catalog (`consul`, which every cluster has, is not listed)".to_owned();
+            self.poller.held(&ConsulError::Rights { what });
+            return None;
+        }
+        self.seen_whole |= sight == Sight::Whole;
+        Some(routed(list, &self.shared.config().tag_prefix))
+    }
+
+    /// The names, once more from the leader when services with instances are missing; none when they are not believed.
+    async fn confirmed(&mut self, names: BTreeSet<ServiceName>) -> Option<BTreeSet<ServiceName>> {
+        loop {
+            let missing: Vec<_> = self.watches.keys().filter(|name| !names.contains(*name)).cloned().collect();
+            if self.shared.guard().judge_missing(missing.iter()) == Verdict::Believe {
+                return Some(names);
+            }
+            match self.poller.confirm(None, decode).await {
+                Ok(list) => return self.names(&list),
+                Err(error) => {
+                    let what = format!("{} of {} services leaving the list", missing.len(), self.watches.len());
+                    self.poller.failed(&ConsulError::Unconfirmed { what, reason: error.to_string() }).await;
+                }
+            }
+        }
+    }
+
+    /// Starts the watches that do not run: new names, and any that ended against the rules.
+    fn start(&mut self, names: &BTreeSet<ServiceName>) {
+        for name in names {
+            if self.watches.get(name).is_none_or(|running| running.0.is_finished()) {
+                let task = tokio::spawn(watch::run(self.shared.clone(), name.clone()));
+                self.watches.insert(name.clone(), Running(task));
+            }
+        }
+    }
+
+    async fn end_all_but(&mut self, names: &BTreeSet<ServiceName>) -> Result<(), Closed> {
+        let missing: Vec<_> = self.watches.keys().filter(|name| !names.contains(*name)).cloned().collect();
+        for name in missing {
+            if let Some(mut running) = self.watches.remove(&name) {
+                // Waited for, else its last update could overtake the news that the service is gone.
+                running.0.abort();
+                let _ = (&mut running.0).await;
+            }
+            self.shared.gone(name).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Reads the answer.
+pub(super) fn decode(body: &[u8]) -> Result<ServiceList, serde_json::Error> {
+    serde_json::from_slice(body)
+}

@@ -1,0 +1,348 @@
+//! Few connections for many requests.
+//!
+//! ```text
+//! acquire ── permit (room in all connections together; first come, first served)
+//!         └─ a connection with room ── else dial one, one dial at a time
+//! ```
+//! Because only one dial runs at a time and whoever waited for it looks again before dialling, a thousand watches that
+//! start together open exactly as many connections as their streams need. A failed dial is the answer to everybody who
+//! waited for it, and the next one is held back by one backoff shared by all.
+//!
+//! How many requests fit is known once an agent has chosen the protocol: `max_connections` over HTTP/1.1,
+//! [`STREAMS_MAX`] times that over HTTP/2. Until then the scheme of the address is the guess.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Empty;
+use hyper::body::Incoming;
+use hyper::client::conn::{http1, http2};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::sleep;
+
+use super::dial::{Connection, Fate, Granted, STREAMS_MAX, dial};
+use super::error::ConsulError;
+use super::settings::{Agent, Settings};
+use crate::registry::backoff::Backoff;
+
+/// Bounds of the pause between dials that fail. The upper one is small because a single dial serves every watch.
+const DIAL_BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
+
+/// The connections to Consul.
+pub(super) struct Pool {
+    state: Mutex<State>,
+    dialer: tokio::sync::Mutex<Dialer>,
+    rooms: [Arc<Semaphore>; 2],
+    multiplexed: AtomicBool,
+    max_connections: usize,
+}
+
+/// What is open. Connections of an older generation finish what they carry and are not used again.
+struct State {
+    settings: Arc<Settings>,
+    generation: u64,
+    agent: usize,
+    http2: Vec<Multiplexed>,
+    idle: Vec<Single>,
+    http1_open: usize,
+    failed: Option<(Instant, ConsulError)>,
+}
+
+/// Paces dials.
+struct Dialer {
+    backoff: Backoff,
+    not_before: Option<Instant>,
+}
+
+#[derive(Clone)]
+struct Multiplexed {
+    sender: http2::SendRequest<Empty<Bytes>>,
+    streams: Arc<AtomicUsize>,
+    granted: Granted,
+    link: Link,
+}
+
+struct Single {
+    sender: http1::SendRequest<Empty<Bytes>>,
+    link: Link,
+}
+
+/// What both kinds of connection know of themselves.
+#[derive(Clone)]
+struct Link {
+    agent: Agent,
+    settings: Arc<Settings>,
+    generation: u64,
+    fate: Fate,
+}
+
+/// The right to send one request. Dropping it gives the room back; an HTTP/1.1 connection that was not handed back by
+/// [`Lease::finish`] is closed.
+pub(super) struct Lease<'a> {
+    pool: &'a Pool,
+    link: Link,
+    wire: Wire,
+    _room: OwnedSemaphorePermit,
+}
+
+enum Wire {
+    Http1(Option<http1::SendRequest<Empty<Bytes>>>),
+    Http2(http2::SendRequest<Empty<Bytes>>, Arc<AtomicUsize>),
+}
+
+impl Pool {
+    pub(super) fn new(settings: Settings, max_connections: usize) -> Self {
+        let max_connections = max_connections.max(1);
+        let guess = settings.agents.first().is_some_and(Agent::is_tls);
+        let state = State {
+            settings: Arc::new(settings),
+            generation: 0,
+            agent: 0,
+            http2: Vec::new(),
+            idle: Vec::new(),
+            http1_open: 0,
+            failed: None,
+        };
+        Self {
+            state: Mutex::new(state),
+            dialer: tokio::sync::Mutex::new(Dialer {
+                backoff: Backoff::new(DIAL_BACKOFF.0, DIAL_BACKOFF.1),
+                not_before: None,
+            }),
+            rooms: [max_connections, max_connections * STREAMS_MAX].map(|room| Arc::new(Semaphore::new(room))),
+            multiplexed: AtomicBool::new(guess),
+            max_connections,
+        }
+    }
+
+    /// Uses these settings for every request from now on; what is under way finishes on the old ones.
+    pub(super) fn reload(&self, settings: Settings) {
+        let mut state = self.state();
+        state.settings = Arc::new(settings);
+        state.agent = 0;
+        state.renew();
+    }
+
+    /// Goes on with the next agent, where there is one.
+    pub(super) fn next_agent(&self) {
+        let mut state = self.state();
+        if state.settings.agents.len() > 1 {
+            state.agent = (state.agent + 1) % state.settings.agents.len();
+            state.renew();
+        }
+    }
+
+    /// How many requests may be under way at once.
+    pub(super) fn slots(&self) -> usize {
+        if self.multiplexed.load(Relaxed) { self.max_connections * STREAMS_MAX } else { self.max_connections }
+    }
+
+    /// Waits for room and for a connection.
+    ///
+    /// # Errors
+    /// What dialling said; everybody who waited for that dial gets the same.
+    pub(super) async fn acquire(&self) -> Result<Lease<'_>, ConsulError> {
+        let began = Instant::now();
+        loop {
+            let multiplexed = self.multiplexed.load(Relaxed);
+            let Ok(room) = self.rooms[usize::from(multiplexed)].clone().acquire_owned().await else {
+                return Err(ConsulError::Connect { agent: "pool".to_owned(), reason: "closed".to_owned() });
+            };
+            // When a dial shows another protocol than was guessed, the room is another one too.
+            while self.multiplexed.load(Relaxed) == multiplexed {
+                if let Some((wire, link)) = self.take() {
+                    return Ok(Lease { pool: self, link, wire, _room: room });
+                }
+                self.open_one(began, multiplexed).await?;
+            }
+        }
+    }
+
+    /// Dials, unless somebody else did while this one waited for its turn.
+    async fn open_one(&self, began: Instant, multiplexed: bool) -> Result<(), ConsulError> {
+        let mut dialer = self.dialer.lock().await;
+        if self.multiplexed.load(Relaxed) != multiplexed || self.state().has_room(self.max_connections) {
+            return Ok(());
+        }
+        if let Some(error) = self.state().failed_since(began) {
+            return Err(error);
+        }
+        self.dial(&mut dialer).await
+    }
+
+    fn take(&self) -> Option<(Wire, Link)> {
+        self.state().take(self.max_connections)
+    }
+
+    /// Tries the agents in turn, beginning with the present one, and adds the connection to what is open.
+    async fn dial(&self, dialer: &mut Dialer) -> Result<(), ConsulError> {
+        if let Some(pause) = dialer.not_before.and_then(|at| at.checked_duration_since(Instant::now())) {
+            sleep(pause).await;
+        }
+        let (settings, generation, first) = {
+            let state = self.state();
+            (state.settings.clone(), state.generation, state.agent)
+        };
+        let mut last = None;
+        for offset in 0..settings.agents.len() {
+            let number = (first + offset) % settings.agents.len();
+            let agent = &settings.agents[number];
+            match dial(&settings, agent).await {
+                Ok(connection) => {
+                    dialer.backoff.succeeded();
+                    dialer.not_before = None;
+                    let mut state = self.state();
+                    // Made with settings that a reload has replaced meanwhile: dropped, the caller dials again.
+                    if state.generation == generation {
+                        state.agent = number;
+                        let multiplexed = state.add(connection, agent.clone());
+                        self.multiplexed.store(multiplexed, Relaxed);
+                    }
+                    return Ok(());
+                }
+                Err(error) => last = Some(error),
+            }
+        }
+        dialer.not_before = Some(Instant::now() + dialer.backoff.failed(&mut fastrand::Rng::new()));
+        let error = last.unwrap_or_else(|| ConsulError::Connect {
+            agent: "consul.address".to_owned(),
+            reason: "no agent configured".to_owned(),
+        });
+        self.state().failed = Some((Instant::now(), error.clone()));
+        Err(error)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Every change of the state is complete before anything that could panic.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn renew(&mut self) {
+        self.generation += 1;
+        self.http2.clear();
+        self.http1_open -= self.idle.len();
+        self.idle.clear();
+    }
+
+    /// A connection with room; the fullest comes first, so that a quiet one can be closed by the agent.
+    fn take(&mut self, max_connections: usize) -> Option<(Wire, Link)> {
+        self.http2.retain(|open| !open.sender.is_closed());
+        for open in &self.http2 {
+            if open.has_room() {
+                open.streams.fetch_add(1, Relaxed);
+                return Some((Wire::Http2(open.sender.clone(), open.streams.clone()), open.link.clone()));
+            }
+        }
+        // An agent that grants fewer streams than expected: more on the last connection wait inside it, which is
+        // better than more connections.
+        if self.http2.len() >= max_connections {
+            let open = self.http2.iter().min_by_key(|open| open.streams.load(Relaxed))?;
+            open.streams.fetch_add(1, Relaxed);
+            return Some((Wire::Http2(open.sender.clone(), open.streams.clone()), open.link.clone()));
+        }
+        while let Some(single) = self.idle.pop() {
+            if single.sender.is_ready() {
+                return Some((Wire::Http1(Some(single.sender)), single.link));
+            }
+            self.http1_open -= 1;
+        }
+        None
+    }
+
+    /// Whether [`State::take`] would find something.
+    fn has_room(&mut self, max_connections: usize) -> bool {
+        self.http2.retain(|open| !open.sender.is_closed());
+        self.http2.len() >= max_connections
+            || self.http2.iter().any(Multiplexed::has_room)
+            || self.idle.iter().any(|single| single.sender.is_ready())
+    }
+
+    /// Returns whether it carries many requests at once.
+    fn add(&mut self, connection: Connection, agent: Agent) -> bool {
+        self.failed = None;
+        let link = |fate| Link { agent, settings: self.settings.clone(), generation: self.generation, fate };
+        match connection {
+            Connection::Http2(sender, granted, fate) => {
+                self.http2.push(Multiplexed { sender, streams: Arc::default(), granted, link: link(fate) });
+                true
+            }
+            Connection::Http1(sender, fate) => {
+                self.idle.push(Single { sender, link: link(fate) });
+                self.http1_open += 1;
+                false
+            }
+        }
+    }
+
+    fn failed_since(&self, began: Instant) -> Option<ConsulError> {
+        self.failed.as_ref().filter(|(at, _)| *at >= began).map(|(_, error)| error.clone())
+    }
+}
+
+impl Multiplexed {
+    fn has_room(&self) -> bool {
+        self.streams.load(Relaxed) < self.granted.load(Relaxed)
+    }
+}
+
+impl Lease<'_> {
+    /// The agent at the other end.
+    pub(super) fn agent(&self) -> &Agent {
+        &self.link.agent
+    }
+
+    /// The settings that the connection was made with.
+    pub(super) fn settings(&self) -> &Settings {
+        &self.link.settings
+    }
+
+    /// Whether the request target must be absolute (HTTP/2) or just a path.
+    pub(super) fn is_multiplexed(&self) -> bool {
+        matches!(self.wire, Wire::Http2(..))
+    }
+
+    /// Why the connection ended, when that is known.
+    pub(super) fn fate(&self) -> Option<Arc<hyper::Error>> {
+        self.link.fate.get().cloned()
+    }
+
+    /// Sends the request and waits for the head of the answer.
+    pub(super) async fn send(&mut self, request: Request<Empty<Bytes>>) -> hyper::Result<Response<Incoming>> {
+        match &mut self.wire {
+            Wire::Http2(sender, _) => sender.send_request(request).await,
+            Wire::Http1(Some(sender)) => sender.send_request(request).await,
+            // The sender leaves a lease only in `finish`, which consumes it.
+            Wire::Http1(None) => unreachable!("a lease without connection was used"),
+        }
+    }
+
+    /// The answer was read to its end: an HTTP/1.1 connection may carry the next request.
+    pub(super) async fn finish(mut self) {
+        let Wire::Http1(sender) = &mut self.wire else { return };
+        let Some(mut open) = sender.take() else { return };
+        let usable = open.ready().await.is_ok();
+        let mut state = self.pool.state();
+        if usable && self.link.generation == state.generation {
+            state.idle.push(Single { sender: open, link: self.link.clone() });
+        } else {
+            state.http1_open -= 1;
+        }
+    }
+}
+
+impl Drop for Lease<'_> {
+    fn drop(&mut self) {
+        match &self.wire {
+            Wire::Http2(_, streams) => {
+                streams.fetch_sub(1, Relaxed);
+            }
+            Wire::Http1(Some(_)) => self.pool.state().http1_open -= 1,
+            Wire::Http1(None) => {}
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! `[consul]` made ready for dialling: agents parsed, certificates and token read.
+//!
+//! Made anew at every reload. Files are read here and nowhere else, so a reload that fails leaves the old settings whole.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use http::HeaderValue;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use rustls::ClientConfig;
+
+use super::error::ConsulError;
+use super::tls;
+use crate::config::ConsulConfig;
+
+/// Everything that a request to Consul needs, but the connection.
+#[derive(Debug)]
+pub(super) struct Settings {
+    /// Agents, in the order of preference.
+    pub(super) agents: Vec<Agent>,
+    /// TLS; absent when no agent needs it.
+    pub(super) tls: Option<Arc<ClientConfig>>,
+    /// Name to verify instead of the agent's host.
+    pub(super) server_name: Option<String>,
+    /// `X-Consul-Token`, marked sensitive: its debug form hides the value.
+    pub(super) token: Option<HeaderValue>,
+    /// `&ns=…&partition=…&dc=…`, ready to be appended.
+    pub(super) scope: String,
+}
+
+/// One address of an agent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Agent {
+    /// As configured, for messages.
+    pub(super) name: String,
+    /// How to get there.
+    pub(super) transport: Transport,
+}
+
+/// How an agent is reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Transport {
+    /// TCP, with or without TLS.
+    Tcp {
+        /// Name or IP address, without brackets.
+        host: String,
+        /// Port.
+        port: u16,
+        /// `https`.
+        tls: bool,
+    },
+    /// A unix socket, plain HTTP.
+    Unix(PathBuf),
+}
+
+impl Settings {
+    /// Reads what the configuration names.
+    ///
+    /// # Errors
+    /// [`ConsulError::Value`] for an address, [`ConsulError::File`] for a file that cannot be read or understood.
+    pub(super) fn load(config: &ConsulConfig) -> Result<Self, ConsulError> {
+        let agents = config.addresses.iter().map(|address| Agent::parse(address)).collect::<Result<Vec<_>, _>>()?;
+        if agents.is_empty() {
+            let reason = "no agent given: write for example https://127.0.0.1:8501".to_owned();
+            return Err(ConsulError::Value { key: "address", value: String::new(), reason });
+        }
+        let needs_tls = agents.iter().any(Agent::is_tls);
+        let tls = if needs_tls { Some(Arc::new(tls::client_config(config)?)) } else { None };
+        Ok(Self { agents, tls, server_name: config.server_name.clone(), token: token(config)?, scope: scope(config) })
+    }
+}
+
+impl Agent {
+    /// Parses `http://`, `https://` and `unix://`; a bare `host:port` means `http://`, as Consul's own tools read it.
+    pub(super) fn parse(address: &str) -> Result<Self, ConsulError> {
+        let bad =
+            |reason: &str| ConsulError::Value { key: "address", value: address.to_owned(), reason: reason.to_owned() };
+        let (scheme, rest) = address.trim().split_once("://").unwrap_or(("http", address.trim()));
+        let transport = match scheme.to_ascii_lowercase().as_str() {
+            "unix" if rest.is_empty() => return Err(bad("no path after unix://")),
+            "unix" => Transport::Unix(rest.into()),
+            "http" => tcp(rest, false).ok_or_else(|| bad("expected http://HOST:PORT"))?,
+            "https" => tcp(rest, true).ok_or_else(|| bad("expected https://HOST:PORT"))?,
+            _ => return Err(bad("unknown scheme: http, https or unix")),
+        };
+        Ok(Self { name: address.trim().to_owned(), transport })
+    }
+
+    /// Whether TLS is spoken.
+    pub(super) fn is_tls(&self) -> bool {
+        matches!(self.transport, Transport::Tcp { tls: true, .. })
+    }
+
+    /// Scheme and authority for request targets.
+    pub(super) fn authority(&self) -> (&'static str, String) {
+        match &self.transport {
+            Transport::Tcp { host, port, tls } => {
+                let scheme = if *tls { "https" } else { "http" };
+                let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
+                (scheme, format!("{host}:{port}"))
+            }
+            Transport::Unix(_) => ("http", "localhost".to_owned()),
+        }
+    }
+}
+
+fn tcp(rest: &str, tls: bool) -> Option<Transport> {
+    let rest = rest.strip_suffix('/').unwrap_or(rest);
+    let authority: http::uri::Authority = rest.parse().ok()?;
+    // Credentials before an `@` would end up in logs: they make the prefix differ, and are refused.
+    let after_host = rest.strip_prefix(authority.host())?;
+    let port = match after_host.strip_prefix(':') {
+        Some(port) => port.parse().ok().filter(|&port| port != 0)?,
+        None if after_host.is_empty() => {
+            if tls {
+                8501
+            } else {
+                8500
+            }
+        }
+        None => return None,
+    };
+    let host = authority.host();
+    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    if host.is_empty() { None } else { Some(Transport::Tcp { host: host.to_owned(), port, tls }) }
+}
+
+fn token(config: &ConsulConfig) -> Result<Option<HeaderValue>, ConsulError> {
+    let text = match (&config.token_file, &config.token) {
+        (Some(path), _) => read("token_file", path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())?,
+        (None, Some(token)) => token.clone(),
+        (None, None) => return Ok(None),
+    };
+    let text = text.trim();
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let mut value = HeaderValue::from_str(text).map_err(|_| ConsulError::Value {
+        key: if config.token_file.is_some() { "token_file" } else { "token" },
+        value: "(hidden)".to_owned(),
+        reason: "holds characters that cannot stand in a header; a token is a UUID on one line".to_owned(),
+    })?;
+    value.set_sensitive(true);
+    Ok(Some(value))
+}
+
+fn scope(config: &ConsulConfig) -> String {
+    let mut scope = String::new();
+    for (key, value) in [("ns", &config.namespace), ("partition", &config.partition), ("dc", &config.datacenter)] {
+        if let Some(value) = value.as_deref().filter(|value| !value.is_empty()) {
+            scope.push_str(&format!("&{key}={}", utf8_percent_encode(value, NON_ALPHANUMERIC)));
+        }
+    }
+    scope
+}
+
+/// Reads a file named by a key.
+pub(super) fn read(key: &'static str, path: &Path) -> Result<Vec<u8>, ConsulError> {
+    fs::read(path).map_err(|error| ConsulError::File { key, path: path.to_owned(), reason: error.to_string() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tcp(host: &str, port: u16, tls: bool) -> Option<Transport> {
+        Some(Transport::Tcp { host: host.to_owned(), port, tls })
+    }
+
+    #[test]
+    fn addresses() {
+        let cases = [
+            ("https://127.0.0.1:8501", tcp("127.0.0.1", 8501, true)),
+            ("HTTP://consul.example:80/", tcp("consul.example", 80, false)),
+            ("https://[::1]:8501", tcp("::1", 8501, true)),
+            ("10.0.0.1:8500", tcp("10.0.0.1", 8500, false)),
+            ("https://consul", tcp("consul", 8501, true)),
+            ("consul", tcp("consul", 8500, false)),
+            ("unix:///run/consul.sock", Some(Transport::Unix("/run/consul.sock".into()))),
+            ("unix://", None),
+            ("ftp://x", None),
+            ("http://", None),
+            ("http://:8500", None),
+            ("http://a:0", None),
+            ("http://a:70000", None),
+            ("http://a:", None),
+            ("http://a b", None),
+            ("http://user:secret@host:80", None),
+        ];
+        for (address, expected) in cases {
+            assert_eq!(Agent::parse(address).ok().map(|agent| agent.transport), expected, "{address}");
+        }
+    }
+
+    #[test]
+    fn ipv6_keeps_its_brackets_in_the_authority() {
+        assert_eq!(Agent::parse("https://[::1]:8501").unwrap().authority(), ("https", "[::1]:8501".to_owned()));
+    }
+}

@@ -1,0 +1,219 @@
+//! What all watches of one source share: the client, what is believed, budgets, and what is wrong at present.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::sync::{Semaphore, mpsc, watch};
+use tracing::{debug, info, warn};
+
+use super::blocking::TokenBucket;
+use super::client::Client;
+use super::error::ConsulError;
+use super::guard::Guard;
+use crate::catalog::{ServiceName, ServiceSnapshot};
+use crate::config::ConsulConfig;
+use crate::metrics::Metrics;
+use crate::registry::Update;
+
+/// Name of this source.
+pub(super) const SOURCE: &str = "consul";
+/// Unconditional reads under way at once: enough to fill a round trip, few enough not to flood an agent at the start.
+const FIRST_READS_MAX: usize = 64;
+/// Reads of all watches together: a burst, and a rate (1/s).
+const BUDGET: (u32, f64) = (1000, 500.0);
+/// After a default read failed for want of a leader, stale answers are taken as they are for this long.
+const LEADERLESS: Duration = Duration::from_secs(10);
+
+/// Shared by the list watch and all service watches.
+pub(super) struct Shared {
+    pub(super) client: Arc<Client>,
+    pub(super) first_reads: Semaphore,
+    config: Mutex<Arc<ConsulConfig>>,
+    /// Moves at every reload.
+    generation: watch::Sender<u64>,
+    guard: Mutex<Guard>,
+    budget: Mutex<TokenBucket>,
+    leaderless_until: Mutex<Option<Instant>>,
+    trouble: Mutex<Trouble>,
+    waiting: Mutex<Waiting>,
+    metrics: Metrics,
+    updates: mpsc::Sender<Update>,
+}
+
+/// Nobody takes updates any more: the source may end.
+#[derive(Debug)]
+pub(super) struct Closed;
+
+/// Who still has to answer before the source counts as synced.
+enum Waiting {
+    List,
+    For(HashSet<ServiceName>),
+    Nobody,
+}
+
+impl Shared {
+    pub(super) fn new(client: Client, config: ConsulConfig, metrics: Metrics, updates: mpsc::Sender<Update>) -> Self {
+        Self {
+            client: Arc::new(client),
+            first_reads: Semaphore::new(FIRST_READS_MAX),
+            config: Mutex::new(Arc::new(config)),
+            generation: watch::Sender::new(0),
+            guard: Mutex::default(),
+            budget: Mutex::new(TokenBucket::new(BUDGET.0, BUDGET.1, Instant::now())),
+            leaderless_until: Mutex::new(None),
+            trouble: Mutex::default(),
+            waiting: Mutex::new(Waiting::List),
+            metrics,
+            updates,
+        }
+    }
+
+    pub(super) fn config(&self) -> Arc<ConsulConfig> {
+        lock(&self.config).clone()
+    }
+
+    /// Takes a new configuration, and wakes every watch to read with it.
+    pub(super) fn reload(&self, config: ConsulConfig) {
+        *lock(&self.config) = Arc::new(config);
+        self.generation.send_modify(|generation| *generation += 1);
+    }
+
+    pub(super) fn generation(&self) -> watch::Receiver<u64> {
+        self.generation.subscribe()
+    }
+
+    pub(super) fn guard(&self) -> MutexGuard<'_, Guard> {
+        lock(&self.guard)
+    }
+
+    /// Takes one read from the budget of all; returns how long to wait first.
+    pub(super) fn take_budget(&self, now: Instant) -> Duration {
+        lock(&self.budget).take(now)
+    }
+
+    pub(super) fn is_leaderless(&self, now: Instant) -> bool {
+        lock(&self.leaderless_until).is_some_and(|until| now < until)
+    }
+
+    pub(super) fn note_leaderless(&self, now: Instant) {
+        *lock(&self.leaderless_until) = Some(now + LEADERLESS);
+    }
+
+    /// The watch of `label` (empty: the list) read something that is believed.
+    pub(super) fn succeeded(&self, label: &ServiceName) {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+        self.metrics.control().registry_success.insert(label.clone(), now);
+        lock(&self.trouble).clear(label);
+    }
+
+    /// The watch of `label` failed, or read something that is not believed.
+    pub(super) fn failed(&self, label: &ServiceName, error: &ConsulError) {
+        self.count(error);
+        lock(&self.trouble).set(label, error);
+    }
+
+    /// Counts an error that has no consequence for its watch.
+    pub(super) fn count(&self, error: &ConsulError) {
+        *self.metrics.control().registry_errors.entry(error.kind()).or_default() += 1;
+    }
+
+    /// Passes on the present state of a service.
+    pub(super) async fn publish(&self, snapshot: Arc<ServiceSnapshot>) -> Result<(), Closed> {
+        self.guard().believe(&snapshot.name, snapshot.instances.len());
+        self.send(Update::Service { source: SOURCE, snapshot }).await
+    }
+
+    /// Passes on that a service left. Its watch must have ended.
+    pub(super) async fn gone(&self, service: ServiceName) -> Result<(), Closed> {
+        self.guard().forget(&service);
+        lock(&self.trouble).clear(&service);
+        self.metrics.control().registry_success.remove(&service);
+        self.send(Update::Gone { source: SOURCE, service: service.clone() }).await?;
+        self.answered(&service).await
+    }
+
+    /// The first list is known: these watches have to answer.
+    pub(super) async fn listed(&self, names: impl Iterator<Item = ServiceName>) -> Result<(), Closed> {
+        let waiting = {
+            let mut waiting = lock(&self.waiting);
+            if matches!(*waiting, Waiting::List) {
+                *waiting = Waiting::For(names.collect());
+            }
+            waiting.is_over()
+        };
+        self.synced_if(waiting).await
+    }
+
+    /// The watch of a service has answered, or is gone.
+    pub(super) async fn answered(&self, service: &ServiceName) -> Result<(), Closed> {
+        let over = {
+            let mut waiting = lock(&self.waiting);
+            if let Waiting::For(names) = &mut *waiting {
+                names.remove(service);
+            }
+            waiting.is_over()
+        };
+        self.synced_if(over).await
+    }
+
+    async fn synced_if(&self, over: bool) -> Result<(), Closed> {
+        if over { self.send(Update::Synced { source: SOURCE }).await } else { Ok(()) }
+    }
+
+    async fn send(&self, update: Update) -> Result<(), Closed> {
+        self.updates.send(update).await.map_err(|_| Closed)
+    }
+}
+
+impl Waiting {
+    /// Says so once, when nobody is left.
+    fn is_over(&mut self) -> bool {
+        let over = matches!(self, Self::For(names) if names.is_empty());
+        if over {
+            *self = Self::Nobody;
+        }
+        over
+    }
+}
+
+/// What is wrong at present, so that the log tells of changes: one line when a kind of error begins, one when no watch
+/// has it any more. A thousand watches that lose one agent make one line.
+#[derive(Default)]
+struct Trouble {
+    kinds: HashMap<ServiceName, &'static str>,
+    counts: HashMap<&'static str, usize>,
+}
+
+impl Trouble {
+    fn set(&mut self, label: &ServiceName, error: &ConsulError) {
+        let kind = error.kind();
+        if self.kinds.get(label) == Some(&kind) {
+            debug!(watch = &**label, kind, %error, "Consul: still failing");
+            return;
+        }
+        self.clear(label);
+        self.kinds.insert(label.clone(), kind);
+        let count = self.counts.entry(kind).or_default();
+        *count += 1;
+        if *count == 1 {
+            let watch = if label.is_empty() { "list of services" } else { label };
+            warn!(watch, kind, %error, "Consul: cannot read; what is known is kept");
+        }
+    }
+
+    fn clear(&mut self, label: &ServiceName) {
+        let Some(kind) = self.kinds.remove(label) else { return };
+        let Some(count) = self.counts.get_mut(kind) else { return };
+        *count -= 1;
+        if *count == 0 {
+            self.counts.remove(kind);
+            info!(kind, "Consul: no watch fails this way any more");
+        }
+    }
+}
+
+/// Whatever panicked left these small values whole.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

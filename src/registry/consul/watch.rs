@@ -1,0 +1,124 @@
+//! The watch of one service: health answers in, snapshots out, on difference only.
+
+use std::sync::Arc;
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use tracing::warn;
+
+use super::catalog::{Rejected, snapshot};
+use super::error::ConsulError;
+use super::guard::{Verdict, lacks_rights, sight};
+use super::list;
+use super::poll::Poller;
+use super::shared::{Closed, Shared};
+use super::wire::HealthEntry;
+use crate::catalog::{ServiceName, ServiceSnapshot};
+
+/// Characters that may stand in a path as they are.
+const PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// One service.
+struct ServiceWatch {
+    shared: Arc<Shared>,
+    name: ServiceName,
+    poller: Poller,
+    known: Option<Arc<ServiceSnapshot>>,
+    rejected: Vec<Rejected>,
+}
+
+/// Watches until aborted, or until nobody takes updates any more.
+pub(super) async fn run(shared: Arc<Shared>, name: ServiceName) {
+    let poller = Poller::new(shared.clone(), path(&name), name.clone());
+    let mut watch = ServiceWatch { shared, name, poller, known: None, rejected: Vec::new() };
+    while watch.turn().await.is_ok() {}
+}
+
+impl ServiceWatch {
+    async fn turn(&mut self) -> Result<(), Closed> {
+        let entries = self.poller.next(decode).await;
+        if let Some(entries) = self.believable(entries).await {
+            self.believe(&entries).await?;
+        }
+        self.shared.answered(&self.name).await
+    }
+
+    /// The answer itself; or, when it says that much is gone, what a second read says; or nothing to believe.
+    async fn believable(&mut self, entries: Vec<HealthEntry>) -> Option<Vec<HealthEntry>> {
+        loop {
+            let what = self.doubt(&entries);
+            let Some(what) = what else { return Some(entries) };
+            match self.second_look().await {
+                Ok(confirmed) => return Some(confirmed),
+                Err(error @ ConsulError::Rights { .. }) => {
+                    self.poller.held(&error);
+                    return None;
+                }
+                Err(error) => {
+                    let error = ConsulError::Unconfirmed { what, reason: error.to_string() };
+                    self.poller.failed(&error).await;
+                }
+            }
+        }
+    }
+
+    /// What is hard to believe in this answer.
+    fn doubt(&self, entries: &[HealthEntry]) -> Option<String> {
+        let (fresh, _) = snapshot(&self.name, entries);
+        let before = self.known.as_ref().map(|known| known.instances.as_slice());
+        let percent = self.shared.config().confirm_percent;
+        match self.shared.guard().judge(before.unwrap_or_default(), &fresh.instances, percent) {
+            Verdict::ConfirmLoss { vanished, of } => {
+                Some(format!("{}: the loss of {vanished} of {of} known instances", self.name))
+            }
+            Verdict::ConfirmEmpty => Some(format!("{}: the loss of every instance", self.name)),
+            // The list names the service, so somebody is registered: nothing at first sight is as odd as nothing left.
+            Verdict::Believe if entries.is_empty() && before.is_none() => {
+                Some(format!("{}: no instance of a listed service", self.name))
+            }
+            Verdict::Believe => None,
+        }
+    }
+
+    /// Reads from the leader; and emptiness is believed only when the list does not contradict it.
+    async fn second_look(&mut self) -> Result<Vec<HealthEntry>, ConsulError> {
+        let entries = self.poller.confirm(None, decode).await?;
+        if entries.is_empty() {
+            let list = self.poller.confirm(Some(list::PATH), list::decode).await?;
+            if lacks_rights(sight(&list), true) {
+                return Err(ConsulError::Rights { what: "the catalog (`consul` is not listed)".to_owned() });
+            }
+            if list.contains_key(&*self.name) {
+                let what = format!("the instances of `{}`, which is listed", self.name);
+                return Err(ConsulError::Rights { what });
+            }
+        }
+        Ok(entries)
+    }
+
+    async fn believe(&mut self, entries: &[HealthEntry]) -> Result<(), Closed> {
+        let (fresh, rejected) = snapshot(&self.name, entries);
+        self.poller.believed();
+        if rejected != self.rejected {
+            for Rejected { id, reason } in &rejected {
+                warn!(service = &*self.name, instance = %id, reason, "Consul: instance cannot be dialled and is left out");
+            }
+            self.rejected = rejected;
+        }
+        if self.known.as_deref() != Some(&fresh) {
+            let fresh = Arc::new(fresh);
+            self.known = Some(fresh.clone());
+            self.shared.publish(fresh).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Without `?passing`: registered but sick must stay visible, and has to be told from unknown.
+pub(super) fn path(name: &str) -> String {
+    format!("/v1/health/service/{}", utf8_percent_encode(name, PATH))
+}
+
+/// Reads the answer.
+pub(super) fn decode(body: &[u8]) -> Result<Vec<HealthEntry>, serde_json::Error> {
+    serde_json::from_slice(body)
+}

@@ -1,0 +1,118 @@
+//! Consul's JSON, as far as routing needs it. Unknown fields are skipped, and `null` reads as the empty value: Go
+//! writes a nil slice or map that way.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Deserializer};
+
+/// `/v1/catalog/services`: names, and all tags that any instance of it carries.
+pub type ServiceList = BTreeMap<String, Option<Vec<String>>>;
+
+/// One element of `/v1/health/service/NAME`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct HealthEntry {
+    /// The node that carries the registration.
+    #[serde(deserialize_with = "null_is_default")]
+    pub node: Node,
+    /// The registration.
+    #[serde(deserialize_with = "null_is_default")]
+    pub service: Service,
+    /// Checks of both.
+    #[serde(deserialize_with = "null_is_default")]
+    pub checks: Vec<Check>,
+}
+
+/// A node of the catalog.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct Node {
+    /// Its name.
+    #[serde(deserialize_with = "null_is_default")]
+    pub node: String,
+    /// Its address: an IP as a rule, yet any text may be registered.
+    #[serde(deserialize_with = "null_is_default")]
+    pub address: String,
+}
+
+/// A registered instance.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct Service {
+    /// Id, unique on its node.
+    #[serde(rename = "ID", deserialize_with = "null_is_default")]
+    pub id: String,
+    /// Address; empty: the node's.
+    #[serde(deserialize_with = "null_is_default")]
+    pub address: String,
+    /// Port; 0: none given.
+    #[serde(deserialize_with = "null_is_default")]
+    pub port: i64,
+    /// Tags in their order.
+    #[serde(deserialize_with = "null_is_default")]
+    pub tags: Vec<String>,
+    /// Weights, absent before Consul 1.2.3.
+    pub weights: Option<Weights>,
+}
+
+/// Weights of an instance.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct Weights {
+    /// While passing.
+    pub passing: i64,
+    /// While warning.
+    pub warning: i64,
+}
+
+impl Default for Weights {
+    fn default() -> Self {
+        Self { passing: 1, warning: 1 }
+    }
+}
+
+/// A health check. Its output is left out on purpose: it is no reason to build a table.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct Check {
+    /// Id, unique on its node.
+    #[serde(rename = "CheckID", deserialize_with = "null_is_default")]
+    pub id: String,
+    /// `passing`, `warning`, `critical` (or `maintenance`).
+    #[serde(deserialize_with = "null_is_default")]
+    pub status: String,
+    /// The instance it belongs to; empty for checks of the node.
+    #[serde(rename = "ServiceID", deserialize_with = "null_is_default")]
+    pub service_id: String,
+}
+
+fn null_is_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Default + Deserialize<'de>,
+{
+    Ok(Option::<T>::deserialize(deserializer)?.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nulls_and_unknown_fields_are_tolerated() {
+        let text = r#"[{"Node":null,"Service":{"ID":"a","Tags":null,"Port":null,"Weights":null,"New":{}},"Checks":null},
+            {"Service":null}, {}]"#;
+        let entries: Vec<HealthEntry> = serde_json::from_str(text).unwrap();
+        assert_eq!(entries.len(), 3);
+        assert_eq!(entries[0].service.id, "a");
+        assert!(entries[0].checks.is_empty());
+    }
+
+    #[test]
+    fn a_cut_or_wrong_answer_is_an_error() {
+        for text in ["", "[{\"Node\":{", "{}", "\"rpc error\"", "[{\"Service\":{\"Port\":\"80\"}}]"] {
+            assert!(serde_json::from_str::<Vec<HealthEntry>>(text).is_err(), "{text}");
+        }
+        assert!(serde_json::from_str::<ServiceList>("[]").is_err());
+    }
+}

@@ -1,0 +1,561 @@
+//! The Consul source against a real agent over mTLS, and against a stand-in for what a real one cannot be made to do.
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use lb::catalog::{CheckScope, CheckStatus, ServiceSnapshot};
+use lb::config::ConsulConfig;
+use lb::metrics::Metrics;
+use lb::registry::Update;
+use lb::registry::consul::{ConsulSource, probe, spawn};
+use support::consul::{Certificates, ConsulAgent, Options, Registration, plain_config};
+use support::fake_consul::{FakeConsul, Fault};
+use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
+
+/// Limit for anything that is waited for.
+const LIMIT: Duration = Duration::from_secs(40);
+
+/// What the source has said so far.
+#[derive(Clone, Debug, Default)]
+struct View {
+    services: BTreeMap<String, Arc<ServiceSnapshot>>,
+    synced: u32,
+    updates: u32,
+}
+
+impl View {
+    fn ports(&self, service: &str) -> Option<Vec<u16>> {
+        let snapshot = self.services.get(service)?;
+        let mut ports: Vec<_> = snapshot
+            .instances
+            .iter()
+            .map(|instance| match &instance.endpoint {
+                lb::catalog::Endpoint::Addr(address) => address.port(),
+                lb::catalog::Endpoint::Name { port, .. } => *port,
+            })
+            .collect();
+        ports.sort_unstable();
+        Some(ports)
+    }
+
+    /// The worst state of checks of this scope, over all instances.
+    fn worst(&self, service: &str, scope: CheckScope) -> Option<CheckStatus> {
+        let checks = self.services.get(service)?.instances.iter().flat_map(|instance| &instance.checks);
+        checks.filter(|check| check.scope == scope).map(|check| check.status).max()
+    }
+}
+
+/// A running source and its view.
+struct Watched {
+    source: ConsulSource,
+    metrics: Metrics,
+    view: watch::Receiver<View>,
+}
+
+impl Watched {
+    fn start(config: ConsulConfig) -> Self {
+        let (sender, mut updates) = mpsc::channel(16);
+        let metrics = Metrics::default();
+        let source = spawn(config, metrics.clone(), sender).expect("a usable configuration");
+        let (view_sender, view) = watch::channel(View::default());
+        tokio::spawn(async move {
+            while let Some(update) = updates.recv().await {
+                view_sender.send_modify(|view| {
+                    view.updates += 1;
+                    match update {
+                        Update::Service { snapshot, .. } => {
+                            view.services.insert(snapshot.name.to_string(), snapshot);
+                        }
+                        Update::Gone { service, .. } => {
+                            view.services.remove(&*service);
+                        }
+                        Update::Synced { .. } => view.synced += 1,
+                        Update::Commands { .. } => panic!("not from Consul"),
+                    }
+                });
+            }
+        });
+        Self { source, metrics, view }
+    }
+
+    async fn until(&mut self, what: &str, condition: impl FnMut(&View) -> bool) {
+        let waited = timeout(LIMIT, self.view.wait_for(condition)).await;
+        let met = waited.is_ok_and(|result| result.is_ok());
+        assert!(met, "not within {LIMIT:?}: {what}; seen {:?}", self.view.borrow());
+    }
+
+    async fn until_ports(&mut self, service: &str, ports: &[u16]) {
+        self.until(&format!("{service} on {ports:?}"), |view| view.ports(service).as_deref() == Some(ports)).await;
+    }
+
+    fn errors(&self, kind: &str) -> u64 {
+        self.metrics.control().registry_errors.get(kind).copied().unwrap_or(0)
+    }
+
+    /// Waits until errors of this kind have been counted.
+    async fn until_errors(&self, kind: &str, count: u64) {
+        let deadline = Instant::now() + LIMIT;
+        while self.errors(kind) < count {
+            assert!(Instant::now() < deadline, "no error {kind}: {:?}", self.metrics.control().registry_errors);
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+fn web<'a>(id: &'a str, port: u16) -> Registration<'a> {
+    Registration { service: "web", id, port, tags: &["urlprefix-/web"] }
+}
+
+/// Connections of this process to an address.
+fn connections_to(ip: &str, port: u16) -> usize {
+    let ip: std::net::Ipv4Addr = ip.parse().unwrap();
+    let remote = format!("{:08X}:{port:04X}", u32::from_le_bytes(ip.octets()));
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    // Column 2 is the remote address, column 3 the state (01: established).
+    table
+        .lines()
+        .map(str::split_whitespace)
+        .filter(|line| {
+            let columns: Vec<_> = line.clone().take(4).collect();
+            columns.get(2) == Some(&remote.as_str()) && columns.get(3) == Some(&"01")
+        })
+        .count()
+}
+
+#[tokio::test]
+async fn instances_come_change_and_go() {
+    let agent = ConsulAgent::start();
+    agent.register(&web("a", 1001));
+    let mut watched = Watched::start(agent.config());
+    watched.until("synced", |view| view.synced == 1).await;
+    assert_eq!(watched.view.borrow().ports("web"), Some(vec![1001]));
+
+    agent.register(&web("b", 1002));
+    watched.until_ports("web", &[1001, 1002]).await;
+
+    agent.set_check("b", CheckStatus::Critical);
+    watched.until("b critical", |view| view.worst("web", CheckScope::Service) == Some(CheckStatus::Critical)).await;
+    assert_eq!(watched.view.borrow().ports("web"), Some(vec![1001, 1002]), "sick is not gone");
+    agent.set_check("b", CheckStatus::Warning);
+    watched.until("b warning", |view| view.worst("web", CheckScope::Service) == Some(CheckStatus::Warning)).await;
+    agent.set_check("b", CheckStatus::Passing);
+    watched.until("b passing", |view| view.worst("web", CheckScope::Service) == Some(CheckStatus::Passing)).await;
+
+    agent.service_maintenance("b", true);
+    watched.until("maintenance of b", |view| view.worst("web", CheckScope::ServiceMaintenance).is_some()).await;
+    agent.service_maintenance("b", false);
+    watched.until("its end", |view| view.worst("web", CheckScope::ServiceMaintenance).is_none()).await;
+    agent.node_maintenance(true);
+    watched.until("maintenance of the node", |view| view.worst("web", CheckScope::NodeMaintenance).is_some()).await;
+    agent.node_maintenance(false);
+    watched.until("its end", |view| view.worst("web", CheckScope::NodeMaintenance).is_none()).await;
+
+    agent.deregister("b");
+    watched.until_ports("web", &[1001]).await;
+    agent.deregister("a");
+    watched.until("web gone", |view| !view.services.contains_key("web")).await;
+    assert_eq!(watched.view.borrow().synced, 1, "synced is said once");
+    assert!(watched.metrics.control().registry_errors.is_empty());
+}
+
+#[tokio::test]
+async fn tags_decide_what_is_watched() {
+    let agent = ConsulAgent::start_plain();
+    agent.register(&Registration { service: "web", id: "a", port: 1001, tags: &["plain"] });
+    let mut watched = Watched::start(agent.config());
+    watched.until("synced without a service", |view| view.synced == 1).await;
+    assert!(watched.view.borrow().services.is_empty());
+
+    agent.register(&Registration { service: "web", id: "a", port: 1001, tags: &["plain", " urlprefix-/x "] });
+    watched.until_ports("web", &[1001]).await;
+    agent.register(&Registration { service: "web", id: "a", port: 1001, tags: &["urlprefix-/y"] });
+    watched.until("the new tag", |view| &*view.services["web"].instances[0].tags[0] == "urlprefix-/y").await;
+    agent.register(&Registration { service: "web", id: "a", port: 1001, tags: &["plain"] });
+    watched.until("web gone", |view| view.services.is_empty()).await;
+    assert!(!watched.metrics.control().registry_success.contains_key("web"), "its series is removed");
+}
+
+#[tokio::test]
+async fn rights_that_are_lost_cost_no_data() {
+    let options = Options { certificates: Some(Certificates::new()), acl: true, ..Options::default() };
+    let agent = ConsulAgent::start_with(options);
+    agent.register(&web("a", 1001));
+    let all = r#"service_prefix "" { policy = "read" } node_prefix "" { policy = "read" }"#;
+    let (policy, token) = agent.create_token("lb", all);
+    let config = ConsulConfig { token: Some(token), ..agent.config() };
+    let mut watched = Watched::start(config);
+    watched.until_ports("web", &[1001]).await;
+    watched.until("synced", |view| view.synced == 1).await;
+
+    agent.set_rules(&policy, "lb", "");
+    // Wakes both watches, which are then answered 200 with nothing.
+    agent.register(&web("b", 1002));
+    watched.until_errors("token", 2).await;
+    assert_eq!(watched.view.borrow().ports("web"), Some(vec![1001]));
+
+    // Services may be seen, nodes may not: the list is whole and the instances are hidden.
+    agent.set_rules(&policy, "lb", r#"service_prefix "" { policy = "read" }"#);
+    let before = watched.errors("token");
+    watched.until_errors("token", before + 2).await;
+    assert_eq!(watched.view.borrow().ports("web"), Some(vec![1001]));
+
+    agent.set_rules(&policy, "lb", all);
+    watched.until_ports("web", &[1001, 1002]).await;
+}
+
+#[tokio::test]
+async fn without_rights_from_the_start_it_is_not_synced() {
+    let options = Options { acl: true, ..Options::default() };
+    let agent = ConsulAgent::start_with(options);
+    agent.register(&web("a", 1001));
+    let mut watched = Watched::start(ConsulConfig { token: None, ..agent.config() });
+    watched.until_errors("token", 1).await;
+    assert_eq!(watched.view.borrow().synced, 0);
+    // A reload brings the right token, and is felt at once.
+    watched.source.reload(agent.config()).expect("usable");
+    watched.until("synced", |view| view.synced == 1).await;
+    watched.until_ports("web", &[1001]).await;
+}
+
+#[tokio::test]
+async fn an_agent_that_dies_and_returns_costs_no_data() {
+    let mut agent = ConsulAgent::start();
+    agent.register_many("api", 20, 2);
+    let mut watched = Watched::start(agent.config());
+    watched.until("synced", |view| view.synced == 1).await;
+    agent.kill();
+    watched.until_errors("connect", 2).await;
+    assert_eq!(watched.view.borrow().services.len(), 20);
+    let updates = watched.view.borrow().updates;
+    let seen = watched.metrics.control().registry_success["api-0"];
+    agent.restart();
+    let deadline = Instant::now() + LIMIT;
+    while watched.metrics.control().registry_success["api-0"] <= seen {
+        assert!(Instant::now() < deadline, "never read again");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    agent.register_many("api", 20, 3);
+    watched
+        .until("the third instances", |view| view.services.values().all(|service| service.instances.len() == 3))
+        .await;
+    assert!(watched.view.borrow().updates >= updates + 20);
+    assert_eq!(watched.view.borrow().services.len(), 20);
+}
+
+#[tokio::test]
+async fn an_agent_that_freezes_is_left_for_the_next() {
+    let agent = ConsulAgent::start_with(Options { certificates: Some(Certificates::new()), ..Options::default() });
+    let second = ConsulAgent::client_of(std::slice::from_ref(&agent));
+    agent.register(&web("a", 1001));
+    let mut config = second.config();
+    config.addresses.push(agent.address());
+    let mut watched = Watched::start(config);
+    watched.until_ports("web", &[1001]).await;
+    // Only pings can tell: no socket error comes from a frozen process.
+    second.stop();
+    agent.register(&web("b", 1002));
+    watched.until_ports("web", &[1001, 1002]).await;
+}
+
+#[tokio::test]
+async fn a_leader_that_dies_costs_no_data() {
+    let mut servers = ConsulAgent::cluster();
+    let client = ConsulAgent::client_of(&servers);
+    client.register(&web("a", 1001));
+    let mut watched = Watched::start(client.config());
+    watched.until_ports("web", &[1001]).await;
+    let leader = servers.iter().position(ConsulAgent::is_leader).expect("a leader");
+    let gone = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let (mut views, lost) = (watched.view.clone(), gone.clone());
+    let observer = tokio::spawn(async move {
+        let _ = views.wait_for(|view| view.ports("web").is_none_or(|ports| ports.is_empty())).await;
+        lost.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    servers[leader].kill();
+    client.wait_ready();
+    client.register(&web("b", 1002));
+    watched.until_ports("web", &[1001, 1002]).await;
+    observer.abort();
+    assert!(!gone.load(std::sync::atomic::Ordering::Relaxed), "the service was empty for a moment");
+}
+
+#[tokio::test]
+async fn hundreds_of_watches_share_few_connections() {
+    let agent = ConsulAgent::start();
+    agent.register_many("api", 300, 2);
+    let mut watched = Watched::start(agent.config());
+    watched.until("synced", |view| view.synced == 1).await;
+    assert_eq!(watched.view.borrow().services.len(), 300);
+    // Every watch now blocks on a stream of its own: 301 of them take two connections.
+    let ours = connections_to(&agent.ip, 8501);
+    assert!((1..=2).contains(&ours), "{ours} connections");
+    agent.register_many("new", 1, 1);
+    watched.until_ports("new-0", &[1000]).await;
+}
+
+#[tokio::test]
+async fn plain_http_takes_turns_on_few_connections() {
+    let agent = ConsulAgent::start_plain();
+    agent.register_many("api", 60, 1);
+    let mut watched = Watched::start(ConsulConfig { max_connections: 4, ..agent.config() });
+    watched.until("synced", |view| view.synced == 1).await;
+    agent.register_many("api", 60, 2);
+    watched.until("all changes", |view| view.services.values().all(|service| service.instances.len() == 2)).await;
+    let ours = connections_to(&agent.ip, 8500);
+    assert!((1..=4).contains(&ours), "{ours} connections");
+}
+
+#[tokio::test]
+async fn a_reload_with_bad_files_changes_nothing() {
+    let agent = ConsulAgent::start();
+    agent.register(&web("a", 1001));
+    let mut watched = Watched::start(agent.config());
+    watched.until_ports("web", &[1001]).await;
+    let missing = agent.certificates().path("missing.pem");
+    let error = watched.source.reload(ConsulConfig { cert_file: Some(missing), ..agent.config() }).unwrap_err();
+    assert!(error.to_string().contains("missing.pem") && error.to_string().contains("cert_file"), "{error}");
+    let mismatch = ConsulConfig {
+        key_file: Some(agent.certificates().path(&format!("agent-{}-key.pem", agent.ip))),
+        ..agent.config()
+    };
+    assert!(watched.source.reload(mismatch).is_err(), "a key of another certificate");
+    agent.certificates().issue("client2", &["client2.test".to_owned()]);
+    let fresh = ConsulConfig {
+        cert_file: Some(agent.certificates().path("client2.pem")),
+        key_file: Some(agent.certificates().path("client2-key.pem")),
+        ..agent.config()
+    };
+    watched.source.reload(fresh).expect("usable");
+    agent.register(&web("b", 1002));
+    watched.until_ports("web", &[1001, 1002]).await;
+}
+
+async fn fake(wait: Duration) -> (FakeConsul, Watched) {
+    let fake = FakeConsul::start().await;
+    fake.set("web", &[1001]);
+    fake.set("api", &[2001, 2002]);
+    let mut watched = Watched::start(ConsulConfig { wait, ..plain_config(&fake.url()) });
+    watched.until("synced", |view| view.synced == 1).await;
+    (fake, watched)
+}
+
+const SHORT: Duration = Duration::from_millis(800);
+
+#[tokio::test]
+async fn an_index_that_goes_back_starts_over() {
+    let (fake, mut watched) = fake(SHORT).await;
+    fake.turn_back(3, "web", &[1005]);
+    watched.until_ports("web", &[1005]).await;
+    fake.set("web", &[1006]);
+    watched.until_ports("web", &[1006]).await;
+}
+
+#[tokio::test]
+async fn an_index_of_nought_or_none_is_no_busy_loop() {
+    for fault in [Fault::IndexZero, Fault::NoIndex] {
+        let (fake, mut watched) = fake(SHORT).await;
+        fake.fault(fault);
+        fake.set("web", &[1002]);
+        watched.until_ports("web", &[1002]).await;
+        let before = fake.requests().len();
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let asked = fake.requests().len() - before;
+        assert!(asked <= 15, "{asked} requests of three watches in 3 s");
+        assert!(!fake.requests().iter().any(|request| request.contains("index=0")), "an index of 0 does not block");
+        fake.fault(Fault::None);
+        fake.set("web", &[1003]);
+        watched.until_ports("web", &[1003]).await;
+    }
+}
+
+#[tokio::test]
+async fn errors_keep_the_data_and_are_survived() {
+    let cases = [
+        (Fault::Truncated, "decode"),
+        (Fault::Status(500, None), "status"),
+        (Fault::Status(429, Some(1)), "status"),
+        (Fault::Status(503, Some(1)), "status"),
+        (Fault::Empty, "token"),
+        (Fault::EmptyHealth, "token"),
+    ];
+    for (fault, kind) in cases {
+        let (fake, mut watched) = fake(SHORT).await;
+        fake.fault(fault.clone());
+        watched.until_errors(kind, 2).await;
+        assert_eq!(watched.view.borrow().ports("web"), Some(vec![1001]), "{fault:?}");
+        assert_eq!(watched.view.borrow().ports("api"), Some(vec![2001, 2002]), "{fault:?}");
+        assert!(
+            !fake.requests().iter().any(|request| request.contains("index=1&")),
+            "the index of an error: {fault:?}"
+        );
+        fake.fault(Fault::None);
+        fake.set("web", &[1002]);
+        watched.until_ports("web", &[1002]).await;
+        assert_eq!(watched.view.borrow().ports("api"), Some(vec![2001, 2002]), "{fault:?}");
+    }
+}
+
+#[tokio::test]
+async fn retry_after_is_obeyed() {
+    let (fake, mut watched) = fake(SHORT).await;
+    fake.fault(Fault::Status(429, Some(3)));
+    watched.until_errors("status", 3).await;
+    let before = fake.requests().len();
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(2) {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(fake.requests().len(), before, "asked again before the time that the agent named");
+    fake.fault(Fault::None);
+    fake.set("web", &[1002]);
+    watched.until_ports("web", &[1002]).await;
+}
+
+#[tokio::test]
+async fn a_hanging_agent_is_given_up() {
+    let (fake, mut watched) = fake(SHORT).await;
+    fake.fault(Fault::Hang);
+    watched.until_errors("timeout", 3).await;
+    assert_eq!(watched.view.borrow().ports("web"), Some(vec![1001]));
+    fake.fault(Fault::None);
+    fake.set("web", &[1002]);
+    watched.until_ports("web", &[1002]).await;
+}
+
+#[tokio::test]
+async fn emptiness_is_asked_about_at_the_leader() {
+    let (fake, mut watched) = fake(SHORT).await;
+    let mut views = watched.view.clone();
+    let observer = tokio::spawn(async move {
+        let empty = |view: &View| view.ports("web").is_none_or(|ports| ports.is_empty());
+        views.wait_for(empty).await.map(|_| ()).is_ok()
+    });
+    // An old and empty answer of a server that lags; the leader says otherwise.
+    fake.fault(Fault::Old(60_000));
+    fake.set("web", &[1002]);
+    watched.until_ports("web", &[1002]).await;
+    fake.fault(Fault::None);
+    fake.set("web", &[1003]);
+    watched.until_ports("web", &[1003]).await;
+    assert!(!observer.is_finished(), "an empty answer was believed");
+    observer.abort();
+}
+
+#[tokio::test]
+async fn mass_removal_is_confirmed_and_then_believed() {
+    let (fake, mut watched) = fake(Duration::from_secs(20)).await;
+    let confirming =
+        |path: &str| fake.requests().iter().filter(|r| r.starts_with(path) && !r.contains("stale")).count();
+    assert_eq!(confirming("/v1/health/service/api"), 0, "nothing needed a second look so far");
+    fake.set("api", &[2001, 2009]);
+    watched.until_ports("api", &[2001, 2009]).await;
+    assert_eq!(confirming("/v1/health/service/api"), 0, "one of three is no mass");
+    fake.set("api", &[3001]);
+    watched.until_ports("api", &[3001]).await;
+    assert_eq!(confirming("/v1/health/service/api"), 1);
+    fake.remove("api");
+    watched.until("api gone", |view| !view.services.contains_key("api")).await;
+    assert!(confirming("/v1/catalog/services") >= 1);
+    assert_eq!(watched.view.borrow().ports("web"), Some(vec![1001]));
+}
+
+#[tokio::test]
+async fn without_a_leader_stale_answers_are_taken() {
+    let (fake, mut watched) = fake(SHORT).await;
+    fake.fault(Fault::Leaderless(90_000));
+    fake.set("web", &[1001, 1002]);
+    watched.until_ports("web", &[1001, 1002]).await;
+    assert!(watched.errors("status") >= 1, "the leader was asked first");
+}
+
+#[tokio::test]
+async fn a_resync_reads_without_index() {
+    let fake = FakeConsul::start().await;
+    fake.set("web", &[1001]);
+    let config = ConsulConfig { wait: SHORT, resync: Duration::from_secs(1), ..plain_config(&fake.url()) };
+    let mut watched = Watched::start(config);
+    watched.until("synced", |view| view.synced == 1).await;
+    let unconditional = || fake.requests().iter().filter(|r| r.contains("health") && !r.contains("index=")).count();
+    let deadline = Instant::now() + LIMIT;
+    while unconditional() < 3 {
+        assert!(Instant::now() < deadline, "never read without index");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(watched.view.borrow().updates, 2, "the same data is no update");
+}
+
+async fn failing_step(config: &ConsulConfig) -> (String, String, String) {
+    let steps = probe(config).await;
+    let last = steps.last().expect("a step");
+    assert!(steps[..steps.len() - 1].iter().all(|step| step.ok), "{steps:#?}");
+    assert!(!last.ok, "{steps:#?}");
+    (last.name.to_owned(), last.detail.clone(), last.hint.clone().unwrap_or_default())
+}
+
+#[tokio::test]
+async fn the_probe_names_the_step_that_fails() {
+    let agent = ConsulAgent::start();
+    let other = Certificates::new();
+    let good = agent.config();
+    let steps = probe(&good).await;
+    let names: Vec<_> = steps.iter().map(|step| step.name).collect();
+    assert_eq!(names, ["resolve", "connect", "tls", "token", "first read"], "{steps:#?}");
+    assert!(steps.iter().all(|step| step.ok), "{steps:#?}");
+
+    let cases = [
+        (ConsulConfig { cert_file: None, key_file: None, ..good.clone() }, "tls", "demands a client certificate"),
+        (
+            ConsulConfig {
+                cert_file: Some(other.path("client.pem")),
+                key_file: Some(other.path("client-key.pem")),
+                ..good.clone()
+            },
+            "tls",
+            "refuses the client certificate",
+        ),
+        (ConsulConfig { ca_file: Some(other.path("ca.pem")), ..good.clone() }, "tls", "consul.ca_file"),
+        (ConsulConfig { server_name: Some("elsewhere.test".into()), ..good.clone() }, "tls", "consul.server_name"),
+        (ConsulConfig { addresses: vec![format!("http://{}:8501", agent.ip)], ..good.clone() }, "connect", "https://"),
+        (
+            ConsulConfig { addresses: vec![format!("https://{}:8511", agent.ip)], ..good.clone() },
+            "connect",
+            "nothing listens",
+        ),
+        (
+            ConsulConfig { addresses: vec!["https://no-such-host.invalid:8501".into()], ..good.clone() },
+            "resolve",
+            "host name",
+        ),
+        (ConsulConfig { ca_file: Some("/nonexistent/ca.pem".into()), ..good.clone() }, "config", ""),
+    ];
+    for (config, step, hint) in cases {
+        let (name, detail, found) = failing_step(&config).await;
+        assert_eq!(name, step, "{detail}; {found}");
+        assert!(found.contains(hint), "{step}: {detail}: `{found}` lacks `{hint}`");
+    }
+}
+
+#[tokio::test]
+async fn the_probe_knows_tokens_and_plain_ports() {
+    let agent = ConsulAgent::start_with(Options { acl: true, ..Options::default() });
+    let good = agent.config();
+    assert!(probe(&good).await.iter().all(|step| step.ok));
+    let cases = [
+        (ConsulConfig { addresses: vec![format!("https://{}:8500", agent.ip)], ..good.clone() }, "tls", "plain HTTP"),
+        (
+            ConsulConfig { token: Some("00000000-0000-0000-0000-00000000bbbb".into()), ..good.clone() },
+            "token",
+            "does not know",
+        ),
+        (ConsulConfig { token: None, ..good.clone() }, "first read", "policy"),
+    ];
+    for (config, step, hint) in cases {
+        let (name, detail, found) = failing_step(&config).await;
+        assert_eq!(name, step, "{detail}; {found}");
+        assert!(found.contains(hint), "{step}: {detail}: `{found}` lacks `{hint}`");
+    }
+}

@@ -1,0 +1,243 @@
+//! A stand-in for an agent, over plain HTTP/1.1, for what a real one cannot be made to do on demand. It knows the two
+//! paths that a watch reads, blocks as Consul does, and can be told to misbehave.
+
+use std::collections::{BTreeMap, HashMap};
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+/// What goes wrong, with every answer until it is set back.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Fault {
+    /// Nothing.
+    #[default]
+    None,
+    /// `X-Consul-Index: 0`.
+    IndexZero,
+    /// No index at all.
+    NoIndex,
+    /// A 200 whose JSON ends in the middle.
+    Truncated,
+    /// Requests are read and never answered.
+    Hang,
+    /// This status, with `Retry-After` in seconds if given; and with the misleading `X-Consul-Index: 1` of Consul 1.8.
+    Status(u16, Option<u64>),
+    /// 200 and nothing, from any server; the leader knows better.
+    EmptyUnlessDefault,
+    /// 200 and nothing, whoever is asked; `consul` is not listed.
+    Empty,
+    /// Health answers are empty, the list is whole.
+    EmptyHealth,
+    /// Stale answers say so: last contact in ms, and known leader. Default reads fail with 500.
+    Leaderless(u64),
+    /// Stale answers are this old (ms), and empty; default reads are right.
+    Old(u64),
+}
+
+#[derive(Clone, Debug, Default)]
+struct State {
+    index: u64,
+    services: BTreeMap<String, Vec<u16>>,
+    fault: Fault,
+}
+
+/// The stand-in. Ends with its handle.
+pub struct FakeConsul {
+    /// Where it listens.
+    pub address: SocketAddr,
+    state: watch::Sender<State>,
+    requests: Arc<Mutex<Vec<String>>>,
+    task: JoinHandle<()>,
+}
+
+impl FakeConsul {
+    /// Starts on a free port.
+    pub async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+        let address = listener.local_addr().expect("address");
+        let state = watch::Sender::new(State { index: 100, ..State::default() });
+        let requests = Arc::new(Mutex::new(Vec::new()));
+        let task = tokio::spawn(accept(listener, state.clone(), requests.clone()));
+        Self { address, state, requests, task }
+    }
+
+    /// Its URL.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Sets a service to instances on these ports, and raises the index.
+    pub fn set(&self, service: &str, ports: &[u16]) {
+        self.state.send_modify(|state| {
+            state.services.insert(service.to_owned(), ports.to_vec());
+            state.index += 1;
+        });
+    }
+
+    /// Removes a service.
+    pub fn remove(&self, service: &str) {
+        self.state.send_modify(|state| {
+            state.services.remove(service);
+            state.index += 1;
+        });
+    }
+
+    /// Misbehaves from now on; blocked queries are answered that way too.
+    pub fn fault(&self, fault: Fault) {
+        self.state.send_modify(|state| {
+            state.fault = fault;
+            state.index += 1;
+        });
+    }
+
+    /// Sets the index, and a service in the same moment, without waking what blocks on a higher one.
+    pub fn turn_back(&self, index: u64, service: &str, ports: &[u16]) {
+        self.state.send_modify(|state| {
+            state.services.insert(service.to_owned(), ports.to_vec());
+            state.index = index;
+        });
+    }
+
+    /// Path and query of all requests so far.
+    pub fn requests(&self) -> Vec<String> {
+        self.requests.lock().expect("lock").clone()
+    }
+}
+
+impl Drop for FakeConsul {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn accept(listener: TcpListener, state: watch::Sender<State>, requests: Arc<Mutex<Vec<String>>>) {
+    loop {
+        let Ok((stream, _)) = listener.accept().await else { continue };
+        let (state, requests) = (state.clone(), requests.clone());
+        tokio::spawn(async move {
+            let service = service_fn(move |request: Request<Incoming>| {
+                requests.lock().expect("lock").push(request.uri().to_string());
+                answer(request, state.subscribe())
+            });
+            // A client that goes away ends its connection with an error that is nobody's fault.
+            let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+        });
+    }
+}
+
+async fn answer(
+    request: Request<Incoming>,
+    mut state: watch::Receiver<State>,
+) -> Result<Response<Full<Bytes>>, Infallible> {
+    let query: HashMap<_, _> = request
+        .uri()
+        .query()
+        .unwrap_or_default()
+        .split('&')
+        .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+        .collect();
+    let stale = query.contains_key("stale");
+    let index: u64 = query.get("index").and_then(|text| text.parse().ok()).unwrap_or(0);
+    let wait = query.get("wait").and_then(|text| text.strip_suffix("ms")).and_then(|text| text.parse().ok());
+    let wait = Duration::from_millis(wait.unwrap_or(0));
+    if index > 0 {
+        let _ = timeout(wait, state.wait_for(|state| state.index > index)).await;
+    }
+    let now = state.borrow().clone();
+    if now.fault == Fault::Hang {
+        std::future::pending::<()>().await;
+    }
+    let service = request.uri().path().strip_prefix("/v1/health/service/");
+    Ok(respond(&now, service, stale))
+}
+
+fn respond(state: &State, service: Option<&str>, stale: bool) -> Response<Full<Bytes>> {
+    let hidden = match state.fault {
+        Fault::Empty => true,
+        Fault::EmptyUnlessDefault | Fault::Old(_) => stale,
+        Fault::EmptyHealth => service.is_some(),
+        _ => false,
+    };
+    let body = match service {
+        _ if hidden => {
+            if service.is_some() {
+                json!([])
+            } else {
+                json!({})
+            }
+        }
+        Some(name) => health(name, state.services.get(name).map_or(&[], Vec::as_slice)),
+        None => list(state),
+    };
+    let mut text = body.to_string();
+    if state.fault == Fault::Truncated {
+        text.truncate(text.len() / 2 + 1);
+    }
+    let mut response = Response::builder().header("X-Consul-KnownLeader", "true").header("X-Consul-LastContact", "0");
+    response = match state.fault {
+        Fault::IndexZero => response.header("X-Consul-Index", "0"),
+        Fault::NoIndex => response,
+        _ => response.header("X-Consul-Index", state.index.to_string()),
+    };
+    match state.fault {
+        Fault::Status(code, after) => {
+            response =
+                Response::builder().status(code).header("X-Consul-Index", "1").header("X-Consul-KnownLeader", "false");
+            if let Some(after) = after {
+                response = response.header("Retry-After", after.to_string());
+            }
+            text = "a fault on purpose".to_owned();
+        }
+        Fault::Leaderless(_) if !stale => {
+            response = Response::builder().status(500).header("X-Consul-Index", "1");
+            text = "No cluster leader".to_owned();
+        }
+        Fault::Leaderless(age) => {
+            response = Response::builder()
+                .header("X-Consul-KnownLeader", "false")
+                .header("X-Consul-LastContact", age.to_string())
+                .header("X-Consul-Index", state.index.to_string());
+        }
+        Fault::Old(age) if stale => {
+            response = Response::builder()
+                .header("X-Consul-KnownLeader", "true")
+                .header("X-Consul-LastContact", age.to_string())
+                .header("X-Consul-Index", state.index.to_string());
+        }
+        _ => {}
+    }
+    response.body(Full::new(Bytes::from(text))).expect("a valid response")
+}
+
+fn list(state: &State) -> Value {
+    let mut list = json!({"consul": []});
+    for name in state.services.keys() {
+        list[name] = json!([format!("urlprefix-/{name}")]);
+    }
+    list
+}
+
+fn health(name: &str, ports: &[u16]) -> Value {
+    let entries = ports.iter().map(|port| {
+        json!({
+            "Node": {"Node": "fake", "Address": "127.0.0.1"},
+            "Service": {"ID": format!("{name}-{port}"), "Service": name, "Address": "", "Port": port,
+                "Tags": [format!("urlprefix-/{name}")], "Weights": {"Passing": 1, "Warning": 1}},
+            "Checks": [{"CheckID": "serfHealth", "Status": "passing", "ServiceID": ""}],
+        })
+    });
+    Value::Array(entries.collect())
+}
