@@ -3,6 +3,7 @@
 pub mod consul;
 pub mod dns;
 pub mod file;
+pub mod resolve;
 pub mod static_routes;
 pub mod task;
 
