@@ -2,6 +2,11 @@
 
 pub mod backoff;
 pub mod consul;
+pub mod dns;
+pub mod file;
+pub mod resolve;
+pub mod static_routes;
+pub mod task;
 
 use std::sync::Arc;
 
