@@ -207,16 +207,27 @@ fn static_route(reader: &mut Reader<'_>) -> Option<StaticRoute> {
     if targets.is_empty() {
         reader.wrong("targets", "names no target", "write targets = [\"http://10.0.0.5:8080\"]");
     }
-    for target in &targets {
-        let known = ["http", "https", "tcp", "grpc", "grpcs", "h2", "h2c", "srv"];
-        let fine = target.split_once("://").is_some_and(|(scheme, rest)| known.contains(&scheme) && !rest.is_empty());
-        if !fine {
-            let problem = format!("names the target {target:?}, which is not a URL we can reach");
-            reader.wrong("targets", &problem, "write SCHEME://HOST:PORT with http, https, tcp, grpc, grpcs, h2 or h2c");
+    let options = reader.text_or_empty("options");
+    let route = StaticRoute { service: service?, source: source?, targets, options };
+    if !route.targets.is_empty() {
+        for error in crate::catalog::command::from_static(&route).err().into_iter().flatten() {
+            // The text of the error says which of the keys it is about.
+            let name = ["service", "source", "options"].into_iter().find(|name| {
+                error.text
+                    == *match *name {
+                        "service" => &route.service,
+                        "source" => &route.source,
+                        _ => &route.options,
+                    }
+            });
+            let problem = match name {
+                Some(_) => format!("makes no route: {}", error.reason),
+                None => format!("makes no route: {:?}: {}", error.text, error.reason),
+            };
+            reader.wrong(name.unwrap_or("targets"), &problem, "");
         }
     }
-    let options = reader.text_or_empty("options");
-    Some(StaticRoute { service: service?, source: source?, targets, options })
+    Some(route)
 }
 
 fn certificates(
