@@ -27,7 +27,7 @@ fn main() -> ExitCode {
         Ok(code) => ExitCode::from(code),
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("lb: {error:#}");
+            say(&format!("lb: {error:#}\n"));
             ExitCode::from(FAILED)
         }
     }
@@ -48,11 +48,7 @@ fn dispatch(cli: cli::Cli) -> Result<u8> {
             clap_complete::generate(shell, &mut cli::command(), "lb", &mut script);
             print(&script)
         }
-        Action::Man => {
-            let mut page = Vec::new();
-            clap_mangen::Man::new(cli::command()).render(&mut page)?;
-            print(&page)
-        }
+        Action::Man => print(&lb::manual::page()?),
         Action::Version => print(version(cli.json).as_bytes()),
     }
 }
@@ -105,7 +101,7 @@ fn check_all(args: &CheckArgs, json: bool) -> Result<u8> {
         print(text.as_bytes())?;
     } else {
         show(&report);
-        eprintln!("{}", report.summary());
+        say(&format!("{}\n", report.summary()));
     }
     Ok(report.exit_code())
 }
@@ -113,7 +109,12 @@ fn check_all(args: &CheckArgs, json: bool) -> Result<u8> {
 /// Writes findings for people.
 fn show(report: &Report) {
     let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let _ = std::io::stderr().write_all(report.to_text(colour).as_bytes());
+    say(&report.to_text(colour));
+}
+
+/// Writes to standard error; when that is closed there is nobody left to tell.
+fn say(text: &str) {
+    let _ = std::io::stderr().write_all(text.as_bytes());
 }
 
 /// Writes a result to standard output; a reader that went away is no failure.

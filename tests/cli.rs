@@ -1,5 +1,7 @@
 //! The command line as a terminal shows it: exit code, standard output, standard error of the built binary.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -73,7 +75,9 @@ fn completions_and_manual_know_the_keys() {
     }
     let shown = lb(&["man"]);
     assert_eq!(shown.code, Some(0), "{}", shown.err);
-    assert!(shown.out.contains(".TH"), "{}", shown.out);
+    for part in [".TH", "consul.max_stale", "LB_CONSUL_MAX_STALE", "Default: 5s", "EXIT STATUS"] {
+        assert!(shown.out.contains(part), "{part}\n{}", shown.out);
+    }
 }
 
 #[test]
@@ -170,6 +174,7 @@ fn a_closed_pipe_is_no_panic() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
+    // The script is longer than a pipe holds, so the write meets the closed end.
     drop(child.stdout.take());
     let output = child.wait_with_output().unwrap();
     assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(0), &b""[..]));

@@ -73,7 +73,8 @@ impl Files {
     pub(crate) fn folder(&mut self, key: &str, path: &Path) -> Vec<PathBuf> {
         match std::fs::read_dir(path) {
             Ok(entries) => {
-                let visible = |path: &PathBuf| !path.file_name().is_some_and(|name| name.as_encoded_bytes()[0] == b'.');
+                let visible =
+                    |path: &PathBuf| path.file_name().is_some_and(|name| !name.as_encoded_bytes().starts_with(b"."));
                 let mut paths: Vec<PathBuf> = entries
                     .flatten()
                     .map(|entry| entry.path())

@@ -141,11 +141,21 @@ impl Walk<'_> {
         tags
     }
 
+    fn collect_all<'e>(
+        &self,
+        items: impl Iterator<Item = &'e Expression>,
+        line: usize,
+        tags: &mut Vec<JobTag>,
+    ) -> bool {
+        // Not `all`: what follows an open item is wanted too.
+        items.map(|item| self.collect(item, line, tags)).fold(true, |all, whole| all & whole)
+    }
+
     /// Collects every text written out in an expression; false when something else is in it. The parser limits the
     /// nesting, and with it this recursion.
     fn collect(&self, expression: &Expression, line: usize, tags: &mut Vec<JobTag>) -> bool {
         match expression {
-            Expression::Array(items) => items.iter().fold(true, |all, item| self.collect(item, line, tags) && all),
+            Expression::Array(items) => self.collect_all(items.iter(), line, tags),
             Expression::Parenthesis(inner) => self.collect(inner.inner(), line, tags),
             Expression::Conditional(either) => {
                 let yes = self.collect(&either.true_expr, line, tags);
@@ -154,7 +164,7 @@ impl Walk<'_> {
             Expression::FuncCall(call)
                 if ["concat", "compact", "distinct", "flatten"].contains(&call.name.name.as_str()) =>
             {
-                call.args.iter().fold(true, |all, item| self.collect(item, line, tags) && all)
+                self.collect_all(call.args.iter(), line, tags)
             }
             other => match text_of(other) {
                 Some(mut tag) => {

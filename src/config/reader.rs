@@ -227,7 +227,7 @@ fn convert(key: &Key, entry: &Entry) -> Result<Typed, String> {
             let parsed: Result<Vec<_>, _> = items.iter().map(|item| parse_socket(item, Some(53))).collect();
             parsed.map(Typed::Sockets)
         }
-        Kind::List => items(value).map(Typed::List).ok_or("is not a list of texts"),
+        Kind::List | Kind::Urls => items(value).map(Typed::List).ok_or("is not a list of texts"),
         Kind::Word(words) => match text {
             Some(text) if words.contains(&text) => Ok(Typed::Text(text.to_owned())),
             _ => Err("is not one of the known words"),
