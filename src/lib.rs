@@ -2,10 +2,14 @@
 
 pub mod admin;
 pub mod catalog;
+pub mod check;
+pub mod cli;
 pub mod config;
 pub mod control;
 pub mod log;
+pub mod manual;
 pub mod metrics;
 pub mod proxy;
 pub mod registry;
+pub mod serve;
 pub mod table;

@@ -1,6 +1,6 @@
 //! From [`Settings`] to [`Config`]: types, defaults, and the checks that need more than one key.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use super::keys::section;
 use super::mistake::{Mistake, Place};
@@ -119,6 +119,19 @@ fn consul(reader: &mut Reader<'_>, env: ConsulEnvironment, warnings: &mut Vec<Mi
         critical_hold: reader.time("critical_hold"),
         max_connections: reader.count("max_connections"),
     };
+    for (name, value) in
+        [("datacenter", &config.datacenter), ("namespace", &config.namespace), ("partition", &config.partition)]
+    {
+        let fits = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        if value.as_deref().is_some_and(|value| !value.chars().all(fits)) {
+            reader.wrong(name, "cannot be such a name", "use letters, digits, - and _");
+        }
+    }
+    if let Some(name) = &config.server_name
+        && rustls::pki_types::ServerName::try_from(name.as_str()).is_err()
+    {
+        reader.wrong("server_name", "is not a name a certificate can carry", "write it like server.dc1.consul");
+    }
     if config.tag_prefix.is_empty() {
         reader.wrong("tag_prefix", "is empty, so that every tag would be a route", "write \"urlprefix-\"");
     }
@@ -146,7 +159,8 @@ fn consul_addresses(
     // Consul's own tools take CONSUL_HTTP_SSL=true as the last word on their own address variable.
     let forced = env.ssl && matches!(reader.place("address"), Some(Place::Env(name)) if name == "CONSUL_HTTP_ADDR");
     let mut addresses = Vec::new();
-    for text in reader.text_or_empty("address").split(',').map(str::trim).filter(|text| !text.is_empty()) {
+    let written = reader.list("address").join(",");
+    for text in written.split(',').map(str::trim).filter(|text| !text.is_empty()) {
         let url = match text.split_once("://") {
             None if wants_tls || env.ssl => format!("https://{}", with_port(text)),
             None => format!("http://{}", with_port(text)),
@@ -207,16 +221,27 @@ fn static_route(reader: &mut Reader<'_>) -> Option<StaticRoute> {
     if targets.is_empty() {
         reader.wrong("targets", "names no target", "write targets = [\"http://10.0.0.5:8080\"]");
     }
-    for target in &targets {
-        let known = ["http", "https", "tcp", "grpc", "grpcs", "h2", "h2c", "srv"];
-        let fine = target.split_once("://").is_some_and(|(scheme, rest)| known.contains(&scheme) && !rest.is_empty());
-        if !fine {
-            let problem = format!("names the target {target:?}, which is not a URL we can reach");
-            reader.wrong("targets", &problem, "write SCHEME://HOST:PORT with http, https, tcp, grpc, grpcs, h2 or h2c");
+    let options = reader.text_or_empty("options");
+    let route = StaticRoute { service: service?, source: source?, targets, options };
+    if !route.targets.is_empty() {
+        for error in crate::catalog::command::from_static(&route).err().into_iter().flatten() {
+            // The text of the error says which of the keys it is about.
+            let name = ["service", "source", "options"].into_iter().find(|name| {
+                error.text
+                    == *match *name {
+                        "service" => &route.service,
+                        "source" => &route.source,
+                        _ => &route.options,
+                    }
+            });
+            let problem = match name {
+                Some(_) => format!("makes no route: {}", error.reason),
+                None => format!("makes no route: {:?}: {}", error.text, error.reason),
+            };
+            reader.wrong(name.unwrap_or("targets"), &problem, "");
         }
     }
-    let options = reader.text_or_empty("options");
-    Some(StaticRoute { service: service?, source: source?, targets, options })
+    Some(route)
 }
 
 fn certificates(
@@ -271,7 +296,7 @@ fn listeners(
     warnings: &mut Vec<Mistake>,
 ) -> Vec<ListenerConfig> {
     let certificates = &config.certificates;
-    let mut seen: Vec<SocketAddr> = Vec::new();
+    let mut seen = HashSet::new();
     let mut listeners = each(settings, "listener", mistakes, |reader| {
         if !reader.has("address") {
             reader.wrong("address", "is missing", "say where to listen, as in address = \"0.0.0.0:9999\"");
@@ -282,10 +307,9 @@ fn listeners(
             if listener.address == config.admin.address {
                 reader.wrong("address", "is the admin listener's too", "change one of them (admin.address)");
             }
-            if seen.contains(&listener.address) {
+            if !seen.insert(listener.address) {
                 reader.wrong("address", "is another listener's too", "remove one of them or change its port");
             }
-            seen.push(listener.address);
         }
         Some(listener)
     });
@@ -303,8 +327,10 @@ fn listeners(
             });
         }
     }
-    let used = |name: &String| listeners.iter().any(|listener| listener.certificates.as_ref() == Some(name));
-    for (name, group) in settings.named.get("certificates").into_iter().flatten().filter(|(name, _)| !used(name)) {
+    let used: HashSet<&String> = listeners.iter().filter_map(|listener| listener.certificates.as_ref()).collect();
+    for (name, group) in
+        settings.named.get("certificates").into_iter().flatten().filter(|(name, _)| !used.contains(name))
+    {
         warnings.push(Mistake {
             key: format!("certificates.{name}"),
             value: None,
@@ -412,6 +438,9 @@ fn proxy(reader: &mut Reader<'_>, (attempts, budget_percent, budget_min): (u32, 
     };
     if http::HeaderValue::from_str(&config.tls_header_value).is_err() {
         reader.wrong("tls_header_value", "cannot stand in a header", "use printable ASCII characters");
+    }
+    if config.local_ip.as_ref().is_some_and(|text| text.parse::<std::net::IpAddr>().is_err()) {
+        reader.wrong("local_ip", "is not an IP address", "write it like \"10.0.0.1\"");
     }
     config
 }

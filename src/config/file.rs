@@ -10,11 +10,14 @@ use super::keys::{SECTIONS, Section, Shape, section};
 use super::mistake::{Mistake, Place, nearest};
 use super::raw::{Entry, Group, ITEMS_MAX, Settings, Written, is_name, unknown};
 
+/// Most syntax errors reported: what follows the first few is mostly their echo.
+const SYNTAX_ERRORS_MAX: usize = 10;
+
 /// Reads a file's text. Mistakes and warnings are added to the lists.
 pub(crate) fn read(path: &Arc<Path>, text: &str, mistakes: &mut Vec<Mistake>, warnings: &mut Vec<Mistake>) -> Settings {
     let (table, errors) = DeTable::parse_recoverable(text);
     let mut reader = Reader { path, text, settings: Settings::default(), mistakes, warnings };
-    for error in &errors {
+    for error in errors.iter().take(SYNTAX_ERRORS_MAX) {
         let place = reader.place(error.span().map_or(0, |span| span.start));
         let problem = error.message().replace('\n', ", ");
         reader.mistakes.push(Mistake { key: String::new(), value: None, place, problem, advice: String::new() });

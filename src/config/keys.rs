@@ -22,6 +22,8 @@ pub enum Kind {
     Socket,
     /// A list of texts.
     List,
+    /// URLs, separated by commas, or as a list.
+    Urls,
     /// A list of `IP:PORT`.
     Sockets,
     /// One of these words.
@@ -52,6 +54,7 @@ impl Kind {
             ),
             Self::Socket => "write an address and a port, like \"0.0.0.0:9999\" or \"[::1]:9999\"".to_owned(),
             Self::List => "write a list of texts, like [\"a\", \"b\"]".to_owned(),
+            Self::Urls => "write URLs in quotes, separated by commas".to_owned(),
             Self::Sockets => "write a list of addresses, like [\"127.0.0.1:8600\"]".to_owned(),
             Self::Word(words) => format!("write one of: {}", words.join(", ")),
             Self::Words(words) => format!("write a list of: {}", words.join(", ")),
@@ -73,6 +76,7 @@ impl Kind {
             Self::Count(..) => "N",
             Self::Time(..) => "DURATION",
             Self::Socket => "ADDR",
+            Self::Urls => "URL,…",
             Self::List | Self::Sockets | Self::Words(_) => "LIST",
             Self::Word(_) => "WORD",
             Self::Header => "HEADER",
@@ -333,7 +337,7 @@ pub const SECTIONS: &[Section] = &[
 const CONSUL: &[Key] = &[
     key(
         "address",
-        Kind::Text,
+        Kind::Urls,
         "127.0.0.1:8500",
         "Agents, tried in order, separated by commas: http://, https:// or unix:// URLs. Without a scheme, https is \
          used when a CA or client certificate is configured, else http. Also CONSUL_HTTP_ADDR and CONSUL_HTTP_SSL.",
@@ -503,7 +507,7 @@ const PROXY: &[Key] = &[
         "prefix",
         "How a route's path is compared: prefix, iprefix (ignoring case) or glob.",
     ),
-    key("no_route_status", Kind::Count(100, 999), "404", "Status when no route matches."),
+    key("no_route_status", Kind::Count(200, 999), "404", "Status when no route matches."),
     unset("no_route_page", Kind::Path, "no-route.html", "Page sent with it."),
     key(
         "retry_after",

@@ -65,7 +65,7 @@ pub fn load(inputs: &Inputs) -> Result<Loaded, Mistakes> {
 /// As [`load`]; a file that cannot be read is a mistake too.
 pub fn read(path: Option<&Path>, flags: Vec<(String, String)>) -> Result<Loaded, Mistakes> {
     let file = match path {
-        Some(path) => Some((path.to_owned(), read_file(path).map_err(|mistake| Mistakes(vec![mistake]))?)),
+        Some(path) => Some((path.to_owned(), read_file(path)?)),
         None => None,
     };
     let ours = |name: &str| name.starts_with("LB_") || name.starts_with("CONSUL_");
@@ -78,13 +78,15 @@ pub fn read(path: Option<&Path>, flags: Vec<(String, String)>) -> Result<Loaded,
     load(&Inputs { file, env, flags, terminal })
 }
 
-fn read_file(path: &Path) -> Result<String, Mistake> {
-    let fail = |problem: String, advice: &str| Mistake {
-        key: path.display().to_string(),
-        value: None,
-        place: Place::Flag("--config".to_owned()),
-        problem,
-        advice: advice.to_owned(),
+fn read_file(path: &Path) -> Result<String, Mistakes> {
+    let fail = |problem: String, advice: &str| {
+        Mistakes(vec![Mistake {
+            key: path.display().to_string(),
+            value: None,
+            place: Place::Flag("--config".to_owned()),
+            problem,
+            advice: advice.to_owned(),
+        }])
     };
     let length = std::fs::metadata(path).map(|meta| meta.len());
     if length.is_ok_and(|length| length > FILE_BYTES_MAX) {
@@ -222,6 +224,8 @@ routes_file = "routes.txt"
         for (env, expected) in cases {
             assert_eq!(addresses(env), [*expected], "{env:?}");
         }
+        let list = loaded("[consul]\naddress = [\"https://a:1\", \"b:1\"]", &[], &[]).consul.unwrap();
+        assert_eq!(list.addresses, ["https://a:1", "http://b:1"]);
         let two = loaded("", &[], &[("consul.address", "https://a:1, https://b:1/")]).consul.unwrap();
         assert_eq!(two.addresses, ["https://a:1", "https://b:1"]);
         let consul =
@@ -323,6 +327,19 @@ routes_file = "routes.txt"
             ("[consul]\naccept_status = []".to_owned(), "is empty"),
             ("[consul]\naccept_status = [\"critical\"]".to_owned(), "names something unknown"),
             ("[consul]\ntag_prefix = \"\"".to_owned(), "every tag would be a route"),
+            ("[consul]\nserver_name = \"a b\"".to_owned(), "not a name a certificate can carry"),
+            ("[consul]\ndatacenter = \"a&b=c\"".to_owned(), "consul.datacenter = \"a&b=c\" cannot be such a name"),
+            ("[proxy]\nlocal_ip = \"x; for=y\"".to_owned(), "is not an IP address"),
+            ("[proxy]\nno_route_status = 101".to_owned(), "is too small"),
+            (
+                "[[static.route]]\nservice = \"a\"\nsource = \"/\"\ntargets = [\"http://h:1\"]\noptions = \"stripp=/\""
+                    .to_owned(),
+                "static.route.0.options = \"stripp=/\" makes no route",
+            ),
+            (
+                "[[static.route]]\nservice = \"a\"\nsource = \"/\"\ntargets = [\"h:1\"]".to_owned(),
+                "static.route.0.targets = [\"h:1\"] makes no route",
+            ),
             ("[[static.route]]\nservice = \"a\"".to_owned(), "static.route.0.source is missing"),
             ("[static]\nroutes = 1".to_owned(), "write [[static.route]]"),
             ("[dns]\nmin_ttl = \"10m\"".to_owned(), "is shorter than min_ttl"),
@@ -353,10 +370,16 @@ routes_file = "routes.txt"
 
     #[test]
     fn foreign_variables_are_nobodys_mistake() {
-        let env = [("LB_SERVICE_HOST", "10.0.0.1"), ("LB_PORT_80_TCP", "x"), ("LB_CONSUL_WIAT", "1s")];
+        let env = [
+            ("LB_SERVICE_HOST", "10.0.0.1"),
+            ("LB_PORT_80_TCP", "x"),
+            ("LB_ADMIN_URL", "http://h"),
+            ("LB_CONSUL_WIAT", "1s"),
+        ];
         let loaded = load(&inputs("", &env, &[])).unwrap();
         let warnings: Vec<_> = loaded.warnings.iter().map(ToString::to_string).collect();
-        assert!(warnings.iter().any(|text| text.contains("did you mean LB_CONSUL_WAIT?")), "{warnings:?}");
+        assert_eq!(warnings.len(), 1, "{warnings:?}");
+        assert!(warnings[0].contains("did you mean LB_CONSUL_WAIT?"), "{warnings:?}");
     }
 
     proptest! {

@@ -80,6 +80,12 @@ impl std::error::Error for Mistakes {}
 /// The known word nearest to `word`, if any is near enough to be meant.
 #[must_use]
 pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    nearer_than(0.8, word, known)
+}
+
+/// As [`nearest`], with a bound of one's own between 0 (anything) and 1 (the same word).
+#[must_use]
+pub fn nearer_than<'a>(bound: f64, word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     // Strangers' text may be long; what is compared is not.
     if word.len() > 100 {
         return None;
@@ -87,7 +93,7 @@ pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
     known
         .into_iter()
         .map(|candidate| (strsim::jaro_winkler(&word.to_ascii_lowercase(), candidate), candidate))
-        .filter(|(score, _)| *score >= 0.8)
+        .filter(|(score, _)| *score >= bound)
         .max_by(|a, b| a.0.total_cmp(&b.0))
         .map(|(_, candidate)| candidate)
 }

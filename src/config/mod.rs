@@ -6,7 +6,7 @@
 //! flags ───────┘   (raw: as written)       └─► Mistakes, all of them
 //! ```
 //! [`keys`] is the one table behind all of it. Whether files that are named here exist and fit is the business of
-//! `check`.
+//! [`crate::check`].
 
 pub mod duration;
 pub mod keys;

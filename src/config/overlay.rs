@@ -1,7 +1,7 @@
 //! What the environment and the command line put on top of the file.
 
 use super::keys::{Key, SECTIONS, Section, Shape, env_name, section};
-use super::mistake::{Mistake, Place, nearest};
+use super::mistake::{Mistake, Place, nearer_than};
 use super::raw::{Entry, Group, ITEMS_MAX, Settings, Slot, Written, is_name, resolve, unknown};
 
 /// Layer of `CONSUL_*`.
@@ -112,17 +112,19 @@ pub(crate) fn environment(
         match path_of(name).as_deref().and_then(resolve) {
             Some(slot) => put(settings, slot, value, place, ENV, mistakes),
             None => {
+                // Stricter than for keys, and blind to the prefix all of them share: most such names are not ours.
+                let bare = |name: &str| name.trim_start_matches("LB_").to_ascii_lowercase();
                 let known: Vec<String> = SECTIONS
                     .iter()
-                    .flat_map(|s| s.keys.iter().map(|key| env_name(&s.path(key)).to_lowercase()))
+                    .flat_map(|section| section.keys.iter().map(|key| bare(&env_name(&section.path(key)))))
                     .collect();
-                if let Some(near) = nearest(name, known.iter().map(String::as_str)) {
+                if let Some(near) = nearer_than(0.93, &bare(name), known.iter().map(String::as_str)) {
                     warnings.push(Mistake {
                         key: String::new(),
                         value: None,
                         place,
                         problem: "is not a known variable and has no effect".to_owned(),
-                        advice: format!("did you mean {}?", near.to_uppercase()),
+                        advice: format!("did you mean LB_{}?", near.to_ascii_uppercase()),
                     });
                 }
             }

@@ -4,7 +4,6 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::duration::parse_duration;
@@ -12,7 +11,7 @@ use super::keys::{Key, Kind, Section, Shape};
 use super::mistake::{Mistake, Place, nearest};
 use super::overlay::parse_bool;
 use super::raw::{Entry, Group, Written};
-use crate::catalog::options::{HashKey, Strategy};
+use crate::catalog::options::Strategy;
 
 /// Reads the keys of one group.
 pub(crate) struct Reader<'a> {
@@ -178,31 +177,8 @@ impl<'a> Reader<'a> {
 
     /// A strategy.
     pub(crate) fn strategy(&mut self, name: &str) -> Strategy {
-        self.text(name).and_then(|text| parse_strategy(&text)).unwrap_or_default()
+        self.text(name).and_then(|text| text.parse().ok()).unwrap_or_default()
     }
-}
-
-/// The strategy a word names.
-fn parse_strategy(text: &str) -> Option<Strategy> {
-    Some(match text {
-        "p2c" => Strategy::P2c,
-        "rr" => Strategy::RoundRobin,
-        "rnd" => Strategy::Random,
-        "least" => Strategy::Least,
-        "ewma" => Strategy::Ewma,
-        _ => Strategy::Hash(match text.strip_prefix("hash:")? {
-            "ip" => HashKey::Ip,
-            "path" => HashKey::Path,
-            other => match other.split_once(':')? {
-                ("header", name) => {
-                    name.parse::<http::HeaderName>().ok()?;
-                    HashKey::Header(Arc::from(name.to_ascii_lowercase()))
-                }
-                ("cookie", name) if !name.is_empty() => HashKey::Cookie(Arc::from(name)),
-                _ => return None,
-            },
-        }),
-    })
 }
 
 fn convert(key: &Key, entry: &Entry) -> Result<Typed, String> {
@@ -251,7 +227,7 @@ fn convert(key: &Key, entry: &Entry) -> Result<Typed, String> {
             let parsed: Result<Vec<_>, _> = items.iter().map(|item| parse_socket(item, Some(53))).collect();
             parsed.map(Typed::Sockets)
         }
-        Kind::List => items(value).map(Typed::List).ok_or("is not a list of texts"),
+        Kind::List | Kind::Urls => items(value).map(Typed::List).ok_or("is not a list of texts"),
         Kind::Word(words) => match text {
             Some(text) if words.contains(&text) => Ok(Typed::Text(text.to_owned())),
             _ => Err("is not one of the known words"),
@@ -271,7 +247,7 @@ fn convert(key: &Key, entry: &Entry) -> Result<Typed, String> {
             _ => Err("is not the name of a header"),
         },
         Kind::Strategy => match text {
-            Some(text) if parse_strategy(text).is_some() => Ok(Typed::Text(text.to_owned())),
+            Some(text) if text.parse::<Strategy>().is_ok() => Ok(Typed::Text(text.to_owned())),
             _ => Err("is not a strategy"),
         },
     }
@@ -331,15 +307,6 @@ mod tests {
         assert_eq!(parse_socket("127.0.0.1", None), Err("has no port"));
         assert_eq!(parse_socket("localhost:80", None), Err("has a name where an IP address belongs"));
         assert_eq!(parse_socket("1.2.3.4:99999", None), Err("is not an address with a port"));
-    }
-
-    #[test]
-    fn strategies() {
-        assert_eq!(parse_strategy("hash:header:X-User"), Some(Strategy::Hash(HashKey::Header("x-user".into()))));
-        assert_eq!(parse_strategy("hash:cookie:sid"), Some(Strategy::Hash(HashKey::Cookie("sid".into()))));
-        for text in ["", "P2C", "hash", "hash:", "hash:cookie:", "hash:header:a b", "hash:body"] {
-            assert_eq!(parse_strategy(text), None, "{text}");
-        }
     }
 
     #[test]

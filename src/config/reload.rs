@@ -18,7 +18,8 @@ impl ListenerProtocol {
 
 impl Config {
     /// Names of keys that differ from `next` and take effect only after a restart; empty when `next` can be taken
-    /// as a whole. They are the keys that are bound to a socket or a thread: taking them would close connections.
+    /// as a whole. They are the keys that are bound to a socket or a thread. An added listener is among them, although opening one
+    /// closes nothing: workers open their sockets when they start.
     #[must_use]
     pub fn differs_only_in_reloadable(&self, next: &Self) -> Vec<String> {
         let mut keys = Vec::new();

@@ -3,7 +3,6 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::catalog::options::HashKey;
 use crate::table::Matcher;
 
 const MASK: &str = "***";
@@ -137,20 +136,6 @@ fn certificates(config: &CertificateConfig) -> Value {
     })
 }
 
-fn strategy(strategy: &Strategy) -> String {
-    match strategy {
-        Strategy::P2c => "p2c".to_owned(),
-        Strategy::RoundRobin => "rr".to_owned(),
-        Strategy::Random => "rnd".to_owned(),
-        Strategy::Least => "least".to_owned(),
-        Strategy::Ewma => "ewma".to_owned(),
-        Strategy::Hash(HashKey::Ip) => "hash:ip".to_owned(),
-        Strategy::Hash(HashKey::Path) => "hash:path".to_owned(),
-        Strategy::Hash(HashKey::Header(name)) => format!("hash:header:{name}"),
-        Strategy::Hash(HashKey::Cookie(name)) => format!("hash:cookie:{name}"),
-    }
-}
-
 fn proxy(config: &ProxyConfig) -> Value {
     let header = |name: &Option<http::HeaderName>| name.as_ref().map(|name| name.as_str().to_owned());
     let matcher = match config.matcher {
@@ -160,7 +145,7 @@ fn proxy(config: &ProxyConfig) -> Value {
     };
     json!({
         "workers": config.workers,
-        "strategy": strategy(&config.strategy),
+        "strategy": config.strategy.to_string(),
         "matcher": matcher,
         "no_route_status": config.no_route_status,
         "no_route_page": config.no_route_page,
@@ -213,7 +198,7 @@ mod tests {
             [[static.route]]
             service = "a"
             source = "/"
-            targets = ["http://u:secret@h:1/x"]
+            targets = ["http://h:1/"]
         "#;
         load(&Inputs { file: Some(("lb.toml".into(), text.to_owned())), ..Inputs::default() }).unwrap().config
     }

@@ -1,0 +1,233 @@
+//! Certificates named in the configuration: they exist, parse, fit their key, and are valid for a while yet.
+
+use std::path::{Path, PathBuf};
+
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::FromDer;
+
+use super::files::Files;
+use crate::config::{CertificateSource, Config};
+
+/// A certificate that ends within this time is warned about, in seconds.
+const SOON: i64 = 30 * 86_400;
+/// Most pairs looked at in one folder.
+const PAIRS_MAX: usize = 10_000;
+
+/// Checks every certificate, key and CA the configuration names. `now` in seconds since 1970.
+pub(crate) fn check(config: &Config, now: i64, files: &mut Files) {
+    if let Some(consul) = &config.consul {
+        authorities(files, "consul.ca_file", consul.ca_file.as_deref(), now);
+        for path in consul.ca_path.iter().flat_map(|path| files.folder("consul.ca_path", path)).collect::<Vec<_>>() {
+            authorities(files, "consul.ca_path", Some(&path), now);
+        }
+        if let (Some(cert), Some(key)) = (&consul.cert_file, &consul.key_file) {
+            pair(files, "consul.cert_file", cert, "consul.key_file", key, now);
+        }
+    }
+    authorities(files, "proxy.upstream_ca_file", config.proxy.upstream_ca_file.as_deref(), now);
+    for (name, certificates) in &config.certificates {
+        let key = |field: &str| format!("certificates.{name}.{field}");
+        authorities(files, &key("client_ca_file"), certificates.client_ca_file.as_deref(), now);
+        match &certificates.source {
+            CertificateSource::File { cert_file, key_file } => {
+                pair(files, &key("cert_file"), cert_file, &key("key_file"), key_file, now);
+            }
+            CertificateSource::Path { path } => folder(files, &key("path"), path, now),
+        }
+    }
+}
+
+/// `X-cert.pem` with `X-key.pem`, or `X.pem` with both.
+fn folder(files: &mut Files, key: &str, path: &Path, now: i64) {
+    let pairs = pairs_of(&files.folder(key, path));
+    if pairs.is_empty() && path.is_dir() {
+        files.error(key, path, "holds no certificate", "put X-cert.pem and X-key.pem, or X.pem with both, into it");
+    }
+    for (cert_file, key_file) in pairs.iter().take(PAIRS_MAX) {
+        pair(files, key, cert_file, key, key_file, now);
+    }
+}
+
+fn pairs_of(paths: &[PathBuf]) -> Vec<(PathBuf, PathBuf)> {
+    let mut pairs = Vec::new();
+    for path in paths {
+        let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
+        if let Some(stem) = name.strip_suffix("-cert.pem") {
+            pairs.push((path.clone(), path.with_file_name(format!("{stem}-key.pem"))));
+        } else if name.ends_with(".pem") && !name.ends_with("-key.pem") {
+            pairs.push((path.clone(), path.clone()));
+        }
+    }
+    pairs
+}
+
+fn pair(files: &mut Files, cert_key: &str, cert_file: &Path, key_key: &str, key_file: &Path, now: i64) {
+    let chain = chain(files, cert_key, cert_file, now);
+    files.secret(key_key, key_file);
+    let Some(bytes) = files.read(key_key, key_file) else { return };
+    let Ok(key) = PrivateKeyDer::from_pem_slice(&bytes) else {
+        let advice = "name the PEM file of the private key; encrypted keys cannot be used";
+        return files.error(key_key, key_file, "holds no private key", advice);
+    };
+    if chain.is_empty() {
+        return;
+    }
+    match CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider()) {
+        Ok(_) => {}
+        Err(rustls::Error::InconsistentKeys(_)) => {
+            let problem = format!("is not the key of {}", cert_file.display());
+            files.error(key_key, key_file, &problem, "certificate and key have to be made together");
+        }
+        Err(error) => files.error(key_key, key_file, &format!("cannot be used: {error}"), "make a new pair"),
+    }
+}
+
+fn chain(files: &mut Files, key: &str, path: &Path, now: i64) -> Vec<CertificateDer<'static>> {
+    let Some(bytes) = files.read(key, path) else { return Vec::new() };
+    let chain = certificates(&bytes);
+    if chain.is_empty() {
+        files.error(key, path, "holds no certificate", "name a PEM file (BEGIN CERTIFICATE)");
+    }
+    // The leaf alone: an old intermediate may stand there for old clients.
+    for der in chain.iter().take(1) {
+        dates(files, key, path, der, now);
+    }
+    chain
+}
+
+fn authorities(files: &mut Files, key: &str, path: Option<&Path>, now: i64) {
+    let Some((path, bytes)) = path.and_then(|path| Some((path, files.read(key, path)?))) else { return };
+    let found = certificates(&bytes);
+    if found.is_empty() {
+        files.error(key, path, "holds no CA certificate", "name a PEM file (BEGIN CERTIFICATE)");
+    }
+    let mut roots = rustls::RootCertStore::empty();
+    for der in &found {
+        dates(files, key, path, der, now);
+        if let Err(error) = roots.add(der.clone()) {
+            files.error(key, path, &format!("holds a certificate that cannot be a CA: {error}"), "name the CA's own");
+        }
+    }
+}
+
+fn certificates(bytes: &[u8]) -> Vec<CertificateDer<'static>> {
+    CertificateDer::pem_slice_iter(bytes).map_while(Result::ok).collect()
+}
+
+fn dates(files: &mut Files, key: &str, path: &Path, der: &CertificateDer<'_>, now: i64) {
+    let Ok((_, certificate)) = X509Certificate::from_der(der) else {
+        return files.error(key, path, "holds a certificate that cannot be read", "make a new one");
+    };
+    let (from, until) = (certificate.validity().not_before.timestamp(), certificate.validity().not_after.timestamp());
+    let subject = certificate.subject().to_string();
+    if now < from {
+        let advice = "check the clock of this machine and of the CA's";
+        files.error(key, path, &format!("is not valid yet ({subject})"), advice);
+    } else if now >= until {
+        files.error(key, path, &format!("ended {} ago ({subject})", days(now - until)), "renew it");
+    } else if until - now < SOON {
+        files.warning(key, path, &format!("ends in {} ({subject})", days(until - now)), "renew it");
+    }
+}
+
+fn days(seconds: i64) -> String {
+    match seconds / 86_400 {
+        0 => format!("{} hours", seconds / 3_600),
+        1 => "1 day".to_owned(),
+        days => format!("{days} days"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use rcgen::{CertificateParams, KeyPair, date_time_ymd};
+
+    use super::super::Severity;
+    use super::*;
+    use crate::config::CertificateConfig;
+
+    /// 2030-01-01 in seconds since 1970.
+    const NOW: i64 = 1_893_456_000;
+
+    fn make(until: (i32, u8, u8)) -> (String, String) {
+        let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        params.not_before = date_time_ymd(2029, 1, 1);
+        params.not_after = date_time_ymd(until.0, until.1, until.2);
+        let key = KeyPair::generate().unwrap();
+        (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
+    }
+
+    fn found(source: CertificateSource, client_ca_file: Option<PathBuf>) -> Vec<(Severity, String)> {
+        let mut config = Config { consul: None, ..Config::default() };
+        let certificates = CertificateConfig { source, client_ca_file, client_auth_optional: false };
+        config.certificates.insert("main".to_owned(), certificates);
+        let mut files = Files::default();
+        check(&config, NOW, &mut files);
+        files.findings.into_iter().map(|finding| (finding.severity, finding.problem)).collect()
+    }
+
+    #[test]
+    fn good_pairs_pass_and_bad_ones_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| {
+            let path = dir.path().join(name);
+            fs::write(&path, text).unwrap();
+            #[cfg(unix)]
+            fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+            path
+        };
+        let (good, key) = make((2031, 1, 1));
+        let (soon, soon_key) = make((2030, 1, 11));
+        let (old, old_key) = make((2029, 12, 1));
+        let file =
+            |cert: &PathBuf, key: &PathBuf| CertificateSource::File { cert_file: cert.clone(), key_file: key.clone() };
+        let cert_file = write("good.pem", &good);
+        let key_file = write("good.key", &key);
+        let both = write("both.pem", &format!("{good}{key}"));
+        let soon_file = write("soon.pem", &format!("{soon}{soon_key}"));
+        let old_file = write("old.pem", &format!("{old}{old_key}"));
+        let junk = write("junk.pem", "junk");
+        let missing = dir.path().join("missing.pem");
+        let cases = [
+            (file(&cert_file, &key_file), None),
+            (file(&both, &both), None),
+            (file(&cert_file, &old_file), Some((Severity::Error, "is not the key of"))),
+            (file(&cert_file, &cert_file), Some((Severity::Error, "holds no private key"))),
+            (file(&junk, &key_file), Some((Severity::Error, "holds no certificate"))),
+            (file(&missing, &key_file), Some((Severity::Error, "cannot be read"))),
+            (file(&soon_file, &soon_file), Some((Severity::Warning, "ends in 10 days"))),
+            (file(&old_file, &old_file), Some((Severity::Error, "ended 31 days ago"))),
+        ];
+        for (source, expected) in cases {
+            let found = found(source.clone(), None);
+            match expected {
+                None => assert_eq!(found, [], "{source:?}"),
+                Some((severity, part)) => {
+                    assert_eq!(found.len(), 1, "{source:?} {found:?}");
+                    assert!(found[0].0 == severity && found[0].1.contains(part), "{found:?}");
+                }
+            }
+        }
+        assert!(found(file(&both, &both), Some(junk))[0].1.contains("holds no CA certificate"));
+        assert_eq!(found(file(&both, &both), Some(cert_file)), []);
+    }
+
+    #[test]
+    fn folders_are_searched_for_pairs() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = CertificateSource::Path { path: dir.path().to_owned() };
+        assert!(found(folder.clone(), None)[0].1.contains("holds no certificate"));
+        let (cert, key) = make((2031, 1, 1));
+        fs::write(dir.path().join("a-cert.pem"), &cert).unwrap();
+        assert!(found(folder.clone(), None)[0].1.contains("cannot be read"));
+        fs::write(dir.path().join("a-key.pem"), &key).unwrap();
+        let found = found(folder, None);
+        assert!(found.iter().all(|(severity, _)| *severity == Severity::Warning), "{found:?}");
+    }
+}

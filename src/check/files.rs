@@ -1,0 +1,153 @@
+//! Files named in the configuration: they can be read, hold what they should, and secrets are not open to everybody.
+
+use std::path::{Path, PathBuf};
+
+use super::{Finding, Severity, certificates};
+use crate::catalog::command::parse_commands;
+use crate::config::Config;
+
+/// Largest file that is read.
+const BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+/// Looks at every file the configuration names. `now` in seconds since 1970.
+#[must_use]
+pub fn check_files(config: &Config, now: i64) -> Vec<Finding> {
+    let mut files = Files::default();
+    certificates::check(config, now, &mut files);
+    if let Some(path) = config.consul.as_ref().and_then(|consul| consul.token_file.as_deref()) {
+        files.secret("consul.token_file", path);
+        if files.read("consul.token_file", path).is_some_and(|bytes| bytes.trim_ascii().is_empty()) {
+            files.error("consul.token_file", path, "is empty", "write the token into it");
+        }
+    }
+    if let Some(path) = &config.proxy.no_route_page {
+        files.read("proxy.no_route_page", path);
+    }
+    if let Some(path) = &config.routes_file {
+        routes(&mut files, path);
+    }
+    files.findings
+}
+
+fn routes(files: &mut Files, path: &Path) {
+    let Some(bytes) = files.read("routes_file", path) else { return };
+    let (_, errors) = parse_commands(&String::from_utf8_lossy(&bytes));
+    for error in errors {
+        files.findings.push(Finding {
+            // A line that cannot be read is skipped at run time, the others count: so here.
+            severity: Severity::Warning,
+            file: path.display().to_string(),
+            line: Some(error.line),
+            subject: String::new(),
+            value: None,
+            problem: format!("{:?}: {}", error.text, error.reason),
+            advice: String::new(),
+        });
+    }
+}
+
+/// Reads files and collects what is wrong with them.
+#[derive(Debug, Default)]
+pub(crate) struct Files {
+    pub(crate) findings: Vec<Finding>,
+}
+
+impl Files {
+    /// The bytes of a file; what goes wrong is noted.
+    pub(crate) fn read(&mut self, key: &str, path: &Path) -> Option<Vec<u8>> {
+        let length = std::fs::metadata(path).map(|meta| meta.len());
+        if length.is_ok_and(|length| length > BYTES_MAX) {
+            self.error(key, path, "is larger than 64 MiB", "is it the right file?");
+            return None;
+        }
+        match std::fs::read(path) {
+            Ok(bytes) => Some(bytes),
+            Err(error) => {
+                self.error(key, path, &format!("cannot be read: {error}"), "check the path and its rights");
+                None
+            }
+        }
+    }
+
+    /// The files in a folder, by name, without hidden ones.
+    pub(crate) fn folder(&mut self, key: &str, path: &Path) -> Vec<PathBuf> {
+        match std::fs::read_dir(path) {
+            Ok(entries) => {
+                let visible =
+                    |path: &PathBuf| path.file_name().is_some_and(|name| !name.as_encoded_bytes().starts_with(b"."));
+                let mut paths: Vec<PathBuf> = entries
+                    .flatten()
+                    .map(|entry| entry.path())
+                    .filter(|path| visible(path) && path.is_file())
+                    .collect();
+                paths.sort();
+                paths
+            }
+            Err(error) => {
+                self.error(key, path, &format!("cannot be read: {error}"), "name a folder that exists");
+                Vec::new()
+            }
+        }
+    }
+
+    /// Warns when everybody may read a file that holds a secret.
+    pub(crate) fn secret(&mut self, key: &str, path: &Path) {
+        #[cfg(unix)]
+        if let Ok(meta) = std::fs::metadata(path) {
+            let mode = std::os::unix::fs::PermissionsExt::mode(&meta.permissions());
+            if mode & 0o004 != 0 {
+                let problem = format!("may be read by everybody (mode {:o})", mode & 0o777);
+                self.warning(key, path, &problem, "chmod 600");
+            }
+        }
+        #[cfg(not(unix))]
+        let _ = (key, path);
+    }
+
+    pub(crate) fn error(&mut self, key: &str, path: &Path, problem: &str, advice: &str) {
+        self.push(Severity::Error, key, path, problem, advice);
+    }
+
+    pub(crate) fn warning(&mut self, key: &str, path: &Path, problem: &str, advice: &str) {
+        self.push(Severity::Warning, key, path, problem, advice);
+    }
+
+    fn push(&mut self, severity: Severity, key: &str, path: &Path, problem: &str, advice: &str) {
+        self.findings.push(Finding {
+            severity,
+            file: path.display().to_string(),
+            line: None,
+            subject: key.to_owned(),
+            value: None,
+            problem: problem.to_owned(),
+            advice: advice.to_owned(),
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn missing_and_open_files_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let token = dir.path().join("token");
+        std::fs::write(&token, "\n").unwrap();
+        #[cfg(unix)]
+        std::fs::set_permissions(&token, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+        let routes = dir.path().join("routes.txt");
+        std::fs::write(&routes, "# fine\nroute add web /a http://127.0.0.1:1/\nroute ad\n").unwrap();
+        let mut config = Config { routes_file: Some(routes), ..Config::default() };
+        config.proxy.no_route_page = Some(dir.path().join("missing.html"));
+        config.consul.as_mut().unwrap().token_file = Some(token);
+        let found = check_files(&config, 0);
+        let has = |subject: &str, part: &str| {
+            found.iter().any(|finding| finding.subject == subject && finding.problem.contains(part))
+        };
+        assert!(has("consul.token_file", "may be read by everybody (mode 644)"), "{found:#?}");
+        assert!(has("consul.token_file", "is empty"), "{found:#?}");
+        assert!(has("proxy.no_route_page", "cannot be read"), "{found:#?}");
+        assert_eq!(found.iter().filter(|finding| finding.line == Some(3)).count(), 1, "{found:#?}");
+    }
+}

@@ -1,0 +1,104 @@
+//! `lb man`: one manual page with the commands, every configuration key, the environment and the exit codes.
+
+use std::io;
+
+use clap::CommandFactory;
+use clap_mangen::Man;
+
+use crate::cli;
+use crate::config::keys::{SECTIONS, Shape, env_name};
+
+const REST: &str = r#".SH ENVIRONMENT
+Every key is a variable as shown above; flags win over variables, variables over the file. CONSUL_HTTP_ADDR,
+CONSUL_HTTP_SSL, CONSUL_HTTP_SSL_VERIFY, CONSUL_CACERT, CONSUL_CAPATH, CONSUL_CLIENT_CERT, CONSUL_CLIENT_KEY,
+CONSUL_TLS_SERVER_NAME, CONSUL_HTTP_TOKEN, CONSUL_HTTP_TOKEN_FILE, CONSUL_NAMESPACE and CONSUL_PARTITION are read as
+Consul's own tools read them, below the LB_ variables. NO_COLOR turns colours off.
+.SH "EXIT STATUS"
+.TP
+0
+Done.
+.TP
+1
+Failed at run time.
+.TP
+2
+Wrong usage or configuration.
+.TP
+3
+It differs, or is degraded.
+"#;
+
+/// The page, in roff.
+///
+/// # Errors
+/// Never in practice: the page is written to memory.
+pub fn page() -> io::Result<Vec<u8>> {
+    let mut page = Vec::new();
+    Man::new(cli::Cli::command()).render(&mut page)?;
+    page.extend_from_slice(b".SH COMMANDS\n");
+    for mut sub in cli::Cli::command().get_subcommands().cloned() {
+        let about = sub.get_long_about().or(sub.get_about()).map(ToString::to_string).unwrap_or_default();
+        // The keys of `run` and `check` have a section of their own below.
+        let usage = sub.render_usage().to_string().replace("Usage: ", "");
+        page.extend_from_slice(
+            format!(".SS \"{}\"\n{}\n.PP\n{}\n", escape(sub.get_name()), escape(&usage), escape(&about)).as_bytes(),
+        );
+    }
+    page.extend_from_slice(keys().as_bytes());
+    page.extend_from_slice(REST.as_bytes());
+    Ok(page)
+}
+
+fn keys() -> String {
+    let mut out = ".SH \"CONFIGURATION KEYS\"\n".to_owned();
+    for section in SECTIONS {
+        let head = match section.shape {
+            Shape::Top => "At the top of the file".to_owned(),
+            Shape::Once => format!("[{}]", section.name),
+            Shape::List => format!("[[{}]]", section.name),
+            Shape::Named => format!("[{}.NAME]", section.name),
+        };
+        out.push_str(&format!(".SS \"{}\"\n{}\n", escape(&head), escape(section.doc)));
+        for key in section.keys {
+            let path = section.path(key);
+            let default = key.default.filter(|text| !text.is_empty()).map(|text| format!(" Default: {text}."));
+            let (name, env) = (escape(&path), escape(&env_name(&path)));
+            let text = escape(&format!("{}{}", key.doc, default.unwrap_or_default()));
+            out.push_str(&format!(".TP\n\\fB{name}\\fR, {env}\n{text}\n"));
+        }
+    }
+    out
+}
+
+/// Text as roff shows it: no escape, and no line that looks like a request.
+fn escape(text: &str) -> String {
+    let line = |line: &str| {
+        let line = line.replace('\\', "\\e");
+        if line.starts_with(['.', '\'']) { format!("\\&{line}") } else { line }
+    };
+    text.lines().map(line).collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_key_and_command_is_on_the_page() {
+        let page = String::from_utf8(page().unwrap()).unwrap();
+        for section in SECTIONS {
+            for key in section.keys {
+                let path = section.path(key);
+                assert!(page.contains(&format!("\\fB{path}\\fR")), "{path}");
+            }
+        }
+        for sub in cli::command().get_subcommands() {
+            assert!(page.contains(&format!(".SS \"{}\"", sub.get_name())), "{}", sub.get_name());
+        }
+    }
+
+    #[test]
+    fn text_cannot_become_a_request() {
+        assert_eq!(escape(".TH\n'x\n\\n"), "\\&.TH\n\\&'x\n\\en");
+    }
+}
