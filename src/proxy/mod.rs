@@ -5,3 +5,4 @@ pub mod clock;
 pub mod http;
 pub mod proxy_protocol;
 pub mod tcp;
+pub mod tls;
