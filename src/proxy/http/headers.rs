@@ -252,7 +252,7 @@ pub fn upgrade_of(headers: &HeaderMap) -> Option<Upgrade> {
 
 /// Scheme of the request: told by exactly one of `X-Forwarded-Proto` and `Forwarded`, else seen here.
 #[must_use]
-pub fn scheme<'a>(headers: &'a HeaderMap, tls: bool, websocket: bool) -> &'a str {
+pub fn scheme(headers: &HeaderMap, tls: bool, websocket: bool) -> &str {
     let told = match (headers.get(&X_FORWARDED_PROTO), headers.get(&FORWARDED)) {
         (Some(value), None) => value.to_str().ok().map(str::trim),
         (None, Some(value)) => value.to_str().ok().and_then(forwarded_proto),

@@ -1,3 +1,4 @@
+<<<<<<< HEAD
 //! The Consul source.
 //!
 //! ```text
@@ -78,3 +79,5 @@ impl Drop for ConsulSource {
         self.task.abort();
     }
 }
+=======
+>>>>>>> parts

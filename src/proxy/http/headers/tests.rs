@@ -1,4 +1,5 @@
 //! One row of the header rules per case.
+#![allow(clippy::type_complexity, reason = "tables of cases")]
 
 use super::*;
 

@@ -1,0 +1,106 @@
+//! TLS on both sides: certificates for clients ([`store`]), trust in upstreams ([`upstream`]).
+//!
+//! rustls with aws-lc-rs, TLS 1.2 and 1.3. Handshakes and their deadlines are the listener's and `connect`'s.
+
+pub mod pairs;
+pub mod store;
+pub mod upstream;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rustls::RootCertStore;
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+
+use super::http::headers::TlsDetails;
+
+pub use pairs::Pair;
+pub use store::{CertStore, Reload, ServerUse};
+pub use upstream::UpstreamTls;
+
+/// What is wrong with a certificate, a key, or the files that hold them.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// A file or directory that cannot be read.
+    #[error("cannot read {path}: {source}", path = path.display())]
+    Read {
+        /// Which one.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A file far larger than any certificate.
+    #[error("{path} is larger than 1 MiB: not a PEM file of certificates", path = path.display())]
+    TooLarge {
+        /// Which one.
+        path: PathBuf,
+    },
+    /// A file without what it should hold.
+    #[error("{path} holds no {what}", path = path.display())]
+    Missing {
+        /// Which one.
+        path: PathBuf,
+        /// `certificate` or `private key`.
+        what: &'static str,
+    },
+    /// A file whose content is no valid PEM.
+    #[error("{path}: {reason}", path = path.display())]
+    Malformed {
+        /// Which one.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// A certificate and a key that do not belong together, or a key that cannot be used.
+    #[error("{path}: certificate and key cannot be used together: {source}", path = path.display())]
+    Pair {
+        /// The certificate's file.
+        path: PathBuf,
+        /// Why.
+        source: rustls::Error,
+    },
+    /// A directory tree without a single pair, or with too much in it.
+    #[error("{path} {reason}", path = path.display())]
+    Directory {
+        /// Which one.
+        path: PathBuf,
+        /// Why.
+        reason: &'static str,
+    },
+    /// The TLS library refuses the settings.
+    #[error("cannot set up TLS: {0}")]
+    Setup(#[from] rustls::Error),
+}
+
+/// The cryptography used everywhere.
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(aws_lc_rs::default_provider())
+}
+
+/// All certificates of a PEM file, as trust anchors. At least one.
+fn roots_of(path: &PathBuf) -> Result<RootCertStore, TlsError> {
+    let text = pairs::read_pem(path)?;
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(&text) {
+        let malformed = |reason: String| TlsError::Malformed { path: path.clone(), reason };
+        let certificate = certificate.map_err(|error| malformed(error.to_string()))?;
+        roots.add(certificate).map_err(|error| malformed(error.to_string()))?;
+    }
+    if roots.is_empty() {
+        return Err(TlsError::Missing { path: path.clone(), what: "certificate" });
+    }
+    Ok(roots)
+}
+
+/// What the header rules tell of a finished handshake.
+#[must_use]
+pub fn details(connection: &rustls::ServerConnection) -> TlsDetails {
+    let version = match connection.protocol_version() {
+        Some(rustls::ProtocolVersion::TLSv1_2) => "tls12",
+        _ => "tls13",
+    };
+    let cipher = connection.negotiated_cipher_suite().map_or(0, |suite| u16::from(suite.suite()));
+    TlsDetails { version, cipher }
+}

@@ -1,0 +1,162 @@
+//! Certificates with their keys, read from files.
+//!
+//! A pair counts only whole: the key must be the certificate's, and the certificate must be readable. A bad pair
+//! concerns nobody but itself; what replaces it is decided in [`store`](super::store).
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use super::TlsError;
+use crate::config::CertificateSource;
+
+/// Largest PEM file in bytes.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+/// How deep a directory of pairs may be nested, and how many entries it may hold.
+const DEPTH_MAX: usize = 8;
+const ENTRIES_MAX: usize = 10_000;
+
+/// One certificate with its key.
+#[derive(Clone, Debug)]
+pub struct Pair {
+    /// File of the certificate: what identifies the pair from one reading to the next.
+    pub path: PathBuf,
+    /// Lower-case names it is good for: DNS names and common name, wildcards included.
+    pub names: Vec<String>,
+    /// End of the certificate's life (unix time, s).
+    pub not_after: i64,
+    /// Chain and key as rustls wants them.
+    pub key: Arc<CertifiedKey>,
+}
+
+/// Where one pair lies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct PairFiles {
+    pub(super) cert: PathBuf,
+    pub(super) key: PathBuf,
+}
+
+/// Which pairs a source has, in order of their names: the first is the default.
+pub(super) fn list(source: &CertificateSource) -> Result<Vec<PairFiles>, TlsError> {
+    match source {
+        CertificateSource::File { cert_file, key_file } => {
+            Ok(vec![PairFiles { cert: cert_file.clone(), key: key_file.clone() }])
+        }
+        CertificateSource::Path { path } => {
+            let mut files = Vec::new();
+            walk(path, 0, &mut files)?;
+            files.sort_unstable();
+            let pairs = in_pairs(&files);
+            if pairs.is_empty() {
+                return Err(TlsError::Directory { path: path.clone(), reason: "holds no `*.pem` with a certificate" });
+            }
+            Ok(pairs)
+        }
+    }
+}
+
+fn walk(dir: &Path, depth: usize, files: &mut Vec<PathBuf>) -> Result<(), TlsError> {
+    let failed = |source| TlsError::Read { path: dir.to_owned(), source };
+    for entry in fs::read_dir(dir).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        if entry.file_name().as_encoded_bytes().starts_with(b".") {
+            continue;
+        }
+        let path = entry.path();
+        // Links are followed; the depth bounds a circle. What vanished meanwhile is not there.
+        let Ok(metadata) = fs::metadata(&path) else { continue };
+        if metadata.is_dir() {
+            if depth == DEPTH_MAX {
+                return Err(TlsError::Directory { path, reason: "is nested too deep" });
+            }
+            walk(&path, depth + 1, files)?;
+        } else if path.extension().is_some_and(|extension| extension == "pem") {
+            files.push(path);
+        }
+        if files.len() > ENTRIES_MAX {
+            return Err(TlsError::Directory { path: dir.to_owned(), reason: "holds more than 10000 files" });
+        }
+    }
+    Ok(())
+}
+
+/// `X-cert.pem` with `X-key.pem`; any other `X.pem` holds both.
+fn in_pairs(files: &[PathBuf]) -> Vec<PairFiles> {
+    let stem = |file: &PathBuf| file.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default().to_owned();
+    let mut pairs = Vec::new();
+    for cert in files {
+        let stem = stem(cert);
+        if stem.ends_with("-key") {
+            continue;
+        }
+        let key = match stem.strip_suffix("-cert") {
+            Some(name) => cert.with_file_name(format!("{name}-key.pem")),
+            None => cert.clone(),
+        };
+        pairs.push(PairFiles { cert: cert.clone(), key });
+    }
+    pairs
+}
+
+/// Reads one pair and checks that key and certificate belong together.
+pub(super) fn load(files: &PairFiles, provider: &CryptoProvider) -> Result<Pair, TlsError> {
+    let path = files.cert.clone();
+    let malformed = |path: &Path, reason: String| TlsError::Malformed { path: path.to_owned(), reason };
+    let chain = CertificateDer::pem_slice_iter(&read_pem(&path)?)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| malformed(&path, error.to_string()))?;
+    let Some(leaf) = chain.first() else {
+        return Err(TlsError::Missing { path, what: "certificate" });
+    };
+    let (names, not_after) = read_leaf(leaf).map_err(|reason| malformed(&path, reason))?;
+    let key = match PrivateKeyDer::from_pem_slice(&read_pem(&files.key)?) {
+        Ok(key) => key,
+        Err(rustls::pki_types::pem::Error::NoItemsFound) => {
+            return Err(TlsError::Missing { path: files.key.clone(), what: "private key" });
+        }
+        Err(error) => return Err(malformed(&files.key, error.to_string())),
+    };
+    let key =
+        CertifiedKey::from_der(chain, key, provider).map_err(|source| TlsError::Pair { path: path.clone(), source })?;
+    Ok(Pair { path, names, not_after, key: Arc::new(key) })
+}
+
+pub(super) fn read_pem(path: &Path) -> Result<Vec<u8>, TlsError> {
+    let failed = |source| TlsError::Read { path: path.to_owned(), source };
+    if fs::metadata(path).map_err(failed)?.len() > FILE_BYTES_MAX {
+        return Err(TlsError::TooLarge { path: path.to_owned() });
+    }
+    fs::read(path).map_err(failed)
+}
+
+/// Names and end of a certificate.
+fn read_leaf(der: &CertificateDer<'_>) -> Result<(Vec<String>, i64), String> {
+    let (_, certificate) = X509Certificate::from_der(der).map_err(|error| error.to_string())?;
+    let mut names = Vec::new();
+    let mut push = |name: &str| {
+        let name = name.to_ascii_lowercase();
+        if !name.is_empty() && !names.contains(&name) {
+            names.push(name);
+        }
+    };
+    if let Ok(Some(extension)) = certificate.subject_alternative_name() {
+        for name in &extension.value.general_names {
+            if let GeneralName::DNSName(name) = name {
+                push(name);
+            }
+        }
+    }
+    for name in certificate.subject().iter_common_name() {
+        if let Ok(name) = name.as_str() {
+            push(name);
+        }
+    }
+    Ok((names, certificate.validity().not_after.timestamp()))
+}

@@ -1,0 +1,154 @@
+//! Whom to trust behind the proxy: settings for TLS connections to instances.
+//!
+//! Made once per configuration and shared: sessions are resumed from a cache inside. The name that is verified is the
+//! route's (`host=NAME`, `grpcservername=`) or else the target's address.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+
+use super::{TlsError, provider, roots_of};
+use crate::catalog::options::HostRewrite;
+use crate::table::Target;
+
+/// Client settings, by how much is verified and which protocol is spoken.
+#[derive(Clone, Debug)]
+pub struct UpstreamTls {
+    verified: PerProtocol,
+    unverified: PerProtocol,
+}
+
+#[derive(Clone, Debug)]
+struct PerProtocol {
+    h1: Arc<ClientConfig>,
+    h2: Arc<ClientConfig>,
+    plain: Arc<ClientConfig>,
+}
+
+/// What is spoken inside TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Inside {
+    /// HTTP/1.1, said by ALPN.
+    Http1,
+    /// HTTP/2, said by ALPN.
+    Http2,
+    /// Bytes; no ALPN.
+    Bytes,
+}
+
+impl UpstreamTls {
+    /// Trusts the CAs of `ca_file`, or those of the system.
+    ///
+    /// # Errors
+    /// When the file cannot be used. A system without CAs is no error: every verified handshake fails then, and
+    /// [`has_system_roots`] can say so beforehand.
+    pub fn new(ca_file: Option<&PathBuf>) -> Result<Self, TlsError> {
+        let roots = match ca_file {
+            Some(path) => roots_of(path)?,
+            None => system_roots(),
+        };
+        let roots = Arc::new(roots);
+        let verified = PerProtocol::new(|| {
+            let builder = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
+            Ok(builder.with_root_certificates(Arc::clone(&roots)).with_no_client_auth())
+        })?;
+        let unverified = PerProtocol::new(|| {
+            let verifier = Arc::new(AcceptAny(provider()));
+            let builder = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
+            Ok(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth())
+        })?;
+        Ok(Self { verified, unverified })
+    }
+
+    /// The settings for one connection. `skip_verify` is the route's `tlsskipverify=true`.
+    #[must_use]
+    pub fn config(&self, skip_verify: bool, inside: Inside) -> &Arc<ClientConfig> {
+        let settings = if skip_verify { &self.unverified } else { &self.verified };
+        match inside {
+            Inside::Http1 => &settings.h1,
+            Inside::Http2 => &settings.h2,
+            Inside::Bytes => &settings.plain,
+        }
+    }
+}
+
+/// Whether the system has any CA to trust.
+#[must_use]
+pub fn has_system_roots() -> bool {
+    !system_roots().is_empty()
+}
+
+/// The name a target must prove. None: the route names something that is no DNS name.
+#[must_use]
+pub fn server_name(target: &Target) -> Option<ServerName<'static>> {
+    let options = &target.options;
+    let name = match (&options.grpc_server_name, &options.host) {
+        (Some(name), _) | (None, HostRewrite::Name(name)) => name,
+        (None, HostRewrite::Keep | HostRewrite::Target) => return Some(target.state.addr.ip().into()),
+    };
+    let host = name.rsplit_once(':').filter(|(_, port)| port.bytes().all(|byte| byte.is_ascii_digit()));
+    let host = host.map_or(&**name, |(host, _)| host);
+    ServerName::try_from(host.trim_matches(['[', ']']).to_owned()).ok()
+}
+
+fn system_roots() -> RootCertStore {
+    let mut roots = RootCertStore::empty();
+    // A bundle often holds a certificate or two that no library likes; the others count.
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    roots
+}
+
+impl PerProtocol {
+    fn new(make: impl Fn() -> Result<ClientConfig, rustls::Error>) -> Result<Self, TlsError> {
+        let with = |protocols: &[&[u8]]| -> Result<Arc<ClientConfig>, TlsError> {
+            let mut config = make()?;
+            config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
+            Ok(Arc::new(config))
+        };
+        Ok(Self { h1: with(&[b"http/1.1"])?, h2: with(&[b"h2"])?, plain: with(&[])? })
+    }
+}
+
+/// Takes any certificate, as `tlsskipverify=true` asks. The handshake's signature is still checked: the peer holds
+/// the key of whatever certificate it shows.
+#[derive(Debug)]
+struct AcceptAny(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for AcceptAny {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, cert, signed, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, cert, signed, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
