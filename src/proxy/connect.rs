@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use rustls::pki_types::ServerName;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -14,7 +13,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::settings::Settings;
-use crate::catalog::options::{HostRewrite, RouteOptions};
+use super::tls::upstream::{Inside, server_name};
 use crate::metrics::service::ConnectResult;
 use crate::table::Target;
 
@@ -84,24 +83,11 @@ async fn dial(target: &Target, settings: &Settings) -> Result<UpstreamStream, Co
     if !options.proto.is_tls() {
         return Ok(UpstreamStream::Plain(stream));
     }
-    let name = server_name(options, target)?;
-    let config = settings.upstream_tls.config(options.tls_skip_verify, options.proto.is_h2());
-    let stream = TlsConnector::from(Arc::clone(&config)).connect(name, stream).await.map_err(ConnectError::Tls)?;
+    let name = server_name(target).ok_or_else(|| ConnectError::ServerName(format!("{:?}", options.host)))?;
+    let inside = if options.proto.is_h2() { Inside::Http2 } else { Inside::Http1 };
+    let config = Arc::clone(settings.upstream_tls.config(options.tls_skip_verify, inside));
+    let stream = TlsConnector::from(config).connect(name, stream).await.map_err(ConnectError::Tls)?;
     Ok(UpstreamStream::Tls(Box::new(stream)))
-}
-
-/// The name to verify: `grpcservername=`, else `host=NAME`, else the address itself (as Fabio does).
-fn server_name(options: &RouteOptions, target: &Target) -> Result<ServerName<'static>, ConnectError> {
-    let name = match (&options.grpc_server_name, &options.host) {
-        (Some(name), _) | (None, HostRewrite::Name(name)) => name,
-        _ => return Ok(ServerName::from(target.state.addr.ip())),
-    };
-    // `host=NAME` may carry a port, which is no part of the name.
-    let bare = match name.rsplit_once(':') {
-        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
-        _ => name,
-    };
-    ServerName::try_from(bare.to_owned()).map_err(|_| ConnectError::ServerName(bare.to_owned()))
 }
 
 impl AsyncRead for UpstreamStream {

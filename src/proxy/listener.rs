@@ -10,7 +10,7 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tokio::net::TcpStream;
 
 use super::drain::Phase;
-use super::tls::CertStore;
+use super::tls::{CertStore, ServerUse};
 use super::worker::Worker;
 use crate::config::{ListenerConfig, ListenerProtocol};
 use crate::metrics::ListenerMetrics;
@@ -27,6 +27,14 @@ pub struct Listener {
     pub certificates: Option<Arc<CertStore>>,
     /// Its counters.
     pub metrics: Arc<ListenerMetrics>,
+}
+
+impl Listener {
+    /// What its handshakes offer and demand.
+    #[must_use]
+    pub fn server_use(&self) -> ServerUse {
+        ServerUse { strict: self.config.strict_sni, http: self.config.protocol != ListenerProtocol::Tcp }
+    }
 }
 
 /// Why a listener cannot be opened.

@@ -33,7 +33,7 @@ pub async fn serve(worker: Rc<Worker>, listener: Rc<Listener>, stream: TcpStream
     let Some(certificates) = &listener.certificates else {
         return route(&worker, &listener, io, local, peer).await;
     };
-    let acceptor = tokio_rustls::TlsAcceptor::from(certificates.server_config());
+    let acceptor = tokio_rustls::TlsAcceptor::from(certificates.server_config(listener.server_use()));
     let limit = worker.settings().proxy.header_timeout;
     match tokio::time::timeout(limit, acceptor.accept(io)).await {
         Ok(Ok(stream)) => route(&worker, &listener, stream, local, peer).await,

@@ -25,7 +25,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::config::{Config, DrainConfig};
 use crate::control::ControlHandle;
-use crate::log::access::AccessLogger;
+use crate::log::writer::AccessLogWriter;
 use crate::metrics::Metrics;
 use crate::proxy::drain::{Phase, PhaseSender};
 use crate::proxy::settings::SharedSettings;
@@ -55,6 +55,7 @@ pub struct Running {
     phase: PhaseSender,
     thread: control_thread::ControlThread,
     workers: workers::Workers,
+    access_writer: AccessLogWriter,
 }
 
 /// Starts everything. Returns as soon as all sockets are bound and all threads run; [`Running::opened`] tells when
@@ -62,11 +63,13 @@ pub struct Running {
 ///
 /// # Errors
 /// A socket that cannot be bound, a certificate or CA that cannot be used, a thread that cannot be made.
-pub fn start(config: &Config, extra: Vec<ExtraSource>, access: AccessLogger) -> anyhow::Result<Running> {
+pub fn start(config: &Config, extra: Vec<ExtraSource>) -> anyhow::Result<Running> {
     // A second call in one process (tests) finds a provider there already.
     rustls::crypto::aws_lc_rs::default_provider().install_default().ok();
     let clock = Clock::start();
     let metrics = Metrics::default();
+    let (access, access_writer) = AccessLogWriter::start(config.log.access, metrics.access_log_dropped())
+        .context("cannot start the access log")?;
     let table = SharedTable::default();
     let phase = PhaseSender::new(Phase::Serving);
     let certificates = settings::Certificates::load(config)?;
@@ -107,6 +110,7 @@ pub fn start(config: &Config, extra: Vec<ExtraSource>, access: AccessLogger) -> 
         phase,
         thread,
         workers,
+        access_writer,
     })
 }
 
@@ -155,6 +159,7 @@ impl Running {
         // Workers notice within a loop turn; a thread that does not must not hold the exit up.
         tokio::time::timeout(Duration::from_secs(1), self.workers.ended()).await.ok();
         self.thread.stop();
+        self.access_writer.finish(Duration::from_secs(1));
         tracing::info!("drained");
     }
 
@@ -163,5 +168,11 @@ impl Running {
         self.control.set_draining();
         self.phase.send_replace(Phase::Cut);
         self.thread.stop();
+        self.access_writer.finish(Duration::from_secs(1));
+    }
+
+    /// Whether the control thread answers.
+    pub async fn is_alive(&self) -> bool {
+        tokio::time::timeout(Duration::from_secs(5), self.control.refresh_targets()).await.is_ok()
     }
 }

@@ -37,15 +37,11 @@ pub fn run(options: &RunOptions) -> anyhow::Result<ExitCode> {
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
-    let dropped = std::sync::Arc::default();
-    let (access, writer) = log::writer::AccessLogWriter::start(loaded.config.log.access, &dropped)
-        .context("cannot start the access log")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let running = start(&loaded.config, Vec::new(), access, dropped)?;
+    let running = start(&loaded.config, Vec::new())?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), admin = %running.admin, "lb started");
-    let outcome = runtime.block_on(attend(options, loaded.config, running, &logs));
-    writer.finish(Duration::from_secs(1));
-    outcome.map(|()| ExitCode::SUCCESS)
+    runtime.block_on(attend(options, loaded.config, running, &logs))?;
+    Ok(ExitCode::SUCCESS)
 }
 
 async fn attend(

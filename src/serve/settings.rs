@@ -12,7 +12,7 @@ use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::proxy::http::headers::HeaderRules;
 use crate::proxy::settings::Settings;
-use crate::proxy::tls::{CertStore, UpstreamTls};
+use crate::proxy::tls::{CertStore, TlsError, UpstreamTls};
 
 /// Rules of the data path.
 ///
@@ -39,6 +39,16 @@ pub(super) fn build(config: &Config) -> anyhow::Result<Settings> {
     })
 }
 
+fn joined(errors: &[TlsError]) -> String {
+    errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+fn report(source: &str, errors: &[TlsError]) {
+    if !errors.is_empty() {
+        tracing::error!(source, errors = joined(errors), "certificates not taken over; what was there before stays");
+    }
+}
+
 /// All certificate sources that listeners name.
 #[derive(Clone, Debug)]
 pub(super) struct Certificates(BTreeMap<String, Arc<CertStore>>);
@@ -51,11 +61,9 @@ impl Certificates {
     pub(super) fn load(config: &Config) -> anyhow::Result<Self> {
         let mut stores = BTreeMap::new();
         for (name, source) in &config.certificates {
-            let strict = config
-                .listeners
-                .iter()
-                .any(|listener| listener.certificates.as_deref() == Some(name) && listener.strict_sni);
-            let store = CertStore::load(source, strict).with_context(|| format!("certificates.{name}"))?;
+            let (store, first) =
+                CertStore::load(source.clone()).map_err(|errors| anyhow::anyhow!("certificates.{name}: {}", joined(&errors)))?;
+            report(name, &first.errors);
             stores.insert(name.clone(), Arc::new(store));
         }
         Ok(Self(stores))
@@ -68,10 +76,7 @@ impl Certificates {
     /// Reads all files again. What cannot be used is reported and stays as it was.
     pub(super) fn reload(&self, metrics: &Metrics) {
         for (name, store) in &self.0 {
-            match store.reload() {
-                Ok(()) => {}
-                Err(error) => tracing::error!(source = %name, %error, "certificates not taken over; the old ones stay"),
-            }
+            report(name, &store.reload().errors);
         }
         self.report_expiry(metrics);
     }
@@ -81,7 +86,7 @@ impl Certificates {
         control.certificate_expiry.clear();
         for (source, store) in &self.0 {
             for (name, not_after) in store.expiries() {
-                control.certificate_expiry.insert((source.clone(), name), not_after);
+                control.certificate_expiry.insert((source.clone(), name), not_after as f64);
             }
         }
     }

@@ -19,7 +19,6 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio_rustls::server::TlsStream;
 
 use super::client_io::{Activity, ClientIo};
 use super::exchange::exchange;
@@ -32,6 +31,7 @@ use crate::proxy::listener::Listener;
 use crate::proxy::pool::LocalExec;
 use crate::proxy::session::receive_proxy_header;
 use crate::proxy::settings::Settings;
+use crate::proxy::tls;
 use crate::proxy::worker::{Worker, ms};
 use crate::table::Scheme;
 
@@ -103,11 +103,11 @@ pub async fn serve(worker: Rc<Worker>, listener: Rc<Listener>, stream: TcpStream
         let downstream = downstream(&listener, peer, None, activity);
         return drive(worker, settings, downstream, io, h2).await;
     };
-    let acceptor = tokio_rustls::TlsAcceptor::from(certificates.server_config());
+    let acceptor = tokio_rustls::TlsAcceptor::from(certificates.server_config(listener.server_use()));
     match tokio::time::timeout(settings.proxy.header_timeout, acceptor.accept(io)).await {
         Ok(Ok(stream)) => {
             let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-            let downstream = downstream(&listener, peer, Some(tls_details(&stream)), activity);
+            let downstream = downstream(&listener, peer, Some(tls::details(stream.get_ref().1)), activity);
             drive(worker, settings, downstream, stream, h2).await;
         }
         Ok(Err(error)) => tracing::debug!(%peer, %error, "TLS handshake failed"),
@@ -130,15 +130,6 @@ async fn speaks_h2(io: &mut ClientIo) -> io::Result<bool> {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
     }
-}
-
-fn tls_details(stream: &TlsStream<ClientIo>) -> TlsDetails {
-    let connection = stream.get_ref().1;
-    let version = match connection.protocol_version() {
-        Some(rustls::ProtocolVersion::TLSv1_2) => "tls12",
-        _ => "tls13",
-    };
-    TlsDetails { version, cipher: connection.negotiated_cipher_suite().map_or(0, |suite| suite.suite().into()) }
 }
 
 fn downstream(

@@ -1,4 +1,3 @@
-<<<<<<< HEAD
 //! The Consul source.
 //!
 //! ```text
@@ -79,5 +78,3 @@ impl Drop for ConsulSource {
         self.task.abort();
     }
 }
-=======
->>>>>>> parts
