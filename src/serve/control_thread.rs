@@ -8,15 +8,14 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use futures_util::future::LocalBoxFuture;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::workers::Opener;
 use super::ExtraSource;
-use crate::admin::{self, AdminState, ControlView};
+use crate::admin::{self, AdminState};
 use crate::catalog::eligibility::Rules;
 use crate::config::Config;
-use crate::control::{Control, ControlHandle, ControlSettings, Readiness, ServiceStatus};
+use crate::control::{Control, ControlHandle, ControlSettings};
 use crate::metrics::Metrics;
 use crate::proxy::http::path;
 use crate::registry::consul::{self, ConsulSource};
@@ -145,7 +144,7 @@ impl Parts {
         let Start { config, extra, admin, clock, metrics, table, open } = start;
         let (updates, unresolved) = mpsc::channel(UPDATES_MAX);
         let (resolved, control_updates) = mpsc::channel(UPDATES_MAX);
-        let mut tasks = vec![resolve::spawn(config.dns.clone(), metrics.clone(), unresolved, resolved)];
+        let mut tasks = vec![resolve::spawn(&config.dns, metrics.clone(), unresolved, resolved)];
         let consul = match &config.consul {
             Some(consul) => Some(
                 consul::spawn(consul.clone(), metrics.clone(), updates.clone()).context("Consul (section consul)")?,
@@ -172,7 +171,7 @@ impl Parts {
             table,
             clock,
             metrics,
-            control: Rc::new(View(handle.clone())),
+            control: Rc::new(handle.clone()),
             config_json: config_json.subscribe(),
             normalise_path,
         };
@@ -247,19 +246,4 @@ async fn open_when_synced(handle: ControlHandle, table: SharedTable, open: Opene
 
 fn normalise_path(path: &str) -> Result<String, String> {
     path::normalise(path).map(|path| path.decoded.into_owned()).map_err(|error| error.to_string())
-}
-
-struct View(ControlHandle);
-
-impl ControlView for View {
-    fn services(&self) -> LocalBoxFuture<'_, Vec<ServiceStatus>> {
-        Box::pin(async {
-            self.0.refresh_targets().await;
-            self.0.services().await
-        })
-    }
-
-    fn readiness(&self) -> Readiness {
-        self.0.readiness()
-    }
 }

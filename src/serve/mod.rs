@@ -25,7 +25,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::config::{Config, DrainConfig};
 use crate::control::ControlHandle;
-use crate::log::writer::AccessLogWriter;
+use crate::log::AccessLogWriter;
 use crate::metrics::Metrics;
 use crate::proxy::drain::{Phase, PhaseSender};
 use crate::proxy::settings::SharedSettings;

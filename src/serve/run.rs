@@ -9,7 +9,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::files::Watched;
 use super::{Running, notify, start};
-use crate::config::{Config, load};
+use crate::config::{self, Config};
 use crate::log;
 
 /// What the command line said.
@@ -26,7 +26,7 @@ pub struct RunOptions {
 /// # Errors
 /// What kept it from starting. Mistakes in the configuration are printed here and become exit code 2.
 pub fn run(options: &RunOptions) -> anyhow::Result<ExitCode> {
-    let loaded = match load::read(options.config.as_deref(), options.flags.clone()) {
+    let loaded = match config::read(options.config.as_deref(), options.flags.clone()) {
         Ok(loaded) => loaded,
         Err(mistakes) => {
             eprintln!("{mistakes}");
@@ -51,6 +51,7 @@ async fn attend(
     logs: &log::LogHandle,
 ) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
+    let mut hangup = signal(SignalKind::hangup()).context("cannot listen to SIGHUP")?;
     let mut look = tokio::time::interval(Duration::from_secs(1));
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut alive = tokio::time::interval(notify::watchdog().unwrap_or(Duration::from_secs(3600)));
@@ -58,7 +59,7 @@ async fn attend(
     loop {
         tokio::select! {
             () = signals.end() => break,
-            _ = signals.reload.recv() => {
+            _ = hangup.recv() => {
                 tracing::info!("SIGHUP: reloading");
                 reload(options, &mut config, &running, logs).await;
             }
@@ -94,7 +95,7 @@ fn watched_files(options: &RunOptions, config: &Config, running: &Running) -> Ve
 
 /// Takes over what changed; a bad new configuration is reported and the old one stays.
 async fn reload(options: &RunOptions, config: &mut Config, running: &Running, logs: &log::LogHandle) {
-    let next = match load::read(options.config.as_deref(), options.flags.clone()) {
+    let next = match config::read(options.config.as_deref(), options.flags.clone()) {
         Ok(loaded) => loaded.config,
         Err(mistakes) => return tracing::error!(%mistakes, "the new configuration is wrong; the old one stays"),
     };
@@ -119,7 +120,6 @@ async fn reload(options: &RunOptions, config: &mut Config, running: &Running, lo
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
-    reload: Signal,
 }
 
 impl Signals {
@@ -128,7 +128,6 @@ impl Signals {
         Ok(Self {
             terminate: listen(SignalKind::terminate())?,
             interrupt: listen(SignalKind::interrupt())?,
-            reload: listen(SignalKind::hangup())?,
         })
     }
 
