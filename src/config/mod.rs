@@ -12,9 +12,11 @@ pub mod duration;
 pub mod keys;
 pub mod mistake;
 
+mod agents;
 mod build;
 mod defaults;
 mod file;
+mod listeners;
 mod load;
 mod overlay;
 mod raw;

@@ -1,0 +1,125 @@
+//! `[consul]`: agents, credentials, and what `CONSUL_*` adds.
+
+use super::mistake::Mistake;
+use super::overlay::ConsulEnvironment;
+use super::reader::Reader;
+use super::*;
+
+/// Reads the section.
+pub(super) fn consul(reader: &mut Reader<'_>, env: ConsulEnvironment, warnings: &mut Vec<Mistake>) -> ConsulConfig {
+    let config = ConsulConfig {
+        addresses: Vec::new(),
+        ca_file: reader.path("ca_file"),
+        ca_path: reader.path("ca_path"),
+        cert_file: reader.path("cert_file"),
+        key_file: reader.path("key_file"),
+        server_name: reader.text("server_name"),
+        skip_verify: reader.bool("skip_verify"),
+        token: reader.text("token"),
+        token_file: reader.path("token_file"),
+        namespace: reader.text("namespace"),
+        partition: reader.text("partition"),
+        datacenter: reader.text("datacenter"),
+        tag_prefix: reader.text_or_empty("tag_prefix"),
+        accept_status: reader
+            .list("accept_status")
+            .iter()
+            .map(|word| if word == "warning" { CheckStatus::Warning } else { CheckStatus::Passing })
+            .collect(),
+        checks_required_all: reader.text("checks_required").as_deref() == Some("all"),
+        stale: reader.bool("stale"),
+        max_stale: reader.time("max_stale"),
+        wait: reader.time("wait"),
+        resync: reader.time("resync"),
+        confirm_percent: reader.count("confirm_percent"),
+        check_grace: reader.time("check_grace"),
+        critical_hold: reader.time("critical_hold"),
+        max_connections: reader.count("max_connections"),
+    };
+    for (name, value) in
+        [("datacenter", &config.datacenter), ("namespace", &config.namespace), ("partition", &config.partition)]
+    {
+        let fits = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        if value.as_deref().is_some_and(|value| !value.chars().all(fits)) {
+            reader.wrong(name, "cannot be such a name", "use letters, digits, - and _");
+        }
+    }
+    if let Some(name) = &config.server_name
+        && rustls::pki_types::ServerName::try_from(name.as_str()).is_err()
+    {
+        reader.wrong("server_name", "is not a name a certificate can carry", "write it like server.dc1.consul");
+    }
+    if config.tag_prefix.is_empty() {
+        reader.wrong("tag_prefix", "is empty, so that every tag would be a route", "write \"urlprefix-\"");
+    }
+    match (&config.cert_file, &config.key_file) {
+        (Some(_), None) => reader.wrong("cert_file", "has no key beside it", "set consul.key_file too"),
+        (None, Some(_)) => reader.wrong("key_file", "has no certificate beside it", "set consul.cert_file too"),
+        _ => {}
+    }
+    if config.token.is_some() && config.token_file.is_some() {
+        warnings.push(reader.about("token", "is not used, because a token file is set too", "remove one of them"));
+    }
+    let addresses = consul_addresses(reader, &config, env, warnings);
+    let token = if config.token_file.is_some() { None } else { config.token };
+    ConsulConfig { addresses, token, ..config }
+}
+
+/// The agents' URLs. A bare address gets its scheme from what else is configured.
+fn consul_addresses(
+    reader: &mut Reader<'_>,
+    config: &ConsulConfig,
+    env: ConsulEnvironment,
+    warnings: &mut Vec<Mistake>,
+) -> Vec<String> {
+    let wants_tls = config.cert_file.is_some() || config.ca_file.is_some() || config.ca_path.is_some();
+    // Consul's own tools take CONSUL_HTTP_SSL=true as the last word on their own address variable.
+    let forced = env.ssl && matches!(reader.place("address"), Some(Place::Env(name)) if name == "CONSUL_HTTP_ADDR");
+    let mut addresses = Vec::new();
+    let written = reader.list("address").join(",");
+    for text in written.split(',').map(str::trim).filter(|text| !text.is_empty()) {
+        let url = match text.split_once("://") {
+            None if wants_tls || env.ssl => format!("https://{}", with_port(text)),
+            None => format!("http://{}", with_port(text)),
+            Some(("http", rest)) if forced => format!("https://{rest}"),
+            Some(_) => text.to_owned(),
+        };
+        if let Some(problem) = address_problem(&url) {
+            let advice = "write http://HOST:PORT, https://HOST:PORT or unix:///path/to/socket";
+            reader.wrong("address", &problem, advice);
+            continue;
+        }
+        if url.starts_with("http://") && config.cert_file.is_some() {
+            let advice = "write https:// if the agent speaks TLS (its port is usually 8501)";
+            warnings.push(reader.about("address", "is plain HTTP, so the client certificate is not used", advice));
+        }
+        if !addresses.contains(&url) {
+            addresses.push(url.trim_end_matches('/').to_owned());
+        }
+    }
+    if addresses.is_empty() && !reader.has("address") {
+        addresses.push("http://127.0.0.1:8500".to_owned());
+    } else if addresses.is_empty() {
+        reader.wrong("address", "names no agent", "write http://HOST:PORT or https://HOST:PORT");
+    }
+    addresses
+}
+
+/// A bare host gets Consul's usual port.
+fn with_port(text: &str) -> String {
+    let has_port = text.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+    if has_port || text.contains('/') { text.to_owned() } else { format!("{text}:8500") }
+}
+
+fn address_problem(url: &str) -> Option<String> {
+    let (scheme, rest) = url.split_once("://")?;
+    match scheme {
+        "unix" if rest.starts_with('/') => None,
+        "unix" => Some("has no absolute path to a socket".to_owned()),
+        "http" | "https" => match url.parse::<http::Uri>() {
+            Ok(uri) if uri.host().is_some_and(|host| !host.is_empty()) && uri.query().is_none() => None,
+            _ => Some("is not a URL of an agent".to_owned()),
+        },
+        other => Some(format!("has the unknown scheme {other}://")),
+    }
+}
