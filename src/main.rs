@@ -6,13 +6,20 @@ use std::time::SystemTime;
 
 use anyhow::{Context, Result, bail};
 use lb::check::{self, Finding, Report, Severity};
-use lb::cli::{self, Action, CheckArgs, ConfigArgs};
+use lb::admin;
+use lb::cli::{self, Action, CheckArgs, ConfigArgs, ExplainArgs, RoutesArgs, RoutesFormat};
 use lb::config::{self, Loaded};
+use lb::registry::consul::{self, probe::ProbeStep};
+use lb::serve::RunOptions;
 
 /// Failed at run time.
 const FAILED: u8 = 1;
 /// Wrong usage or configuration.
 const WRONG: u8 = 2;
+
+/// The data path allocates a little on every request; this allocator does that without locks or system calls.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let cli = match cli::parse(std::env::args_os()) {
@@ -39,10 +46,8 @@ fn dispatch(cli: cli::Cli) -> Result<u8> {
         // DISPATCH: lb::demo::run(args)
         Action::Demo(_) => bail!("not connected: demo"),
         Action::Check(args) => check_all(&args, cli.json),
-        // DISPATCH: lb::admin::client::routes(args, cli.json)
-        Action::Routes(_) => bail!("not connected: routes"),
-        // DISPATCH: lb::admin::client::explain(args, cli.json)
-        Action::Explain(_) => bail!("not connected: explain"),
+        Action::Routes(args) => routes(&args, cli.json),
+        Action::Explain(args) => explain(&args, cli.json),
         Action::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut cli::command(), "lb", &mut script);
@@ -57,9 +62,10 @@ fn run(args: &ConfigArgs) -> Result<u8> {
     let (findings, loaded) = load(args);
     let report = Report::new(findings);
     show(&report);
-    let Some(_loaded) = loaded.filter(|_| report.exit_code() == 0) else { return Ok(report.exit_code()) };
-    // DISPATCH: lb::serve::run(loaded.config, args.clone()); `load` serves reloads too
-    bail!("not connected: run")
+    let Some(loaded) = loaded.filter(|_| report.exit_code() == 0) else { return Ok(report.exit_code()) };
+    let options = RunOptions { config: args.config.clone(), flags: args.settings.clone() };
+    lb::serve::run(loaded.config, &options)?;
+    Ok(0)
 }
 
 /// The configuration and everything found in it and in the files it names.
@@ -90,20 +96,57 @@ fn check_all(args: &CheckArgs, json: bool) -> Result<u8> {
     let prefix = consul.map_or("urlprefix-", |consul| &consul.tag_prefix);
     findings.extend(check::lints::check_jobs(&jobs, prefix));
     let report = Report::new(findings);
-    if args.live {
-        // DISPATCH: lb::registry::consul::probe(loaded.config.consul), its steps printed and added to the report
-        show(&report);
-        bail!("not connected: check --live");
-    }
+    let live = match (args.live, consul) {
+        (true, Some(consul)) => Some(block_on(consul::probe::probe(consul))?),
+        (true, None) => bail!("--live: no Consul is configured"),
+        (false, _) => None,
+    };
     if json {
-        let mut text = serde_json::to_string_pretty(&report.to_json()).context("report as JSON")?;
+        let mut document = report.to_json();
+        if let Some(steps) = &live {
+            document["live"] = steps.iter().map(step_json).collect();
+        }
+        let mut text = serde_json::to_string_pretty(&document).context("report as JSON")?;
         text.push('\n');
         print(text.as_bytes())?;
     } else {
         show(&report);
+        for step in live.iter().flatten() {
+            say(&step_text(step));
+        }
         say(&format!("{}\n", report.summary()));
     }
-    Ok(report.exit_code())
+    let reachable = live.iter().flatten().all(|step| step.ok);
+    Ok(if reachable { report.exit_code() } else { report.exit_code().max(FAILED) })
+}
+
+fn step_json(step: &ProbeStep) -> serde_json::Value {
+    serde_json::json!({ "step": step.name, "ok": step.ok, "detail": step.detail, "hint": step.hint })
+}
+
+fn step_text(step: &ProbeStep) -> String {
+    let mark = if step.ok { "ok    " } else { "FAILED" };
+    let hint = step.hint.as_ref().map(|hint| format!("       {hint}\n")).unwrap_or_default();
+    format!("{mark} {}: {}\n{hint}", step.name, step.detail)
+}
+
+fn routes(args: &RoutesArgs, json: bool) -> Result<u8> {
+    let format = match (json, args.format) {
+        (true, _) | (false, RoutesFormat::Json) => admin::client::RoutesFormat::Json,
+        (false, RoutesFormat::Table) => admin::client::RoutesFormat::Table,
+        (false, RoutesFormat::Fabio) => admin::client::RoutesFormat::Fabio,
+    };
+    print(block_on(admin::client::routes(&args.admin, format))??.as_bytes())
+}
+
+fn explain(args: &ExplainArgs, json: bool) -> Result<u8> {
+    let answer = admin::client::explain(&args.admin, &args.url, &args.method, &args.header, json);
+    print(block_on(answer)??.as_bytes())
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("runtime")?;
+    Ok(runtime.block_on(future))
 }
 
 /// Writes findings for people.

@@ -1,7 +1,6 @@
 //! `lb run`: the balancer as a process, with its signals, its reloads and its exit.
 
 use std::path::PathBuf;
-use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -21,27 +20,16 @@ pub struct RunOptions {
     pub flags: Vec<(String, String)>,
 }
 
-/// Runs until a signal ends it.
+/// Runs with `config`, which came from `options`, until a signal ends it; reloads read `options` again.
 ///
 /// # Errors
-/// What kept it from starting. Mistakes in the configuration are printed here and become exit code 2.
-pub fn run(options: &RunOptions) -> anyhow::Result<ExitCode> {
-    let loaded = match config::read(options.config.as_deref(), options.flags.clone()) {
-        Ok(loaded) => loaded,
-        Err(mistakes) => {
-            eprintln!("{mistakes}");
-            return Ok(ExitCode::from(2));
-        }
-    };
-    let logs = log::init(&loaded.config.log)?;
-    for warning in &loaded.warnings {
-        tracing::warn!("{warning}");
-    }
+/// What kept it from starting.
+pub fn run(config: Config, options: &RunOptions) -> anyhow::Result<()> {
+    let logs = log::init(&config.log)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let running = start(&loaded.config, Vec::new())?;
+    let running = start(&config, Vec::new())?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), admin = %running.admin, "lb started");
-    runtime.block_on(attend(options, loaded.config, running, &logs))?;
-    Ok(ExitCode::SUCCESS)
+    runtime.block_on(attend(options, config, running, &logs))
 }
 
 async fn attend(
