@@ -261,4 +261,96 @@ mod tests {
             assert_eq!(&read, b"\x81\n\n");
         });
     }
+
+    /// What a client gets that sends `first` to a hyper server behind the guard, and how many requests that one saw.
+    async fn exchange_with_hyper(first: &[u8]) -> (String, u32) {
+        use http_body_util::{BodyExt, Full};
+        use hyper::body::{Bytes, Incoming};
+        use hyper::service::service_fn;
+
+        let (mut client, io) = duplex(4096);
+        let (guarded, handle) = GuardedIo::new(io, LIMITS);
+        let seen = Cell::new(0);
+        let service = service_fn(|request: http::Request<Incoming>| {
+            let (mark, seen, handle) = (handle.exchange(), &seen, handle.clone());
+            async move {
+                seen.set(seen.get() + 1);
+                let whole = request.into_body().collect().await;
+                let status =
+                    if whole.is_err() { handle.violation().map_or(500, |violation| violation.status) } else { 200 };
+                drop(mark);
+                Ok::<_, io::Error>(http::Response::builder().status(status).body(Full::new(Bytes::new())).unwrap())
+            }
+        });
+        // The client half-closes after its last request, and still wants its answers.
+        let server = hyper::server::conn::http1::Builder::new()
+            .half_close(true)
+            .serve_connection(hyper_util::rt::TokioIo::new(guarded), service);
+        let talk = async {
+            client.write_all(first).await.unwrap();
+            client.shutdown().await.unwrap();
+            let mut answer = String::new();
+            client.read_to_string(&mut answer).await.unwrap();
+            answer
+        };
+        let (_, answer) = tokio::join!(server, talk);
+        (answer, seen.get())
+    }
+
+    #[test]
+    fn hyper_behind_the_guard() {
+        run(async {
+            let (answer, seen) = exchange_with_hyper(&GOOD.repeat(2)).await;
+            assert_eq!((answer.matches("HTTP/1.1 200 OK").count(), seen), (2, 2), "{answer}");
+            let (answer, seen) = exchange_with_hyper(BAD).await;
+            assert_eq!((answer.matches("HTTP/1.1 400 ").count(), seen), (1, 0), "{answer}");
+            let (answer, seen) = exchange_with_hyper(&[GOOD, BAD].concat()).await;
+            assert_eq!((answer.matches("HTTP/1.1 400 ").count(), seen), (1, 0), "{answer}");
+            let chunked = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+            let (answer, seen) = exchange_with_hyper(&[&chunked[..], b"1\r\nx\r\n0\r\n\r\n"].concat()).await;
+            assert_eq!((answer.matches("HTTP/1.1 200 OK").count(), seen), (1, 1), "{answer}");
+            let (answer, _) = exchange_with_hyper(&[&chunked[..], b"0x1\r\nx"].concat()).await;
+            assert_eq!(answer.matches("HTTP/1.1 400 ").count(), 1, "{answer}");
+        });
+    }
+
+    /// The head came in a read of its own, so the service runs when the body turns out bad.
+    #[test]
+    fn a_bad_body_reaches_the_service_as_an_error() {
+        run(async {
+            use http_body_util::{BodyExt, Full};
+            use hyper::body::{Bytes, Incoming};
+            use hyper::service::service_fn;
+
+            let (mut client, io) = duplex(4096);
+            let (guarded, handle) = GuardedIo::new(io, LIMITS);
+            let (called, was_called) = tokio::sync::oneshot::channel();
+            let called = Cell::new(Some(called));
+            let failed = Cell::new(false);
+            let service = service_fn(|request: http::Request<Incoming>| {
+                let mark = handle.exchange();
+                called.take().map(|called| called.send(()));
+                let failed = &failed;
+                async move {
+                    failed.set(request.into_body().collect().await.is_err());
+                    drop(mark);
+                    Ok::<_, io::Error>(http::Response::new(Full::new(Bytes::new())))
+                }
+            });
+            let server = hyper::server::conn::http1::Builder::new()
+                .serve_connection(hyper_util::rt::TokioIo::new(guarded), service);
+            let talk = async {
+                client.write_all(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n").await.unwrap();
+                was_called.await.unwrap();
+                client.write_all(b"1\r\nx\r\n+1\r\nyyyyy\r\n0\r\n\r\n").await.unwrap();
+                let mut answer = Vec::new();
+                client.read_to_end(&mut answer).await.unwrap();
+                String::from_utf8(answer).unwrap()
+            };
+            let (_, answer) = tokio::join!(server, talk);
+            assert!(failed.get(), "a body that ends in a violation must never look complete");
+            assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "the service answers, not the guard: {answer}");
+            assert_eq!(handle.violation().map(|violation| violation.status), Some(400));
+        });
+    }
 }

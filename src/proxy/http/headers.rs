@@ -58,16 +58,8 @@ impl HeaderRules {
         let tls_header = config.tls_header.clone().map(|name| {
             (name, HeaderValue::from_str(&config.tls_header_value).unwrap_or(HeaderValue::from_static("")))
         });
-        let strict_transport_security = (config.sts_max_age > 0).then(|| {
-            let mut text = format!("max-age={}", config.sts_max_age);
-            if config.sts_subdomains {
-                text.push_str("; includeSubdomains");
-            }
-            if config.sts_preload {
-                text.push_str("; preload");
-            }
-            ascii_value(text)
-        });
+        let strict_transport_security =
+            strict_transport_security(config.sts_max_age, config.sts_subdomains, config.sts_preload);
         let by = config.local_ip.as_ref().map(|text| match text.parse::<IpAddr>() {
             Ok(ip) => forwarded_node(ip),
             Err(_) => text.clone(),
@@ -102,6 +94,18 @@ impl HeaderRules {
         FIXED.iter().any(|name| token.eq_ignore_ascii_case(name.as_bytes()))
             || configured.iter().flatten().any(|name| token.eq_ignore_ascii_case(name.as_str().as_bytes()))
     }
+}
+
+/// Fabio's spelling; none for 0 seconds.
+fn strict_transport_security(max_age: u64, subdomains: bool, preload: bool) -> Option<HeaderValue> {
+    let mut text = format!("max-age={max_age}");
+    if subdomains {
+        text.push_str("; includeSubdomains");
+    }
+    if preload {
+        text.push_str("; preload");
+    }
+    (max_age > 0).then(|| ascii_value(text))
 }
 
 /// How the client's TLS connection was made.

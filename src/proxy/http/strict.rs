@@ -434,9 +434,20 @@ fn check_target(method: &[u8], target: &[u8]) -> Result<(), Violation> {
 
 /// RFC 9110 section 5.6.2.
 fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric()
-        || matches!(byte, b'!' | b'#'..=b'\'' | b'*' | b'+' | b'-' | b'.' | b'^'..=b'`' | b'|' | b'~')
+    TOKEN[usize::from(byte)]
 }
+
+/// Every byte of every field name is looked up here.
+static TOKEN: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0u8;
+    while byte < 128 {
+        table[byte as usize] = byte.is_ascii_alphanumeric()
+            || matches!(byte, b'!' | b'#'..=b'\'' | b'*' | b'+' | b'-' | b'.' | b'^'..=b'`' | b'|' | b'~');
+        byte += 1;
+    }
+    table
+};
 
 /// Anything below blank but the tab, and DEL. Without early exit, so that the compiler can look at many at once.
 fn has_control(bytes: &[u8]) -> bool {

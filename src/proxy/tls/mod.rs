@@ -6,7 +6,7 @@ pub mod pairs;
 pub mod store;
 pub mod upstream;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::RootCertStore;
@@ -80,16 +80,16 @@ fn provider() -> Arc<CryptoProvider> {
 }
 
 /// All certificates of a PEM file, as trust anchors. At least one.
-fn roots_of(path: &PathBuf) -> Result<RootCertStore, TlsError> {
+fn roots_of(path: &Path) -> Result<RootCertStore, TlsError> {
     let text = pairs::read_pem(path)?;
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(&text) {
-        let malformed = |reason: String| TlsError::Malformed { path: path.clone(), reason };
+        let malformed = |reason: String| TlsError::Malformed { path: path.to_owned(), reason };
         let certificate = certificate.map_err(|error| malformed(error.to_string()))?;
         roots.add(certificate).map_err(|error| malformed(error.to_string()))?;
     }
     if roots.is_empty() {
-        return Err(TlsError::Missing { path: path.clone(), what: "certificate" });
+        return Err(TlsError::Missing { path: path.to_owned(), what: "certificate" });
     }
     Ok(roots)
 }

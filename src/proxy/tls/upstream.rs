@@ -3,7 +3,7 @@
 //! Made once per configuration and shared: sessions are resumed from a cache inside. The name that is verified is the
 //! route's (`host=NAME`, `grpcservername=`) or else the target's address.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -46,7 +46,7 @@ impl UpstreamTls {
     /// # Errors
     /// When the file cannot be used. A system without CAs is no error: every verified handshake fails then, and
     /// [`has_system_roots`] can say so beforehand.
-    pub fn new(ca_file: Option<&PathBuf>) -> Result<Self, TlsError> {
+    pub fn new(ca_file: Option<&Path>) -> Result<Self, TlsError> {
         let roots = match ca_file {
             Some(path) => roots_of(path)?,
             None => system_roots(),

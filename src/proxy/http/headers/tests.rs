@@ -319,3 +319,13 @@ fn answers() {
         assert_eq!(all(&headers, name), wanted, "{name}");
     }
 }
+
+#[test]
+fn strict_transport_security_texts() {
+    let text = |age, subdomains, preload| {
+        strict_transport_security(age, subdomains, preload).map(|value| value.to_str().unwrap().to_owned())
+    };
+    assert_eq!(text(0, true, true), None);
+    assert_eq!(text(60, false, false).as_deref(), Some("max-age=60"));
+    assert_eq!(text(60, true, true).as_deref(), Some("max-age=60; includeSubdomains; preload"));
+}
