@@ -22,6 +22,8 @@ pub mod publish;
 pub mod route;
 mod shards;
 mod shares;
+#[cfg(test)]
+mod simulation;
 mod states;
 pub mod target;
 mod trie;
