@@ -68,7 +68,8 @@ impl World {
     fn flip(&mut self, change: impl Fn(&mut Real)) {
         let at = self.rng.usize(..self.real.len());
         change(&mut self.real[at]);
-        let contributions = (0..INSTANCES).filter(|n| self.real[usize::from(*n)].registered).map(|n| self.contribution(n));
+        let contributions =
+            (0..INSTANCES).filter(|n| self.real[usize::from(*n)].registered).map(|n| self.contribution(n));
         let contributions: Vec<_> = contributions.collect();
         self.builder.apply_service("simulation", &"s".into(), contributions, self.now_ms);
         self.table = self.builder.build();
@@ -111,7 +112,8 @@ impl World {
             assert!(real.registered && real.passing, "picked an instance that is out");
             assert!(!tried.contains(&state.key), "picked one twice");
             assert!(!state.retired.load(Relaxed));
-            let open = |target: &&super::Target| target.state.is_open(self.now_ms) && !tried.contains(&target.state.key);
+            let open =
+                |target: &&super::Target| target.state.is_open(self.now_ms) && !tried.contains(&target.state.key);
             if state.is_ejected(self.now_ms) {
                 assert!(!route.targets.iter().any(|target| open(&target)), "an ejected one, though others were open");
             }
