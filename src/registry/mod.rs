@@ -1,6 +1,11 @@
 //! Sources of routing data. Each runs as a task on the control thread and sends [`Update`]s; none knows the table.
 
 pub mod consul;
+pub mod dns;
+pub mod file;
+pub mod resolve;
+pub mod static_routes;
+pub mod task;
 
 use std::sync::Arc;
 

@@ -1,0 +1,218 @@
+//! Questions to DNS and their answers.
+//!
+//! [`Resolve`] is the seam: the stage in `resolve` decides when to ask and what to believe, this file only asks.
+//! Answers are in canonical order, so that two of them can be compared.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream;
+use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig};
+use hickory_resolver::lookup::Lookup;
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::net::{DnsError, NetError};
+use hickory_resolver::proto::op::ResponseCode;
+use hickory_resolver::proto::rr::{Name, RData, RecordType};
+use hickory_resolver::{MAX_TTL, TokioResolver};
+
+use crate::config::DnsConfig;
+
+/// Tries of one question over all servers.
+const ATTEMPTS: usize = 2;
+
+/// Most SRV records of one answer that are followed.
+const SRV_RECORDS_MAX: usize = 4096;
+
+/// Most targets of one SRV answer that are asked for at a time.
+const SRV_LOOKUPS_MAX: usize = 16;
+
+/// What is asked.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Question {
+    /// The name.
+    pub name: Arc<str>,
+    /// Whether its SRV records are wanted, or its addresses.
+    pub srv: bool,
+}
+
+/// One address behind a name. Ordered by target, address, port, weight.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Found {
+    /// Name whose address this is: the one asked for, or the target of an SRV record.
+    pub target: Arc<str>,
+    /// The address.
+    pub addr: IpAddr,
+    /// Port of the SRV record; 0 for plain addresses.
+    pub port: u16,
+    /// Weight of the SRV record; 0 for plain addresses.
+    pub weight: u16,
+}
+
+/// A good answer: at least one address, or at least one target that failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// Addresses, sorted, without repetition.
+    pub found: Vec<Found>,
+    /// Targets of SRV records whose addresses could not be asked for now.
+    pub failed_targets: Vec<Arc<str>>,
+    /// How long the answer may be used: the least of all records.
+    pub ttl: Duration,
+}
+
+/// Why there is no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ResolveError {
+    /// The servers say that there is no such name, or none with records of this kind.
+    #[error("no such name")]
+    Absent,
+    /// Nobody could say: timeout, refusal, failure.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// Somebody who answers questions.
+pub trait Resolve: Send + Sync + 'static {
+    /// Asks, within bounded time.
+    fn resolve(&self, question: &Question) -> impl Future<Output = Result<Answer, ResolveError>> + Send;
+}
+
+/// DNS itself, through hickory-resolver.
+///
+/// Its cache is off, because the stage keeps answers for their TTL and must see a confirmation as a new answer.
+/// `/etc/hosts` and the search list are honoured as usual. IPv6 addresses are asked for only when a name has no
+/// IPv4 ones: with both, each dual-stack host would count twice.
+pub struct Dns(Result<TokioResolver, String>);
+
+impl Dns {
+    /// A resolver for the servers of `config`, or the system's. When the system has no usable configuration every
+    /// question fails with the reason: who uses no names needs none.
+    #[must_use]
+    pub fn new(config: &DnsConfig) -> Self {
+        let builder = if config.servers.is_empty() {
+            TokioResolver::builder_tokio()
+        } else {
+            let servers = config.servers.iter().map(|server| {
+                let connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()].map(|mut connection| {
+                    connection.port = server.port();
+                    connection
+                });
+                NameServerConfig::new(server.ip(), true, connections.into())
+            });
+            let servers = ResolverConfig::from_parts(None, Vec::new(), servers.collect());
+            Ok(TokioResolver::builder_with_config(servers, TokioRuntimeProvider::default()))
+        };
+        let resolver = builder.and_then(|mut builder| {
+            let options = builder.options_mut();
+            options.timeout = config.timeout;
+            options.attempts = ATTEMPTS;
+            options.cache_size = 0;
+            builder.build()
+        });
+        Self(resolver.map_err(|error| format!("no DNS servers are configured ([dns] servers): {error}")))
+    }
+
+    async fn lookup(&self, name: &str, kind: RecordType) -> Result<Lookup, ResolveError> {
+        let resolver = self.0.as_ref().map_err(|reason| ResolveError::Failed(reason.clone()))?;
+        resolver.lookup(name, kind).await.map_err(|error| classify(&error))
+    }
+
+    /// Addresses of a name with the TTL (s) that they share.
+    async fn addresses(&self, name: &str) -> Result<(Vec<IpAddr>, u32), ResolveError> {
+        for kind in [RecordType::A, RecordType::AAAA] {
+            match self.lookup(name, kind).await {
+                Ok(lookup) => {
+                    let records = lookup.answers();
+                    let addrs: Vec<IpAddr> = records.iter().filter_map(|record| record.data.ip_addr()).collect();
+                    if !addrs.is_empty() {
+                        return Ok((addrs, least_ttl(&lookup)));
+                    }
+                }
+                Err(ResolveError::Absent) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(ResolveError::Absent)
+    }
+
+    async fn services(&self, name: &str) -> Result<Answer, ResolveError> {
+        let lookup = self.lookup(name, RecordType::SRV).await?;
+        let records = lookup.answers().iter().filter_map(|record| match &record.data {
+            RData::SRV(srv) if !srv.target.is_root() => Some(srv),
+            // A target of `.` says that the service is decidedly not offered (RFC 2782).
+            _ => None,
+        });
+        let records: Vec<_> = records.take(SRV_RECORDS_MAX).collect();
+        let first = records.iter().map(|srv| srv.priority).min().ok_or(ResolveError::Absent)?;
+        let chosen: Vec<_> = records.into_iter().filter(|srv| srv.priority == first).collect();
+        // Each target once, several at a time.
+        let targets: BTreeSet<Name> = chosen.iter().map(|srv| srv.target.clone()).collect();
+        let answer = &lookup;
+        let lookups = targets.into_iter().map(|target| async move {
+            let along = additional(answer, &target);
+            let addrs = if along.is_empty() { self.addresses(&target.to_string()).await } else { Ok((along, MAX_TTL)) };
+            (target, addrs)
+        });
+        let answers: BTreeMap<_, _> = stream::iter(lookups).buffer_unordered(SRV_LOOKUPS_MAX).collect().await;
+        let (mut found, mut failed_targets) = (Vec::new(), Vec::new());
+        let mut ttl = least_ttl(&lookup);
+        for srv in chosen {
+            let target: Arc<str> = srv.target.to_string().into();
+            match answers.get(&srv.target) {
+                Some(Ok((addrs, own_ttl))) => {
+                    ttl = ttl.min(*own_ttl);
+                    let at = |&addr| Found { target: Arc::clone(&target), addr, port: srv.port, weight: srv.weight };
+                    found.extend(addrs.iter().map(at));
+                }
+                Some(Err(ResolveError::Failed(_))) => failed_targets.push(target),
+                Some(Err(ResolveError::Absent)) | None => {}
+            }
+        }
+        canonical(found, failed_targets, ttl)
+    }
+}
+
+impl Resolve for Dns {
+    async fn resolve(&self, question: &Question) -> Result<Answer, ResolveError> {
+        if question.srv {
+            return self.services(&question.name).await;
+        }
+        let (addrs, ttl) = self.addresses(&question.name).await?;
+        let at = |addr| Found { target: Arc::clone(&question.name), addr, port: 0, weight: 0 };
+        canonical(addrs.into_iter().map(at).collect(), Vec::new(), ttl)
+    }
+}
+
+fn canonical(mut found: Vec<Found>, failed_targets: Vec<Arc<str>>, ttl: u32) -> Result<Answer, ResolveError> {
+    if found.is_empty() {
+        let Some(target) = failed_targets.first() else { return Err(ResolveError::Absent) };
+        return Err(ResolveError::Failed(format!("no address of SRV target {target}")));
+    }
+    found.sort();
+    found.dedup();
+    Ok(Answer { found, failed_targets, ttl: Duration::from_secs(ttl.into()) })
+}
+
+/// Addresses that came along with an SRV answer; Consul sends them for targets that are no names otherwise.
+fn additional(lookup: &Lookup, target: &Name) -> Vec<IpAddr> {
+    let own = lookup.additionals().iter().filter(|record| record.name == *target);
+    own.filter_map(|record| record.data.ip_addr()).collect()
+}
+
+fn least_ttl(lookup: &Lookup) -> u32 {
+    lookup.answers().iter().map(|record| record.ttl).min().unwrap_or(0)
+}
+
+/// Only two answers say that a name is absent; everything else says that somebody could not be asked.
+fn classify(error: &NetError) -> ResolveError {
+    match error {
+        NetError::Dns(DnsError::NoRecordsFound(none))
+            if matches!(none.response_code, ResponseCode::NXDomain | ResponseCode::NoError) =>
+        {
+            ResolveError::Absent
+        }
+        other => ResolveError::Failed(other.to_string()),
+    }
+}

@@ -1,0 +1,382 @@
+//! The source `routes_file`: a watched file of route commands.
+//!
+//! Notifications of the kernel about the file's directory are only hints to look (they survive neither network file
+//! systems nor every chain of symlinks), so the file is also read every few seconds; what counts is whether its
+//! text differs. Looking at the directory and not at the file is what makes a rename over it, and the swap of a
+//! symlinked directory beside it (as Kubernetes and Nomad templates do), visible at once.
+//!
+//! A file that is gone, unreadable or suddenly empty says nothing about the services behind it: the last good
+//! commands stay, and the trouble is reported. Emptiness is believed when a second look confirms it.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use notify::event::{AccessKind, AccessMode};
+use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
+use tokio::io::AsyncReadExt;
+use tokio::sync::mpsc;
+use tokio::time;
+
+use super::task::SourceTask;
+use super::{SourceName, Update};
+use crate::catalog::command::{self, Command, CommandError};
+use crate::metrics::Metrics;
+
+/// Name of the source.
+pub const SOURCE: SourceName = "routes_file";
+
+/// How long writers may take between the first sign of a change and the end of it.
+const SETTLE: Duration = Duration::from_millis(50);
+/// How often the file is read without any sign.
+const POLL: Duration = Duration::from_secs(5);
+/// How long an emptied file is given to be filled again.
+const CONFIRM_EMPTY: Duration = Duration::from_millis(500);
+/// Limit for one read: a hung network file system must not stop the watch for good.
+const READ_TIMEOUT: Duration = Duration::from_secs(10);
+/// Largest file.
+const FILE_BYTES_MAX: u64 = 64 << 20;
+/// Most lines that are logged one by one.
+const LOGGED_ERRORS_MAX: usize = 20;
+
+/// Why a file could not be read.
+#[derive(Debug, thiserror::Error)]
+enum ReadError {
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    #[error("is no regular file")]
+    NotAFile,
+    #[error("is larger than {FILE_BYTES_MAX} bytes")]
+    TooLarge,
+    #[error("is not UTF-8 text")]
+    NotText,
+    #[error("no answer from the file system within {READ_TIMEOUT:?}")]
+    Timeout,
+}
+
+/// Starts the source on the current runtime. It sends its commands after the first good read and whenever they
+/// differ, and is synced after the first good read.
+pub fn spawn(path: PathBuf, metrics: Metrics, updates: mpsc::Sender<Update>) -> SourceTask {
+    spawn_polling(path, metrics, updates, POLL)
+}
+
+fn spawn_polling(path: PathBuf, metrics: Metrics, updates: mpsc::Sender<Update>, poll: Duration) -> SourceTask {
+    let (commands, errors) = (Arc::from([]), Arc::from([]));
+    let source = FileSource { path, metrics, updates, text: None, commands, errors, trouble: None };
+    SourceTask::spawn(source.run(poll))
+}
+
+struct FileSource {
+    path: PathBuf,
+    metrics: Metrics,
+    updates: mpsc::Sender<Update>,
+    /// What the last good read gave.
+    text: Option<String>,
+    commands: Arc<[Command]>,
+    errors: Arc<[CommandError]>,
+    /// Present trouble, as logged.
+    trouble: Option<String>,
+}
+
+impl FileSource {
+    async fn run(mut self, poll: Duration) {
+        let mut hints = Hints::new(&self.path);
+        loop {
+            hints.watch();
+            if self.look().await.is_err() {
+                return;
+            }
+            tokio::select! {
+                () = hints.changed() => time::sleep(SETTLE).await,
+                () = time::sleep(poll) => {}
+                () = self.updates.closed() => return,
+            }
+            hints.forget();
+        }
+    }
+
+    /// Reads the file and sends what is new; fails when nobody listens any more.
+    async fn look(&mut self) -> Result<(), mpsc::error::SendError<Update>> {
+        match self.read_confirmed().await {
+            Ok(text) => {
+                if self.trouble.take().is_some() {
+                    tracing::info!(path = %self.path.display(), "routes file can be read again");
+                }
+                self.take(text).await
+            }
+            Err(error) => {
+                self.report(error.to_string());
+                Ok(())
+            }
+        }
+    }
+
+    /// The present text; an emptied file is looked at twice, because many writers truncate before they write.
+    async fn read_confirmed(&self) -> Result<String, ReadError> {
+        let text = read_limited(&self.path).await?;
+        let was_full = self.text.as_ref().is_some_and(|old| !old.trim().is_empty());
+        if !was_full || !text.trim().is_empty() {
+            return Ok(text);
+        }
+        time::sleep(CONFIRM_EMPTY).await;
+        read_limited(&self.path).await
+    }
+
+    async fn take(&mut self, text: String) -> Result<(), mpsc::error::SendError<Update>> {
+        if self.text.as_ref() == Some(&text) {
+            return Ok(());
+        }
+        let (commands, errors) = command::parse_commands(&text);
+        let first = self.text.replace(text).is_none();
+        // Only comments and blank lines may have changed.
+        if !first && *self.commands == *commands && *self.errors == *errors {
+            return Ok(());
+        }
+        log_errors(&self.path, commands.len(), &errors);
+        (self.commands, self.errors) = (commands.into(), errors.into());
+        let (commands, errors) = (Arc::clone(&self.commands), Arc::clone(&self.errors));
+        self.updates.send(Update::Commands { source: SOURCE, commands, errors }).await?;
+        if first {
+            self.updates.send(Update::Synced { source: SOURCE }).await?;
+        }
+        Ok(())
+    }
+
+    fn report(&mut self, reason: String) {
+        *self.metrics.control().registry_errors.entry("file").or_default() += 1;
+        if self.trouble.as_ref() != Some(&reason) {
+            let kept =
+                if self.text.is_some() { "its last commands stay in force" } else { "there are no commands yet" };
+            tracing::warn!(path = %self.path.display(), reason, "routes file cannot be read; {kept}");
+            self.trouble = Some(reason);
+        }
+    }
+}
+
+fn log_errors(path: &Path, commands: usize, errors: &[CommandError]) {
+    tracing::info!(path = %path.display(), commands, errors = errors.len(), "routes file read");
+    for error in errors.iter().take(LOGGED_ERRORS_MAX) {
+        tracing::warn!(path = %path.display(), "{error}");
+    }
+}
+
+async fn read_limited(path: &Path) -> Result<String, ReadError> {
+    time::timeout(READ_TIMEOUT, read(path)).await.map_err(|_| ReadError::Timeout)?
+}
+
+async fn read(path: &Path) -> Result<String, ReadError> {
+    // Before opening: to open a pipe waits for its writer.
+    if !tokio::fs::metadata(path).await?.is_file() {
+        return Err(ReadError::NotAFile);
+    }
+    let mut bytes = Vec::new();
+    let file = tokio::fs::File::open(path).await?;
+    let count = file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).await?;
+    if count as u64 > FILE_BYTES_MAX {
+        return Err(ReadError::TooLarge);
+    }
+    String::from_utf8(bytes).map_err(|_| ReadError::NotText)
+}
+
+/// Signs that something in the file's directory changed.
+struct Hints {
+    directory: PathBuf,
+    watcher: Option<RecommendedWatcher>,
+    receiver: mpsc::Receiver<()>,
+}
+
+impl Hints {
+    fn new(path: &Path) -> Self {
+        // One place is enough: a second sign before the first is taken says nothing more.
+        let (sender, receiver) = mpsc::channel(1);
+        let notify = move |event: notify::Result<notify::Event>| {
+            if event.map_or(true, |event| is_change(&event.kind)) {
+                let _ = sender.try_send(());
+            }
+        };
+        let watcher = notify::recommended_watcher(notify)
+            .inspect_err(|error| tracing::warn!(%error, "no file notifications; the routes file is polled"))
+            .ok();
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        Self { directory: parent.unwrap_or(Path::new(".")).to_owned(), watcher, receiver }
+    }
+
+    /// Watches the directory. Repeated before each look, since a directory that was deleted and made again is
+    /// another one; a directory that is not there is left to the poll.
+    fn watch(&mut self) {
+        if let Some(watcher) = &mut self.watcher {
+            let _ = watcher.watch(&self.directory, RecursiveMode::NonRecursive);
+        }
+    }
+
+    /// Waits for a sign. Cancel safe.
+    async fn changed(&mut self) {
+        if self.receiver.recv().await.is_none() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    fn forget(&mut self) {
+        while self.receiver.try_recv().is_ok() {}
+    }
+}
+
+/// Our own reading makes events as well: to look at those would never end.
+fn is_change(kind: &EventKind) -> bool {
+    match kind {
+        EventKind::Access(access) => *access == AccessKind::Close(AccessMode::Write),
+        _ => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use tempfile::TempDir;
+
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(20);
+    /// So long that only a notification can explain a change seen within [`LIMIT`].
+    const NEVER: Duration = Duration::from_secs(3600);
+
+    struct Fixture {
+        dir: TempDir,
+        updates: mpsc::Receiver<Update>,
+        metrics: Metrics,
+        _task: SourceTask,
+    }
+
+    impl Fixture {
+        fn start(name: &str, poll: Duration, prepare: impl FnOnce(&Path)) -> Self {
+            let dir = TempDir::new().expect("a directory");
+            prepare(dir.path());
+            let (sender, updates) = mpsc::channel(8);
+            let metrics = Metrics::default();
+            let task = spawn_polling(dir.path().join(name), metrics.clone(), sender, poll);
+            Self { dir, updates, metrics, _task: task }
+        }
+
+        async fn next(&mut self) -> Update {
+            time::timeout(LIMIT, self.updates.recv()).await.expect("an update in time").expect("a running source")
+        }
+
+        /// The services that the next update adds, and its errors.
+        async fn commands(&mut self) -> (String, usize) {
+            match self.next().await {
+                Update::Commands { commands, errors, .. } => (services(&commands), errors.len()),
+                other => panic!("{other:?}"),
+            }
+        }
+
+        async fn errors_counted(&self, wanted: u64) {
+            let counted = || self.metrics.control().registry_errors.get("file").copied().unwrap_or(0);
+            let poll = async {
+                while counted() < wanted {
+                    time::sleep(Duration::from_millis(5)).await;
+                }
+            };
+            time::timeout(LIMIT, poll).await.expect("errors are counted");
+        }
+    }
+
+    fn services(commands: &[command::Command]) -> String {
+        let names: Vec<&str> = commands
+            .iter()
+            .map(|command| if let command::Command::Add(add) = command { &*add.service } else { "-" })
+            .collect();
+        names.join(" ")
+    }
+
+    fn add(service: &str) -> String {
+        format!("route add {service} / http://10.0.0.1:80/\n")
+    }
+
+    fn put(path: &Path, text: &str) {
+        let fresh = path.with_extension("new");
+        fs::write(&fresh, text).expect("written");
+        fs::rename(fresh, path).expect("renamed");
+    }
+
+    #[tokio::test]
+    async fn a_rename_over_the_file_is_seen_without_polling() {
+        let mut source = Fixture::start("routes", NEVER, |dir| put(&dir.join("routes"), &(add("a") + "nonsense")));
+        assert_eq!(source.commands().await, ("a".to_owned(), 1));
+        assert!(matches!(source.next().await, Update::Synced { source: SOURCE }));
+        let path = source.dir.path().join("routes");
+        put(&path, &(add("a") + &add("b")));
+        assert_eq!(source.commands().await, ("a b".to_owned(), 0));
+        // Nothing but a comment: not sent, so the next update is the one after.
+        put(&path, &(add("a") + "# comment\n" + &add("b")));
+        put(&path, &add("c"));
+        assert_eq!(source.commands().await, ("c".to_owned(), 0));
+    }
+
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn the_swap_of_a_symlinked_directory_is_seen_without_polling() {
+        let version = |dir: &Path, name: &str, service: &str| {
+            fs::create_dir(dir.join(name)).expect("made");
+            fs::write(dir.join(name).join("routes"), add(service)).expect("written");
+            std::os::unix::fs::symlink(name, dir.join("..data_tmp")).expect("linked");
+            fs::rename(dir.join("..data_tmp"), dir.join("..data")).expect("renamed");
+        };
+        let mut source = Fixture::start("routes", NEVER, |dir| {
+            version(dir, "v1", "a");
+            std::os::unix::fs::symlink("..data/routes", dir.join("routes")).expect("linked");
+        });
+        assert_eq!(source.commands().await.0, "a");
+        assert!(matches!(source.next().await, Update::Synced { .. }));
+        version(source.dir.path(), "v2", "b");
+        assert_eq!(source.commands().await.0, "b");
+    }
+
+    #[tokio::test]
+    async fn a_lost_file_keeps_its_commands_and_is_counted() {
+        let poll = Duration::from_millis(20);
+        let mut source = Fixture::start("routes", poll, |dir| put(&dir.join("routes"), &add("a")));
+        assert_eq!(source.commands().await.0, "a");
+        assert!(matches!(source.next().await, Update::Synced { .. }));
+        let path = source.dir.path().join("routes");
+        fs::remove_file(&path).expect("removed");
+        source.errors_counted(1).await;
+        fs::create_dir(&path).expect("made");
+        source.errors_counted(3).await;
+        fs::remove_dir(&path).expect("removed");
+        fs::write(path.with_extension("new"), [0xff, 0xfe]).expect("written");
+        fs::rename(path.with_extension("new"), &path).expect("renamed");
+        source.errors_counted(6).await;
+        assert!(source.updates.try_recv().is_err(), "nothing may be sent while the file is unreadable");
+        put(&path, &add("b"));
+        assert_eq!(source.commands().await.0, "b");
+    }
+
+    #[tokio::test]
+    async fn not_synced_before_the_file_is_there() {
+        let mut source = Fixture::start("routes", Duration::from_millis(20), |_| {});
+        source.errors_counted(2).await;
+        assert!(source.updates.try_recv().is_err());
+        put(&source.dir.path().join("routes"), &add("a"));
+        assert_eq!(source.commands().await.0, "a");
+        assert!(matches!(source.next().await, Update::Synced { .. }));
+    }
+
+    #[tokio::test]
+    async fn emptiness_is_believed_when_confirmed() {
+        let mut source = Fixture::start("routes", NEVER, |dir| put(&dir.join("routes"), &add("a")));
+        assert_eq!(source.commands().await.0, "a");
+        assert!(matches!(source.next().await, Update::Synced { .. }));
+        put(&source.dir.path().join("routes"), "\n");
+        assert_eq!(source.commands().await, (String::new(), 0));
+    }
+
+    #[test]
+    fn reading_is_no_change() {
+        assert!(!is_change(&EventKind::Access(AccessKind::Open(AccessMode::Any))));
+        assert!(!is_change(&EventKind::Access(AccessKind::Close(AccessMode::Read))));
+        assert!(is_change(&EventKind::Access(AccessKind::Close(AccessMode::Write))));
+        assert!(is_change(&EventKind::Remove(notify::event::RemoveKind::File)));
+    }
+}

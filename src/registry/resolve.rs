@@ -1,0 +1,280 @@
+//! The stage between the sources and the control loop that turns names into addresses.
+//!
+//! ```text
+//! sources ──Update (names)──▶ resolve ──Update (addresses only)──▶ control
+//!                               │  ▲
+//!                               ▼  │ answers, again after each TTL
+//!                               DNS
+//! ```
+//!
+//! What holds no name passes through at once. What does is a *slot* (one service of a source, or the command list of
+//! a source): it is sent when each of its names was asked for once, or after [`PATIENCE`] with what is known by
+//! then, and again whenever an answer changes it. A newer update of a slot takes the place of the one that waits, so
+//! the order per slot holds, and a slow name delays nobody but its own slot. `Synced` of a source waits for the
+//! source's slots. What to believe of an answer is decided in `names`, asking is left to `dns`.
+
+mod expand;
+mod names;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use tokio::sync::mpsc;
+use tokio::time::{self, Instant};
+
+use super::dns::{Answer, Dns, Question, Resolve, ResolveError};
+use super::task::SourceTask;
+use super::{SourceName, Update};
+use crate::catalog::command::{Command, CommandError};
+use crate::catalog::{ServiceName, ServiceSnapshot};
+use crate::config::DnsConfig;
+use crate::metrics::Metrics;
+use names::{Names, News};
+
+/// How long a slot waits for the first answers to its names.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Most questions that are asked at a time.
+const LOOKUPS_MAX: usize = 64;
+/// Limit of one question, in timeouts of one query: servers, tries, search list and SRV targets add up.
+const LOOKUP_TIMEOUTS_MAX: u32 = 8;
+
+/// One service of a source, or (none) its command list.
+type SlotKey = (SourceName, Option<ServiceName>);
+
+type Lookup = BoxFuture<'static, (Question, Result<Answer, ResolveError>)>;
+
+/// What a slot holds.
+#[derive(Clone, Debug, PartialEq)]
+enum Content {
+    Service(Arc<ServiceSnapshot>),
+    Commands(Arc<[Command]>, Arc<[CommandError]>),
+}
+
+/// A slot with names.
+#[derive(Debug)]
+struct Slot {
+    /// As it came.
+    content: Content,
+    questions: BTreeSet<Question>,
+    /// As it was sent last.
+    sent: Option<Content>,
+    /// Until when it waits for its names; none when it was sent.
+    waits_until: Option<Instant>,
+}
+
+/// Starts the stage with DNS behind it. It ends with its input or its output.
+pub fn spawn(
+    config: &DnsConfig,
+    metrics: Metrics,
+    input: mpsc::Receiver<Update>,
+    output: mpsc::Sender<Update>,
+) -> SourceTask {
+    spawn_with(Dns::new(config), config, metrics, input, output)
+}
+
+/// Starts the stage with `resolver` behind it; of `config` only bounds and timeout are used.
+pub fn spawn_with(
+    resolver: impl Resolve,
+    config: &DnsConfig,
+    metrics: Metrics,
+    input: mpsc::Receiver<Update>,
+    output: mpsc::Sender<Update>,
+) -> SourceTask {
+    let stage = Stage {
+        resolver: Arc::new(resolver),
+        lookup_timeout: config.timeout.saturating_mul(LOOKUP_TIMEOUTS_MAX),
+        names: Names::new(config.min_ttl, config.max_ttl),
+        slots: BTreeMap::new(),
+        lookups: FuturesUnordered::new(),
+        unsynced: Vec::new(),
+        metrics,
+        output,
+    };
+    SourceTask::spawn(async move {
+        // An error is the end of the output: nobody is left to tell.
+        let _ = stage.run(input).await;
+    })
+}
+
+struct Stage<R> {
+    resolver: Arc<R>,
+    lookup_timeout: Duration,
+    names: Names,
+    slots: BTreeMap<SlotKey, Slot>,
+    lookups: FuturesUnordered<Lookup>,
+    /// Sources that are synced but for names that wait.
+    unsynced: Vec<SourceName>,
+    metrics: Metrics,
+    output: mpsc::Sender<Update>,
+}
+
+type Sent = Result<(), mpsc::error::SendError<Update>>;
+
+impl<R: Resolve> Stage<R> {
+    async fn run(mut self, mut input: mpsc::Receiver<Update>) -> Sent {
+        loop {
+            self.start_lookups();
+            let wake = self.next_wake();
+            tokio::select! {
+                update = input.recv() => match update {
+                    Some(update) => self.accept(update).await?,
+                    None => return Ok(()),
+                },
+                Some((question, result)) = self.lookups.next() => self.answered(&question, result).await?,
+                () = sleep_until(wake) => self.give_up_waiting().await?,
+                () = self.output.closed() => return Ok(()),
+            }
+        }
+    }
+
+    fn start_lookups(&mut self) {
+        let now = Instant::now();
+        while self.lookups.len() < LOOKUPS_MAX {
+            let Some(question) = self.names.take_due(now) else { return };
+            let (resolver, limit) = (Arc::clone(&self.resolver), self.lookup_timeout);
+            self.lookups.push(Box::pin(async move {
+                let result = time::timeout(limit, resolver.resolve(&question)).await;
+                let timeout = || ResolveError::Failed(format!("no answer within {limit:?}"));
+                (question, result.unwrap_or_else(|_| Err(timeout())))
+            }));
+        }
+    }
+
+    /// When something is to be done without any event; questions beyond the limit wait for an answer instead.
+    fn next_wake(&self) -> Option<Instant> {
+        let due = self.names.next_due().filter(|_| self.lookups.len() < LOOKUPS_MAX);
+        self.slots.values().filter_map(|slot| slot.waits_until).chain(due).min()
+    }
+
+    async fn accept(&mut self, update: Update) -> Sent {
+        let (key, content) = match &update {
+            Update::Synced { source } => {
+                self.unsynced.push(source);
+                return self.send_synced().await;
+            }
+            Update::Gone { source, service } => {
+                self.forget(&(source, Some(Arc::clone(service))));
+                self.output.send(update).await?;
+                return self.send_synced().await;
+            }
+            Update::Service { source, snapshot } => {
+                ((*source, Some(Arc::clone(&snapshot.name))), Content::Service(Arc::clone(snapshot)))
+            }
+            Update::Commands { source, commands, errors } => {
+                ((*source, None), Content::Commands(Arc::clone(commands), Arc::clone(errors)))
+            }
+        };
+        let questions = expand::questions(&content);
+        if questions.is_empty() {
+            self.forget(&key);
+            self.output.send(update).await?;
+            return self.send_synced().await;
+        }
+        let now = Instant::now();
+        let before = self.slots.remove(&key);
+        let used = before.as_ref().map(|slot| slot.questions.clone()).unwrap_or_default();
+        self.names.set_used(&key, &used, &questions, now);
+        let waits_until = before.as_ref().and_then(|slot| slot.waits_until).unwrap_or(now + PATIENCE);
+        let sent = before.and_then(|slot| slot.sent);
+        self.slots.insert(key.clone(), Slot { content, questions, sent, waits_until: Some(waits_until) });
+        self.send_if_ready(&key).await
+    }
+
+    fn forget(&mut self, key: &SlotKey) {
+        if let Some(slot) = self.slots.remove(key) {
+            self.names.set_used(key, &slot.questions, &BTreeSet::new(), Instant::now());
+        }
+    }
+
+    async fn answered(&mut self, question: &Question, result: Result<Answer, ResolveError>) -> Sent {
+        if result.is_err() {
+            *self.metrics.control().registry_errors.entry("dns").or_default() += 1;
+        }
+        let outcome = self.names.record(question, result, Instant::now());
+        if let Some(news) = outcome.news {
+            log(question, &news);
+        }
+        if outcome.changed {
+            let users: Vec<SlotKey> = self.names.users(question).cloned().collect();
+            for key in users {
+                self.send_if_ready(&key).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends slots that have waited long enough with what is known.
+    async fn give_up_waiting(&mut self) -> Sent {
+        let now = Instant::now();
+        let late = |slot: &Slot| slot.waits_until.is_some_and(|until| until <= now);
+        let keys: Vec<SlotKey> = self.slots.iter().filter(|(_, slot)| late(slot)).map(|(key, _)| key.clone()).collect();
+        for key in keys {
+            self.send(&key).await?;
+        }
+        Ok(())
+    }
+
+    /// Sends a slot if it differs from what was sent, unless it still waits for a name.
+    async fn send_if_ready(&mut self, key: &SlotKey) -> Sent {
+        let Some(slot) = self.slots.get(key) else { return Ok(()) };
+        let settled = slot.questions.iter().all(|question| self.names.is_settled(question));
+        if slot.waits_until.is_some() && !settled { Ok(()) } else { self.send(key).await }
+    }
+
+    async fn send(&mut self, key: &SlotKey) -> Sent {
+        let Some(slot) = self.slots.get_mut(key) else { return Ok(()) };
+        slot.waits_until = None;
+        let content = expand::expand(&slot.content, &self.names);
+        if slot.sent.as_ref() != Some(&content) {
+            slot.sent = Some(content.clone());
+            self.output.send(content.into_update(key.0)).await?;
+        }
+        self.send_synced().await
+    }
+
+    /// Sends `Synced` for the sources whose slots wait for nothing any more.
+    async fn send_synced(&mut self) -> Sent {
+        let waits =
+            |source: SourceName| self.slots.iter().any(|(key, slot)| key.0 == source && slot.waits_until.is_some());
+        let (still, ready): (Vec<_>, Vec<_>) = self.unsynced.iter().partition(|source| waits(source));
+        self.unsynced = still;
+        for source in ready {
+            self.output.send(Update::Synced { source }).await?;
+        }
+        Ok(())
+    }
+}
+
+impl Content {
+    fn into_update(self, source: SourceName) -> Update {
+        match self {
+            Self::Service(snapshot) => Update::Service { source, snapshot },
+            Self::Commands(commands, errors) => Update::Commands { source, commands, errors },
+        }
+    }
+}
+
+async fn sleep_until(wake: Option<Instant>) {
+    match wake {
+        Some(wake) => time::sleep_until(wake).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn log(question: &Question, news: &News) {
+    let (name, srv) = (&*question.name, question.srv);
+    match news {
+        News::Failing { reason, kept } => {
+            tracing::warn!(name, srv, reason, kept, "name cannot be resolved; known addresses stay");
+        }
+        News::Gone => tracing::warn!(name, srv, "name does not exist any more, and neither do its targets"),
+        News::Recovered => tracing::info!(name, srv, "name resolves again"),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,337 @@
+//! What is known of each name, what to believe of an answer, and when to ask again. Pure: time is an argument.
+//!
+//! - An answer replaces the one before and is asked for again after its TTL, within the configured bounds.
+//! - A failure (timeout, refusal, SERVFAIL) changes nothing: the last good answer stays for as long as it takes,
+//!   asked for again after a growing pause.
+//! - "No such name" is an answer, but also what a DNS server in trouble says (Consul's, for one, while it starts or
+//!   sees no healthy instance). It is believed when [`ABSENT_CONFIRMED`] questions in a row were answered so.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::SlotKey;
+use crate::registry::dns::{Answer, Found, Question, ResolveError};
+
+/// How many times in a row a name must be said not to exist before its addresses are given up.
+pub(super) const ABSENT_CONFIRMED: u32 = 3;
+/// Pause between these questions, and after a first failure.
+pub(super) const RETRY_MIN: Duration = Duration::from_secs(1);
+/// Longest pause after failures.
+const RETRY_MAX: Duration = Duration::from_secs(30);
+
+/// All names in use.
+#[derive(Debug)]
+pub(super) struct Names {
+    ttl_min: Duration,
+    ttl_max: Duration,
+    known: BTreeMap<Question, State>,
+    /// When to ask next; not for names that are being asked for.
+    schedule: BTreeSet<(Instant, Question)>,
+}
+
+#[derive(Debug)]
+struct State {
+    users: BTreeSet<SlotKey>,
+    found: Vec<Found>,
+    /// Some answer, good or bad, was there.
+    settled: bool,
+    /// Where it stands in the schedule; none while it is being asked for.
+    due: Option<Instant>,
+    failures: u32,
+    absences: u32,
+    trouble: Option<String>,
+}
+
+/// What an answer changes.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Outcome {
+    /// The addresses differ, or this was the first answer.
+    pub(super) changed: bool,
+    /// A change between good and bad that is worth a line in the log.
+    pub(super) news: Option<News>,
+}
+
+/// A line in the log.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum News {
+    /// Answers fail, for this reason; `kept` addresses stay.
+    Failing { reason: String, kept: usize },
+    /// The name is gone, and so are its addresses.
+    Gone,
+    /// Good answers again.
+    Recovered,
+}
+
+impl Names {
+    pub(super) fn new(ttl_min: Duration, ttl_max: Duration) -> Self {
+        Self { ttl_min, ttl_max: ttl_max.max(ttl_min), known: BTreeMap::new(), schedule: BTreeSet::new() }
+    }
+
+    /// Notes that `slot`, which used the names of `before`, uses those of `questions` now. New names are due at
+    /// once, those nobody uses any more are forgotten.
+    pub(super) fn set_used(
+        &mut self,
+        slot: &SlotKey,
+        before: &BTreeSet<Question>,
+        questions: &BTreeSet<Question>,
+        now: Instant,
+    ) {
+        for question in questions {
+            let state = self.known.entry(question.clone()).or_insert_with(|| {
+                self.schedule.insert((now, question.clone()));
+                State::new(now)
+            });
+            state.users.insert(slot.clone());
+        }
+        for question in before.difference(questions) {
+            let Some(state) = self.known.get_mut(question) else { continue };
+            state.users.remove(slot);
+            if !state.users.is_empty() {
+                continue;
+            }
+            if let Some(due) = state.due {
+                self.schedule.remove(&(due, question.clone()));
+            }
+            self.known.remove(question);
+        }
+    }
+
+    /// Whether the name has been asked for at least once.
+    pub(super) fn is_settled(&self, question: &Question) -> bool {
+        self.known.get(question).is_some_and(|state| state.settled)
+    }
+
+    /// What is believed of a name now.
+    pub(super) fn found(&self, question: &Question) -> &[Found] {
+        self.known.get(question).map_or(&[], |state| &state.found)
+    }
+
+    /// Who uses a name.
+    pub(super) fn users(&self, question: &Question) -> impl Iterator<Item = &SlotKey> {
+        self.known.get(question).into_iter().flat_map(|state| &state.users)
+    }
+
+    /// When the next question is due.
+    pub(super) fn next_due(&self) -> Option<Instant> {
+        self.schedule.first().map(|(due, _)| *due)
+    }
+
+    /// Takes the next question that is due.
+    pub(super) fn take_due(&mut self, now: Instant) -> Option<Question> {
+        if self.next_due()? > now {
+            return None;
+        }
+        let (_, question) = self.schedule.pop_first()?;
+        if let Some(state) = self.known.get_mut(&question) {
+            state.due = None;
+        }
+        Some(question)
+    }
+
+    /// Takes note of an answer.
+    pub(super) fn record(
+        &mut self,
+        question: &Question,
+        result: Result<Answer, ResolveError>,
+        now: Instant,
+    ) -> Outcome {
+        // Nobody may need the name any more; or somebody does again, and then it is in the schedule.
+        let Some(state) = self.known.get_mut(question).filter(|state| state.due.is_none()) else {
+            return Outcome::default();
+        };
+        let first = !std::mem::replace(&mut state.settled, true);
+        let (mut outcome, pause) = match result {
+            Ok(answer) => state.believe(answer, self.ttl_min, self.ttl_max),
+            Err(error) => state.doubt(&error),
+        };
+        outcome.changed |= first;
+        let due = now + pause;
+        state.due = Some(due);
+        self.schedule.insert((due, question.clone()));
+        outcome
+    }
+}
+
+impl State {
+    fn new(due: Instant) -> Self {
+        Self {
+            users: BTreeSet::new(),
+            found: Vec::new(),
+            settled: false,
+            due: Some(due),
+            failures: 0,
+            absences: 0,
+            trouble: None,
+        }
+    }
+
+    fn believe(&mut self, answer: Answer, ttl_min: Duration, ttl_max: Duration) -> (Outcome, Duration) {
+        let Answer { mut found, failed_targets, ttl } = answer;
+        // Targets that could not be asked for keep what they had.
+        found.extend(self.found.iter().filter(|old| failed_targets.contains(&old.target)).cloned());
+        found.sort();
+        found.dedup();
+        let changed = self.found != found;
+        self.found = found;
+        (self.failures, self.absences) = (0, 0);
+        let news = self.trouble.take().map(|_| News::Recovered);
+        (Outcome { changed, news }, ttl.clamp(ttl_min, ttl_max))
+    }
+
+    fn doubt(&mut self, error: &ResolveError) -> (Outcome, Duration) {
+        if *error == ResolveError::Absent {
+            (self.absences, self.failures) = (self.absences.saturating_add(1), 0);
+        } else {
+            (self.absences, self.failures) = (0, self.failures.saturating_add(1));
+        }
+        let gone = self.absences >= ABSENT_CONFIRMED && !self.found.is_empty();
+        if gone {
+            self.found.clear();
+        }
+        let reason = error.to_string();
+        let told = self.trouble.replace(reason.clone()).is_some_and(|before| before == reason);
+        let news = match (gone, told) {
+            (true, _) => Some(News::Gone),
+            (false, false) => Some(News::Failing { reason, kept: self.found.len() }),
+            (false, true) => None,
+        };
+        // The first questions after an absence come quickly, to confirm it.
+        let rounds = self.failures.max(self.absences.saturating_sub(ABSENT_CONFIRMED - 1)).saturating_sub(1);
+        let pause = RETRY_MIN.saturating_mul(1 << rounds.min(5)).min(RETRY_MAX);
+        (Outcome { changed: gone, news }, pause)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn question(name: &str) -> Question {
+        Question { name: name.into(), srv: false }
+    }
+
+    fn slot(service: &str) -> SlotKey {
+        ("test", Some(service.into()))
+    }
+
+    fn found(target: &str, last: u8) -> Found {
+        Found { target: target.into(), addr: [10, 0, 0, last].into(), port: 0, weight: 0 }
+    }
+
+    fn answer(found: &[Found], ttl_s: u64) -> Result<Answer, ResolveError> {
+        Ok(Answer { found: found.to_vec(), failed_targets: Vec::new(), ttl: Duration::from_secs(ttl_s) })
+    }
+
+    fn failed() -> Result<Answer, ResolveError> {
+        Err(ResolveError::Failed("timeout".to_owned()))
+    }
+
+    struct Fixture {
+        names: Names,
+        now: Instant,
+    }
+
+    impl Fixture {
+        fn new() -> Self {
+            let mut names = Names::new(Duration::from_secs(2), Duration::from_secs(60));
+            let now = Instant::now();
+            names.set_used(&slot("s"), &BTreeSet::new(), &BTreeSet::from([question("a")]), now);
+            Self { names, now }
+        }
+
+        /// Lets time pass until the question is due, answers it, and returns the outcome and how long it took.
+        fn answer(&mut self, result: Result<Answer, ResolveError>) -> (Outcome, u64) {
+            let due = self.names.next_due().expect("something is due");
+            let waited = due.saturating_duration_since(self.now).as_secs();
+            self.now = self.now.max(due);
+            assert_eq!(self.names.take_due(self.now), Some(question("a")));
+            assert_eq!(self.names.next_due(), None, "a name is not asked for twice at a time");
+            (self.names.record(&question("a"), result, self.now), waited)
+        }
+
+        fn found(&self) -> &[Found] {
+            self.names.found(&question("a"))
+        }
+    }
+
+    #[test]
+    fn answers_are_asked_for_again_after_their_clamped_ttl() {
+        let mut fixture = Fixture::new();
+        let one = [found("a", 1)];
+        assert_eq!(fixture.answer(answer(&one, 0)), (Outcome { changed: true, news: None }, 0));
+        assert_eq!(fixture.answer(answer(&one, 5)), (Outcome::default(), 2));
+        assert_eq!(fixture.answer(answer(&one, 3600)), (Outcome::default(), 5));
+        let two = [found("a", 1), found("a", 2)];
+        assert_eq!(fixture.answer(answer(&two, 1)), (Outcome { changed: true, news: None }, 60));
+        assert_eq!(fixture.found(), two);
+    }
+
+    #[test]
+    fn failures_never_take_addresses_away() {
+        let mut fixture = Fixture::new();
+        let one = [found("a", 1)];
+        fixture.answer(answer(&one, 2));
+        let news = Some(News::Failing { reason: "timeout".to_owned(), kept: 1 });
+        assert_eq!(fixture.answer(failed()), (Outcome { changed: false, news }, 2));
+        for pause in [1, 2, 4, 8, 16, 30, 30, 30] {
+            assert_eq!(fixture.answer(failed()), (Outcome::default(), pause), "told once, asked for ever more slowly");
+            assert_eq!(fixture.found(), one);
+        }
+        let (outcome, _) = fixture.answer(answer(&one, 2));
+        assert_eq!(outcome, Outcome { changed: false, news: Some(News::Recovered) });
+    }
+
+    #[test]
+    fn absence_is_believed_when_confirmed_in_a_row() {
+        let mut fixture = Fixture::new();
+        let absent = || Err(ResolveError::Absent);
+        fixture.answer(answer(&[found("a", 1)], 2));
+        fixture.answer(absent());
+        fixture.answer(absent());
+        fixture.answer(failed());
+        for _ in 1..ABSENT_CONFIRMED {
+            let (outcome, pause) = fixture.answer(absent());
+            assert!(!outcome.changed && pause == 1 && !fixture.found().is_empty());
+        }
+        assert_eq!(fixture.answer(absent()).0, Outcome { changed: true, news: Some(News::Gone) });
+        assert!(fixture.found().is_empty());
+        assert!(!fixture.answer(absent()).0.changed);
+        assert!(fixture.answer(answer(&[found("a", 1)], 2)).0.changed);
+    }
+
+    #[test]
+    fn a_first_failure_settles_the_name_without_addresses() {
+        let mut fixture = Fixture::new();
+        assert!(!fixture.names.is_settled(&question("a")));
+        assert!(fixture.answer(failed()).0.changed);
+        assert!(fixture.names.is_settled(&question("a")) && fixture.found().is_empty());
+    }
+
+    #[test]
+    fn targets_that_fail_keep_what_they_had() {
+        let mut fixture = Fixture::new();
+        fixture.answer(answer(&[found("x", 1), found("y", 2), found("z", 3)], 2));
+        let partial =
+            Answer { found: vec![found("x", 9)], failed_targets: vec!["y".into()], ttl: Duration::from_secs(2) };
+        assert!(fixture.answer(Ok(partial)).0.changed);
+        assert_eq!(fixture.found(), [found("x", 9), found("y", 2)]);
+    }
+
+    #[test]
+    fn names_live_as_long_as_somebody_uses_them() {
+        let mut fixture = Fixture::new();
+        let (a, none) = (BTreeSet::from([question("a")]), BTreeSet::new());
+        fixture.names.set_used(&slot("t"), &none, &a, fixture.now);
+        fixture.answer(answer(&[found("a", 1)], 2));
+        fixture.names.set_used(&slot("s"), &a, &none, fixture.now);
+        assert_eq!(fixture.names.users(&question("a")).collect::<Vec<_>>(), [&slot("t")]);
+        fixture.names.set_used(&slot("t"), &a, &none, fixture.now);
+        assert!(fixture.names.next_due().is_none() && fixture.found().is_empty());
+        // An answer that comes too late, after the name was forgotten and wanted again, is not taken for a new one.
+        fixture.names.set_used(&slot("s"), &none, &a, fixture.now);
+        assert_eq!(fixture.names.record(&question("a"), failed(), fixture.now), Outcome::default());
+        assert!(!fixture.names.is_settled(&question("a")));
+    }
+}

@@ -1,0 +1,115 @@
+//! The source `static`: what `[[static.route]]` says, sent once, and again when the configuration changes.
+
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, watch};
+
+use super::task::SourceTask;
+use super::{SourceName, Update};
+use crate::catalog::command::{self, Command, CommandError};
+use crate::config::StaticRoute;
+
+/// Name of the source.
+pub const SOURCE: SourceName = "static";
+
+/// The running source; it ends when this is dropped.
+#[derive(Debug)]
+pub struct StaticRoutes {
+    commands: watch::Sender<Arc<[Command]>>,
+    _task: SourceTask,
+}
+
+/// Starts the source: sends the commands of `routes`, then that it is synced.
+///
+/// # Errors
+/// Everything that is wrong with `routes`; nothing is started then.
+pub fn spawn(routes: &[StaticRoute], updates: mpsc::Sender<Update>) -> Result<StaticRoutes, Vec<CommandError>> {
+    let (sender, receiver) = watch::channel(commands(routes)?);
+    Ok(StaticRoutes { commands: sender, _task: SourceTask::spawn(run(receiver, updates)) })
+}
+
+impl StaticRoutes {
+    /// Takes over the routes of a new configuration; sent on only when they differ.
+    ///
+    /// # Errors
+    /// Everything that is wrong with `routes`; the old ones stay then.
+    pub fn replace(&self, routes: &[StaticRoute]) -> Result<(), Vec<CommandError>> {
+        let next = commands(routes)?;
+        self.commands.send_if_modified(|present| {
+            let differs = *present != next;
+            *present = next;
+            differs
+        });
+        Ok(())
+    }
+}
+
+async fn run(mut receiver: watch::Receiver<Arc<[Command]>>, updates: mpsc::Sender<Update>) {
+    let mut synced = false;
+    loop {
+        let commands = Arc::clone(&receiver.borrow_and_update());
+        if updates.send(Update::Commands { source: SOURCE, commands, errors: Arc::from([]) }).await.is_err() {
+            return;
+        }
+        if !synced && updates.send(Update::Synced { source: SOURCE }).await.is_err() {
+            return;
+        }
+        synced = true;
+        if receiver.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+fn commands(routes: &[StaticRoute]) -> Result<Arc<[Command]>, Vec<CommandError>> {
+    let (mut commands, mut errors) = (Vec::new(), Vec::new());
+    for route in routes {
+        match command::from_static(route) {
+            Ok(more) => commands.extend(more),
+            Err(more) => errors.extend(more),
+        }
+    }
+    if errors.is_empty() { Ok(commands.into()) } else { Err(errors) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn route(target: &str) -> StaticRoute {
+        StaticRoute {
+            service: "web".to_owned(),
+            source: "/".to_owned(),
+            targets: vec![target.to_owned()],
+            options: String::new(),
+        }
+    }
+
+    fn target(update: Option<Update>) -> String {
+        match update {
+            Some(Update::Commands { source: SOURCE, commands, .. }) => commands[0].to_string(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn sends_once_then_on_difference_only() {
+        let (sender, mut updates) = mpsc::channel(8);
+        let source = spawn(&[route("http://10.0.0.1:1")], sender).expect("valid");
+        assert!(target(updates.recv().await).contains("10.0.0.1:1"));
+        assert!(matches!(updates.recv().await, Some(Update::Synced { source: SOURCE })));
+        source.replace(&[route("http://10.0.0.1:1")]).expect("valid");
+        assert!(source.replace(&[route("nonsense")]).is_err());
+        source.replace(&[route("http://10.0.0.2:2")]).expect("valid");
+        assert!(target(updates.recv().await).contains("10.0.0.2:2"));
+        drop(source);
+        assert!(updates.recv().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn mistakes_start_nothing_and_are_all_told() {
+        let (sender, _updates) = mpsc::channel(8);
+        let errors = spawn(&[route("x"), route("http://ok/"), route("y")], sender).expect_err("two mistakes");
+        assert_eq!(errors.len(), 2);
+    }
+}
