@@ -91,10 +91,7 @@ fn the_scan_sees_every_form() {
                 pub(crate) fn g() {}\n#[cfg(test)]\nmod tests {\n    use crate::serve::x;\n}\n";
     let found: Vec<(usize, String)> = named_modules(text);
     let found: Vec<(usize, &str)> = found.iter().map(|(line, name)| (*line, name.as_str())).collect();
-    assert_eq!(
-        found,
-        [(1, "table"), (2, "catalog"), (2, "metrics"), (3, "config"), (6, "control"), (6, "registry")]
-    );
+    assert_eq!(found, [(1, "table"), (2, "catalog"), (2, "metrics"), (3, "config"), (6, "control"), (6, "registry")]);
 }
 
 /// Modules named by `crate::…` paths, with their line. Comments and everything from the test module on are left

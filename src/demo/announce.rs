@@ -119,10 +119,7 @@ mod tests {
         assert_eq!(sick.endpoint, Endpoint::Addr("127.0.0.1:8002".parse().unwrap()));
         assert_eq!(&*sick.tags[0], "urlprefix-/shop strip=/shop");
         let states: Vec<_> = sick.checks.iter().map(|check| (check.scope, check.status)).collect();
-        assert_eq!(
-            states,
-            [(CheckScope::Node, CheckStatus::Passing), (CheckScope::Service, CheckStatus::Critical)]
-        );
+        assert_eq!(states, [(CheckScope::Node, CheckStatus::Passing), (CheckScope::Service, CheckStatus::Critical)]);
         assert!(sick.checks.is_sorted_by_key(|check| check.id.clone()));
     }
 }

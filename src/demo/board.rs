@@ -173,9 +173,10 @@ pub(super) enum Seen {
 /// The instances of the route at `path`, by their id.
 pub(super) fn seen_by_router(table: &RouteTable, path: &str) -> BTreeMap<String, Seen> {
     let Some(route) = table.lookup(Scheme::Http, "127.0.0.1", path, |_| true) else { return BTreeMap::new() };
-    let excluded = route.excluded.iter().map(|left_out| {
-        (left_out.id.id.to_string(), Seen::Excluded(Arc::clone(&left_out.reason)))
-    });
+    let excluded = route
+        .excluded
+        .iter()
+        .map(|left_out| (left_out.id.id.to_string(), Seen::Excluded(Arc::clone(&left_out.reason))));
     let targets = route.targets.iter().map(|target| {
         (target.state.id.id.to_string(), Seen::Target { in_flight: target.state.in_flight.load(Relaxed) })
     });

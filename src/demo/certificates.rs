@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+    KeyUsagePurpose,
 };
 
 /// A folder that nobody else may read, removed when dropped.
@@ -76,12 +77,7 @@ pub(super) fn make(folder: &PrivateFolder) -> anyhow::Result<Certificates> {
     Ok(Certificates { ca_file, agent, client })
 }
 
-fn pair(
-    folder: &PrivateFolder,
-    ca: &CertifiedIssuer<'_, KeyPair>,
-    name: &str,
-    names: &[&str],
-) -> anyhow::Result<Pair> {
+fn pair(folder: &PrivateFolder, ca: &CertifiedIssuer<'_, KeyPair>, name: &str, names: &[&str]) -> anyhow::Result<Pair> {
     let mut params = CertificateParams::new(names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>())?;
     params.distinguished_name.push(DnType::CommonName, name);
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];

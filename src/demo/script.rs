@@ -120,7 +120,8 @@ impl Script {
         }
         self.next_at_ms = now_ms + self.rng.u64(PAUSE_MS);
         let service = self.rng.usize(..self.casts.len().max(1));
-        let change = self.choose(self.casts.get(service)?)?;
+        let possible = possible_changes(self.casts.get(service)?);
+        let change = self.rng.choice(possible)?;
         Some(self.apply(service, change, now_ms))
     }
 
@@ -137,17 +138,6 @@ impl Script {
             }
         }
         None
-    }
-
-    fn choose(&mut self, cast: &Cast) -> Option<Change> {
-        let mut possible = Vec::with_capacity(4);
-        if cast.members.len() < MEMBERS_MAX {
-            possible.push(Change::Joined);
-        }
-        if cast.well() > WELL_MIN {
-            possible.extend([Change::Left, Change::Sickened, Change::Crashed]);
-        }
-        self.rng.choice(possible)
     }
 
     fn apply(&mut self, service: usize, change: Change, now_ms: u64) -> Event {
@@ -169,6 +159,17 @@ impl Script {
         }
         Event { service, number, change }
     }
+}
+
+fn possible_changes(cast: &Cast) -> Vec<Change> {
+    let mut possible = Vec::with_capacity(4);
+    if cast.members.len() < MEMBERS_MAX {
+        possible.push(Change::Joined);
+    }
+    if cast.well() > WELL_MIN {
+        possible.extend([Change::Left, Change::Sickened, Change::Crashed]);
+    }
+    possible
 }
 
 #[cfg(test)]

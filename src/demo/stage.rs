@@ -46,8 +46,7 @@ impl Stage {
         seed: u64,
     ) -> anyhow::Result<Self> {
         let actors = casts.iter().map(|_| BTreeMap::new()).collect();
-        let mut stage =
-            Self { announcer, actors, board, rng: fastrand::Rng::with_seed(seed), overdue: Vec::new() };
+        let mut stage = Self { announcer, actors, board, rng: fastrand::Rng::with_seed(seed), overdue: Vec::new() };
         for (service, cast) in casts.iter().enumerate() {
             for member in &cast.members {
                 stage.start(service, member.number).await?;

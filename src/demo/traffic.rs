@@ -51,9 +51,15 @@ type Connection = SendRequest<Empty<Bytes>>;
 
 /// One request on the connection at hand, or on a new one if there is none or it is closed.
 async fn ask(router: SocketAddr, connection: &mut Option<Connection>, path: &str) -> Result<(), String> {
-    let mut sender = match connection.take() {
-        Some(mut sender) if sender.ready().await.is_ok() => sender,
-        _ => connect(router).await.map_err(|error| format!("connect: {error}"))?,
+    let mut warm = connection.take();
+    if let Some(sender) = &mut warm
+        && sender.ready().await.is_err()
+    {
+        warm = None;
+    }
+    let mut sender = match warm {
+        Some(sender) => sender,
+        None => connect(router).await.map_err(|error| format!("connect: {error}"))?,
     };
     let request = Request::get(path)
         .header(header::HOST, router.to_string())
