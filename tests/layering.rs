@@ -1,5 +1,7 @@
 //! Holds the direction between modules: which part may name which. The list is the one in docs/architecture.md.
 
+#![allow(clippy::unwrap_used, reason = "test code: a failure here fails the test")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
