@@ -137,8 +137,10 @@ impl Show {
             (Announcer::Direct(updates), None)
         };
         let stage = Stage::open(announcer, script.casts(), Arc::clone(&board), seed).await?;
-        // It blocks until the listeners are open, and the samples live on this thread.
-        let running = tokio::task::spawn_blocking(move || serve::start(config, extra)).await??;
+        // It blocks while it starts, and the samples live on this thread.
+        let running = tokio::task::spawn_blocking(move || serve::start(&config, extra)).await??;
+        let opened = tokio::time::timeout(OPEN_LIMIT, running.opened()).await;
+        anyhow::ensure!(opened.is_ok_and(|open| open), "the router did not open its listeners");
         let http = http_address(&running)?;
         let begun = Instant::now();
         lock(&board).begin(intro(http, running.admin, notes), begun);
@@ -174,6 +176,9 @@ impl Show {
         Ok(())
     }
 }
+
+/// How long the router may take to hear of the samples and open.
+const OPEN_LIMIT: Duration = Duration::from_secs(15);
 
 /// The configuration of the demo's router, and remarks on it.
 fn config(live: bool) -> (Config, Vec<String>) {
