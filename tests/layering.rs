@@ -17,7 +17,9 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("control", &["registry", "catalog", "table", "metrics", "config"]),
     ("proxy", &["table", "catalog", "metrics", "config", "log"]),
     ("admin", &["table", "control", "catalog", "metrics", "config"]),
+    ("check", &["config", "catalog"]),
     ("cli", &["config"]),
+    ("manual", &["cli", "config"]),
 ];
 
 /// Where everything is put together: these see all modules, and none but the binary may name them.
