@@ -58,13 +58,7 @@ impl PoolKey {
             (true, Some(name), _) | (true, None, HostRewrite::Name(name)) => Some(Arc::clone(name)),
             _ => None,
         };
-        Self {
-            instance: target.state.key,
-            tls: proto.is_tls(),
-            h2: proto.is_h2(),
-            skip_verify: *tls_skip_verify,
-            name,
-        }
+        Self { instance: target.state.key, tls: proto.is_tls(), h2: proto.is_h2(), skip_verify: *tls_skip_verify, name }
     }
 }
 
@@ -168,8 +162,7 @@ impl UpstreamPool {
             return Err(ConnectError::Timeout(limit));
         };
         let warm = self.slot(key, target, |slot| {
-            let most =
-                if slot.shared.len() < H2_CONNECTIONS_MAX { H2_STREAMS_PER_CONNECTION } else { usize::MAX };
+            let most = if slot.shared.len() < H2_CONNECTIONS_MAX { H2_STREAMS_PER_CONNECTION } else { usize::MAX };
             slot.stream(now_ms, most)
         });
         if let Some(connection) = warm {

@@ -21,7 +21,6 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 
 use super::budget::RetryBudget;
-use crate::table::clock::Clock;
 use super::drain::{LocalPhase, Phase, PhaseReceiver};
 use super::listener::{Listener, accept_loop};
 use super::pool::UpstreamPool;
@@ -31,6 +30,7 @@ use super::tunnels::Tunnels;
 use crate::log::access::AccessLogger;
 use crate::metrics::Metrics;
 use crate::table::balancer::PickState;
+use crate::table::clock::Clock;
 use crate::table::{Route, SharedTable, TableReader, Target};
 
 /// What all workers get.

@@ -21,8 +21,8 @@ pub(super) fn build(config: &Config) -> anyhow::Result<Settings> {
         ),
         None => Bytes::new(),
     };
-    let upstream_tls =
-        UpstreamTls::new(proxy.upstream_ca_file.as_deref()).context("TLS towards upstreams (key proxy.upstream_ca_file)")?;
+    let upstream_tls = UpstreamTls::new(proxy.upstream_ca_file.as_deref())
+        .context("TLS towards upstreams (key proxy.upstream_ca_file)")?;
     Ok(Settings {
         no_route_status: StatusCode::from_u16(proxy.no_route_status).unwrap_or(StatusCode::NOT_FOUND),
         no_route_page,

@@ -106,11 +106,11 @@ fn cookies_are_joined_for_http1() {
     let (_upstream, lb) = both("");
     block_on(async {
         let (mut client, _) = h2(lb.address("http")).await;
-        let request = Request::get("http://one/").header("cookie", "a=1").header("cookie", "b=2").body(full("")).unwrap();
+        let request =
+            Request::get("http://one/").header("cookie", "a=1").header("cookie", "b=2").body(full("")).unwrap();
         let (_, body, _) = ask(&mut client, request).await;
         let seen = json(&body);
-        let cookies: Vec<_> =
-            seen["headers"].as_array().unwrap().iter().filter(|field| field[0] == "cookie").collect();
+        let cookies: Vec<_> = seen["headers"].as_array().unwrap().iter().filter(|field| field[0] == "cookie").collect();
         assert_eq!(cookies, [&serde_json::json!(["cookie", "a=1; b=2"])]);
     });
 }
@@ -158,7 +158,8 @@ fn connect_is_refused() {
 #[test]
 fn a_reset_stream_ends_its_request_at_the_upstream() {
     let sockets = Sockets::start();
-    let text = listener("http", "") + &route("one", "/", &[url("http", sockets.address)], "") + "[proxy]\nworkers = 1\n";
+    let text =
+        listener("http", "") + &route("one", "/", &[url("http", sockets.address)], "") + "[proxy]\nworkers = 1\n";
     let lb = Lb::start(&config(&text));
     block_on(async {
         let (mut client, _) = h2(lb.address("http")).await;

@@ -11,7 +11,12 @@ use super::support::upstream::Upstream;
 use super::wire::*;
 
 fn web(upstream: &Upstream, more: &str) -> String {
-    config(&(listener("http", "") + &route("web", "/", &[url("http", upstream.address)], "") + "[proxy]\nworkers = 2\n" + more))
+    config(
+        &(listener("http", "")
+            + &route("web", "/", &[url("http", upstream.address)], "")
+            + "[proxy]\nworkers = 2\n"
+            + more),
+    )
 }
 
 /// First `/ready`, then no new connections, then the end of what runs and of what idles, then the exit.
@@ -191,7 +196,9 @@ fn without_consul_it_does_not_listen_and_says_why() {
     assert_eq!(status, 503);
     assert!(body.contains("consul"), "{body}");
     assert_eq!(lb.admin("/health").0, 200);
-    wait_for("a counted error", || lb.metric("lb_registry_errors_total{kind=\"connect\"}").is_some_and(|count| count > 0.0));
+    wait_for("a counted error", || {
+        lb.metric("lb_registry_errors_total{kind=\"connect\"}").is_some_and(|count| count > 0.0)
+    });
     assert!(!lb.stderr().contains("\"listener\":\"http\""), "{}", lb.stderr());
     let begun = Instant::now();
     lb.sigterm();
@@ -223,7 +230,7 @@ fn commands_look_at_the_running_process() {
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success() && text.contains("web") && text.contains(&target), "{output:?}");
     let file = lb.folder().join("lb.toml");
-    let output = run(&["check", "--live", "--config", file.to_str().unwrap()]);
+    let output = run(&["check", "--config", file.to_str().unwrap()]);
     assert!(output.status.success(), "{output:?}");
     let nobody = Upstream::start("consul").kill();
     std::fs::write(&file, format!("[consul]\naddress = \"http://{nobody}\"\n")).unwrap();

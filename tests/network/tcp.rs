@@ -151,7 +151,9 @@ fn a_proxy_header_is_taken_in_and_passed_on() {
     let lb = in_front_of(&[url("tcp", sockets.address)], "pxyproto=true", "proxy_protocol = true", "");
     let port = lb.address("tcp").port();
     let v1 = b"PROXY TCP4 10.1.2.3 127.0.0.1 1234 80\r\n";
-    for (header, source) in [(&v1[..], "10.1.2.3"), (V2, "10.1.2.3"), (b"PROXY UNKNOWN\r\n", "127.0.0.1"), (b"", "127.0.0.1")] {
+    for (header, source) in
+        [(&v1[..], "10.1.2.3"), (V2, "10.1.2.3"), (b"PROXY UNKNOWN\r\n", "127.0.0.1"), (b"", "127.0.0.1")]
+    {
         let mut client = connect(lb.address("tcp"));
         // In two parts: a header need not come at once.
         let (first, second) = header.split_at(header.len() / 2);
@@ -171,12 +173,8 @@ fn a_proxy_header_is_taken_in_and_passed_on() {
 #[test]
 fn a_client_that_waits_for_a_greeting_gets_it_though_it_sends_no_header() {
     let echo = TcpEcho::start("220 ready", "");
-    let lb = in_front_of(
-        &[url("tcp", echo.address)],
-        "",
-        "proxy_protocol = true\nproxy_protocol_timeout = \"100ms\"",
-        "",
-    );
+    let lb =
+        in_front_of(&[url("tcp", echo.address)], "", "proxy_protocol = true\nproxy_protocol_timeout = \"100ms\"", "");
     assert_eq!(RawClient::connect(lb.address("tcp")).bytes(9), b"220 ready");
 }
 

@@ -90,7 +90,10 @@ fn shown<T>(stream: &TlsStream<T>) -> CertificateDer<'static> {
 }
 
 fn file_source(files: &super::support::certs::PairFiles, more: &str) -> String {
-    format!("[certificates.main]\nsource = \"file\"\ncert_file = {:?}\nkey_file = {:?}\n{more}\n", files.cert, files.key)
+    format!(
+        "[certificates.main]\nsource = \"file\"\ncert_file = {:?}\nkey_file = {:?}\n{more}\n",
+        files.cert, files.key
+    )
 }
 
 #[test]
@@ -124,7 +127,8 @@ fn the_name_chooses_the_certificate() {
         assert!(!error.contains("not valid for name"), "{error}");
     });
     let expiries = lb.admin("/metrics").1;
-    let expiries = expiries.lines().filter(|line| line.starts_with("lb_certificate_expiry_timestamp_seconds{source=\"main\""));
+    let expiries =
+        expiries.lines().filter(|line| line.starts_with("lb_certificate_expiry_timestamp_seconds{source=\"main\""));
     assert_eq!(expiries.count(), 3);
 }
 
@@ -153,7 +157,9 @@ fn both_versions_serve_and_both_resume() {
                 assert_eq!(stream.get_ref().1.handshake_kind(), Some(kind), "{version:?}");
             }
         }
-        for (offered, chosen) in [(&["h2", "http/1.1"][..], Some(&b"h2"[..])), (&["http/1.1"], Some(b"http/1.1")), (&[], None)] {
+        for (offered, chosen) in
+            [(&["h2", "http/1.1"][..], Some(&b"h2"[..])), (&["http/1.1"], Some(b"http/1.1")), (&[], None)]
+        {
             let stream = Trust::new(&ca).with_alpn(offered).connect(lb.address("https"), "a.test").await.unwrap();
             assert_eq!(stream.get_ref().1.alpn_protocol(), chosen);
         }
@@ -177,7 +183,8 @@ fn client_certificates_are_demanded_or_welcome() {
         let address = lb.address("https");
         block_on(async {
             for versions in [&[&rustls::version::TLS12], &[&rustls::version::TLS13]] {
-                let get = async |identity: Option<&Pair>| Trust::with(&ca, identity, versions).get(address, "a.test").await;
+                let get =
+                    async |identity: Option<&Pair>| Trust::with(&ca, identity, versions).get(address, "a.test").await;
                 assert!(get(Some(&known)).await.unwrap().starts_with("HTTP/1.1 200"));
                 assert!(get(Some(&stranger)).await.is_err(), "of another CA");
                 assert_eq!(get(None).await.is_ok(), optional, "without any");
@@ -200,7 +207,8 @@ fn a_changed_pair_is_taken_over_and_a_bad_one_is_not() {
     let lb = Lb::start(&config(&text));
     let address = lb.address("https");
     let trust = Trust::new(&ca);
-    let shows = |pair: &Pair| block_on(async { shown(&trust.connect(address, "a.test").await.unwrap()) == chain(pair)[0] });
+    let shows =
+        |pair: &Pair| block_on(async { shown(&trust.connect(address, "a.test").await.unwrap()) == chain(pair)[0] });
     block_on(async {
         let stream = trust.clone().with_alpn(&["h2"]).connect(address, "a.test").await.unwrap();
         let (mut client, _) = h2_on(stream, 1 << 20).await;
@@ -257,11 +265,15 @@ fn tls_upstream(ca: &Ca, name: &str, protocol: &'static str) -> SocketAddr {
                     let name = stream.get_ref().1.server_name().unwrap_or("none").to_owned();
                     let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
                         let text = format!("{name} {:?}", request.version());
-                        async { Ok::<_, std::convert::Infallible>(http::Response::new(Full::new(bytes::Bytes::from(text)))) }
+                        async {
+                            Ok::<_, std::convert::Infallible>(http::Response::new(Full::new(bytes::Bytes::from(text))))
+                        }
                     });
                     let io = TokioIo::new(stream);
                     if protocol == "h2" {
-                        let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new()).serve_connection(io, service).await;
+                        let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                            .serve_connection(io, service)
+                            .await;
                     } else {
                         let _ = hyper::server::conn::http1::Builder::new().serve_connection(io, service).await;
                     }
@@ -337,7 +349,10 @@ fn clients_without_tls_are_let_go() {
     let folder = tempfile::tempdir().unwrap();
     let ca = Ca::new("ca");
     let files = ca.pair(&["a.test"]).write(folder.path(), "site");
-    let text = listener("https", "certificates = \"main\"") + &file_source(&files, "") + &route("web", "/", &[url("http", "127.0.0.1:1".parse().unwrap())], "") + "[proxy]\nheader_timeout = \"300ms\"\n";
+    let text = listener("https", "certificates = \"main\"")
+        + &file_source(&files, "")
+        + &route("web", "/", &[url("http", "127.0.0.1:1".parse().unwrap())], "")
+        + "[proxy]\nheader_timeout = \"300ms\"\n";
     let lb = Lb::start(&config(&text));
     for bytes in [&b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n"[..], b"", b"\x16\x03\x01"] {
         let mut socket = std::net::TcpStream::connect(lb.address("https")).unwrap();

@@ -28,9 +28,12 @@ pub type H2 = SendRequest<Body>;
 
 /// Runs a test's asynchronous part, which may block: connections have a thread of their own.
 pub fn block_on<F: Future>(future: F) -> F::Output {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap().block_on(async {
-        tokio::time::timeout(PATIENCE, future).await.expect("done within the patience of a test")
-    })
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap()
+        .block_on(async { tokio::time::timeout(PATIENCE, future).await.expect("done within the patience of a test") })
 }
 
 /// Looks until `wanted` is true.
@@ -54,7 +57,9 @@ pub fn listener(protocol: &str, more: &str) -> String {
 
 /// A static route.
 pub fn route(service: &str, source: &str, targets: &[String], options: &str) -> String {
-    format!("[[static.route]]\nservice = \"{service}\"\nsource = \"{source}\"\ntargets = {targets:?}\noptions = \"{options}\"\n")
+    format!(
+        "[[static.route]]\nservice = \"{service}\"\nsource = \"{source}\"\ntargets = {targets:?}\noptions = \"{options}\"\n"
+    )
 }
 
 /// URL of an address.

@@ -355,7 +355,7 @@ async fn watchdog(worker: &Worker, settings: &Settings, watch: &Watch) -> Verdic
     let shortest = limits.header_timeout.min(limits.idle_timeout).min(limits.body_timeout);
     let look_every = (shortest / 2).clamp(Duration::from_millis(10), Duration::from_secs(5));
     let mut head = HeadClock::new(worker.clock.now_ms());
-    let mut quiet = QuietClock { since_ms: worker.clock.now_ms(), begun: 0 };
+    let mut quiet = QuietClock { since_ms: worker.clock.now_ms(), begun: 0, busy: false };
     loop {
         tokio::time::sleep(look_every).await;
         let now_ms = worker.clock.now_ms();
@@ -380,7 +380,8 @@ async fn watchdog(worker: &Worker, settings: &Settings, watch: &Watch) -> Verdic
             continue;
         }
         if between {
-            let limit = if guard.heads() == 0 { limits.header_timeout.min(limits.idle_timeout) } else { limits.idle_timeout };
+            let limit =
+                if guard.heads() == 0 { limits.header_timeout.min(limits.idle_timeout) } else { limits.idle_timeout };
             head.reset();
             if passed(watch.activity.last_ms(), limit) {
                 return Verdict::Idle;
@@ -395,14 +396,18 @@ async fn watchdog(worker: &Worker, settings: &Settings, watch: &Watch) -> Verdic
 struct QuietClock {
     since_ms: u64,
     begun: u64,
+    busy: bool,
 }
 
 impl QuietClock {
     fn since(&mut self, now_ms: u64, watch: &Watch) -> u64 {
-        if watch.exchanges.get() > 0 || watch.begun.get() != self.begun {
+        // What was busy at the last look may have become quiet just now.
+        let busy = watch.exchanges.get() > 0;
+        if busy || self.busy || watch.begun.get() != self.begun {
             self.begun = watch.begun.get();
             self.since_ms = now_ms;
         }
+        self.busy = busy;
         self.since_ms
     }
 }
