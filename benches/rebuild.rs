@@ -15,6 +15,9 @@ use lb::table::{Admission, Contribution, Matcher, SharedTable, TableBuilder};
 
 const SIZE: usize = 100_000;
 
+/// The place of the route with this number.
+type KeyOf = fn(usize) -> RouteKey;
+
 fn contributions(key: &RouteKey, n: usize, instances: usize) -> Vec<Contribution> {
     let contribution = |i: usize| Contribution {
         key: key.clone(),
@@ -28,7 +31,7 @@ fn contributions(key: &RouteKey, n: usize, instances: usize) -> Vec<Contribution
 }
 
 fn rebuild(c: &mut Criterion) {
-    let keys: [(&str, fn(usize) -> RouteKey); 2] = [
+    let keys: [(&str, KeyOf); 2] = [
         ("hosts", |n| RouteKey { host: format!("service-{n}.example.com"), path: "/".into() }),
         ("paths", |n| RouteKey { host: "example.com".into(), path: format!("/service-{n}") }),
     ];
@@ -48,7 +51,12 @@ fn rebuild(c: &mut Criterion) {
                 n += 1;
                 let at = n.wrapping_mul(7919) % SIZE;
                 let instances = if n.is_multiple_of(2) { 1 } else { 3 };
-                builder.apply_service("bench", &format!("service-{at}").into(), contributions(&key(at), at, instances), 1);
+                builder.apply_service(
+                    "bench",
+                    &format!("service-{at}").into(),
+                    contributions(&key(at), at, instances),
+                    1,
+                );
                 shared.publish(black_box(builder.build()));
                 builder.retire();
             });

@@ -118,18 +118,18 @@ impl PickState {
 
     /// The first usable target from a random place on.
     fn first_usable<'a>(&mut self, scope: &Scope<'a, '_>) -> Option<&'a Target> {
-        self.from_anywhere(scope).find(|target| scope.is_usable(target))
+        self.all_from_anywhere(scope).find(|target| scope.is_usable(target))
     }
 
     /// Another usable target than `first`, from a random place on, that is old enough to be compared with it.
     fn any_but<'a>(&mut self, first: &Target, scope: &Scope<'a, '_>) -> Option<&'a Target> {
-        let mut others = self.from_anywhere(scope).filter(|target| !std::ptr::eq(first, *target));
+        let mut others = self.all_from_anywhere(scope).filter(|target| !std::ptr::eq(first, *target));
         let other = others.find(|target| scope.is_usable(target))?;
         self.is_old_enough(other, scope.context).then_some(other)
     }
 
     /// All targets, from a random place on and around the end.
-    fn from_anywhere<'a>(&mut self, scope: &Scope<'a, '_>) -> impl Iterator<Item = &'a Target> + use<'a> {
+    fn all_from_anywhere<'a>(&mut self, scope: &Scope<'a, '_>) -> impl Iterator<Item = &'a Target> + use<'a> {
         let targets = &scope.route.targets;
         let start = self.rng.usize(..targets.len().max(1));
         let (before, after) = targets.split_at(start.min(targets.len()));
@@ -379,7 +379,10 @@ mod tests {
         assert_eq!(sorted, [1, 2, 3, 4]);
         eject(&even.targets[2], 1000);
         let rest = turns(context(&[]), 9);
-        assert!(rest.windows(3).all(|w| w[0] != w[1] && w[1] != w[2] && w[0] != w[2]) && !rest.contains(&3), "{rest:?}");
+        assert!(
+            rest.windows(3).all(|w| w[0] != w[1] && w[1] != w[2] && w[0] != w[2]) && !rest.contains(&3),
+            "{rest:?}"
+        );
     }
 
     #[test]
@@ -409,7 +412,10 @@ mod tests {
             };
             let (young, older, grown) = (share_at(1000), share_at(6000), share_at(11_000));
             assert!(young > 0.0 && young < 0.12, "{strategy}: {young}");
-            assert!(young < older && older < grown && (grown - 0.5).abs() < 0.03, "{strategy}: {young} {older} {grown}");
+            assert!(
+                young < older && older < grown && (grown - 0.5).abs() < 0.03,
+                "{strategy}: {young} {older} {grown}"
+            );
         }
     }
 

@@ -47,7 +47,7 @@ impl TargetState {
     /// Whether the instance may get a request: not ejected, and not just being tried after an ejection.
     #[must_use]
     pub fn is_open(&self, now_ms: u64) -> bool {
-        !self.is_ejected(now_ms) && !(self.probation.load(Relaxed) && self.trial_until_ms.load(Relaxed) > now_ms)
+        !self.is_ejected(now_ms) && (!self.probation.load(Relaxed) || self.trial_until_ms.load(Relaxed) <= now_ms)
     }
 
     /// To be called for a picked target: false when it is on probation and another request got the trial.
@@ -190,7 +190,9 @@ mod tests {
 
     #[test]
     fn the_cap_leaves_enough_instances() {
-        for (ejected, total, ejects) in [(0, 1, false), (0, 2, true), (1, 2, false), (1, 3, false), (1, 4, true), (2, 4, false)] {
+        for (ejected, total, ejects) in
+            [(0, 1, false), (0, 2, true), (1, 2, false), (1, 3, false), (1, 4, true), (2, 4, false)]
+        {
             let state = state();
             let got = (0..3).any(|_| state.record_failure(10, &config(), ejected, total));
             assert_eq!(got, ejects, "{ejected} of {total}");
