@@ -1,5 +1,7 @@
 //! The Consul source against a real agent over mTLS, and against a stand-in for what a real one cannot be made to do.
 
+#![allow(clippy::unwrap_used, reason = "test code: a failure here fails the test")]
+
 mod support;
 
 use std::collections::BTreeMap;

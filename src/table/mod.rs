@@ -18,6 +18,7 @@ mod hosts;
 mod listing;
 mod overlay;
 mod paths;
+mod prefixes;
 pub mod publish;
 pub mod route;
 mod shards;

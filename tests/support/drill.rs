@@ -14,7 +14,7 @@ use super::upstream::Upstream;
 /// Longest wait for anything.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 /// Pause between two looks at a condition that cannot be waited on.
-const STEP: Duration = Duration::from_millis(5);
+const STEP: Duration = Duration::from_millis(20);
 
 /// An instance: a server, and the id under which it is registered.
 pub struct Instance {

@@ -221,7 +221,8 @@ impl Stderr {
 /// The address in a log line about an open listener.
 fn listening(line: &str, listener: &str) -> Option<SocketAddr> {
     let line: serde_json::Value = serde_json::from_str(line).ok()?;
-    let fields = &line["fields"];
+    // A build with nested fields has them one level down.
+    let fields = line.get("fields").unwrap_or(&line);
     if fields["message"] != "listening" || fields["listener"] != listener {
         return None;
     }

@@ -60,8 +60,10 @@ pub async fn exchange(
     let settings = worker.settings();
     let (parts, body) = request.into_parts();
     let host = headers::received_host(&parts.uri, &parts.headers, parts.version);
-    let note =
-        worker.access.is_on().then(|| RequestNote::new(host.as_ref().ok().and_then(Option::as_ref), &parts.uri, &parts.headers));
+    let note = worker
+        .access
+        .is_on()
+        .then(|| RequestNote::new(host.as_ref().ok().and_then(Option::as_ref), &parts.uri, &parts.headers));
     let mut finish = Finish::open(&worker, &downstream, parts.method.clone(), parts.version, note);
     let grpc = is_grpc(&parts.headers);
 
@@ -137,11 +139,7 @@ pub async fn exchange(
             finish.answered(&target.state, upstream, answer.in_flight, answer.lease, answer.took);
             let mut response = answer.response;
             headers::prepare_response(response.headers_mut(), &downstream.client, &settings.header_rules, switching);
-            if switching {
-                upgrade::switch(&downstream, target, response, finish)
-            } else {
-                pass_on(response, finish)
-            }
+            if switching { upgrade::switch(&downstream, target, response, finish) } else { pass_on(response, finish) }
         }
         Err(error) => {
             tracing::debug!(%error, service = %first.service.name(), "request failed");
@@ -414,7 +412,8 @@ fn find_route(
     let websocket = original.upgrade.as_ref().is_some_and(|upgrade| upgrade.websocket);
     let mut table = worker.table.borrow_mut();
     let accept = |route: &Route| {
-        let redirecting = route.targets.first().and_then(|target| target.options.redirect.as_ref().map(|to| (target, to)));
+        let redirecting =
+            route.targets.first().and_then(|target| target.options.redirect.as_ref().map(|to| (target, to)));
         let Some((target, redirect)) = redirecting else { return true };
         let scheme = headers::scheme(&original.headers, downstream.client.is_tls(), websocket);
         !redirect::is_self_redirect(&redirect.url, scheme, &redirect_source(original, path, &target.options))

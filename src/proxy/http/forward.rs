@@ -193,11 +193,13 @@ fn build(
         target: target.state.addr,
         upstream_h2,
     };
-    let edit =
-        PathEdit { strip: options.strip.as_deref(), prepend: options.prepend.as_deref(), query: target.query.as_deref() };
+    let edit = PathEdit {
+        strip: options.strip.as_deref(),
+        prepend: options.prepend.as_deref(),
+        query: target.query.as_deref(),
+    };
     let received = original.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
-    let rewritten =
-        path::rewrite(&received, path, &edit).map_err(|error| AttemptError::Request(error.to_string()))?;
+    let rewritten = path::rewrite(&received, path, &edit).map_err(|error| AttemptError::Request(error.to_string()))?;
     let mut request = Request::new(body);
     *request.method_mut() = original.method.clone();
     *request.uri_mut() = if upstream_h2 {
