@@ -75,6 +75,7 @@ fn rolling_replacement_without_shutdown_delay_fails_nothing() {
     let mut present = fleet(&agent, "web", "v0", 3);
     wait_serving(&lb, "web", &["v0-0", "v0-1", "v0-2"]);
     let load = load(&lb, "/web", 250);
+    wait("all three served", || present.iter().all(|instance| instance.server().requests() > 0));
     for round in 1..=ROUNDS {
         for (place, instance) in present.iter_mut().enumerate() {
             // As Nomad does it: the record goes, the process dies with it, and only then the next one starts.
@@ -84,8 +85,7 @@ fn rolling_replacement_without_shutdown_delay_fails_nothing() {
             // First the service alone, while the application is still starting: it must not be asked yet.
             next.server().set_status(500);
             next.register(&agent, &["urlprefix-/web"], Check::None);
-            next.add_check(&agent, Check::Ttl);
-            agent.set_check(&next.id, CheckStatus::Critical);
+            next.add_check(&agent);
             sleep(SECOND / 5);
             next.server().set_status(200);
             agent.set_check(&next.id, CheckStatus::Passing);
@@ -117,7 +117,8 @@ fn new_instances_wait_for_their_checks() {
     let text = service_row(&lb, "web").to_string();
     assert!(text.contains("check_grace"), "the reason is told: {text}");
     // A check that passes ends the wait; without any, the grace does.
-    checked.add_check(&agent, Check::Ttl);
+    checked.add_check(&agent);
+    agent.set_check(&checked.id, CheckStatus::Passing);
     wait("traffic to the checked one", || checked.server().requests() > 0);
     assert!(unchecked.server().requests() == 0 && registered.elapsed() < 3 * SECOND);
     wait("traffic to the other one", || unchecked.server().requests() > 0);
@@ -351,7 +352,8 @@ fn static_routes_and_a_routes_file_stand_beside_consul() {
     assert_eq!(ask(&lb, "/static"), (200, "static".to_owned()));
     assert_eq!(ask(&lb, "/file"), (200, "file".to_owned()));
 
-    let text = format!("route add file /file http://{0}/\nroute add late /late http://{1}/\n", of_file.address, late.address);
+    let text =
+        format!("route add file /file http://{0}/\nroute add late /late http://{1}/\n", of_file.address, late.address);
     fs::write(&routes_file, text).expect("write");
     wait_status(&lb, "/late", 200);
     agent.deregister(&instances[0].id);

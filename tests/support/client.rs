@@ -329,12 +329,7 @@ impl Outcome {
 
 type Connection = SendRequest<Full<Bytes>>;
 
-async fn one_client(
-    load: Load,
-    period: Duration,
-    offset: Duration,
-    go_on: Arc<impl Fn(Instant) -> bool>,
-) -> Outcome {
+async fn one_client(load: Load, period: Duration, offset: Duration, go_on: Arc<impl Fn(Instant) -> bool>) -> Outcome {
     let mut outcome = Outcome::default();
     let mut connection = None;
     let mut due = Instant::now() + offset;

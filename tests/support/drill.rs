@@ -65,18 +65,24 @@ impl Instance {
         agent.api("PUT", "/v1/agent/service/register", Some(&body));
     }
 
-    /// Adds a check to a registered instance: Nomad does it in a second step.
-    pub fn add_check(&self, agent: &ConsulAgent, check: Check) {
-        let mut body = self.check(check);
+    /// Adds a TTL check to a registered instance, critical at first: Nomad does it in a second step.
+    pub fn add_check(&self, agent: &ConsulAgent) {
+        let mut body = self.check(Check::Ttl);
+        body["Status"] = json!("critical");
         body["ServiceID"] = json!(self.id);
+        // The key has another name here than within a registration.
+        body["ID"] = body["CheckID"].take();
+        body.as_object_mut().expect("an object").remove("CheckID");
         agent.api("PUT", "/v1/agent/check/register", Some(&body));
     }
 
     fn check(&self, check: Check) -> Value {
         let id = format!("check:{}", self.id);
         match check {
-            Check::Http => json!({"CheckID": id, "Name": id, "HTTP": format!("http://{}/health", self.server().address),
-                "Interval": "1s", "Timeout": "1s"}),
+            Check::Http => {
+                json!({"CheckID": id, "Name": id, "HTTP": format!("http://{}/health", self.server().address),
+                "Interval": "1s", "Timeout": "1s"})
+            }
             _ => json!({"CheckID": id, "Name": id, "TTL": "30m", "Status": "passing"}),
         }
     }
@@ -144,7 +150,8 @@ pub fn wait_serving(lb: &Lb, service: &str, names: &[&str]) {
 pub fn serving(lb: &Lb, service: &str) -> Vec<String> {
     let row = service_row(lb, service);
     let instances = row["instances"].as_array().cloned().unwrap_or_default();
-    let open = instances.into_iter().filter(|instance| instance["state"] == "healthy" || instance["state"] == "probation");
+    let open =
+        instances.into_iter().filter(|instance| instance["state"] == "healthy" || instance["state"] == "probation");
     open.filter_map(|instance| instance["id"].as_str().map(str::to_owned)).collect()
 }
 
