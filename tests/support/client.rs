@@ -313,7 +313,8 @@ impl Outcome {
         assert_eq!(self.failed(), 0, "statuses {:?}, errors {:?}", self.statuses, self.errors);
     }
 
-    fn add(&mut self, other: Self) {
+    /// Adds the counts of another run; latencies have to be sorted again.
+    pub fn add(&mut self, other: Self) {
         for (status, count) in other.statuses {
             *self.statuses.entry(status).or_default() += count;
         }

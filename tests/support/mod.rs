@@ -8,4 +8,5 @@ pub mod consul;
 pub mod drill;
 pub mod fake_consul;
 pub mod lb;
+pub mod process;
 pub mod upstream;
