@@ -8,5 +8,6 @@ pub mod consul;
 pub mod drill;
 pub mod fake_consul;
 pub mod lb;
+pub mod nomad;
 pub mod process;
 pub mod upstream;
