@@ -32,8 +32,33 @@ install_consul() {
   apt_install consul
 }
 
+# Built in the debug profile: it runs for a second, and an optimised build of it takes minutes longer.
+CARGO_DENY_VERSION=0.20.2
+install_cargo_deny() {
+  cargo install cargo-deny --locked --debug --version "$CARGO_DENY_VERSION"
+}
+
+# The HTTP/2 conformance tests. Only with a Go toolchain at hand: bringing one along costs more than it gives on
+# a machine that has none, and the tests say loudly that they were skipped.
+H2SPEC_VERSION=v2.2.1+incompatible
+install_h2spec() {
+  if ! have go; then
+    echo "NOTE: no Go toolchain: h2spec is not installed, the HTTP/2 conformance tests will be skipped" >&2
+    return
+  fi
+  GOBIN="${CARGO_HOME:-$HOME/.cargo}/bin" go install "github.com/summerwind/h2spec/cmd/h2spec@$H2SPEC_VERSION" ||
+    echo "NOTE: h2spec could not be built: the HTTP/2 conformance tests will be skipped" >&2
+}
+
 have make && have cc || apt_install build-essential
 have consul || install_consul
 have python3 || apt_install python3
 have openssl || apt_install openssl
 have curl || apt_install curl
+have promtool || apt_install prometheus
+
+have cargo || { echo "no Rust toolchain: see https://rustup.rs" >&2; exit 1; }
+cargo fmt --version >/dev/null 2>&1 || rustup component add rustfmt
+cargo clippy --version >/dev/null 2>&1 || rustup component add clippy
+cargo deny --version >/dev/null 2>&1 || install_cargo_deny
+have h2spec || install_h2spec

@@ -32,13 +32,7 @@ pub struct HealthConfig {
 
 impl Default for HealthConfig {
     fn default() -> Self {
-        Self {
-            eject_after: 5,
-            eject_base_ms: 5_000,
-            eject_max_ms: 60_000,
-            eject_max_percent: 50,
-            slow_start_ms: 0,
-        }
+        Self { eject_after: 5, eject_base_ms: 5_000, eject_max_ms: 60_000, eject_max_percent: 50, slow_start_ms: 0 }
     }
 }
 

@@ -1,0 +1,42 @@
+# Two targets matter to a newcomer: `make demo` and `make test`. The rest are their parts.
+
+# Tools that scripts/install-test-tools.sh builds land beside cargo's own.
+export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
+
+CARGO ?= cargo
+IMAGE ?= lb:dev
+
+.PHONY: help demo test check fmt build bench audit image tools
+
+help: ## this list
+	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+demo: ## build and watch it work: three sample services, the router in front, nothing to install
+	$(CARGO) run --locked -- demo
+
+test: tools check ## everything: installs what is missing, then checks and tests
+	scripts/test
+
+check: ## formatting, lints, documentation, dependencies
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps
+	$(CARGO) deny --locked check bans licenses sources
+
+fmt: ## format the code
+	$(CARGO) fmt
+
+build: ## the optimised binary, in target/release/lb
+	$(CARGO) build --locked --release
+
+bench: ## benchmarks
+	$(CARGO) bench --locked
+
+audit: ## known vulnerabilities of dependencies (needs the network)
+	$(CARGO) deny --locked check advisories
+
+image: ## container image, by podman or docker
+	scripts/image $(IMAGE)
+
+tools: ## what the tests need: consul, cargo-deny, h2spec, …
+	scripts/install-test-tools.sh

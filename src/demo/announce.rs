@@ -1,0 +1,125 @@
+//! Tells of the instances: straight into the control loop's channel, as a source of its own, or through Consul.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use tokio::sync::mpsc;
+
+use super::SampleService;
+use super::agent::Agent;
+use crate::catalog::{Check, CheckScope, CheckStatus, Endpoint, Instance, InstanceId, ServiceSnapshot, Weights};
+use crate::registry::{SourceName, Update};
+
+/// Name of the demo as a source.
+pub(super) const SOURCE: SourceName = "demo";
+
+/// What is registered of one instance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Registration {
+    /// Its id, as `shop-1`.
+    pub id: String,
+    /// Its port on 127.0.0.1.
+    pub port: u16,
+    /// Whether its check passes. Consul finds out by itself.
+    pub passing: bool,
+}
+
+/// Whom to tell.
+pub(super) enum Announcer {
+    /// The control loop.
+    Direct(mpsc::Sender<Update>),
+    /// A Consul agent, with what is registered there.
+    Consul {
+        /// The agent.
+        agent: Arc<Agent>,
+        /// Port by instance.
+        registered: BTreeMap<String, u16>,
+    },
+}
+
+impl Announcer {
+    /// Tells the present state of one service.
+    pub(super) async fn announce(
+        &mut self,
+        service: &SampleService,
+        registrations: &[Registration],
+    ) -> anyhow::Result<()> {
+        match self {
+            Self::Direct(updates) => {
+                let snapshot = Arc::new(snapshot(service, registrations));
+                updates.send(Update::Service { source: SOURCE, snapshot }).await.context("the router has ended")
+            }
+            Self::Consul { agent, registered } => {
+                for registration in registrations {
+                    // Registering again resets the check: only what is new or has moved.
+                    if registered.get(&registration.id) != Some(&registration.port) {
+                        agent.register(service, registration).await?;
+                        registered.insert(registration.id.clone(), registration.port);
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Deregisters one instance. (Directly, its absence from the next announcement says it all.)
+    pub(super) async fn withdraw(&mut self, id: &str) -> anyhow::Result<()> {
+        if let Self::Consul { agent, registered } = self {
+            agent.deregister(id).await?;
+            registered.remove(id);
+        }
+        Ok(())
+    }
+
+    /// Says that everything has been told once.
+    pub(super) async fn complete(&mut self) -> anyhow::Result<()> {
+        if let Self::Direct(updates) = self {
+            updates.send(Update::Synced { source: SOURCE }).await.context("the router has ended")?;
+        }
+        Ok(())
+    }
+}
+
+fn snapshot(service: &SampleService, registrations: &[Registration]) -> ServiceSnapshot {
+    let mut instances: Vec<Instance> = registrations.iter().map(|one| instance(service, one)).collect();
+    instances.sort_by(|a, b| a.id.cmp(&b.id));
+    ServiceSnapshot { name: Arc::from(service.name), instances }
+}
+
+fn instance(service: &SampleService, registration: &Registration) -> Instance {
+    let status = if registration.passing { CheckStatus::Passing } else { CheckStatus::Critical };
+    let check = |id: String, scope, status| Check { id: Arc::from(id), scope, status };
+    Instance {
+        id: InstanceId { node: Arc::from(SOURCE), id: Arc::from(registration.id.as_str()) },
+        endpoint: Endpoint::Addr(SocketAddr::from((Ipv4Addr::LOCALHOST, registration.port))),
+        tags: service.tags().into_iter().map(Arc::from).collect(),
+        checks: vec![
+            check("serfHealth".into(), CheckScope::Node, CheckStatus::Passing),
+            check(format!("service:{}", registration.id), CheckScope::Service, status),
+        ],
+        weights: Weights::default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::SERVICES;
+    use super::*;
+
+    #[test]
+    fn a_snapshot_looks_like_consuls() {
+        let registration = |id: &str, port, passing| Registration { id: id.into(), port, passing };
+        let snapshot =
+            snapshot(&SERVICES[0], &[registration("shop-2", 8002, false), registration("shop-10", 8010, true)]);
+        let ids: Vec<String> = snapshot.instances.iter().map(|instance| instance.id.to_string()).collect();
+        assert_eq!(ids, ["demo/shop-10", "demo/shop-2"], "by id, as the contract asks");
+        let sick = &snapshot.instances[1];
+        assert_eq!(sick.endpoint, Endpoint::Addr("127.0.0.1:8002".parse().unwrap()));
+        assert_eq!(&*sick.tags[0], "urlprefix-/shop strip=/shop");
+        let states: Vec<_> = sick.checks.iter().map(|check| (check.scope, check.status)).collect();
+        assert_eq!(states, [(CheckScope::Node, CheckStatus::Passing), (CheckScope::Service, CheckStatus::Critical)]);
+        assert!(sick.checks.is_sorted_by_key(|check| check.id.clone()));
+    }
+}

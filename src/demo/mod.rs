@@ -1,0 +1,249 @@
+//! `lb demo`: everything on one machine. Sample services come, go and turn sick by themselves; the router in front
+//! of them is the one of production, fed through the same channel (or through a real Consul with `--consul`).
+//!
+//! ```text
+//!  script ──Event──▶ stage ──▶ sample instances ◀───────── router ◀── traffic
+//!                      │                                     ▲           │
+//!                      └─▶ announce ──Update──▶ control ──▶ table        ▼
+//!                             └─▶ Consul ──▶ watch ──┘        └───────▶ board ──▶ view
+//! ```
+
+mod agent;
+mod announce;
+mod board;
+mod certificates;
+mod sample;
+mod screen;
+mod script;
+mod stage;
+mod traffic;
+mod view;
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+use self::agent::Agent;
+use self::announce::Announcer;
+use self::board::Board;
+use self::sample::Kind;
+use self::screen::Screen;
+use self::script::Script;
+use self::stage::Stage;
+use crate::config::{Config, ListenerConfig, ListenerProtocol};
+use crate::serve::{self, Running};
+
+/// What `lb demo` was asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DemoOptions {
+    /// Register the samples in a real Consul, started for the occasion.
+    pub consul: bool,
+}
+
+/// One of the sample services.
+#[derive(Clone, Debug)]
+struct SampleService {
+    name: &'static str,
+    route: &'static str,
+    kind: Kind,
+    /// Instances at the start.
+    members: u32,
+    /// An instance takes this long for an answer.
+    latency_ms: Range<u64>,
+}
+
+impl SampleService {
+    fn tags(&self) -> Vec<String> {
+        vec![format!("urlprefix-{0} strip={0}", self.route), "demo".to_owned()]
+    }
+}
+
+const SERVICES: [SampleService; 3] = [
+    SampleService { name: "shop", route: "/shop", kind: Kind::Shop, members: 3, latency_ms: 2..8 },
+    SampleService { name: "api", route: "/api", kind: Kind::Api, members: 4, latency_ms: 5..25 },
+    SampleService { name: "time", route: "/time", kind: Kind::Time, members: 2, latency_ms: 0..2 },
+];
+
+/// Ports tried first, as in the documents; taken ones are replaced by free ones.
+const HTTP_PORT: u16 = 9999;
+const ADMIN_PORT: u16 = 9998;
+/// How often the script is asked.
+const TICK: Duration = Duration::from_millis(50);
+/// Updates that may wait for the control loop.
+const UPDATES_MAX: usize = 64;
+
+/// Runs the demo until Ctrl-C or SIGTERM.
+///
+/// # Errors
+/// When something cannot be started (no `consul` on PATH, no free port), or the router ends by itself.
+pub fn run(options: DemoOptions) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(perform(options))
+}
+
+async fn perform(options: DemoOptions) -> anyhow::Result<()> {
+    // Before anything is started, so that an early Ctrl-C cleans up as well.
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut show = tokio::select! {
+        show = Show::open(options) => show?,
+        _ = interrupt.recv() => return Ok(()),
+        _ = terminate.recv() => return Ok(()),
+    };
+    let outcome = tokio::select! {
+        outcome = show.play() => outcome,
+        _ = interrupt.recv() => Ok(()),
+        _ = terminate.recv() => Ok(()),
+    };
+    show.close().await?;
+    outcome
+}
+
+/// Everything that runs. Fields are dropped in order: the router before the agent it watches.
+struct Show {
+    screen: Screen,
+    clients: tokio::task::JoinSet<()>,
+    running: Running,
+    stage: Stage,
+    script: Script,
+    board: Arc<Mutex<Board>>,
+    begun: Instant,
+    _agent: Option<Arc<Agent>>,
+}
+
+impl Show {
+    async fn open(options: DemoOptions) -> anyhow::Result<Self> {
+        let seed = fastrand::u64(..);
+        let screen = Screen::on_stdout();
+        let script = Script::new(seed, &SERVICES.map(|service| service.members));
+        let board = Arc::new(Mutex::new(Board::new(Instant::now())));
+        let (mut config, mut notes) = config(screen.is_live());
+        let mut extra = Vec::new();
+        let (announcer, agent) = if options.consul {
+            screen::progress("starting consul, TLS only …");
+            let agent = Arc::new(Agent::start().await?);
+            config.consul = Some(agent.config());
+            notes.push(format!("consul  {}", agent.curl("/v1/health/service/shop")));
+            (Announcer::Consul { agent: Arc::clone(&agent), registered: BTreeMap::new() }, Some(agent))
+        } else {
+            let (updates, received) = mpsc::channel(UPDATES_MAX);
+            extra.push((announce::SOURCE, received));
+            (Announcer::Direct(updates), None)
+        };
+        let stage = Stage::open(announcer, script.casts(), Arc::clone(&board), seed).await?;
+        // It blocks until the listeners are open, and the samples live on this thread.
+        let running = tokio::task::spawn_blocking(move || serve::start(config, extra)).await??;
+        let http = http_address(&running)?;
+        let begun = Instant::now();
+        lock(&board).begin(intro(http, running.admin, notes), begun);
+        let clients = traffic::start(http, &board, seed);
+        Ok(Self { screen, clients, running, stage, script, board, begun, _agent: agent })
+    }
+
+    /// Goes on for ever; dropped when a signal comes.
+    async fn play(&mut self) -> anyhow::Result<()> {
+        let mut tick = tokio::time::interval(TICK);
+        loop {
+            tick.tick().await;
+            let now_ms = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+            while let Some(event) = self.script.advance(now_ms) {
+                self.stage.act(event, &self.running.table).await?;
+            }
+            self.stage.tick().await?;
+            if self.screen.is_due() {
+                let frame = lock(&self.board).frame(&self.running.table.load(), Instant::now());
+                self.screen.draw(&frame).context("cannot write to standard output")?;
+            }
+        }
+    }
+
+    /// Ends the traffic, then the router, then the samples.
+    async fn close(mut self) -> anyhow::Result<()> {
+        self.clients.shutdown().await;
+        let frame = lock(&self.board).frame(&self.running.table.load(), Instant::now());
+        self.screen.close(&frame);
+        let running = self.running;
+        // The samples go on meanwhile, on this thread: what is still asked of them gets its answer.
+        tokio::task::spawn_blocking(move || running.stop()).await?;
+        Ok(())
+    }
+}
+
+/// The configuration of the demo's router, and remarks on it.
+fn config(live: bool) -> (Config, Vec<String>) {
+    let mut config = Config::default();
+    let mut notes = Vec::new();
+    let (http, http_note) = address(HTTP_PORT);
+    let (admin, admin_note) = address(ADMIN_PORT);
+    notes.extend([http_note, admin_note].into_iter().flatten());
+    config.consul = None;
+    config.listeners =
+        vec![ListenerConfig { address: http, protocol: ListenerProtocol::Http, ..ListenerConfig::default() }];
+    config.admin.address = admin;
+    config.drain.grace = Duration::ZERO;
+    // A stream of events that somebody left open must not hold up Ctrl-C.
+    config.drain.timeout = Duration::from_secs(1);
+    // Log lines would run through the picture.
+    config.log.level = if live { "off" } else { "error" }.to_owned();
+    (config, notes)
+}
+
+/// `127.0.0.1:port` if it is free, any port else, and a remark then.
+fn address(port: u16) -> (SocketAddr, Option<String>) {
+    match TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
+        Ok(_) => (SocketAddr::from((Ipv4Addr::LOCALHOST, port)), None),
+        Err(_) => {
+            let note = format!("note    port {port} is taken: a free one is used instead");
+            (SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), Some(note))
+        }
+    }
+}
+
+fn http_address(running: &Running) -> anyhow::Result<SocketAddr> {
+    let mut listeners = running.listeners.iter();
+    listeners.find(|(name, _)| name == "http").map(|(_, address)| *address).context("the router opened no listener")
+}
+
+fn intro(http: SocketAddr, admin: SocketAddr, notes: Vec<String>) -> Vec<String> {
+    let mut lines = vec![
+        format!("open    http://{http}/shop    another instance at each reload"),
+        format!("        http://{admin}/        the router's own page"),
+        format!("try     curl http://{http}/api/hello"),
+        format!("        curl -N http://{http}/time/stream"),
+        format!("        curl http://{admin}/api/services"),
+        format!("        lb explain http://{http}/shop --admin http://{admin}"),
+    ];
+    lines.extend(notes);
+    lines
+}
+
+fn lock(board: &Mutex<Board>) -> MutexGuard<'_, Board> {
+    board.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_taken_port_is_replaced_and_said() {
+        let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = taken.local_addr().unwrap().port();
+        let (address_, note) = address(port);
+        assert_eq!(address_.port(), 0);
+        assert!(note.unwrap().contains(&port.to_string()));
+        drop(taken);
+        assert_eq!(address(port), (SocketAddr::from((Ipv4Addr::LOCALHOST, port)), None));
+    }
+
+    #[test]
+    fn tags_are_routing_tags() {
+        assert_eq!(SERVICES[1].tags(), ["urlprefix-/api strip=/api", "demo"]);
+    }
+}

@@ -1,0 +1,122 @@
+//! Where the demo's picture goes: a terminal, redrawn in place, or anything else, line by line.
+
+use std::io::{self, IsTerminal as _, Write as _};
+use std::time::{Duration, Instant};
+
+use super::view::{self, Frame, Style};
+
+/// Pictures per second on a terminal: four.
+const REDRAW: Duration = Duration::from_millis(250);
+/// Elsewhere: a summary line this often, and events as they come.
+const SUMMARY: Duration = Duration::from_secs(5);
+
+/// Enters the alternate screen and hides the cursor.
+const ENTER: &str = "\x1b[?1049h\x1b[?25l";
+/// Shows the cursor and gives the old screen back.
+const LEAVE: &str = "\x1b[?25h\x1b[?1049l";
+
+/// The output.
+#[derive(Debug)]
+pub(super) struct Screen {
+    live: bool,
+    colour: bool,
+    entered: bool,
+    drawn: Option<Instant>,
+    summarised: Option<Instant>,
+    told: u64,
+}
+
+impl Screen {
+    /// Standard output, as the terminal or pipe that it is.
+    pub(super) fn on_stdout() -> Self {
+        let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+        let live = io::stdout().is_terminal() && !dumb;
+        // https://no-color.org: present and not empty.
+        let colour = live && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        Self { live, colour, entered: false, drawn: None, summarised: None, told: 0 }
+    }
+
+    /// Whether the picture is redrawn in place.
+    pub(super) fn is_live(&self) -> bool {
+        self.live
+    }
+
+    /// Whether it is time for the next picture.
+    pub(super) fn is_due(&self) -> bool {
+        self.drawn.is_none_or(|drawn| drawn.elapsed() >= REDRAW)
+    }
+
+    /// Draws, or writes what is new.
+    pub(super) fn draw(&mut self, frame: &Frame) -> io::Result<()> {
+        self.drawn = Some(Instant::now());
+        if self.live { self.redraw(frame) } else { self.append(frame) }
+    }
+
+    /// Gives the terminal back and says the last words. Errors are of no use any more.
+    pub(super) fn close(&mut self, frame: &Frame) {
+        self.leave();
+        let _ = io::stdout().lock().write_all(view::closing(frame).as_bytes());
+    }
+
+    fn redraw(&mut self, frame: &Frame) -> io::Result<()> {
+        let (width, height) = terminal_size::terminal_size()
+            .map_or((80, 24), |(width, height)| (usize::from(width.0), usize::from(height.0)));
+        let text = view::screen(frame, Style { colour: self.colour, width, height });
+        let mut out = String::with_capacity(text.len() + 512);
+        if !self.entered {
+            out.push_str(ENTER);
+            self.entered = true;
+        }
+        // Each line clears what the last picture left behind it, so nothing flickers.
+        out.push_str("\x1b[H");
+        for line in text.lines() {
+            out.push_str(line);
+            out.push_str("\x1b[K\r\n");
+        }
+        out.push_str("\x1b[J");
+        let mut stdout = io::stdout().lock();
+        stdout.write_all(out.as_bytes())?;
+        stdout.flush()
+    }
+
+    fn append(&mut self, frame: &Frame) -> io::Result<()> {
+        let mut stdout = io::stdout().lock();
+        if self.summarised.is_none() {
+            for line in &frame.intro {
+                writeln!(stdout, "{line}")?;
+            }
+            self.summarised = Some(Instant::now());
+        }
+        // Old events fall off the frame: count from its end.
+        let new = usize::try_from(frame.totals.changes - self.told).unwrap_or(usize::MAX).min(frame.events.len());
+        for event in &frame.events[frame.events.len() - new..] {
+            writeln!(stdout, "{}", view::event(event))?;
+        }
+        self.told = frame.totals.changes;
+        if self.summarised.is_some_and(|at| at.elapsed() >= SUMMARY) {
+            writeln!(stdout, "{}", view::summary(frame))?;
+            self.summarised = Some(Instant::now());
+        }
+        stdout.flush()
+    }
+
+    fn leave(&mut self) {
+        if std::mem::take(&mut self.entered) {
+            let mut stdout = io::stdout().lock();
+            let _ = stdout.write_all(LEAVE.as_bytes());
+            let _ = stdout.flush();
+        }
+    }
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        // However the demo ends, the terminal must be usable.
+        self.leave();
+    }
+}
+
+/// Says what is going on before there is a picture.
+pub(super) fn progress(text: &str) {
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}

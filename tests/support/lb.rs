@@ -1,0 +1,229 @@
+//! The built binary under test: started on ports of the system's choosing, ended by its process id.
+
+use std::io::{BufRead, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+/// Longest wait for anything the binary should do at once.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+/// Pause between two looks at a condition that cannot be waited on.
+const STEP: Duration = Duration::from_millis(10);
+
+/// A running `lb run`. Dropped: killed; its standard error is shown when the test fails.
+pub struct Lb {
+    child: Child,
+    stderr: Arc<Stderr>,
+    folder: TempDir,
+    exited: Option<ExitStatus>,
+}
+
+/// What the binary wrote so far.
+#[derive(Default)]
+struct Stderr {
+    state: Mutex<(Vec<String>, bool)>,
+    changed: Condvar,
+}
+
+impl Lb {
+    /// Starts it with this configuration, and waits until its admin listener is open. Use port 0 everywhere.
+    pub fn start(config: &str) -> Self {
+        Self::start_with(config, &[], &[])
+    }
+
+    /// The same with further arguments and environment.
+    pub fn start_with(config: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
+        let lb = Self::spawn(config, arguments, environment);
+        lb.address("admin");
+        lb
+    }
+
+    /// Starts it without waiting for anything: for configurations that it should refuse.
+    pub fn spawn(config: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lb.toml");
+        std::fs::write(&path, config).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lb"));
+        command.arg("run").arg("--config").arg(&path).args(arguments);
+        // What the developer's shell says about Consul must not reach the test.
+        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CONSUL_") || name.starts_with("LB_")) {
+            command.env_remove(name);
+        }
+        command.envs(environment.iter().copied());
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let stderr = Arc::new(Stderr::default());
+        let pipe = child.stderr.take().unwrap();
+        let sink = Arc::clone(&stderr);
+        std::thread::spawn(move || sink.fill(BufReader::new(pipe)));
+        Self { child, stderr, folder, exited: None }
+    }
+
+    /// Its folder, with `lb.toml` in it: rewrite that to test a reload.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Address of the first listener of this protocol (`http`, `https`, `tcp`, …), or of `admin`.
+    pub fn address(&self, listener: &str) -> SocketAddr {
+        self.addresses(listener, 1)[0]
+    }
+
+    /// Addresses of the first `count` listeners of this protocol, in the order of the configuration.
+    pub fn addresses(&self, listener: &str, count: usize) -> Vec<SocketAddr> {
+        self.stderr.wait(&format!("{count} listening: {listener}"), |lines| {
+            let found: Vec<SocketAddr> = lines.iter().filter_map(|line| listening(line, listener)).collect();
+            (found.len() >= count).then(|| found[..count].to_vec())
+        })
+    }
+
+    /// Waits until a line of its log satisfies `wanted`, and returns that line.
+    pub fn wait_for_line(&self, what: &str, wanted: impl Fn(&str) -> bool) -> String {
+        self.stderr.wait(what, |lines| lines.iter().find(|line| wanted(line)).cloned())
+    }
+
+    /// Everything it wrote to standard error so far.
+    pub fn stderr(&self) -> String {
+        self.stderr.state.lock().unwrap().0.join("\n")
+    }
+
+    /// Waits until `/ready` says 200.
+    pub fn wait_ready(&self) {
+        let begun = Instant::now();
+        loop {
+            let (status, body) = self.admin("/ready");
+            if status == 200 {
+                return;
+            }
+            assert!(begun.elapsed() < PATIENCE, "not ready after {PATIENCE:?}: {status} {body}\n{}", self.stderr());
+            std::thread::sleep(STEP);
+        }
+    }
+
+    /// GETs a path of the admin listener.
+    pub fn admin(&self, path: &str) -> (u16, String) {
+        let mut socket = TcpStream::connect(self.address("admin")).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        write!(socket, "GET {path} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = Vec::new();
+        socket.read_to_end(&mut answer).unwrap();
+        let answer = super::client::RawResponse::parse(&answer).expect("a whole answer of the admin listener");
+        (answer.status, String::from_utf8_lossy(&answer.body).into_owned())
+    }
+
+    /// Waits until the admin page at `path` satisfies `wanted`, and returns it.
+    pub fn wait_admin(&self, path: &str, what: &str, wanted: impl Fn(&str) -> bool) -> String {
+        let begun = Instant::now();
+        loop {
+            let (_, body) = self.admin(path);
+            if wanted(&body) {
+                return body;
+            }
+            assert!(begun.elapsed() < PATIENCE, "{path}: no {what} after {PATIENCE:?}:\n{body}\n{}", self.stderr());
+            std::thread::sleep(STEP);
+        }
+    }
+
+    /// Value of one sample of `/metrics`, named as it is written there, labels included.
+    pub fn metric(&self, sample: &str) -> Option<f64> {
+        let (_, text) = self.admin("/metrics");
+        let line = text.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '));
+        line.and_then(|value| value.trim().parse().ok())
+    }
+
+    /// Sends SIGTERM.
+    pub fn sigterm(&self) {
+        self.signal("TERM");
+    }
+
+    /// Sends SIGHUP.
+    pub fn sighup(&self) {
+        self.signal("HUP");
+    }
+
+    /// Sends a signal by its name without `SIG`.
+    pub fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        let status = Command::new("kill").args(["-s", name, &pid]).status().unwrap();
+        assert!(status.success(), "kill -s {name} {pid}: {status}");
+    }
+
+    /// Waits for its end and returns the exit code; none when a signal ended it.
+    pub fn exit_code(&mut self) -> Option<i32> {
+        let begun = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                self.exited = Some(status);
+                return status.code();
+            }
+            assert!(begun.elapsed() < PATIENCE, "still running after {PATIENCE:?}\n{}", self.stderr());
+            std::thread::sleep(STEP);
+        }
+    }
+
+    /// Whether it still runs.
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+}
+
+impl Drop for Lb {
+    fn drop(&mut self) {
+        if self.exited.is_none() {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+        if std::thread::panicking() {
+            eprintln!("--- standard error of lb ---\n{}\n---", self.stderr());
+        }
+    }
+}
+
+impl Stderr {
+    fn fill(&self, pipe: impl BufRead) {
+        for line in pipe.lines().map_while(Result::ok) {
+            self.state.lock().unwrap().0.push(line);
+            self.changed.notify_all();
+        }
+        self.state.lock().unwrap().1 = true;
+        self.changed.notify_all();
+    }
+
+    /// Waits until `look` finds something; panics when the binary ended without, or after [`PATIENCE`].
+    fn wait<T>(&self, what: &str, look: impl Fn(&[String]) -> Option<T>) -> T {
+        let begun = Instant::now();
+        let mut state = self.state.lock().unwrap();
+        loop {
+            if let Some(found) = look(&state.0) {
+                return found;
+            }
+            let left = PATIENCE.checked_sub(begun.elapsed());
+            let why = if state.1 { "lb ended" } else { "lb wrote nothing of the kind" };
+            let Some(left) = left.filter(|_| !state.1) else {
+                let text = state.0.join("\n");
+                drop(state);
+                panic!("waiting for {what}: {why}:\n{text}");
+            };
+            state = self.changed.wait_timeout(state, left).unwrap().0;
+        }
+    }
+}
+
+/// The address in a log line about an open listener.
+fn listening(line: &str, listener: &str) -> Option<SocketAddr> {
+    let line: serde_json::Value = serde_json::from_str(line).ok()?;
+    let fields = &line["fields"];
+    if fields["message"] != "listening" || fields["listener"] != listener {
+        return None;
+    }
+    fields["address"].as_str()?.parse().ok()
+}
