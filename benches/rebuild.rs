@@ -48,7 +48,12 @@ fn rebuild(c: &mut Criterion) {
                 n += 1;
                 let at = n.wrapping_mul(7919) % SIZE;
                 let instances = if n.is_multiple_of(2) { 1 } else { 3 };
-                builder.apply_service("bench", &format!("service-{at}").into(), contributions(&key(at), at, instances), 1);
+                builder.apply_service(
+                    "bench",
+                    &format!("service-{at}").into(),
+                    contributions(&key(at), at, instances),
+                    1,
+                );
                 shared.publish(black_box(builder.build()));
                 builder.retire();
             });

@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use std::time::SystemTime;
 
 use anyhow::{Context, Result, bail};
-use lb::check::{self, Finding, Report, Severity};
 use lb::admin;
+use lb::check::{self, Finding, Report, Severity};
 use lb::cli::{self, Action, CheckArgs, ConfigArgs, ExplainArgs, RoutesArgs, RoutesFormat};
 use lb::config::{self, Loaded};
 use lb::registry::consul::{self, probe::ProbeStep};

@@ -97,13 +97,21 @@ struct Fall {
 
 /// What the checks alone say.
 enum Standing {
-    Good { weight: u32 },
+    Good {
+        weight: u32,
+    },
     /// Out whatever happened before.
     Barred(String),
     /// Out, but may be held.
-    Fallen { reason: String, weight: u32, by_node: bool },
+    Fallen {
+        reason: String,
+        weight: u32,
+        by_node: bool,
+    },
     /// No service check yet.
-    Waiting { until: Instant },
+    Waiting {
+        until: Instant,
+    },
 }
 
 impl History {
@@ -181,7 +189,8 @@ impl History {
 /// Notes who was good until now and is not any more, and whether most fell in this step.
 fn note_falls(seen: &mut [Seen], standings: &[Standing], now: Instant) {
     let good_before = seen.iter().filter(|seen| seen.good).count();
-    let falls = |seen: &Seen, standing: &Standing| seen.good && matches!(standing, Standing::Fallen { by_node: false, .. });
+    let falls =
+        |seen: &Seen, standing: &Standing| seen.good && matches!(standing, Standing::Fallen { by_node: false, .. });
     let fallen = seen.iter().zip(standings).filter(|(seen, standing)| falls(seen, standing)).count();
     let with_most = fallen * 2 > good_before;
     for (seen, standing) in seen.iter_mut().zip(standings) {
@@ -224,7 +233,8 @@ fn standing(rules: &Rules, instance: &Instance, grace_until: Instant, now: Insta
         return if now < grace_until { Standing::Waiting { until: grace_until } } else { Standing::Good { weight } };
     }
     let accepted = |check: &&Check| rules.accept_status.contains(&check.status);
-    let fine = if rules.checks_required_all { own.clone().all(|c| accepted(&c)) } else { own.clone().any(|c| accepted(&c)) };
+    let fine =
+        if rules.checks_required_all { own.clone().all(|c| accepted(&c)) } else { own.clone().any(|c| accepted(&c)) };
     match own.find(|check| !accepted(check)) {
         Some(check) if !fine => {
             let reason = format!("check {} is {}", check.id, word(check.status));
@@ -369,13 +379,32 @@ mod tests {
         let (p, c) = (Passing, Critical);
         // Each step: seconds since the start, states, what is expected.
         for (name, steps) in [
-            ("all at once, for the time of the hold", &[(0, [p, p, p], "+++"), (1, [c, c, c], "hhh"), (5, [c, c, c], "hhh"), (6, [c, c, c], "---")][..]),
+            (
+                "all at once, for the time of the hold",
+                &[(0, [p, p, p], "+++"), (1, [c, c, c], "hhh"), (5, [c, c, c], "hhh"), (6, [c, c, c], "---")][..],
+            ),
             ("most at once", &[(0, [p, p, p], "+++"), (1, [p, c, c], "+hh"), (6, [p, c, c], "+--")]),
             ("a minority is not held", &[(0, [p, p, p], "+++"), (1, [p, p, c], "++-")]),
-            ("one by one, until nobody is left", &[(0, [p, p, p], "+++"), (1, [p, p, c], "++-"), (2, [p, c, c], "+--"), (3, [c, c, c], "hhh"), (6, [c, c, c], "hh-"), (8, [c, c, c], "---")]),
+            (
+                "one by one, until nobody is left",
+                &[
+                    (0, [p, p, p], "+++"),
+                    (1, [p, p, c], "++-"),
+                    (2, [p, c, c], "+--"),
+                    (3, [c, c, c], "hhh"),
+                    (6, [c, c, c], "hh-"),
+                    (8, [c, c, c], "---"),
+                ],
+            ),
             ("never good, never held", &[(0, [p, c, c], "+--"), (1, [c, c, c], "h--")]),
-            ("coming back one by one", &[(0, [p, p, p], "+++"), (1, [c, c, c], "hhh"), (2, [c, p, c], "h+h"), (3, [p, p, p], "+++")]),
-            ("the hold does not start again", &[(0, [p, p, p], "+++"), (1, [c, c, c], "hhh"), (6, [c, c, c], "---"), (7, [c, c, c], "---")]),
+            (
+                "coming back one by one",
+                &[(0, [p, p, p], "+++"), (1, [c, c, c], "hhh"), (2, [c, p, c], "h+h"), (3, [p, p, p], "+++")],
+            ),
+            (
+                "the hold does not start again",
+                &[(0, [p, p, p], "+++"), (1, [c, c, c], "hhh"), (6, [c, c, c], "---"), (7, [c, c, c], "---")],
+            ),
         ] {
             let start = Instant::now();
             let mut history = History::default();
@@ -408,7 +437,11 @@ mod tests {
             for n in [0, 1] {
                 snapshot.instances[n].checks.push(Check { id: "m".into(), scope, status });
             }
-            assert_eq!(picture(&history.evaluate(&rules(), &snapshot, now, false, |_, _| false)), expected, "{scope:?}");
+            assert_eq!(
+                picture(&history.evaluate(&rules(), &snapshot, now, false, |_, _| false)),
+                expected,
+                "{scope:?}"
+            );
         }
     }
 

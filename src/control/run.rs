@@ -160,7 +160,13 @@ impl Control {
             return;
         }
         for error in &*errors {
-            tracing::warn!(source, line = error.line, text = error.text, reason = error.reason, "route command rejected");
+            tracing::warn!(
+                source,
+                line = error.line,
+                text = error.text,
+                reason = error.reason,
+                "route command rejected"
+            );
         }
         let count = errors.len() as u64;
         set_or_remove(&mut self.metrics.control().rejected_tags, &Arc::from(source), count);
@@ -249,7 +255,8 @@ impl Control {
         let mut totals: Vec<(ServiceName, Counts)> = Vec::with_capacity(names.len());
         for name in names {
             let of_catalog = self.sources.iter().filter_map(|source| self.services.get(&(*source, Arc::clone(&name))));
-            let mut total = of_catalog.map(|service| service.counts(&self.builder, now_ms)).fold(Counts::default(), add);
+            let mut total =
+                of_catalog.map(|service| service.counts(&self.builder, now_ms)).fold(Counts::default(), add);
             for state in self.command_services.get(&name).into_iter().flatten() {
                 if state.is_ejected(now_ms) { total.ejected += 1 } else { total.healthy += 1 }
             }
@@ -257,7 +264,8 @@ impl Control {
         }
         let mut figures = self.metrics.control();
         for (name, total) in totals {
-            for (state, count) in [("healthy", total.healthy), ("excluded", total.excluded), ("ejected", total.ejected)] {
+            for (state, count) in [("healthy", total.healthy), ("excluded", total.excluded), ("ejected", total.ejected)]
+            {
                 figures.table_targets.insert((Arc::clone(&name), state), count);
             }
         }
@@ -265,7 +273,8 @@ impl Control {
 
     fn forget_vanished(&mut self) {
         for name in std::mem::take(&mut self.vanished) {
-            let in_catalog = self.sources.iter().any(|source| self.services.contains_key(&(*source, Arc::clone(&name))));
+            let in_catalog =
+                self.sources.iter().any(|source| self.services.contains_key(&(*source, Arc::clone(&name))));
             if !in_catalog && !self.command_services.contains_key(&name) {
                 self.metrics.remove_service(&name);
             }
@@ -445,8 +454,7 @@ mod tests {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
             let (metrics, table) = (Metrics::default(), SharedTable::default());
             let (updates, receiver) = mpsc::channel(100);
-            let (control, handle) =
-                Control::new(settings, &["consul"], Clock::start(), metrics.clone(), table.clone());
+            let (control, handle) = Control::new(settings, &["consul"], Clock::start(), metrics.clone(), table.clone());
             let bench = Bench { updates, handle, table, metrics };
             runtime.block_on(async { tokio::join!(control.run(receiver), test(bench)) });
         }
@@ -532,9 +540,8 @@ mod tests {
     fn commands_lie_over_tags() {
         Bench::run(settings(), |bench| async move {
             bench.send(update("web", vec![instance("a", 1, Passing, &["urlprefix-a.test/"])])).await;
-            let (commands, errors) = parse_commands(
-                "route add fixed b.test/ http://127.0.0.1:9/\nroute del web a.test/\nroute nonsense",
-            );
+            let (commands, errors) =
+                parse_commands("route add fixed b.test/ http://127.0.0.1:9/\nroute del web a.test/\nroute nonsense");
             let commands = Update::Commands { source: "routes_file", commands: commands.into(), errors: errors.into() };
             bench.send(commands).await;
             assert!(bench.route("a.test", "/").is_none());
@@ -567,7 +574,9 @@ mod tests {
     #[test]
     fn new_settings_rebuild_every_route() {
         Bench::run(settings(), |bench| async move {
-            bench.send(update("web", vec![instance("a", 1, Passing, &["urlprefix-a.test/Foo", "other-b.test/"])])).await;
+            bench
+                .send(update("web", vec![instance("a", 1, Passing, &["urlprefix-a.test/Foo", "other-b.test/"])]))
+                .await;
             assert!(bench.route("a.test", "/foo").is_none());
             bench.handle.update_settings(ControlSettings { matcher: Matcher::IPrefix, ..settings() }).await;
             assert!(bench.route("a.test", "/foo").is_some());

@@ -66,8 +66,7 @@ impl Service {
                 state.is_ejected(now_ms) || (eject_after > 0 && state.failures.load(Relaxed) >= eject_after)
             })
         };
-        let evaluation =
-            self.history.evaluate(&around.settings.rules, &snapshot, around.now, around.starting, is_dead);
+        let evaluation = self.history.evaluate(&around.settings.rules, &snapshot, around.now, around.starting, is_dead);
         self.verdicts = evaluation.verdicts;
         self.held = evaluation.held;
         self.next_deadline = evaluation.next_deadline;
@@ -101,7 +100,9 @@ impl Service {
             let state = builder.state(&instance.id, addr);
             match admission {
                 Admission::Excluded { .. } => counts.excluded += 1,
-                Admission::Eligible { .. } if state.is_some_and(|state| state.is_ejected(now_ms)) => counts.ejected += 1,
+                Admission::Eligible { .. } if state.is_some_and(|state| state.is_ejected(now_ms)) => {
+                    counts.ejected += 1
+                }
                 Admission::Eligible { .. } => counts.healthy += 1,
             }
         }

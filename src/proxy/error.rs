@@ -173,11 +173,8 @@ mod tests {
 
     #[test]
     fn causes_with_addresses_stay_inside() {
-        let response = ProxyError::Connect("10.1.2.3:80 refused".into()).response(
-            StatusCode::NOT_FOUND,
-            &Bytes::new(),
-            1,
-        );
+        let response =
+            ProxyError::Connect("10.1.2.3:80 refused".into()).response(StatusCode::NOT_FOUND, &Bytes::new(), 1);
         assert!(!String::from_utf8_lossy(response.body()).contains("10.1.2.3"));
     }
 }

@@ -49,13 +49,7 @@ impl PoolKey {
             (true, Some(name), _) | (true, None, HostRewrite::Name(name)) => Some(Arc::clone(name)),
             _ => None,
         };
-        Self {
-            instance: target.state.key,
-            tls: proto.is_tls(),
-            h2: proto.is_h2(),
-            skip_verify: *tls_skip_verify,
-            name,
-        }
+        Self { instance: target.state.key, tls: proto.is_tls(), h2: proto.is_h2(), skip_verify: *tls_skip_verify, name }
     }
 }
 
@@ -153,10 +147,12 @@ impl UpstreamPool {
             return Ok(Connection::H1(handshake_h1(stream).await?));
         }
         let dialing = Rc::clone(&self.slot(key, target, |slot| Rc::clone(&slot.dialing)));
-        let _one_at_a_time = dialing.lock().await;
+        // Not in line behind one slow dial after the other: the limit holds for the wait too.
+        let limit = settings.proxy.connect_timeout;
+        let _one_at_a_time =
+            tokio::time::timeout(limit, dialing.lock()).await.map_err(|_elapsed| ConnectError::Timeout(limit))?;
         let warm = self.slot(key, target, |slot| {
-            let most =
-                if slot.shared.len() < H2_CONNECTIONS_MAX { H2_STREAMS_PER_CONNECTION } else { usize::MAX };
+            let most = if slot.shared.len() < H2_CONNECTIONS_MAX { H2_STREAMS_PER_CONNECTION } else { usize::MAX };
             slot.stream(now_ms, most)
         });
         if let Some(connection) = warm {

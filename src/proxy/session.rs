@@ -157,11 +157,8 @@ where
     U: AsyncRead + AsyncWrite + Unpin,
 {
     let guard = worker.tunnels.enter(Arc::clone(state));
-    let context = PumpContext {
-        buffers: &worker.buffers,
-        metrics: service,
-        idle: worker.settings().proxy.tcp_idle_timeout,
-    };
+    let context =
+        PumpContext { buffers: &worker.buffers, metrics: service, idle: worker.settings().proxy.tcp_idle_timeout };
     let stop = async {
         tokio::select! {
             () = guard.cut() => {}

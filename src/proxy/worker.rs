@@ -19,7 +19,6 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use super::budget::RetryBudget;
-use crate::table::clock::Clock;
 use super::drain::{LocalPhase, Phase, PhaseReceiver};
 use super::listener::{Listener, accept_loop};
 use super::pool::UpstreamPool;
@@ -29,6 +28,7 @@ use super::tunnels::Tunnels;
 use crate::log::access::AccessLogger;
 use crate::metrics::Metrics;
 use crate::table::balancer::PickState;
+use crate::table::clock::Clock;
 use crate::table::{Route, SharedTable, TableReader, Target};
 
 /// What all workers get.

@@ -10,8 +10,8 @@ use std::time::Duration;
 use anyhow::Context as _;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::workers::Opener;
 use super::ExtraSource;
+use super::workers::Opener;
 use crate::admin::{self, AdminState};
 use crate::catalog::eligibility::Rules;
 use crate::config::Config;
@@ -75,13 +75,8 @@ pub(super) fn spawn(start: Start) -> anyhow::Result<(ControlThread, ControlHandl
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("control runtime")?;
     let (orders, received) = mpsc::channel(4);
     let names = source_names(&start.config, &start.extra);
-    let (control, handle) = Control::new(
-        control_settings(&start.config),
-        &names,
-        start.clock,
-        start.metrics.clone(),
-        start.table.clone(),
-    );
+    let (control, handle) =
+        Control::new(control_settings(&start.config), &names, start.clock, start.metrics.clone(), start.table.clone());
     let thread_handle = handle.clone();
     let (started, starting) = std::sync::mpsc::channel();
     thread::Builder::new().name("lb-control".to_owned()).spawn(move || {
@@ -206,7 +201,8 @@ impl Parts {
 }
 
 fn static_error(errors: Vec<crate::catalog::command::CommandError>) -> anyhow::Error {
-    let lines: Vec<String> = errors.iter().map(|error| format!("static.route: `{}`: {}", error.text, error.reason)).collect();
+    let lines: Vec<String> =
+        errors.iter().map(|error| format!("static.route: `{}`: {}", error.text, error.reason)).collect();
     anyhow::anyhow!(lines.join("; "))
 }
 

@@ -26,8 +26,8 @@ pub(super) fn build(config: &Config) -> anyhow::Result<Settings> {
         ),
         None => Bytes::new(),
     };
-    let upstream_tls =
-        UpstreamTls::new(proxy.upstream_ca_file.as_deref()).context("TLS towards upstreams (key proxy.upstream_ca_file)")?;
+    let upstream_tls = UpstreamTls::new(proxy.upstream_ca_file.as_deref())
+        .context("TLS towards upstreams (key proxy.upstream_ca_file)")?;
     Ok(Settings {
         no_route_status: StatusCode::from_u16(proxy.no_route_status).unwrap_or(StatusCode::NOT_FOUND),
         no_route_page,
@@ -61,8 +61,8 @@ impl Certificates {
     pub(super) fn load(config: &Config) -> anyhow::Result<Self> {
         let mut stores = BTreeMap::new();
         for (name, source) in &config.certificates {
-            let (store, first) =
-                CertStore::load(source.clone()).map_err(|errors| anyhow::anyhow!("certificates.{name}: {}", joined(&errors)))?;
+            let (store, first) = CertStore::load(source.clone())
+                .map_err(|errors| anyhow::anyhow!("certificates.{name}: {}", joined(&errors)))?;
             report(name, &first.errors);
             stores.insert(name.clone(), Arc::new(store));
         }

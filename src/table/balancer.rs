@@ -379,7 +379,10 @@ mod tests {
         assert_eq!(sorted, [1, 2, 3, 4]);
         eject(&even.targets[2], 1000);
         let rest = turns(context(&[]), 9);
-        assert!(rest.windows(3).all(|w| w[0] != w[1] && w[1] != w[2] && w[0] != w[2]) && !rest.contains(&3), "{rest:?}");
+        assert!(
+            rest.windows(3).all(|w| w[0] != w[1] && w[1] != w[2] && w[0] != w[2]) && !rest.contains(&3),
+            "{rest:?}"
+        );
     }
 
     #[test]
@@ -409,7 +412,10 @@ mod tests {
             };
             let (young, older, grown) = (share_at(1000), share_at(6000), share_at(11_000));
             assert!(young > 0.0 && young < 0.12, "{strategy}: {young}");
-            assert!(young < older && older < grown && (grown - 0.5).abs() < 0.03, "{strategy}: {young} {older} {grown}");
+            assert!(
+                young < older && older < grown && (grown - 0.5).abs() < 0.03,
+                "{strategy}: {young} {older} {grown}"
+            );
         }
     }
 

@@ -362,7 +362,8 @@ impl TableBuilder {
         let next_id = self.last_id + 1;
         let place = self.places.get(key);
         let id = place.map_or(next_id, |place| place.id);
-        let mut drafts: Vec<Draft> = place.into_iter().flat_map(|place| place.parts.values().flatten().cloned()).collect();
+        let mut drafts: Vec<Draft> =
+            place.into_iter().flat_map(|place| place.parts.values().flatten().cloned()).collect();
         let is_empty = place.is_none_or(|place| place.parts.is_empty());
         self.overlay.apply(key, &mut drafts);
         let had = self.routed.contains(&id);
@@ -500,7 +501,8 @@ mod tests {
         let mut builder = builder();
         let first = get(&apply(&mut builder, "s", vec![at(key("a", "/"), 1)]), "a").unwrap();
         // More tags, excluded for a while, other tags: the same instance.
-        let excluded = Contribution { admission: Admission::Excluded { reason: "sick".into() }, ..at(key("b", "/"), 1) };
+        let excluded =
+            Contribution { admission: Admission::Excluded { reason: "sick".into() }, ..at(key("b", "/"), 1) };
         let table = apply(&mut builder, "s", vec![excluded.clone()]);
         assert_eq!(get(&table, "b").unwrap().excluded.len(), 1);
         let again = get(&apply(&mut builder, "s", vec![at(key("b", "/"), 1), at(key("c", "/"), 1)]), "c").unwrap();
@@ -554,7 +556,8 @@ mod tests {
             assert_eq!(hosts(&builder.build()), expected, "{text}");
             // Tags that come later meet the same commands.
             apply(&mut builder, "s", vec![]);
-            let again = apply(&mut builder, "s", vec![at(key("a", "/"), 1), at(key("a", "/"), 2), at(key("b", "/"), 1)]);
+            let again =
+                apply(&mut builder, "s", vec![at(key("a", "/"), 1), at(key("a", "/"), 2), at(key("b", "/"), 1)]);
             assert_eq!(hosts(&again), expected, "{text}");
             builder.apply_commands("routes_file", [].into(), 0);
             assert_eq!(hosts(&builder.build()), ["a", "b"]);
@@ -588,6 +591,9 @@ mod tests {
         let hosts: Vec<_> = explanation.hosts.iter().map(|step| (step.host.as_str(), step.path.is_some())).collect();
         assert_eq!(hosts, [("x.a", false), ("*.a", true), ("", false)]);
         let route = explanation.route.unwrap();
-        assert_eq!((route.host.as_str(), route.targets[0].state, route.excluded[0].reason.as_str()), ("*.a", "healthy", "sick"));
+        assert_eq!(
+            (route.host.as_str(), route.targets[0].state, route.excluded[0].reason.as_str()),
+            ("*.a", "healthy", "sick")
+        );
     }
 }

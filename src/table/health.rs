@@ -190,7 +190,9 @@ mod tests {
 
     #[test]
     fn the_cap_leaves_enough_instances() {
-        for (ejected, total, ejects) in [(0, 1, false), (0, 2, true), (1, 2, false), (1, 3, false), (1, 4, true), (2, 4, false)] {
+        for (ejected, total, ejects) in
+            [(0, 1, false), (0, 2, true), (1, 2, false), (1, 3, false), (1, 4, true), (2, 4, false)]
+        {
             let state = state();
             let got = (0..3).any(|_| state.record_failure(10, &config(), ejected, total));
             assert_eq!(got, ejects, "{ejected} of {total}");

@@ -60,9 +60,12 @@ impl Target {
     /// The options as in a tag, without `weight`: `strip=/x proto=https`.
     #[must_use]
     pub fn options_text(&self) -> String {
-        let words = self.options.raw.iter().filter(|(key, _)| &**key != "weight").map(|(key, value)| {
-            if value.is_empty() { key.to_string() } else { format!("{key}={value}") }
-        });
+        let words = self
+            .options
+            .raw
+            .iter()
+            .filter(|(key, _)| &**key != "weight")
+            .map(|(key, value)| if value.is_empty() { key.to_string() } else { format!("{key}={value}") });
         words.collect::<Vec<_>>().join(" ")
     }
 }

@@ -275,7 +275,8 @@ mod tests {
         let port = if scheme == Scheme::Http { ":80" } else { ":443" };
         let cut = |host: &str| host.strip_suffix(port).unwrap_or(host).to_owned();
         let wanted = cut(&host.to_lowercase());
-        let mut hosts: Vec<&str> = places.iter().map(|(host, _)| host.as_str()).filter(|host| !host.is_empty()).collect();
+        let mut hosts: Vec<&str> =
+            places.iter().map(|(host, _)| host.as_str()).filter(|host| !host.is_empty()).collect();
         hosts.retain(|pattern| Glob::new(&cut(pattern)).unwrap().matches(&wanted));
         hosts.sort_by_key(|host| std::cmp::Reverse(host.chars().rev().collect::<String>()));
         hosts.push("");
@@ -295,10 +296,7 @@ mod tests {
     }
 
     fn hosts() -> impl Strategy_<Value = String> {
-        prop_oneof![
-            "[ab]{0,2}(\\.[ab]){0,2}(:80|:443|:81)?",
-            "(\\*|\\?|a\\*|\\{a,b\\}|[!a])(\\.[ab]){0,2}(:80|:443)?",
-        ]
+        prop_oneof!["[ab]{0,2}(\\.[ab]){0,2}(:80|:443|:81)?", "(\\*|\\?|a\\*|\\{a,b\\}|[!a])(\\.[ab]){0,2}(:80|:443)?",]
     }
 
     use proptest::strategy::Strategy as Strategy_;

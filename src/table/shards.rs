@@ -55,7 +55,11 @@ impl<V> ShardedMap<V> {
         let hash = HASHER.hash_one(key);
         let shard = &self.root[outer(hash)][inner(hash)];
         let start = shard.partition_point(|entry| entry.hash < hash);
-        shard[start..].iter().take_while(|entry| entry.hash == hash).find(|entry| &*entry.key == key).map(|e| (&*e.key, &e.value))
+        shard[start..]
+            .iter()
+            .take_while(|entry| entry.hash == hash)
+            .find(|entry| &*entry.key == key)
+            .map(|e| (&*e.key, &e.value))
     }
 
     /// All entries, in no particular order.

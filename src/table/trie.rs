@@ -143,11 +143,8 @@ fn update<V: Clone>(slot: &mut Option<Arc<Node<V>>>, key: &[u8], change: impl Fn
 
 /// Cuts the label at `at`; what followed becomes the only child.
 fn split<V>(node: &mut Node<V>, at: usize) {
-    let tail = Node {
-        label: node.label[at..].into(),
-        value: node.value.take(),
-        children: std::mem::take(&mut node.children),
-    };
+    let tail =
+        Node { label: node.label[at..].into(), value: node.value.take(), children: std::mem::take(&mut node.children) };
     node.label.truncate(at);
     node.children.push((tail.label[0], Arc::new(tail)));
 }

@@ -18,6 +18,8 @@ pub struct UploadProgress {
     pub last_ms: Cell<u64>,
     /// The whole body was taken.
     pub done: Cell<bool>,
+    /// The upstream would take more, but the client has not sent it yet.
+    pub waits_for_client: Cell<bool>,
     /// Bytes so far.
     pub bytes: Cell<u64>,
 }
@@ -42,17 +44,19 @@ impl Body for RequestBody {
     type Data = Bytes;
     type Error = hyper::Error;
 
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
         let Self::Incoming { body, progress, clock } = self.get_mut() else { return Poll::Ready(None) };
-        let polled = Pin::new(body).poll_frame(cx);
+        let polled = Pin::new(&mut *body).poll_frame(cx);
+        progress.waits_for_client.set(polled.is_pending());
         match &polled {
             Poll::Ready(Some(Ok(frame))) => {
                 progress.last_ms.set(clock.now_ms());
                 if let Some(data) = frame.data_ref() {
                     progress.bytes.set(progress.bytes.get() + data.len() as u64);
+                }
+                // Of a body of known length nobody asks for the end.
+                if body.is_end_stream() {
+                    progress.done.set(true);
                 }
             }
             Poll::Ready(None | Some(Err(_))) => progress.done.set(true),
@@ -99,10 +103,7 @@ impl Body for ResponseBody {
     type Data = Bytes;
     type Error = hyper::Error;
 
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
         match self.get_mut() {
             Self::Own { data, finish } => {
                 let frame = std::mem::take(data);

@@ -12,12 +12,13 @@ use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::Duration;
 
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::client_io::{Activity, ClientIo};
@@ -36,6 +37,12 @@ use crate::proxy::worker::{Worker, ms};
 use crate::table::Scheme;
 
 const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// How long a client that has sent FIN may wait for an answer in silence before it counts as gone.
+const GONE_AFTER: Duration = Duration::from_secs(2);
+/// How long a client gets to read the last answer and close its side, once ours is closed.
+const LINGER: Duration = Duration::from_secs(2);
+/// Most bytes read and thrown away meanwhile.
+const LINGER_BYTES_MAX: usize = 64 << 20;
 const TOO_SLOW: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 
 /// What all requests of a client connection share.
@@ -78,6 +85,31 @@ impl Watch {
     /// A request ended.
     pub fn end(&self) {
         self.exchanges.set(self.exchanges.get().saturating_sub(1));
+    }
+
+    /// The connection is to end with RST: what was sent must not look complete.
+    pub fn reset_at_end(&self) {
+        self.activity.reset_at_end();
+    }
+
+    /// Waits until the client has sent FIN and has not been written to for a while although it has a request open.
+    /// Half-closed or vanished look the same from here; nothing was seen that speaks for the former.
+    ///
+    /// Needs no waker of its own: the FIN is read by the task that polls this.
+    async fn gone(&self) {
+        poll_fn(|_| match self.guard.get() {
+            Some(guard) if guard.has_ended() => Poll::Ready(()),
+            _ => Poll::Pending,
+        })
+        .await;
+        loop {
+            let quiet_ms = self.activity.now_ms().saturating_sub(self.activity.last_ms());
+            let left_ms = ms(GONE_AFTER).saturating_sub(quiet_ms);
+            if left_ms == 0 && self.exchanges.get() > 0 && self.activity.write_waits_since_ms().is_none() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(left_ms.max(100))).await;
+        }
     }
 
     /// From now on the bytes of this connection are not HTTP.
@@ -180,6 +212,8 @@ where
         .serve_connection(TokioIo::new(io), service);
     let watchdog = watchdog(&worker, settings, &downstream.watch);
     tokio::pin!(watchdog);
+    // The tunnel's record holds the downstream that holds the tunnel: whoever leaves here must take it.
+    let _cycle = LeaveNoTunnel(&downstream);
     let mut draining = false;
     loop {
         tokio::select! {
@@ -187,13 +221,17 @@ where
             // Not hyper's own upgrade: that one wants streams that can change threads.
             ended = poll_fn(|cx| connection.poll_without_shutdown(cx)) => {
                 if let Err(error) = ended {
-                    return tracing::trace!(%error, "client connection ended");
+                    tracing::trace!(%error, "client connection ended");
+                    downstream.tunnel.take();
+                    if downstream.watch.activity.resets_at_end() {
+                        return;
+                    }
                 }
                 break;
             }
             verdict = &mut watchdog => {
                 if verdict == Verdict::HeadTooSlow {
-                    farewell(connection.into_parts().io.into_inner(), TOO_SLOW).await;
+                    farewell(connection.into_parts().io.into_inner().into_inner(), TOO_SLOW).await;
                 }
                 return;
             }
@@ -207,17 +245,36 @@ where
     let parts = connection.into_parts();
     match downstream.tunnel.take() {
         Some(tunnel) => tunnel.run(&worker, parts.io.into_inner().into_inner(), parts.read_buf).await,
-        None => farewell(parts.io.into_inner(), b"").await,
+        None => farewell(parts.io.into_inner().into_inner(), b"").await,
     }
 }
 
-/// Last bytes, then the orderly end of the stream (for TLS: its closing alert).
-async fn farewell<T: AsyncWrite + Unpin>(mut io: T, last: &[u8]) {
+struct LeaveNoTunnel<'a>(&'a Downstream);
+
+impl Drop for LeaveNoTunnel<'_> {
+    fn drop(&mut self) {
+        self.0.tunnel.take();
+    }
+}
+
+/// Last bytes, then the orderly end of the stream (for TLS: its closing alert). What the client still sends is read
+/// and thrown away for a while: closing a socket with unread bytes makes a RST, which can overtake the answer
+/// (RFC 9112 section 9.6).
+async fn farewell<T: AsyncRead + AsyncWrite + Unpin>(mut io: T, last: &[u8]) {
     let said = async {
         io.write_all(last).await?;
-        io.shutdown().await
+        io.shutdown().await?;
+        let mut rest = vec![0; 16 << 10];
+        let mut left = LINGER_BYTES_MAX;
+        while left > 0 {
+            match io.read(&mut rest).await? {
+                0 => break,
+                read => left = left.saturating_sub(read),
+            }
+        }
+        Ok::<_, io::Error>(())
     };
-    tokio::time::timeout(Duration::from_secs(1), said).await.ok();
+    tokio::time::timeout(LINGER, said).await.ok();
 }
 
 async fn drive_h2<T>(worker: Rc<Worker>, settings: &Settings, downstream: Rc<Downstream>, io: T)
@@ -277,6 +334,8 @@ enum Verdict {
     HeadTooSlow,
     /// The client neither sends what it announced nor reads what it asked for.
     Stalled,
+    /// The client left while its request was running.
+    Gone,
 }
 
 /// Looks at the connection now and then; a verdict comes up to one look after its limit.
@@ -286,7 +345,10 @@ async fn watchdog(worker: &Worker, settings: &Settings, watch: &Watch) -> Verdic
     let look_every = (shortest / 2).clamp(Duration::from_millis(10), Duration::from_secs(5));
     let mut head = HeadClock::new(worker.clock.now_ms());
     loop {
-        tokio::time::sleep(look_every).await;
+        tokio::select! {
+            () = tokio::time::sleep(look_every) => {}
+            () = watch.gone() => return Verdict::Gone,
+        }
         let now_ms = worker.clock.now_ms();
         let passed = |since: u64, limit: Duration| now_ms.saturating_sub(since) >= ms(limit);
         if watch.activity.write_waits_since_ms().is_some_and(|since| passed(since, limits.body_timeout)) {

@@ -60,8 +60,10 @@ pub async fn exchange(
     let settings = worker.settings();
     let (parts, body) = request.into_parts();
     let host = headers::received_host(&parts.uri, &parts.headers, parts.version);
-    let note =
-        worker.access.is_on().then(|| RequestNote::new(host.as_ref().ok().and_then(Option::as_ref), &parts.uri, &parts.headers));
+    let note = worker
+        .access
+        .is_on()
+        .then(|| RequestNote::new(host.as_ref().ok().and_then(Option::as_ref), &parts.uri, &parts.headers));
     let mut finish = Finish::open(&worker, &downstream, parts.method.clone(), parts.version, note);
     let grpc = is_grpc(&parts.headers);
 
@@ -132,16 +134,16 @@ pub async fn exchange(
     let wants_upgrade = original.upgrade.is_some();
     Ok(match exchange.ask(first, body, &mut finish).await {
         Ok((target, answer)) => {
-            let switching = wants_upgrade && answer.response.status() == StatusCode::SWITCHING_PROTOCOLS;
+            let switching = answer.response.status() == StatusCode::SWITCHING_PROTOCOLS;
+            if switching && !wants_upgrade {
+                let error = ProxyError::Upstream("it switches protocols although nobody asked".to_owned());
+                return Ok(refuse(&settings, finish, &error, grpc));
+            }
             let upstream = answer.response.status().as_u16();
             finish.answered(&target.state, upstream, answer.in_flight, answer.lease, answer.took);
             let mut response = answer.response;
             headers::prepare_response(response.headers_mut(), &downstream.client, &settings.header_rules, switching);
-            if switching {
-                upgrade::switch(&downstream, target, response, finish)
-            } else {
-                pass_on(response, finish)
-            }
+            if switching { upgrade::switch(&downstream, target, response, finish) } else { pass_on(response, finish) }
         }
         Err(error) => {
             tracing::debug!(%error, service = %first.service.name(), "request failed");
@@ -173,6 +175,17 @@ impl<'a> Exchange<'a> {
             slow_start_ms: self.settings.health.slow_start_ms,
         };
         self.worker.picker.borrow_mut().pick(self.route, context)
+    }
+
+    /// A target to try after `first`: one whose own options let the request pass, as those of `first` did.
+    fn pick_another(&self, first: &Target, tried: &mut Tried) -> Option<&'a Target> {
+        loop {
+            let target = self.pick(tried)?;
+            if Arc::ptr_eq(&target.options, &first.options) || self.answer_here(target).is_none() {
+                return Some(target);
+            }
+            tried.push(target.state.key);
+        }
     }
 
     /// What the chosen target's options decide without asking it.
@@ -223,7 +236,7 @@ impl<'a> Exchange<'a> {
         tokio::pin!(sleep);
         loop {
             if running.is_empty() {
-                let (Some(target), Some(body)) = (next.take().or_else(|| self.pick(&tried)), body.take()) else {
+                let (Some(target), Some(body)) = (next.take(), body.take()) else {
                     return Err(last_error.unwrap_or(ProxyError::NoInstance));
                 };
                 left -= 1;
@@ -257,7 +270,7 @@ impl<'a> Exchange<'a> {
                         return Err(proxy_error);
                     }
                     body = Some(again);
-                    next = self.pick(&tried);
+                    next = self.pick_another(first, &mut tried);
                     let Some(target) = next else { return Err(proxy_error) };
                     target.service.record_retry(reason);
                 }
@@ -267,7 +280,7 @@ impl<'a> Exchange<'a> {
                         let mut asked = tried.clone();
                         asked.extend(running.iter().map(|attempt| attempt.target.state.key));
                         if left > 0
-                            && let Some(target) = self.pick(&asked)
+                            && let Some(target) = self.pick_another(first, &mut asked)
                             && self.may_retry(RetryReason::Timeout)
                         {
                             left -= 1;
@@ -369,14 +382,14 @@ impl Deadlines {
         passed
     }
 
-    /// The time for an answer counts from the end of the upload: whoever still sends is not waiting yet (a client
-    /// that stalls is ended by `proxy.body_timeout`, on its own connection).
+    /// The time for an answer counts from the last byte of the upload that the upstream took: whoever still sends is
+    /// not waiting yet (a client that stalls is ended by `proxy.body_timeout`, on its own connection).
     fn response_passed(&mut self, now: Instant, upload: &UploadProgress, now_ms: u64) -> bool {
         if self.response > now {
             return false;
         }
-        if !upload.done.get() {
-            self.response = now + self.body_timeout;
+        if !upload.done.get() && upload.waits_for_client.get() {
+            self.response = now + self.body_timeout.min(Duration::from_millis(self.response_timeout_ms));
             return false;
         }
         let waited_ms = now_ms.saturating_sub(upload.last_ms.get());
@@ -414,7 +427,8 @@ fn find_route(
     let websocket = original.upgrade.as_ref().is_some_and(|upgrade| upgrade.websocket);
     let mut table = worker.table.borrow_mut();
     let accept = |route: &Route| {
-        let redirecting = route.targets.first().and_then(|target| target.options.redirect.as_ref().map(|to| (target, to)));
+        let redirecting =
+            route.targets.first().and_then(|target| target.options.redirect.as_ref().map(|to| (target, to)));
         let Some((target, redirect)) = redirecting else { return true };
         let scheme = headers::scheme(&original.headers, downstream.client.is_tls(), websocket);
         !redirect::is_self_redirect(&redirect.url, scheme, &redirect_source(original, path, &target.options))
