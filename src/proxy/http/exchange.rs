@@ -134,7 +134,11 @@ pub async fn exchange(
     let wants_upgrade = original.upgrade.is_some();
     Ok(match exchange.ask(first, body, &mut finish).await {
         Ok((target, answer)) => {
-            let switching = wants_upgrade && answer.response.status() == StatusCode::SWITCHING_PROTOCOLS;
+            let switching = answer.response.status() == StatusCode::SWITCHING_PROTOCOLS;
+            if switching && !wants_upgrade {
+                let error = ProxyError::Upstream("it switches protocols although nobody asked".to_owned());
+                return Ok(refuse(&settings, finish, &error, grpc));
+            }
             let upstream = answer.response.status().as_u16();
             finish.answered(&target.state, upstream, answer.in_flight, answer.lease, answer.took);
             let mut response = answer.response;
@@ -171,6 +175,17 @@ impl<'a> Exchange<'a> {
             slow_start_ms: self.settings.health.slow_start_ms,
         };
         self.worker.picker.borrow_mut().pick(self.route, context)
+    }
+
+    /// A target to try after `first`: one whose own options let the request pass, as those of `first` did.
+    fn pick_another(&self, first: &Target, tried: &mut Tried) -> Option<&'a Target> {
+        loop {
+            let target = self.pick(tried)?;
+            if Arc::ptr_eq(&target.options, &first.options) || self.answer_here(target).is_none() {
+                return Some(target);
+            }
+            tried.push(target.state.key);
+        }
     }
 
     /// What the chosen target's options decide without asking it.
@@ -221,7 +236,7 @@ impl<'a> Exchange<'a> {
         tokio::pin!(sleep);
         loop {
             if running.is_empty() {
-                let (Some(target), Some(body)) = (next.take().or_else(|| self.pick(&tried)), body.take()) else {
+                let (Some(target), Some(body)) = (next.take(), body.take()) else {
                     return Err(last_error.unwrap_or(ProxyError::NoInstance));
                 };
                 left -= 1;
@@ -255,7 +270,7 @@ impl<'a> Exchange<'a> {
                         return Err(proxy_error);
                     }
                     body = Some(again);
-                    next = self.pick(&tried);
+                    next = self.pick_another(first, &mut tried);
                     let Some(target) = next else { return Err(proxy_error) };
                     target.service.record_retry(reason);
                 }
@@ -265,7 +280,7 @@ impl<'a> Exchange<'a> {
                         let mut asked = tried.clone();
                         asked.extend(running.iter().map(|attempt| attempt.target.state.key));
                         if left > 0
-                            && let Some(target) = self.pick(&asked)
+                            && let Some(target) = self.pick_another(first, &mut asked)
                             && self.may_retry(RetryReason::Timeout)
                         {
                             left -= 1;
@@ -367,14 +382,14 @@ impl Deadlines {
         passed
     }
 
-    /// The time for an answer counts from the end of the upload: whoever still sends is not waiting yet (a client
-    /// that stalls is ended by `proxy.body_timeout`, on its own connection).
+    /// The time for an answer counts from the last byte of the upload that the upstream took: whoever still sends is
+    /// not waiting yet (a client that stalls is ended by `proxy.body_timeout`, on its own connection).
     fn response_passed(&mut self, now: Instant, upload: &UploadProgress, now_ms: u64) -> bool {
         if self.response > now {
             return false;
         }
-        if !upload.done.get() {
-            self.response = now + self.body_timeout;
+        if !upload.done.get() && upload.waits_for_client.get() {
+            self.response = now + self.body_timeout.min(Duration::from_millis(self.response_timeout_ms));
             return false;
         }
         let waited_ms = now_ms.saturating_sub(upload.last_ms.get());
