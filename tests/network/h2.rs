@@ -282,6 +282,44 @@ fn a_header_list_above_the_limit_is_refused_and_the_connection_lives() {
 }
 
 #[test]
+fn too_many_fields_and_two_hosts_are_refused() {
+    let (upstream, lb) = both("max_headers = 20\n");
+    block_on(async {
+        let (mut client, _) = h2(lb.address("http")).await;
+        let many = (0..30).fold(Request::get("http://one/"), |request, n| request.header(format!("x-{n}"), "1"));
+        let (parts, _, _) = ask(&mut client, many.body(full("")).unwrap()).await;
+        assert_eq!(parts.status, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
+        let two = Request::get("http://one/").header("host", "two").body(full("")).unwrap();
+        assert_eq!(ask(&mut client, two).await.0.status, StatusCode::BAD_REQUEST);
+        assert_eq!(ask(&mut client, get("http://one/")).await.0.status, StatusCode::OK);
+    });
+    assert_eq!(upstream.requests(), 1);
+}
+
+#[test]
+fn uploads_without_a_length_stream_to_either_upstream() {
+    let (_upstream, lb) = both("");
+    block_on(async {
+        let (mut client, _) = h2(lb.address("http")).await;
+        for host in ["one", "two"] {
+            let (sender, body) = channel();
+            client.ready().await.unwrap();
+            let answer = client.send_request(Request::post(format!("http://{host}/echo")).body(body).unwrap());
+            let parts: Vec<String> = (0..50).map(|n| format!("part {n};").repeat(1000)).collect();
+            let wanted = parts.concat();
+            tokio::spawn(async move {
+                for part in parts {
+                    sender.send(data(part)).await.unwrap();
+                }
+            });
+            let (parts, body, _) = whole(answer.await.expect("an answer")).await;
+            assert_eq!(parts.status, StatusCode::OK);
+            assert!(body == wanted, "{host}: {} of {} bytes", body.len(), wanted.len());
+        }
+    });
+}
+
+#[test]
 fn an_idle_connection_is_closed_and_a_used_one_is_not() {
     let (upstream, lb) = both("idle_timeout = \"400ms\"\n");
     upstream.set_delay(Duration::from_millis(1200));

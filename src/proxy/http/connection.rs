@@ -493,3 +493,17 @@ impl HeadClock {
         self.since_ms = None;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_whole_line_that_names_another_protocol_is_foreign() {
+        let foreign: [&[u8]; 2] = [b"INVALID CONNECTION PREFACE\r\n\r\n", b"OPTIONS rtsp://a RTSP/1.0\n"];
+        let others: [&[u8]; 7] =
+            [b"", b"GET / FTP", b"GET / HTTP/1.1\r\n", b"GET / HTTP/9\n", b"GET /\r\n", b"a b c d\r\n", b"\r\n"];
+        assert!(foreign.iter().all(|seen| is_foreign(seen)));
+        assert!(!others.iter().any(|seen| is_foreign(seen)));
+    }
+}

@@ -70,6 +70,10 @@ pub async fn exchange(
     let Ok(host) = host else {
         return Ok(refuse(&settings, finish, &ProxyError::BadRequest("the host is not clear"), grpc));
     };
+    // In HTTP/1 the guard counts; what HTTP/2 sends, the library has bounded by size alone.
+    if parts.headers.len() > settings.proxy.max_headers {
+        return Ok(refuse(&settings, finish, &ProxyError::TooManyHeaders, grpc));
+    }
     // RFC 9110 section 9.3.7: `OPTIONS *` asks the proxy itself.
     if parts.method == Method::OPTIONS && parts.uri.path() == "*" {
         finish.answered_here(200);
@@ -223,7 +227,8 @@ impl<'a> Exchange<'a> {
             Some(RequestBody::Incoming { body, progress: Rc::clone(&upload), clock: self.worker.clock })
         };
         let repeatable = bodiless && is_idempotent(&self.original.method);
-        let mut deadlines = Deadlines::new(self.settings, repeatable && self.original.upgrade.is_none());
+        let hedge = repeatable && self.original.upgrade.is_none();
+        let mut deadlines = Deadlines::new(self.settings, hedge, is_grpc(&self.original.headers));
         self.worker.budget.borrow_mut().record_request(self.worker.clock.now_ms());
 
         let mut tried = Tried::new();
@@ -347,6 +352,9 @@ async fn first_done(running: &mut [Running<'_>]) -> (usize, Result<Answer, Attem
     .await
 }
 
+/// Longer than a process lives.
+const NEVER: Duration = Duration::from_secs(30 * 365 * 86_400);
+
 /// When something has to happen although nothing does.
 struct Deadlines {
     try_every: Option<Duration>,
@@ -357,15 +365,18 @@ struct Deadlines {
 }
 
 impl Deadlines {
-    fn new(settings: &Settings, hedge: bool) -> Self {
+    /// gRPC has no limit here: calls bring their own (`grpc-timeout`) and end their stream when it passes, and a server
+    /// that streams may have nothing to say, not even a head, for hours. A dead one is found by HTTP/2's pings.
+    fn new(settings: &Settings, hedge: bool, grpc: bool) -> Self {
         let now = Instant::now();
         let limit = settings.proxy.try_timeout;
         let try_every = (hedge && !limit.is_zero()).then_some(limit);
+        let response_timeout = if grpc { NEVER } else { settings.proxy.response_timeout };
         Self {
             try_every,
             next_try: try_every.map(|limit| now + limit),
-            response: now + settings.proxy.response_timeout,
-            response_timeout_ms: ms(settings.proxy.response_timeout),
+            response: now + response_timeout,
+            response_timeout_ms: ms(response_timeout),
             body_timeout: settings.proxy.body_timeout,
         }
     }
