@@ -3,12 +3,17 @@
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::process::Command;
-use std::sync::atomic::Ordering::SeqCst;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use http::{HeaderMap, Method, Request, StatusCode, Version};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use http_body::Frame;
+use hyper::body::Incoming;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 
 use super::support::certs::Ca;
 use super::support::client::{self, RawClient};
@@ -367,4 +372,61 @@ fn a_foreign_protocol_is_closed_without_an_answer() {
     let mut answer = String::new();
     split.read_to_string(&mut answer).unwrap();
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+}
+
+/// An h2c upstream that ends each connection in the orderly way after some requests, as servers with a limit on the age
+/// of connections do: GOAWAY, and what came before it is answered.
+fn ageing_upstream(requests_each: usize) -> std::net::SocketAddr {
+    let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let address = socket.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async move {
+            let socket = tokio::net::TcpListener::from_std(socket).unwrap();
+            while let Ok((stream, _)) = socket.accept().await {
+                tokio::spawn(async move {
+                    let served = Arc::new(AtomicUsize::new(0));
+                    let old = Arc::new(tokio::sync::Notify::new());
+                    let (count, signal) = (Arc::clone(&served), Arc::clone(&old));
+                    let service = service_fn(move |request: Request<Incoming>| {
+                        if count.fetch_add(1, SeqCst) + 1 == requests_each {
+                            signal.notify_one();
+                        }
+                        async { Ok::<_, hyper::Error>(Response::new(request.into_body())) }
+                    });
+                    let builder = http2::Builder::new(TokioExecutor::new());
+                    let connection = builder.serve_connection(TokioIo::new(stream), service);
+                    tokio::pin!(connection);
+                    tokio::select! {
+                        _ = connection.as_mut() => return,
+                        () = old.notified() => connection.as_mut().graceful_shutdown(),
+                    }
+                    let _ = connection.await;
+                });
+            }
+        });
+    });
+    address
+}
+
+#[test]
+fn upstream_connections_that_end_in_order_cost_no_request() {
+    let text = listener("http", "")
+        + &route("old", "/", &[url("http", ageing_upstream(7))], "proto=h2c")
+        + "[proxy]\nworkers = 1\n[retry]\nattempts = 1\n";
+    let lb = Lb::start(&config(&text));
+    block_on(async {
+        let (client, _) = h2(lb.address("http")).await;
+        for _ in 0..40 {
+            let asked = (0..8).map(|n| {
+                let mut client = client.clone();
+                let request = Request::post("http://one/").body(full(format!("body {n}"))).unwrap();
+                async move { ask(&mut client, request).await }
+            });
+            for (n, (parts, body, _)) in join_all(asked).await.into_iter().enumerate() {
+                assert_eq!((parts.status, body), (StatusCode::OK, format!("body {n}").into()));
+            }
+        }
+    });
 }
