@@ -47,7 +47,7 @@ pub struct Control {
     pub table_build_seconds: f64,
     /// Routes in the present table.
     pub table_routes: u64,
-    /// Instances by service and state (`healthy`, `excluded`, `ejected`).
+    /// Instances by service and state (`healthy`, `held`, `excluded`, `ejected`).
     pub table_targets: BTreeMap<(Arc<str>, &'static str), u64>,
     /// What a reload could not take over.
     pub reload_errors: ReloadErrors,

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -239,12 +241,30 @@ impl Load {
 
     /// Runs for `duration` on the present runtime.
     pub async fn run(&self, duration: Duration) -> Outcome {
+        let end = Instant::now() + duration;
+        self.run_while(move |due| due < end).await
+    }
+
+    /// Runs in a thread of its own until it is stopped.
+    pub fn start(self) -> RunningLoad {
+        let go_on = Arc::new(AtomicBool::new(true));
+        let for_thread = Arc::clone(&go_on);
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(self.run_while(move |_| for_thread.load(Relaxed)))
+        });
+        RunningLoad { go_on, thread }
+    }
+
+    /// Runs until `go_on` says no to the time at which a request is due.
+    async fn run_while(&self, go_on: impl Fn(Instant) -> bool + Send + Sync + 'static) -> Outcome {
+        let go_on = Arc::new(go_on);
         let mut clients = JoinSet::new();
         let period = Duration::from_secs(1) * self.connections / self.per_second;
         for client in 0..self.connections {
             // Spread evenly, so that the sum is a steady rate and not a volley per period.
             let offset = period * client / self.connections;
-            clients.spawn(one_client(self.clone(), period, offset, duration));
+            clients.spawn(one_client(self.clone(), period, offset, Arc::clone(&go_on)));
         }
         let mut sum = Outcome::default();
         while let Some(outcome) = clients.join_next().await {
@@ -252,6 +272,20 @@ impl Load {
         }
         sum.latencies.sort_unstable();
         sum
+    }
+}
+
+/// Load that runs until it is stopped.
+pub struct RunningLoad {
+    go_on: Arc<AtomicBool>,
+    thread: std::thread::JoinHandle<Outcome>,
+}
+
+impl RunningLoad {
+    /// Lets requests under way finish, and says what came of all.
+    pub fn stop(self) -> Outcome {
+        self.go_on.store(false, Relaxed);
+        self.thread.join().unwrap()
     }
 }
 
@@ -279,7 +313,8 @@ impl Outcome {
         assert_eq!(self.failed(), 0, "statuses {:?}, errors {:?}", self.statuses, self.errors);
     }
 
-    fn add(&mut self, other: Self) {
+    /// Adds the counts of another run; latencies have to be sorted again.
+    pub fn add(&mut self, other: Self) {
         for (status, count) in other.statuses {
             *self.statuses.entry(status).or_default() += count;
         }
@@ -295,12 +330,11 @@ impl Outcome {
 
 type Connection = SendRequest<Full<Bytes>>;
 
-async fn one_client(load: Load, period: Duration, offset: Duration, duration: Duration) -> Outcome {
+async fn one_client(load: Load, period: Duration, offset: Duration, go_on: Arc<impl Fn(Instant) -> bool>) -> Outcome {
     let mut outcome = Outcome::default();
     let mut connection = None;
-    let begun = Instant::now();
-    let mut due = begun + offset;
-    while due < begun + duration {
+    let mut due = Instant::now() + offset;
+    while go_on(due) {
         tokio::time::sleep_until(due.into()).await;
         match tokio::time::timeout(load.timeout, one_request(&load, &mut connection)).await {
             Ok(Ok((status, instance))) => {

@@ -5,6 +5,9 @@
 pub mod certs;
 pub mod client;
 pub mod consul;
+pub mod drill;
 pub mod fake_consul;
 pub mod lb;
+pub mod nomad;
+pub mod process;
 pub mod upstream;

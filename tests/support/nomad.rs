@@ -1,0 +1,272 @@
+//! A real Nomad agent, server and client in one, that registers its jobs at a real Consul agent over mTLS.
+//!
+//! It runs tasks as plain processes (`raw_exec`), so it has to be root, and it needs `python3` for the sample
+//! application. Its own API is plain HTTP on a loopback address.
+
+use std::env;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::client::get;
+use super::consul::ConsulAgent;
+
+/// Longest wait for the agent, and for one deployment.
+const PATIENCE: Duration = Duration::from_secs(90);
+const STEP: Duration = Duration::from_millis(100);
+const PORT: u16 = 4646;
+
+/// A service that answers after 20 ms, tells who it is in `x-instance`, and dies at once when asked to stop.
+const APPLICATION: &str = r#"
+import http.server, os, signal, sys, time
+signal.signal(signal.SIGINT, lambda *_: os._exit(0))
+name = os.environ["VERSION"] + "-" + os.environ["NOMAD_ALLOC_INDEX"] + "-" + os.environ["NOMAD_ALLOC_ID"][:8]
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    def do_GET(self):
+        if self.path != "/health":
+            time.sleep(0.02)
+        self.send_response(200)
+        self.send_header("x-instance", name)
+        self.send_header("content-length", "3")
+        self.end_headers()
+        self.wfile.write(b"ok\n")
+    def log_message(self, *_):
+        pass
+class Server(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128
+Server((os.environ["NOMAD_IP_http"], int(os.environ["NOMAD_PORT_http"])), Handler).serve_forever()
+"#;
+
+/// A running agent. Dropped: its jobs are stopped, what it mounted is unmounted, its process ends.
+pub struct NomadAgent {
+    binary: PathBuf,
+    child: Child,
+    dir: TempDir,
+    ip: String,
+}
+
+/// One version of the job `drill`: three instances of [`APPLICATION`] under `urlprefix-/drill`, no `shutdown_delay`.
+pub struct Job<'a> {
+    /// What its instances call themselves.
+    pub version: &'a str,
+    /// Canaries before the update goes on (0: none, one instance is replaced after the other).
+    pub canaries: u32,
+}
+
+/// Where `nomad` is, if a test can use it; else says on standard error what is missing.
+pub fn find(test: &str) -> Option<PathBuf> {
+    let binary = env::var_os("NOMAD_BIN").map_or_else(|| PathBuf::from("nomad"), PathBuf::from);
+    let runs =
+        |program: &Path, argument| Command::new(program).arg(argument).output().is_ok_and(|out| out.status.success());
+    let is_root = Command::new("id").arg("-u").output().is_ok_and(|out| out.stdout == b"0\n");
+    let missing = [
+        (!runs(&binary, "version"), "`nomad` (on PATH or in NOMAD_BIN)"),
+        (!runs(Path::new("python3"), "--version"), "`python3`"),
+        (!is_root, "root's rights, which Nomad's client needs"),
+    ];
+    match missing.into_iter().find_map(|(missing, what)| missing.then_some(what)) {
+        None => Some(binary),
+        Some(what) => {
+            eprintln!("SKIPPED {test}: it needs {what}");
+            None
+        }
+    }
+}
+
+impl NomadAgent {
+    /// Starts one on the address of its Consul agent; ready for jobs.
+    pub fn start(binary: PathBuf, consul: &ConsulAgent) -> Self {
+        let dir = tempfile::tempdir().expect("temporary folder");
+        let config = config(consul, dir.path());
+        fs::write(dir.path().join("nomad.json"), config.to_string()).expect("write");
+        fs::write(dir.path().join("app.py"), APPLICATION).expect("write");
+        let log = File::create(dir.path().join("log")).expect("log");
+        let child = Command::new(&binary)
+            .args(["agent", "-config"])
+            .arg(dir.path().join("nomad.json"))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("log"))
+            .stderr(log)
+            .spawn()
+            .expect("nomad");
+        let agent = Self { binary, child, dir, ip: consul.ip.clone() };
+        agent.wait("a ready node", || {
+            let nodes = agent.try_api("/v1/nodes")?;
+            (nodes[0]["Status"] == "ready" && nodes[0]["Drivers"]["raw_exec"]["Healthy"] == true).then_some(())
+        });
+        agent
+    }
+
+    /// Submits a version; does not wait for it.
+    pub fn submit(&self, job: &Job<'_>) {
+        let path = self.dir.path().join("job.hcl");
+        let Job { version, canaries } = job;
+        let app = self.dir.path().join("app.py");
+        let text = format!(
+            r#"job "drill" {{
+  datacenters = ["dc1"]
+  update {{
+    max_parallel     = 1
+    min_healthy_time = "1s"
+    health_check     = "checks"
+    canary           = {canaries}
+  }}
+  group "web" {{
+    count = 3
+    network {{
+      port "http" {{}}
+    }}
+    service {{
+      name = "drill"
+      port = "http"
+      tags = ["urlprefix-/drill"]
+      check {{
+        type     = "http"
+        path     = "/health"
+        interval = "1s"
+        timeout  = "1s"
+      }}
+    }}
+    task "app" {{
+      driver = "raw_exec"
+      config {{
+        command = "python3"
+        args    = [{app:?}]
+      }}
+      env {{
+        VERSION = {version:?}
+      }}
+      resources {{
+        cpu    = 20
+        memory = 32
+      }}
+    }}
+  }}
+}}
+"#
+        );
+        fs::write(&path, text).expect("write");
+        self.run(&["job", "run", "-detach", &path.display().to_string()]);
+    }
+
+    /// Waits until the deployment of the newest version of the job has gone well.
+    pub fn wait_deployed(&self, job_version: u64) {
+        self.wait("a successful deployment", || {
+            let deployment = self.deployment(job_version)?;
+            assert_ne!(deployment["Status"], "failed", "{deployment}\n{}", self.log());
+            (deployment["Status"] == "successful").then_some(())
+        });
+    }
+
+    /// Waits until the canaries of a version are healthy, and promotes them.
+    pub fn promote(&self, job_version: u64) {
+        let id = self.wait("healthy canaries", || {
+            let deployment = self.deployment(job_version)?;
+            let group = &deployment["TaskGroups"]["web"];
+            let healthy = group["HealthyAllocs"].as_u64() >= group["DesiredCanaries"].as_u64();
+            let id = deployment["ID"].as_str()?.to_owned();
+            (healthy && group["DesiredCanaries"] != 0).then_some(id)
+        });
+        self.run(&["deployment", "promote", "-detach", &id]);
+    }
+
+    fn deployment(&self, job_version: u64) -> Option<Value> {
+        self.try_api("/v1/job/drill/deployment").filter(|deployment| deployment["JobVersion"] == job_version)
+    }
+
+    fn try_api(&self, path: &str) -> Option<Value> {
+        let address = format!("{}:{PORT}", self.ip).parse().expect("an address");
+        // Refused until it listens.
+        std::net::TcpStream::connect(address).ok()?;
+        serde_json::from_slice(&get(address, &self.ip, path).body).ok()
+    }
+
+    fn run(&self, arguments: &[&str]) {
+        let output = self.command(arguments).output().expect("nomad");
+        assert!(output.status.success(), "nomad {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.binary);
+        command.args(arguments).env("NOMAD_ADDR", format!("http://{}:{PORT}", self.ip));
+        command
+    }
+
+    fn wait<T>(&self, what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(found) = look() {
+                return found;
+            }
+            assert!(Instant::now() < deadline, "never seen: {what}\n{}", self.log());
+            sleep(STEP);
+        }
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+    }
+
+    /// Tasks outlive their agent, so they are stopped first.
+    fn stop_tasks(&self) {
+        let _ = self.command(&["job", "stop", "-purge", "-detach", "drill"]).output();
+        let deadline = Instant::now() + Duration::from_secs(15);
+        let running = |allocations: &Value| {
+            allocations.as_array().is_some_and(|all| all.iter().any(|one| one["ClientStatus"] == "running"))
+        };
+        while self.try_api("/v1/allocations").is_some_and(|allocations| running(&allocations))
+            && Instant::now() < deadline
+        {
+            sleep(STEP);
+        }
+    }
+
+    /// Nomad leaves a mount for each task.
+    fn unmount(&self) {
+        let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
+        let own =
+            |line: &&str| line.split(' ').nth(1).is_some_and(|place| Path::new(place).starts_with(self.dir.path()));
+        for line in mounts.lines().filter(own) {
+            if let Some(place) = line.split(' ').nth(1) {
+                let _ = Command::new("umount").arg(place).output();
+            }
+        }
+    }
+}
+
+impl Drop for NomadAgent {
+    fn drop(&mut self) {
+        self.stop_tasks();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        self.unmount();
+    }
+}
+
+fn config(consul: &ConsulAgent, dir: &Path) -> Value {
+    let file = |name: &str| consul.certificates().path(name);
+    let ip = &consul.ip;
+    json!({
+        "name": "drill", "region": "global", "datacenter": "dc1",
+        "data_dir": dir.join("data"), "bind_addr": ip, "disable_update_check": true, "log_level": "WARN",
+        "advertise": {"http": ip, "rpc": ip, "serf": ip},
+        "server": {"enabled": true, "bootstrap_expect": 1, "raft_multiplier": 1},
+        "client": {
+            "enabled": true, "servers": [ip], "network_interface": "lo",
+            // The ports of its tasks are on this address alone, so that agents side by side do not meet.
+            "host_network": [{"default": [{"cidr": format!("{ip}/32")}]}],
+            "options": {"fingerprint.denylist": "env_aws,env_gce,env_azure,env_digitalocean"},
+        },
+        "plugin": [{"raw_exec": [{"config": [{"enabled": true}]}]}],
+        "consul": {"address": format!("{ip}:8501"), "ssl": true, "verify_ssl": true, "ca_file": file("ca.pem"),
+            "cert_file": file("client.pem"), "key_file": file("client-key.pem")},
+    })
+}
