@@ -324,6 +324,24 @@ fn uploads_without_a_length_stream_to_either_upstream() {
     });
 }
 
+/// One stream that stops in its upload ends alone, and takes no upstream connection with it for good.
+#[test]
+fn an_upload_that_stops_is_ended_and_blamed_on_nobody() {
+    let (_upstream, lb) = both("response_timeout = \"300ms\"\nbody_timeout = \"400ms\"\n");
+    block_on(async {
+        let (mut client, _) = h2(lb.address("http")).await;
+        let (sender, body) = channel();
+        sender.send(data("half")).await.unwrap();
+        let request = Request::post("http://one/").body(body).unwrap();
+        let (parts, _, _) = ask(&mut client, request).await;
+        assert_eq!(parts.status, StatusCode::REQUEST_TIMEOUT);
+        assert_eq!(ask(&mut client, get("http://one/")).await.0.status, StatusCode::OK);
+        drop(sender);
+    });
+    assert_eq!(lb.metric("lb_http_requests_in_flight{service=\"one\"}"), Some(0.0));
+    assert_eq!(lb.metric("lb_upstream_ejections_total{service=\"one\"}").unwrap_or(0.0), 0.0);
+}
+
 #[test]
 fn an_idle_connection_is_closed_and_a_used_one_is_not() {
     let (upstream, lb) = both("idle_timeout = \"400ms\"\n");

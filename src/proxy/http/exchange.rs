@@ -293,6 +293,12 @@ impl<'a> Exchange<'a> {
                             running.push(self.start(target, RequestBody::Empty, false, finish));
                         }
                     }
+                    // In HTTP/1 the connection's watchdog sees to that; here other streams may be well.
+                    if self.original.version == Version::HTTP_2
+                        && deadlines.client_stalled(now, &upload, self.worker.clock.now_ms())
+                    {
+                        return Err(ProxyError::ClientStalled);
+                    }
                     if deadlines.response_passed(now, &upload, self.worker.clock.now_ms()) {
                         for attempt in &running {
                             self.blame(attempt.target, true);
@@ -357,6 +363,7 @@ const NEVER: Duration = Duration::from_secs(30 * 365 * 86_400);
 
 /// When something has to happen although nothing does.
 struct Deadlines {
+    started: Instant,
     try_every: Option<Duration>,
     next_try: Option<Instant>,
     response: Instant,
@@ -373,6 +380,7 @@ impl Deadlines {
         let try_every = (hedge && !limit.is_zero()).then_some(limit);
         let response_timeout = if grpc { NEVER } else { settings.proxy.response_timeout };
         Self {
+            started: now,
             try_every,
             next_try: try_every.map(|limit| now + limit),
             response: now + response_timeout,
@@ -391,6 +399,15 @@ impl Deadlines {
             self.next_try = self.try_every.map(|limit| now + limit);
         }
         passed
+    }
+
+    /// Whether the client has paused in the middle of its upload for longer than it may.
+    fn client_stalled(&self, now: Instant, upload: &UploadProgress, now_ms: u64) -> bool {
+        let quiet = match upload.last_ms.get() {
+            0 => now.saturating_duration_since(self.started),
+            last_ms => Duration::from_millis(now_ms.saturating_sub(last_ms)),
+        };
+        !upload.done.get() && upload.waits_for_client.get() && quiet >= self.body_timeout
     }
 
     /// The time for an answer counts from the last byte of the upload that the upstream took: whoever still sends is
