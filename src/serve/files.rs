@@ -32,6 +32,11 @@ impl Watched {
         Self { seen: taken.clone(), taken }
     }
 
+    /// Notes that everything is read now, for another reason than a change.
+    pub(super) fn note(&mut self, paths: &[PathBuf]) {
+        *self = Self::new(paths);
+    }
+
     /// Whether something changed since the last time this said so, and has been quiet since the last look: a
     /// certificate and its key are two files, and half a pair is worth nothing.
     pub(super) fn settled_change(&mut self, paths: &[PathBuf]) -> bool {
@@ -91,6 +96,9 @@ mod tests {
         assert!(!watched.settled_change(&paths), "the key followed");
         assert!(watched.settled_change(&paths));
         assert!(!watched.settled_change(&paths), "told already");
+        fs::write(&key, "333").expect("written");
+        watched.note(&paths);
+        assert!(!watched.settled_change(&paths), "read already");
     }
 
     #[test]
