@@ -95,36 +95,28 @@ pub async fn accept_loop(worker: Rc<Worker>, listener: Rc<Listener>, phase: Rc<L
             return;
         }
     };
-    loop {
-        let Some(permit) = worker.admit(&phase).await else { break };
+    while worker.has_room(&phase).await {
         let accepted = tokio::select! {
             biased;
             accepted = socket.accept() => accepted,
             () = phase.reached(Phase::Draining) => break,
         };
         match accepted {
-            Ok((stream, peer)) => spawn(&worker, &listener, &phase, stream, peer, permit),
+            Ok((stream, peer)) => spawn(&worker, &listener, &phase, stream, peer),
             Err(error) => accept_failed(&listener, &error).await,
         }
     }
     // Who is in the queue has a connection already: closing the socket would reset it.
     // The kernel is asked directly: the runtime knows only of what came before its last look.
     let Ok(socket) = socket.into_std() else { return };
-    while let Some(permit) = worker.try_admit() {
-        let Ok((stream, peer)) = socket.accept() else { break };
+    while let Ok((stream, peer)) = socket.accept() {
         let Ok(stream) = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream)) else { continue };
-        spawn(&worker, &listener, &phase, stream, peer, permit);
+        spawn(&worker, &listener, &phase, stream, peer);
     }
 }
 
-fn spawn(
-    worker: &Rc<Worker>,
-    listener: &Rc<Listener>,
-    phase: &Rc<LocalPhase>,
-    stream: TcpStream,
-    peer: SocketAddr,
-    permit: super::worker::ConnectionPermit,
-) {
+fn spawn(worker: &Rc<Worker>, listener: &Rc<Listener>, phase: &Rc<LocalPhase>, stream: TcpStream, peer: SocketAddr) {
+    let permit = worker.admit();
     let (worker, listener, phase) = (Rc::clone(worker), Rc::clone(listener), Rc::clone(phase));
     tokio::task::spawn_local(async move {
         let _permit = permit;
