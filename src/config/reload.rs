@@ -18,8 +18,8 @@ impl ListenerProtocol {
 
 impl Config {
     /// Names of keys that differ from `next` and take effect only after a restart; empty when `next` can be taken
-    /// as a whole. They are the keys that are bound to a socket or a thread. An added listener is among them, although opening one
-    /// closes nothing: workers open their sockets when they start.
+    /// as a whole. They are the keys that are bound to a thread, to the admin socket, or to which sources of routes there
+    /// are; what a `routes_file` holds is read at every change.
     #[must_use]
     pub fn differs_only_in_reloadable(&self, next: &Self) -> Vec<String> {
         let mut keys = Vec::new();
@@ -31,36 +31,16 @@ impl Config {
         note(self.proxy.workers != next.proxy.workers, "proxy.workers");
         note(self.admin.address != next.admin.address, "admin.address");
         note(self.log.format != next.log.format, "log.format");
-        for (old, new) in pairs(&self.listeners, &next.listeners) {
-            match (old, new) {
-                (Some(old), Some(new)) => {
-                    let place = format!("listener {}", old.address);
-                    note(old.protocol != new.protocol, &format!("{place} protocol"));
-                    note(old.proxy_protocol != new.proxy_protocol, &format!("{place} proxy_protocol"));
-                    note(old.certificates != new.certificates, &format!("{place} certificates"));
-                }
-                (Some(old), None) => note(true, &format!("listener {} (removed)", old.address)),
-                (None, Some(new)) => note(true, &format!("listener {} (added)", new.address)),
-                (None, None) => {}
-            }
+        note(self.log.access != next.log.access, "log.access");
+        note(self.dns != next.dns, "dns");
+        note(self.routes_file != next.routes_file, "routes_file");
+        note(self.static_routes.is_empty() != next.static_routes.is_empty(), "static.route");
+        match (&self.consul, &next.consul) {
+            (Some(old), Some(new)) => note(old.max_connections != new.max_connections, "consul.max_connections"),
+            (old, new) => note(old.is_some() != new.is_some(), "consul"),
         }
         keys
     }
-}
-
-/// Listeners of both sides by address; several on port 0 are told apart by their order.
-fn pairs<'a>(
-    old: &'a [ListenerConfig],
-    new: &'a [ListenerConfig],
-) -> Vec<(Option<&'a ListenerConfig>, Option<&'a ListenerConfig>)> {
-    let mut rest: Vec<&ListenerConfig> = new.iter().collect();
-    let mut pairs = Vec::new();
-    for listener in old {
-        let at = rest.iter().position(|other| other.address == listener.address);
-        pairs.push((Some(listener), at.map(|at| rest.remove(at))));
-    }
-    pairs.extend(rest.into_iter().map(|listener| (None, Some(listener))));
-    pairs
 }
 
 #[cfg(test)]
@@ -68,29 +48,37 @@ mod tests {
     use super::*;
 
     #[test]
-    fn routes_deadlines_and_certificates_need_no_restart() {
-        let old = Config::default();
+    fn listeners_routes_deadlines_and_certificates_need_no_restart() {
+        let old = Config {
+            static_routes: vec![StaticRoute {
+                service: "a".to_owned(),
+                source: "/".to_owned(),
+                targets: vec!["http://127.0.0.1:1".to_owned()],
+                options: String::new(),
+            }],
+            ..Config::default()
+        };
         let mut new = old.clone();
         new.proxy.connect_timeout *= 2;
         new.proxy.strategy = Strategy::Random;
-        new.routes_file = Some("routes.txt".into());
-        new.log.access = AccessLog::Json;
+        new.static_routes[0].source = "/other".to_owned();
+        new.listeners[0].protocol = ListenerProtocol::Tcp;
+        new.listeners.push(ListenerConfig { address: "127.0.0.1:2".parse().unwrap(), ..old.listeners[0].clone() });
+        new.certificates.clear();
         assert_eq!(old.differs_only_in_reloadable(&new), Vec::<String>::new());
     }
 
     #[test]
-    fn sockets_and_threads_do() {
+    fn threads_the_admin_socket_and_sources_that_come_or_go_do() {
         let old = Config::default();
         let mut new = old.clone();
         new.proxy.workers = 3;
         new.admin.address = "127.0.0.1:1".parse().unwrap();
-        new.listeners[0].protocol = ListenerProtocol::Tcp;
-        new.listeners.push(ListenerConfig { address: "127.0.0.1:2".parse().unwrap(), ..old.listeners[0].clone() });
+        new.log.access = AccessLog::Json;
+        new.routes_file = Some("routes.txt".into());
         assert_eq!(
             old.differs_only_in_reloadable(&new),
-            ["proxy.workers", "admin.address", "listener 0.0.0.0:9999 protocol", "listener 127.0.0.1:2 (added)"]
+            ["proxy.workers", "admin.address", "log.access", "routes_file"]
         );
-        new.listeners.clear();
-        assert!(old.differs_only_in_reloadable(&new).contains(&"listener 0.0.0.0:9999 (removed)".to_owned()));
     }
 }

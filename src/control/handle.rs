@@ -38,6 +38,11 @@ impl ControlHandle {
         self.ask(ControlRequest::RefreshTargets).await;
     }
 
+    /// Whether the control loop still answers. Waits for it as long as it takes.
+    pub async fn is_alive(&self) -> bool {
+        self.ask(ControlRequest::RefreshTargets).await.is_some()
+    }
+
     /// Puts new settings into force; returns when the table that follows them is live.
     pub async fn update_settings(&self, settings: ControlSettings) {
         self.ask(|answer| ControlRequest::Settings(Box::new(settings), answer)).await;

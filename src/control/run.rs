@@ -264,8 +264,8 @@ impl Control {
         }
         let mut figures = self.metrics.control();
         for (name, total) in totals {
-            for (state, count) in [("healthy", total.healthy), ("excluded", total.excluded), ("ejected", total.ejected)]
-            {
+            let Counts { healthy, excluded, ejected, held } = total;
+            for (state, count) in [("healthy", healthy), ("excluded", excluded), ("ejected", ejected), ("held", held)] {
                 figures.table_targets.insert((Arc::clone(&name), state), count);
             }
         }
@@ -379,7 +379,12 @@ fn env(settings: &ControlSettings) -> HashMap<String, String> {
 }
 
 fn add(a: Counts, b: Counts) -> Counts {
-    Counts { healthy: a.healthy + b.healthy, excluded: a.excluded + b.excluded, ejected: a.ejected + b.ejected }
+    Counts {
+        healthy: a.healthy + b.healthy,
+        excluded: a.excluded + b.excluded,
+        ejected: a.ejected + b.ejected,
+        held: a.held + b.held,
+    }
 }
 
 fn set_or_remove(counts: &mut BTreeMap<Arc<str>, u64>, name: &Arc<str>, count: u64) {

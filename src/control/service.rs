@@ -29,6 +29,8 @@ pub(super) struct Counts {
     pub(super) healthy: u64,
     pub(super) excluded: u64,
     pub(super) ejected: u64,
+    /// Critical, and kept for now.
+    pub(super) held: u64,
 }
 
 /// What an evaluation needs from around.
@@ -92,7 +94,7 @@ impl Service {
         instances.map(|(instance, verdict)| status(instance, verdict, builder, now_ms)).collect()
     }
 
-    /// How many are healthy, excluded and ejected now.
+    /// How many are healthy, held, excluded and ejected now.
     pub(super) fn counts(&self, builder: &TableBuilder, now_ms: u64) -> Counts {
         let mut counts = Counts::default();
         for (instance, verdict) in self.snapshot.instances.iter().zip(&self.verdicts) {
@@ -102,6 +104,9 @@ impl Service {
                 Admission::Excluded { .. } => counts.excluded += 1,
                 Admission::Eligible { .. } if state.is_some_and(|state| state.is_ejected(now_ms)) => {
                     counts.ejected += 1
+                }
+                Admission::Eligible { .. } if matches!(verdict, Verdict::Eligible { held: true, .. }) => {
+                    counts.held += 1
                 }
                 Admission::Eligible { .. } => counts.healthy += 1,
             }

@@ -47,10 +47,21 @@ pub struct Control {
     pub table_build_seconds: f64,
     /// Routes in the present table.
     pub table_routes: u64,
-    /// Instances by service and state (`healthy`, `excluded`, `ejected`).
+    /// Instances by service and state (`healthy`, `held`, `excluded`, `ejected`).
     pub table_targets: BTreeMap<(Arc<str>, &'static str), u64>,
+    /// What a reload could not take over.
+    pub reload_errors: ReloadErrors,
     /// End of certificates (unix time, s) by source and name.
     pub certificate_expiry: BTreeMap<(String, String), f64>,
+}
+
+/// Reloads, or parts of one, that left the old state in force.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ReloadErrors {
+    /// Whole configurations.
+    pub config: u64,
+    /// Certificates, keys and client CAs.
+    pub certificates: u64,
 }
 
 impl Metrics {

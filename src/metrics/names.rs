@@ -72,6 +72,8 @@ families! {
     TABLE_BUILD_SECONDS = Summary "lb_table_build_seconds", "Time spent building routing tables.";
     TABLE_ROUTES = Gauge "lb_table_routes", "Routes in the present table.";
     TABLE_TARGETS = Gauge "lb_table_targets", "Instances by service and state: healthy, ejected or excluded.";
+    RELOAD_ERRORS = Counter "lb_reload_errors_total",
+        "What a reload could not take over and left as it was, by kind: config or certificates.";
     CERTIFICATE_EXPIRY = Gauge "lb_certificate_expiry_timestamp_seconds", "Unix time at which a certificate ends.";
     ACCESS_LOG_DROPPED = Counter "lb_access_log_dropped_total", "Access log lines dropped because the reader was slow.";
     BUILD_INFO = Gauge "lb_build_info", "Version and revision of the program; the value is always 1.";

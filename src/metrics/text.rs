@@ -143,6 +143,9 @@ fn write_control(out: &mut Exposition, control: &Control) {
     for ((service, state), &count) in &control.table_targets {
         family.sample(&[("service", service), ("state", state)], count as f64);
     }
+    let mut family = out.family(names::RELOAD_ERRORS);
+    family.sample(&[("kind", "config")], control.reload_errors.config as f64);
+    family.sample(&[("kind", "certificates")], control.reload_errors.certificates as f64);
     let mut family = out.family(names::CERTIFICATE_EXPIRY);
     for ((source, name), &time) in &control.certificate_expiry {
         family.sample(&[("source", source), ("name", name)], time);

@@ -23,7 +23,7 @@ pub type PhaseSender = watch::Sender<Phase>;
 /// Receives it in a worker.
 pub type PhaseReceiver = watch::Receiver<Phase>;
 
-/// A worker's own copy of the phase, with a wake-up for every connection task of the worker. A connection pays one
+/// A worker's own copy of the phase (and one for each of its listeners, which may end before the worker does), with a wake-up for every connection task of the worker. A connection pays one
 /// list entry for it, instead of a clone of the cross-thread channel.
 #[derive(Debug, Default)]
 pub struct LocalPhase {
@@ -38,18 +38,22 @@ impl LocalPhase {
         self.phase.get()
     }
 
+    /// Moves on to `phase`; never back.
+    pub fn advance(&self, phase: Phase) {
+        if phase > self.phase.get() {
+            self.phase.set(phase);
+            self.changed.notify_waiters();
+        }
+    }
+
     /// Follows the process's phase until it is [`Phase::Cut`]. Run once per worker.
     pub async fn follow(self: Rc<Self>, mut source: PhaseReceiver) {
         loop {
             let phase = *source.borrow_and_update();
-            if phase > self.phase.get() {
-                self.phase.set(phase);
-                self.changed.notify_waiters();
-            }
+            self.advance(phase);
             // A vanished sender means that nobody is left to finish anything for.
             if phase == Phase::Cut || source.changed().await.is_err() {
-                self.phase.set(Phase::Cut);
-                self.changed.notify_waiters();
+                self.advance(Phase::Cut);
                 return;
             }
         }

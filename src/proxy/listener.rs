@@ -9,7 +9,7 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tokio::net::TcpStream;
 
-use super::drain::Phase;
+use super::drain::{LocalPhase, Phase};
 use super::tls::{CertStore, ServerUse};
 use super::worker::Worker;
 use crate::config::{ListenerConfig, ListenerProtocol};
@@ -85,8 +85,9 @@ pub fn open(socket: Socket) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-/// Accepts until the worker drains; then takes what already waits in the kernel's queue, and closes.
-pub async fn accept_loop(worker: Rc<Worker>, listener: Rc<Listener>, socket: TcpListener) {
+/// Accepts until `phase` says to stop (the worker drains, or the listener alone was removed); then takes what already
+/// waits in the kernel's queue, and closes.
+pub async fn accept_loop(worker: Rc<Worker>, listener: Rc<Listener>, phase: Rc<LocalPhase>, socket: TcpListener) {
     let socket = match tokio::net::TcpListener::from_std(socket) {
         Ok(socket) => socket,
         Err(error) => {
@@ -95,39 +96,41 @@ pub async fn accept_loop(worker: Rc<Worker>, listener: Rc<Listener>, socket: Tcp
         }
     };
     loop {
-        let Some(permit) = worker.admit().await else { break };
+        let Some(permit) = worker.admit(&phase).await else { break };
         let accepted = tokio::select! {
             biased;
             accepted = socket.accept() => accepted,
-            () = worker.phase.reached(Phase::Draining) => break,
+            () = phase.reached(Phase::Draining) => break,
         };
         match accepted {
-            Ok((stream, peer)) => spawn(&worker, &listener, stream, peer, permit),
+            Ok((stream, peer)) => spawn(&worker, &listener, &phase, stream, peer, permit),
             Err(error) => accept_failed(&listener, &error).await,
         }
     }
     // Who is in the queue has a connection already: closing the socket would reset it.
+    // The kernel is asked directly: the runtime knows only of what came before its last look.
+    let Ok(socket) = socket.into_std() else { return };
     while let Some(permit) = worker.try_admit() {
-        let mut accept = Box::pin(socket.accept());
-        let waiting = std::future::poll_fn(|cx| std::task::Poll::Ready(accept.as_mut().poll(cx))).await;
-        let std::task::Poll::Ready(Ok((stream, peer))) = waiting else { break };
-        spawn(&worker, &listener, stream, peer, permit);
+        let Ok((stream, peer)) = socket.accept() else { break };
+        let Ok(stream) = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream)) else { continue };
+        spawn(&worker, &listener, &phase, stream, peer, permit);
     }
 }
 
 fn spawn(
     worker: &Rc<Worker>,
     listener: &Rc<Listener>,
+    phase: &Rc<LocalPhase>,
     stream: TcpStream,
     peer: SocketAddr,
     permit: super::worker::ConnectionPermit,
 ) {
-    let (worker, listener) = (Rc::clone(worker), Rc::clone(listener));
+    let (worker, listener, phase) = (Rc::clone(worker), Rc::clone(listener), Rc::clone(phase));
     tokio::task::spawn_local(async move {
         let _permit = permit;
         match listener.config.protocol {
             ListenerProtocol::Tcp => super::session::serve(worker, listener, stream, peer).await,
-            _ => super::http::connection::serve(worker, listener, stream, peer).await,
+            _ => super::http::connection::serve(worker, listener, phase, stream, peer).await,
         }
     });
 }

@@ -30,6 +30,15 @@ const H2_STREAMS_PER_CONNECTION: usize = 100;
 /// Most HTTP/2 connections to one instance, per worker.
 const H2_CONNECTIONS_MAX: usize = 8;
 
+/// Bytes of one answer that may wait at the proxy. The connection's window has room for all its streams: clients that
+/// do not read their answers must not hold up those that do.
+const H2_STREAM_WINDOW_BYTES: u32 = 256 << 10;
+const H2_CONNECTION_WINDOW_BYTES: u32 = H2_STREAM_WINDOW_BYTES * H2_STREAMS_PER_CONNECTION as u32;
+/// Largest header of an answer in bytes: as generous as HTTP/1's.
+const H2_HEADER_BYTES_MAX: u32 = 256 << 10;
+/// Bytes of one stream that are held ready for a connection that does not take them yet, on either side.
+pub(crate) const H2_SEND_BUFFER_BYTES: usize = 64 << 10;
+
 /// What makes two connections interchangeable.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PoolKey {
@@ -146,8 +155,12 @@ impl UpstreamPool {
             let stream = connect(target, settings).await?;
             return Ok(Connection::H1(handshake_h1(stream).await?));
         }
-        let dialing = Rc::clone(&self.slot(key, target, |slot| Rc::clone(&slot.dialing)));
-        let _one_at_a_time = dialing.lock().await;
+        let dialing = self.slot(key, target, |slot| Rc::clone(&slot.dialing));
+        // Whoever waits for another's dial waits no longer than for an own one.
+        let limit = settings.proxy.connect_timeout;
+        let Ok(_one_at_a_time) = tokio::time::timeout(limit, dialing.lock()).await else {
+            return Err(ConnectError::Timeout(limit));
+        };
         let warm = self.slot(key, target, |slot| {
             let most = if slot.shared.len() < H2_CONNECTIONS_MAX { H2_STREAMS_PER_CONNECTION } else { usize::MAX };
             slot.stream(now_ms, most)
@@ -237,8 +250,10 @@ async fn handshake_h1(stream: UpstreamStream) -> Result<http1::SendRequest<Reque
 async fn handshake_h2(stream: UpstreamStream) -> Result<http2::SendRequest<RequestBody>, ConnectError> {
     let (sender, connection) = http2::Builder::new(LocalExec)
         .timer(TokioTimer::new())
-        .initial_stream_window_size(1 << 20)
-        .initial_connection_window_size(4 << 20)
+        .initial_stream_window_size(H2_STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(H2_CONNECTION_WINDOW_BYTES)
+        .max_header_list_size(H2_HEADER_BYTES_MAX)
+        .max_send_buf_size(H2_SEND_BUFFER_BYTES)
         .keep_alive_interval(std::time::Duration::from_secs(20))
         .keep_alive_timeout(std::time::Duration::from_secs(10))
         .handshake(TokioIo::new(stream))

@@ -8,6 +8,7 @@
 //! No work stealing: a connection, its upstream connections and all their state stay on one core.
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::io;
 use std::net::TcpListener;
 use std::rc::Rc;
@@ -16,7 +17,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
+use tokio::task::JoinSet;
 
 use super::budget::RetryBudget;
 use super::drain::{LocalPhase, Phase, PhaseReceiver};
@@ -115,10 +117,10 @@ impl Worker {
         Arc::clone(self.settings.borrow_mut().load())
     }
 
-    /// Waits for room for one more connection; none once the worker drains.
-    pub async fn admit(self: &Rc<Self>) -> Option<ConnectionPermit> {
+    /// Waits for room for one more connection; none once `phase`, the listener's, is past serving.
+    pub async fn admit(self: &Rc<Self>, phase: &LocalPhase) -> Option<ConnectionPermit> {
         loop {
-            if self.phase.get() >= Phase::Draining {
+            if phase.get() >= Phase::Draining {
                 return None;
             }
             if let Some(permit) = self.try_admit() {
@@ -126,7 +128,7 @@ impl Worker {
             }
             tokio::select! {
                 () = self.connection_ended.notified() => {}
-                () = self.phase.reached(Phase::Draining) => return None,
+                () = phase.reached(Phase::Draining) => return None,
             }
         }
     }
@@ -163,25 +165,33 @@ impl Worker {
             every.tick().await;
             let settings = self.settings();
             let now_ms = self.clock.now_ms();
+            self.budget.borrow_mut().set(settings.proxy.retry_budget_percent, settings.proxy.retry_budget_min);
             self.pool.sweep(now_ms, ms(settings.proxy.upstream_idle_timeout));
             self.tunnels.cut_retired(now_ms, ms(settings.proxy.removed_grace));
         }
     }
 
-    async fn run(self: Rc<Self>, listeners: Vec<(Listener, TcpListener)>, phase: PhaseReceiver) {
+    /// Obeys `orders` until the worker drains, then waits for what still runs.
+    async fn run(self: Rc<Self>, first: Vec<Order>, mut orders: mpsc::Receiver<Order>, phase: PhaseReceiver) {
         let local_phase = Rc::clone(&self.phase);
         let follower = tokio::task::spawn_local(local_phase.follow(phase));
         let tick = tokio::task::spawn_local(Rc::clone(&self).tick());
-        let accepting: Vec<_> = listeners
-            .into_iter()
-            .map(|(listener, socket)| {
-                tokio::task::spawn_local(accept_loop(Rc::clone(&self), Rc::new(listener), socket))
-            })
-            .collect();
-        for task in accepting {
-            task.await.ok();
+        let mut accepting = Accepting::default();
+        for order in first {
+            accepting.obey(&self, order);
         }
-        // Accept loops end only when the worker drains.
+        let mut more = true;
+        loop {
+            tokio::select! {
+                biased;
+                () = self.phase.reached(Phase::Draining) => break,
+                order = orders.recv(), if more => match order {
+                    Some(order) => accepting.obey(&self, order),
+                    None => more = false,
+                },
+            }
+        }
+        accepting.end().await;
         while self.connections.get() > 0 && self.phase.get() < Phase::Cut {
             tokio::select! {
                 () = self.connection_ended.notified() => {}
@@ -196,20 +206,67 @@ impl Worker {
     }
 }
 
+/// What a worker does with its listeners.
+#[derive(Debug)]
+pub enum Order {
+    /// Accept connections for this listener.
+    Open(ListenerNumber, Listener, TcpListener),
+    /// Accept no more for it; its connections end as in a drain, but without its deadline.
+    Close(ListenerNumber),
+}
+
+/// What a listener is called in orders: never used twice.
+pub type ListenerNumber = u64;
+
+/// The accept loops of one worker.
+#[derive(Default)]
+struct Accepting {
+    phases: HashMap<ListenerNumber, Rc<LocalPhase>>,
+    loops: JoinSet<()>,
+}
+
+impl Accepting {
+    fn obey(&mut self, worker: &Rc<Worker>, order: Order) {
+        // Those that ended meanwhile.
+        while self.loops.try_join_next().is_some() {}
+        match order {
+            Order::Open(number, listener, socket) => {
+                let phase: Rc<LocalPhase> = Rc::default();
+                self.phases.insert(number, Rc::clone(&phase));
+                self.loops.spawn_local(accept_loop(Rc::clone(worker), Rc::new(listener), phase, socket));
+            }
+            Order::Close(number) => {
+                if let Some(phase) = self.phases.remove(&number) {
+                    phase.advance(Phase::Draining);
+                }
+            }
+        }
+    }
+
+    async fn end(mut self) {
+        for phase in self.phases.values() {
+            phase.advance(Phase::Draining);
+        }
+        while self.loops.join_next().await.is_some() {}
+    }
+}
+
 /// Whole milliseconds of a configured duration.
 #[must_use]
 pub(crate) fn ms(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Starts worker `number` on a thread of its own; the thread ends when the worker has drained or was cut.
+/// Starts worker `number` on a thread of its own with its `first` orders; further ones come through `orders`. The
+/// thread ends when the worker has drained or was cut.
 ///
 /// # Errors
 /// The thread or its runtime cannot be made.
 pub fn spawn(
     number: usize,
     context: WorkerContext,
-    listeners: Vec<(Listener, TcpListener)>,
+    first: Vec<Order>,
+    orders: mpsc::Receiver<Order>,
     seed: u64,
 ) -> io::Result<thread::JoinHandle<()>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -217,7 +274,7 @@ pub fn spawn(
         let local = tokio::task::LocalSet::new();
         let phase = context.phase.clone();
         local.block_on(&runtime, async move {
-            Worker::new(&context, seed).run(listeners, phase).await;
+            Worker::new(&context, seed).run(first, orders, phase).await;
         });
     })
 }

@@ -8,6 +8,7 @@
 //! Sockets listen only once there is a table: a client never meets a balancer that knows nothing yet, and a
 //! predecessor on the same ports keeps serving until then.
 
+mod certificates;
 mod control_thread;
 mod files;
 mod notify;
@@ -28,6 +29,7 @@ use crate::control::ControlHandle;
 use crate::log::AccessLogWriter;
 use crate::metrics::Metrics;
 use crate::proxy::drain::{Phase, PhaseSender};
+use crate::proxy::listener;
 use crate::proxy::settings::SharedSettings;
 use crate::registry::{SourceName, Update};
 use crate::table::SharedTable;
@@ -51,7 +53,7 @@ pub struct Running {
     pub metrics: Metrics,
     control: ControlHandle,
     settings: SharedSettings,
-    certificates: settings::Certificates,
+    certificates: certificates::Certificates,
     phase: PhaseSender,
     thread: control_thread::ControlThread,
     workers: workers::Workers,
@@ -72,13 +74,12 @@ pub fn start(config: &Config, extra: Vec<ExtraSource>) -> anyhow::Result<Running
         .context("cannot start the access log")?;
     let table = SharedTable::default();
     let phase = PhaseSender::new(Phase::Serving);
-    let certificates = settings::Certificates::load(config)?;
-    certificates.report_expiry(&metrics);
+    let certificates = certificates::Certificates::load(config, &metrics)?;
     let shared_settings: SharedSettings = Arc::new(ArcSwap::from_pointee(settings::build(config)?));
 
-    let workers = workers::Workers::bind(config, &certificates, &metrics)?;
-    let admin = TcpListener::bind(config.admin.address)
-        .with_context(|| format!("admin listener {} (key admin.address)", config.admin.address))?;
+    let workers = workers::Workers::bind(config, &certificates.stores(), &metrics)?;
+    // Shared with a predecessor on the same address, as the listeners are, so that it can be relieved.
+    let admin = bind_admin(config.admin.address).context("admin listener (key admin.address)")?;
     let admin_address = admin.local_addr().context("admin listener")?;
 
     let context = crate::proxy::worker::WorkerContext {
@@ -114,6 +115,12 @@ pub fn start(config: &Config, extra: Vec<ExtraSource>) -> anyhow::Result<Running
     })
 }
 
+fn bind_admin(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    let (_, mut sockets) = listener::bind(address, 1)?;
+    let socket = sockets.pop().context("no socket")?;
+    Ok(listener::open(socket)?)
+}
+
 impl Running {
     /// Waits until clients are served; false when that can not happen any more.
     pub async fn opened(&self) -> bool {
@@ -131,12 +138,16 @@ impl Running {
     /// # Errors
     /// What is wrong with the new configuration; the old one then stays in force, whole.
     pub async fn reload(&self, present: &Config, next: &Config) -> anyhow::Result<Vec<String>> {
+        // What can fail comes first, so that a refused configuration changed nothing.
         let built = settings::build(next)?;
-        self.certificates.reload(&self.metrics);
+        let stores = self.certificates.prepare(next, &self.metrics)?;
+        let listeners = self.workers.prepare(next, &stores, &self.metrics)?;
         let (answer, answered) = oneshot::channel();
         self.thread.reload(next.clone(), answer).await?;
         answered.await.context("the control thread has ended")??;
         self.settings.store(Arc::new(built));
+        self.certificates.commit(stores, &self.metrics);
+        self.workers.commit(listeners).await?;
         Ok(present.differs_only_in_reloadable(next))
     }
 
@@ -173,6 +184,6 @@ impl Running {
 
     /// Whether the control thread answers.
     pub async fn is_alive(&self) -> bool {
-        tokio::time::timeout(Duration::from_secs(5), self.control.refresh_targets()).await.is_ok()
+        tokio::time::timeout(Duration::from_secs(5), self.control.is_alive()).await.unwrap_or(false)
     }
 }

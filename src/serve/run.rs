@@ -11,6 +11,9 @@ use super::{Running, notify, start};
 use crate::config::{self, Config};
 use crate::log;
 
+/// Longest time for a reload.
+const RELOAD_MAX: Duration = Duration::from_secs(30);
+
 /// What the command line said.
 #[derive(Clone, Debug, Default)]
 pub struct RunOptions {
@@ -27,9 +30,11 @@ pub struct RunOptions {
 pub fn run(config: Config, options: &RunOptions) -> anyhow::Result<()> {
     let logs = log::init(&config.log)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    // Before anything else: from here on no signal ends the process by surprise.
+    let signals = runtime.block_on(async { Signals::new() })?;
     let running = start(&config, Vec::new())?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), admin = %running.admin, "lb started");
-    runtime.block_on(attend(options, config, running, &logs))
+    runtime.block_on(attend(options, config, running, &logs, signals))
 }
 
 async fn attend(
@@ -37,16 +42,15 @@ async fn attend(
     mut config: Config,
     running: Running,
     logs: &log::LogHandle,
+    Signals { mut end, mut hangup }: Signals,
 ) -> anyhow::Result<()> {
-    let mut signals = Signals::new()?;
-    let mut hangup = signal(SignalKind::hangup()).context("cannot listen to SIGHUP")?;
     let mut look = tokio::time::interval(Duration::from_secs(1));
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut alive = tokio::time::interval(notify::watchdog().unwrap_or(Duration::from_secs(3600)));
     let mut watched = Watched::new(&watched_files(options, &config, &running));
     loop {
         tokio::select! {
-            () = signals.end() => break,
+            () = end.came() => break,
             _ = hangup.recv() => {
                 tracing::info!("SIGHUP: reloading");
                 reload(options, &mut config, &running, logs).await;
@@ -65,7 +69,7 @@ async fn attend(
         }
     }
     notify::stopping();
-    running.drain(&config.drain, signals.end()).await;
+    running.drain(&config.drain, end.came()).await;
     Ok(())
 }
 
@@ -85,9 +89,14 @@ fn watched_files(options: &RunOptions, config: &Config, running: &Running) -> Ve
 async fn reload(options: &RunOptions, config: &mut Config, running: &Running, logs: &log::LogHandle) {
     let next = match config::read(options.config.as_deref(), options.flags.clone()) {
         Ok(loaded) => loaded.config,
-        Err(mistakes) => return tracing::error!(%mistakes, "the new configuration is wrong; the old one stays"),
+        Err(mistakes) => {
+            running.metrics.control().reload_errors.config += 1;
+            return tracing::error!(%mistakes, "the new configuration is wrong; the old one stays");
+        }
     };
-    match running.reload(config, &next).await {
+    // A reload that hangs must not keep signals from being heard.
+    let reloaded = tokio::time::timeout(RELOAD_MAX, running.reload(config, &next)).await;
+    match reloaded.unwrap_or_else(|_| Err(anyhow::anyhow!("not done within {} s", RELOAD_MAX.as_secs()))) {
         Ok(restart) => {
             if next.log.level != config.log.level
                 && let Err(error) = logs.set_level(&next.log.level)
@@ -101,11 +110,19 @@ async fn reload(options: &RunOptions, config: &mut Config, running: &Running, lo
             }
             *config = next;
         }
-        Err(error) => tracing::error!(error = format!("{error:#}"), "not reloaded; the old configuration stays"),
+        Err(error) => {
+            running.metrics.control().reload_errors.config += 1;
+            tracing::error!(error = format!("{error:#}"), "not reloaded; the old configuration stays");
+        }
     }
 }
 
 struct Signals {
+    end: EndSignals,
+    hangup: Signal,
+}
+
+struct EndSignals {
     terminate: Signal,
     interrupt: Signal,
 }
@@ -113,10 +130,14 @@ struct Signals {
 impl Signals {
     fn new() -> anyhow::Result<Self> {
         let listen = |kind| signal(kind).context("cannot listen to signals");
-        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+        let end =
+            EndSignals { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? };
+        Ok(Self { end, hangup: listen(SignalKind::hangup())? })
     }
+}
 
-    async fn end(&mut self) {
+impl EndSignals {
+    async fn came(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}

@@ -1,19 +1,24 @@
-//! The worker threads: their sockets are bound early and opened late.
+//! The worker threads and their listeners: sockets are bound early, opened late, and replaced while others serve.
 
-use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::net::{SocketAddr, TcpListener};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use socket2::Socket;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
-use super::settings::Certificates;
-use crate::config::{Config, ListenerProtocol};
+use crate::config::{Config, ListenerConfig};
 use crate::metrics::Metrics;
 use crate::proxy::listener::{self, Listener};
-use crate::proxy::worker::{self, WorkerContext};
+use crate::proxy::tls::CertStore;
+use crate::proxy::worker::{self, ListenerNumber, Order, WorkerContext};
+
+/// Orders that may wait at a worker; more wait at the reload.
+const ORDERS_MAX: usize = 64;
+
+type Stores = std::collections::BTreeMap<String, Arc<CertStore>>;
 
 /// Where the workers stand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,10 +31,35 @@ enum Stage {
 /// All workers of a balancer.
 #[derive(Debug)]
 pub(super) struct Workers {
-    listeners: Vec<Listener>,
-    /// Sockets by worker, each with the listener at the same place in `listeners`; taken when they are opened.
-    sockets: Arc<Mutex<Vec<Vec<Socket>>>>,
+    count: usize,
+    state: Arc<Mutex<State>>,
     stage: Arc<watch::Sender<Stage>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    listeners: Vec<Bound>,
+    next_number: ListenerNumber,
+    /// One per worker, once they run.
+    orders: Vec<mpsc::Sender<Order>>,
+}
+
+/// One listener.
+#[derive(Debug)]
+struct Bound {
+    number: ListenerNumber,
+    /// As configured: port 0 is still 0 here.
+    asked: ListenerConfig,
+    listener: Listener,
+    /// One per worker; taken when they are opened.
+    sockets: Vec<Socket>,
+}
+
+/// What a reload will do to the listeners.
+#[derive(Debug)]
+pub(super) struct Replacement {
+    /// In the new order; `Err` is the number of one that stays.
+    listeners: Vec<Result<Bound, ListenerNumber>>,
 }
 
 /// Opens the sockets and starts the workers, once.
@@ -37,58 +67,42 @@ pub(super) type Opener = Box<dyn FnOnce() -> anyhow::Result<()> + Send>;
 
 impl Workers {
     /// Binds all listeners for all workers.
-    pub(super) fn bind(config: &Config, certificates: &Certificates, metrics: &Metrics) -> anyhow::Result<Self> {
+    pub(super) fn bind(config: &Config, stores: &Stores, metrics: &Metrics) -> anyhow::Result<Self> {
         let count = match config.proxy.workers {
             0 => thread::available_parallelism().map_or(1, usize::from),
             count => count,
         };
-        let mut listeners = Vec::new();
-        let mut sockets: Vec<Vec<Socket>> = (0..count).map(|_| Vec::new()).collect();
-        for configured in &config.listeners {
-            let (address, bound) = listener::bind(configured.address, count)?;
-            let mut configured = configured.clone();
-            configured.address = address;
-            let store = match &configured.certificates {
-                Some(name) => Some(certificates.get(name).with_context(|| format!("no certificates.{name}"))?),
-                None => None,
-            };
-            listeners.push(Listener {
-                metrics: metrics.listener(&address.to_string()),
-                config: Arc::new(configured),
-                certificates: store,
-            });
-            for (worker, socket) in sockets.iter_mut().zip(bound) {
-                worker.push(socket);
-            }
-        }
-        let stage = Arc::new(watch::Sender::new(Stage::Bound));
-        Ok(Self { listeners, sockets: Arc::new(Mutex::new(sockets)), stage })
+        let workers = Self { count, state: Arc::default(), stage: Arc::new(watch::Sender::new(Stage::Bound)) };
+        let first = workers.prepare(config, stores, metrics)?;
+        lock(&workers.state).listeners = first.listeners.into_iter().filter_map(Result::ok).collect();
+        Ok(workers)
     }
 
     /// Protocol and address of each listener.
     pub(super) fn addresses(&self) -> Vec<(String, SocketAddr)> {
-        self.listeners.iter().map(|listener| (protocol(listener).to_owned(), listener.config.address)).collect()
+        let state = lock(&self.state);
+        let listeners = state.listeners.iter().map(|bound| &bound.listener.config);
+        listeners.map(|config| (config.protocol.as_str().to_owned(), config.address)).collect()
     }
 
     /// What opens them.
     pub(super) fn opener(&self, context: WorkerContext) -> Opener {
-        let (listeners, sockets, stage) = (self.listeners.clone(), Arc::clone(&self.sockets), Arc::clone(&self.stage));
+        let (state, stage, count) = (Arc::clone(&self.state), Arc::clone(&self.stage), self.count);
         Box::new(move || {
-            let sockets = std::mem::take(&mut *sockets.lock().unwrap_or_else(PoisonError::into_inner));
-            let mut threads = Vec::new();
-            for (number, sockets) in sockets.into_iter().enumerate() {
-                let mut open = Vec::new();
-                for (listener, socket) in listeners.iter().zip(sockets) {
-                    let address = listener.config.address;
-                    let socket = listener::open(socket).with_context(|| format!("listener {address}"))?;
-                    open.push((listener.clone(), socket));
+            let mut state = lock(&state);
+            let mut first: Vec<Vec<Order>> = (0..count).map(|_| Vec::new()).collect();
+            for bound in &mut state.listeners {
+                for (orders, socket) in first.iter_mut().zip(bound.open()?) {
+                    orders.push(Order::Open(bound.number, bound.listener.clone(), socket));
                 }
-                let seed = fastrand::u64(..);
-                threads.push(worker::spawn(number, context.clone(), open, seed).context("cannot start a worker")?);
             }
-            for listener in &listeners {
-                let (listener, address) = (protocol(listener), listener.config.address);
-                tracing::info!(target: "lb::serve", listener, %address, "listening");
+            let mut threads = Vec::new();
+            for (number, first) in first.into_iter().enumerate() {
+                let (orders, received) = mpsc::channel(ORDERS_MAX);
+                let seed = fastrand::u64(..);
+                let thread = worker::spawn(number, context.clone(), first, received, seed);
+                threads.push(thread.context("cannot start a worker")?);
+                state.orders.push(orders);
             }
             stage.send_replace(Stage::Open);
             thread::Builder::new().name("lb-workers-end".to_owned()).spawn(move || {
@@ -101,6 +115,95 @@ impl Workers {
             })?;
             Ok(())
         })
+    }
+
+    /// Finds out which listeners `config` adds, changes and removes, and binds the new sockets. A changed listener is
+    /// bound beside its old form: the kernel allows both, so that its address is never closed.
+    ///
+    /// # Errors
+    /// An address that cannot be bound; nothing has changed then.
+    pub(super) fn prepare(&self, config: &Config, stores: &Stores, metrics: &Metrics) -> anyhow::Result<Replacement> {
+        let mut state = lock(&self.state);
+        let mut listeners = Vec::new();
+        let mut left: Vec<usize> = (0..state.listeners.len()).collect();
+        for asked in &config.listeners {
+            let store = match &asked.certificates {
+                Some(name) => Some(Arc::clone(stores.get(name).with_context(|| format!("no certificates.{name}"))?)),
+                None => None,
+            };
+            let at = left.iter().position(|at| state.listeners[*at].asked.address == asked.address);
+            let old = at.map(|at| left.remove(at)).map(|at| &state.listeners[at]);
+            if let Some(old) = old.filter(|old| old.asked == *asked && old.is_with(store.as_ref())) {
+                listeners.push(Err(old.number));
+                continue;
+            }
+            let address = old.map_or(asked.address, |old| old.listener.config.address);
+            let (address, sockets) = listener::bind(address, self.count)?;
+            let listener = Listener {
+                metrics: metrics.listener(&address.to_string()),
+                config: Arc::new(ListenerConfig { address, ..asked.clone() }),
+                certificates: store,
+            };
+            let number = state.next_number;
+            state.next_number += 1;
+            listeners.push(Ok(Bound { number, asked: asked.clone(), listener, sockets }));
+        }
+        Ok(Replacement { listeners })
+    }
+
+    /// Opens what is new, then closes what is gone. Connections of a listener that is gone finish what they do.
+    ///
+    /// # Errors
+    /// An address that another process took in between; what could be opened is open, nothing was closed.
+    pub(super) async fn commit(&self, replacement: Replacement) -> anyhow::Result<()> {
+        let (orders, senders) = {
+            let mut state = lock(&self.state);
+            let mut orders: Vec<Vec<Order>> = state.orders.iter().map(|_| Vec::new()).collect();
+            let mut old = std::mem::take(&mut state.listeners);
+            let mut outcome = Ok(());
+            for listener in replacement.listeners {
+                match listener {
+                    Ok(mut bound) => {
+                        if !orders.is_empty() {
+                            match bound.open() {
+                                Ok(sockets) => {
+                                    for (orders, socket) in orders.iter_mut().zip(sockets) {
+                                        orders.push(Order::Open(bound.number, bound.listener.clone(), socket));
+                                    }
+                                }
+                                Err(error) => {
+                                    outcome = Err(error);
+                                    continue;
+                                }
+                            }
+                        }
+                        state.listeners.push(bound);
+                    }
+                    Err(number) => {
+                        let stays = old.iter().position(|bound| bound.number == number).map(|at| old.remove(at));
+                        state.listeners.extend(stays);
+                    }
+                }
+            }
+            if outcome.is_err() {
+                state.listeners.append(&mut old);
+            }
+            for bound in &old {
+                let (listener, address) = (bound.listener.config.protocol.as_str(), bound.listener.config.address);
+                tracing::info!(target: "lb::serve", listener, %address, "listener closed");
+                for orders in &mut orders {
+                    orders.push(Order::Close(bound.number));
+                }
+            }
+            outcome.map(|()| (orders, state.orders.clone()))?
+        };
+        for (orders, sender) in orders.into_iter().zip(senders) {
+            for order in orders {
+                // A worker that has ended needs no order any more.
+                sender.send(order).await.ok();
+            }
+        }
+        Ok(())
     }
 
     /// Waits until they are open; false when they have ended.
@@ -133,12 +236,26 @@ impl Workers {
     }
 }
 
-fn protocol(listener: &Listener) -> &'static str {
-    match listener.config.protocol {
-        ListenerProtocol::Http => "http",
-        ListenerProtocol::Https => "https",
-        ListenerProtocol::Tcp => "tcp",
-        ListenerProtocol::Grpc => "grpc",
-        ListenerProtocol::Grpcs => "grpcs",
+impl Bound {
+    /// Makes its sockets listen.
+    fn open(&mut self) -> anyhow::Result<Vec<TcpListener>> {
+        let (listener, address) = (self.listener.config.protocol.as_str(), self.listener.config.address);
+        let sockets = std::mem::take(&mut self.sockets).into_iter().map(listener::open);
+        let sockets = sockets.collect::<Result<_, _>>().with_context(|| format!("listener {address}"))?;
+        tracing::info!(target: "lb::serve", listener, %address, "listening");
+        Ok(sockets)
     }
+
+    fn is_with(&self, store: Option<&Arc<CertStore>>) -> bool {
+        match (&self.listener.certificates, store) {
+            (Some(present), Some(next)) => Arc::ptr_eq(present, next),
+            (None, None) => true,
+            _ => false,
+        }
+    }
+}
+
+/// A panic while it was held leaves a list that is still whole.
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
 }

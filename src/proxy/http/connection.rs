@@ -14,21 +14,24 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
+use http::header::CONNECTION;
+use http::{HeaderValue, Response, StatusCode};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
+use super::body::ResponseBody;
 use super::client_io::{Activity, ClientIo};
 use super::exchange::exchange;
 use super::guarded_io::{ExchangeMark, GuardHandle, GuardedIo};
 use super::headers::{ClientContext, TlsDetails};
 use super::strict::Limits;
 use super::upgrade::Tunnel;
-use crate::proxy::drain::Phase;
+use crate::proxy::drain::{LocalPhase, Phase};
 use crate::proxy::listener::Listener;
-use crate::proxy::pool::LocalExec;
+use crate::proxy::pool::{H2_SEND_BUFFER_BYTES, LocalExec};
 use crate::proxy::session::receive_proxy_header;
 use crate::proxy::settings::Settings;
 use crate::proxy::tls;
@@ -36,6 +39,8 @@ use crate::proxy::worker::{Worker, ms};
 use crate::table::Scheme;
 
 const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// How long a client that was active when the drain began may take to send one more request.
+const LAST_CALL: Duration = Duration::from_secs(1);
 const TOO_SLOW: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 
 /// What all requests of a client connection share.
@@ -44,6 +49,8 @@ pub struct Downstream {
     pub client: ClientContext,
     /// The listener it came to.
     pub listener: Rc<Listener>,
+    /// Whether that listener still takes connections.
+    pub phase: Rc<LocalPhase>,
     /// Which default port a Host may carry.
     pub scheme: Scheme,
     /// TLS version for the log.
@@ -66,12 +73,15 @@ pub struct Watch {
     activity: Rc<Activity>,
     guard: OnceCell<GuardHandle>,
     exchanges: Cell<usize>,
+    /// Requests that began, ever.
+    begun: Cell<u64>,
 }
 
 impl Watch {
     /// A request begins; it ends when both results are dropped or [`Watch::end`] is called.
     pub fn begin(&self) -> Option<ExchangeMark> {
         self.exchanges.set(self.exchanges.get() + 1);
+        self.begun.set(self.begun.get().wrapping_add(1));
         self.guard.get().map(GuardHandle::exchange)
     }
 
@@ -88,8 +98,14 @@ impl Watch {
     }
 }
 
-/// Serves an accepted connection to its end.
-pub async fn serve(worker: Rc<Worker>, listener: Rc<Listener>, stream: TcpStream, peer: SocketAddr) {
+/// Serves an accepted connection to its end. `phase` is its listener's.
+pub async fn serve(
+    worker: Rc<Worker>,
+    listener: Rc<Listener>,
+    phase: Rc<LocalPhase>,
+    stream: TcpStream,
+    peer: SocketAddr,
+) {
     let settings = worker.settings();
     let mut io = ClientIo::new(stream, worker.clock);
     let peer = match receive_proxy_header(&listener, &mut io, peer).await {
@@ -98,16 +114,28 @@ pub async fn serve(worker: Rc<Worker>, listener: Rc<Listener>, stream: TcpStream
     };
     let activity = Rc::clone(io.activity());
     let Some(certificates) = &listener.certificates else {
-        let speaks = tokio::time::timeout(settings.proxy.header_timeout, speaks_h2(&mut io)).await;
+        let speaks = tokio::time::timeout(settings.proxy.header_timeout, speaks_h2(&mut io));
+        // Whoever has not said a word when the last call is over loses nothing.
+        let speaks = tokio::select! {
+            biased;
+            speaks = speaks => speaks,
+            () = last_call(&phase, &activity, &worker) => return,
+        };
         let Ok(Ok(h2)) = speaks else { return };
-        let downstream = downstream(&listener, peer, None, activity);
+        let downstream = downstream(&listener, phase, peer, None, activity);
         return drive(worker, settings, downstream, io, h2).await;
     };
     let acceptor = tokio_rustls::TlsAcceptor::from(certificates.server_config(listener.server_use()));
-    match tokio::time::timeout(settings.proxy.header_timeout, acceptor.accept(io)).await {
+    let handshake = tokio::time::timeout(settings.proxy.header_timeout, acceptor.accept(io));
+    let handshake = tokio::select! {
+        biased;
+        handshake = handshake => handshake,
+        () = last_call(&phase, &activity, &worker) => return,
+    };
+    match handshake {
         Ok(Ok(stream)) => {
             let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-            let downstream = downstream(&listener, peer, Some(tls::details(stream.get_ref().1)), activity);
+            let downstream = downstream(&listener, phase, peer, Some(tls::details(stream.get_ref().1)), activity);
             drive(worker, settings, downstream, stream, h2).await;
         }
         Ok(Err(error)) => tracing::debug!(%peer, %error, "TLS handshake failed"),
@@ -115,13 +143,25 @@ pub async fn serve(worker: Rc<Worker>, listener: Rc<Listener>, stream: TcpStream
     }
 }
 
+/// Completes when no more is expected of the client: its listener stops, and it has been silent for a moment before
+/// that or after it. Who spoke just now may be about to speak again, and a connection that is closed while a request is
+/// on its way to it is a failed request; answers that are sent meanwhile say that the connection ends with them.
+async fn last_call(phase: &LocalPhase, activity: &Activity, worker: &Worker) {
+    phase.reached(Phase::Draining).await;
+    let silent = Duration::from_millis(worker.clock.now_ms().saturating_sub(activity.last_ms()));
+    tokio::time::sleep(LAST_CALL.saturating_sub(silent)).await;
+}
+
 /// Whether the client opens with the HTTP/2 preface (RFC 9113 section 3.4). What was read is read again.
+///
+/// # Errors
+/// Those of the socket; and a first line of another protocol, which would not understand an answer in HTTP.
 async fn speaks_h2(io: &mut ClientIo) -> io::Result<bool> {
     loop {
         let seen = io.peeked();
         let length = seen.len().min(H2_PREFACE.len());
         if seen[..length] != H2_PREFACE[..length] {
-            return Ok(false);
+            return if is_foreign(seen) { Err(io::ErrorKind::InvalidData.into()) } else { Ok(false) };
         }
         if length == H2_PREFACE.len() {
             return Ok(true);
@@ -132,8 +172,19 @@ async fn speaks_h2(io: &mut ClientIo) -> io::Result<bool> {
     }
 }
 
+/// Whether a whole first line is there that has the form of a request and names another protocol than HTTP.
+fn is_foreign(seen: &[u8]) -> bool {
+    let Some(end) = memchr::memchr(b'\n', seen) else { return false };
+    let mut words = seen[..end].trim_ascii().split(|byte| *byte == b' ');
+    let (Some(_), Some(_), Some(protocol), None) = (words.next(), words.next(), words.next(), words.next()) else {
+        return false;
+    };
+    !protocol.starts_with(b"HTTP/")
+}
+
 fn downstream(
     listener: &Rc<Listener>,
+    phase: Rc<LocalPhase>,
     peer: SocketAddr,
     tls: Option<TlsDetails>,
     activity: Rc<Activity>,
@@ -143,9 +194,10 @@ fn downstream(
     Rc::new(Downstream {
         client: ClientContext::new(peer.ip(), tls),
         listener: Rc::clone(listener),
+        phase,
         scheme,
         tls_version,
-        watch: Watch { activity, guard: OnceCell::new(), exchanges: Cell::new(0) },
+        watch: Watch { activity, guard: OnceCell::new(), exchanges: Cell::new(0), begun: Cell::new(0) },
         tunnel: Cell::new(None),
     })
 }
@@ -170,7 +222,13 @@ where
     let service = {
         let (worker, downstream) = (Rc::clone(&worker), Rc::clone(&downstream));
         // Boxed: `poll_without_shutdown` below wants a future that may be moved.
-        service_fn(move |request| Box::pin(exchange(Rc::clone(&worker), Rc::clone(&downstream), request)))
+        service_fn(move |request| {
+            let (worker, downstream) = (Rc::clone(&worker), Rc::clone(&downstream));
+            Box::pin(async move {
+                let answered = exchange(worker, Rc::clone(&downstream), request).await;
+                answered.map(|response| last_answer(&downstream, response))
+            })
+        })
     };
     let mut connection = http1::Builder::new()
         .header_read_timeout(None)
@@ -180,6 +238,8 @@ where
         .serve_connection(TokioIo::new(io), service);
     let watchdog = watchdog(&worker, settings, &downstream.watch);
     tokio::pin!(watchdog);
+    let last_call = last_call(&downstream.phase, &downstream.watch.activity, &worker);
+    tokio::pin!(last_call);
     let mut draining = false;
     loop {
         tokio::select! {
@@ -197,11 +257,11 @@ where
                 }
                 return;
             }
-            () = worker.phase.reached(Phase::Draining), if !draining => {
+            () = &mut last_call, if !draining => {
                 draining = true;
                 Pin::new(&mut connection).graceful_shutdown();
             }
-            () = worker.phase.reached(Phase::Cut), if draining => return,
+            () = worker.phase.reached(Phase::Cut) => return,
         }
     }
     let parts = connection.into_parts();
@@ -209,6 +269,14 @@ where
         Some(tunnel) => tunnel.run(&worker, parts.io.into_inner().into_inner(), parts.read_buf).await,
         None => farewell(parts.io.into_inner(), b"").await,
     }
+}
+
+/// While the listener stops, each answer tells its client not to send another request here.
+fn last_answer(downstream: &Downstream, mut response: Response<ResponseBody>) -> Response<ResponseBody> {
+    if downstream.phase.get() >= Phase::Draining && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
 }
 
 /// Last bytes, then the orderly end of the stream (for TLS: its closing alert).
@@ -235,6 +303,8 @@ where
         .max_header_list_size(header_bytes)
         .initial_stream_window_size(1 << 20)
         .initial_connection_window_size(4 << 20)
+        // What is read ahead for a client that takes nothing is this times its streams.
+        .max_send_buf_size(H2_SEND_BUFFER_BYTES)
         .keep_alive_interval(Duration::from_secs(20))
         .keep_alive_timeout(Duration::from_secs(20))
         .serve_connection(TokioIo::new(io), service);
@@ -259,11 +329,11 @@ where
                 watched = false;
                 connection.as_mut().graceful_shutdown();
             }
-            () = worker.phase.reached(Phase::Draining), if !draining => {
+            () = downstream.phase.reached(Phase::Draining), if !draining => {
                 draining = true;
                 connection.as_mut().graceful_shutdown();
             }
-            () = worker.phase.reached(Phase::Cut), if draining => return,
+            () = worker.phase.reached(Phase::Cut) => return,
         }
     }
 }
@@ -285,6 +355,7 @@ async fn watchdog(worker: &Worker, settings: &Settings, watch: &Watch) -> Verdic
     let shortest = limits.header_timeout.min(limits.idle_timeout).min(limits.body_timeout);
     let look_every = (shortest / 2).clamp(Duration::from_millis(10), Duration::from_secs(5));
     let mut head = HeadClock::new(worker.clock.now_ms());
+    let mut quiet = QuietClock { since_ms: worker.clock.now_ms(), begun: 0, busy: false };
     loop {
         tokio::time::sleep(look_every).await;
         let now_ms = worker.clock.now_ms();
@@ -292,7 +363,14 @@ async fn watchdog(worker: &Worker, settings: &Settings, watch: &Watch) -> Verdic
         if watch.activity.write_waits_since_ms().is_some_and(|since| passed(since, limits.body_timeout)) {
             return Verdict::Stalled;
         }
-        let between = watch.guard.get().is_none_or(GuardHandle::is_between_requests);
+        let Some(guard) = watch.guard.get() else {
+            // HTTP/2: pings are answered for ever and are no sign of use.
+            if passed(quiet.since(now_ms, watch), limits.idle_timeout) {
+                return Verdict::Idle;
+            }
+            continue;
+        };
+        let between = guard.is_between_requests();
         if watch.exchanges.get() > 0 {
             head.reset();
             let stuck = watch.activity.read_waits_since_ms().is_some_and(|since| passed(since, limits.body_timeout));
@@ -302,8 +380,8 @@ async fn watchdog(worker: &Worker, settings: &Settings, watch: &Watch) -> Verdic
             continue;
         }
         if between {
-            let fresh = watch.guard.get().is_some_and(|guard| guard.heads() == 0);
-            let limit = if fresh { limits.header_timeout.min(limits.idle_timeout) } else { limits.idle_timeout };
+            let limit =
+                if guard.heads() == 0 { limits.header_timeout.min(limits.idle_timeout) } else { limits.idle_timeout };
             head.reset();
             if passed(watch.activity.last_ms(), limit) {
                 return Verdict::Idle;
@@ -311,6 +389,26 @@ async fn watchdog(worker: &Worker, settings: &Settings, watch: &Watch) -> Verdic
         } else if passed(head.since(now_ms), limits.header_timeout) {
             return Verdict::HeadTooSlow;
         }
+    }
+}
+
+/// Since when nothing was asked on an HTTP/2 connection.
+struct QuietClock {
+    since_ms: u64,
+    begun: u64,
+    busy: bool,
+}
+
+impl QuietClock {
+    fn since(&mut self, now_ms: u64, watch: &Watch) -> u64 {
+        // What was busy at the last look may have become quiet just now.
+        let busy = watch.exchanges.get() > 0;
+        if busy || self.busy || watch.begun.get() != self.begun {
+            self.begun = watch.begun.get();
+            self.since_ms = now_ms;
+        }
+        self.busy = busy;
+        self.since_ms
     }
 }
 

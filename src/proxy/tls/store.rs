@@ -135,6 +135,12 @@ impl CertStore {
         Reload { errors }
     }
 
+    /// Whether this is the store of `config`.
+    #[must_use]
+    pub fn is_of(&self, config: &CertificateConfig) -> bool {
+        self.config == *config
+    }
+
     /// The settings for the next handshake.
     #[must_use]
     pub fn server_config(&self, used: ServerUse) -> Arc<ServerConfig> {

@@ -1,0 +1,332 @@
+//! HTTP/2 from clients, towards both kinds of upstream.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::process::Command;
+use std::sync::atomic::Ordering::SeqCst;
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use http::{HeaderMap, Method, Request, StatusCode, Version};
+use http_body::Frame;
+
+use super::support::certs::Ca;
+use super::support::client::{self, RawClient};
+use super::support::lb::Lb;
+use super::support::upstream::Upstream;
+use super::wire::*;
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// One balancer with an HTTP/1.1 upstream for host `one` and the same upstream by h2c for host `two`.
+fn both(proxy: &str) -> (Upstream, Lb) {
+    let upstream = Upstream::start("u");
+    let target = [url("http", upstream.address)];
+    let text = listener("http", "")
+        + &route("one", "one/", &target, "")
+        + &route("two", "two/", &target, "proto=h2c")
+        + "[proxy]\nworkers = 1\n"
+        + proxy;
+    (upstream, Lb::start(&config(&text)))
+}
+
+/// The tool checks every MUST of RFC 9113 and RFC 7541 that a server can break.
+#[test]
+fn h2spec_finds_nothing_in_clear_or_over_tls() {
+    let tool = std::env::var_os("H2SPEC").map(std::path::PathBuf::from).or_else(|| {
+        let home = std::env::var_os("HOME").map(|home| std::path::PathBuf::from(home).join("go/bin"));
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let folders = std::env::split_paths(&path).chain(home);
+        folders.map(|folder| folder.join("h2spec")).find(|tool| tool.is_file())
+    });
+    let Some(tool) = tool else {
+        eprintln!("SKIPPED: no h2spec on PATH, in ~/go/bin, or named by H2SPEC: HTTP/2 conformance was not checked");
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let pair = Ca::new("ca").pair(&["localhost", "127.0.0.1"]).write(folder.path(), "site");
+    let upstream = Upstream::start("u");
+    let text = listener("http", "")
+        + &listener("https", "certificates = \"main\"")
+        + &format!("[certificates.main]\ncert_file = {:?}\nkey_file = {:?}\n", pair.cert, pair.key)
+        + &route("web", "/", &[url("http", upstream.address)], "");
+    let lb = Lb::start(&config(&text));
+    for (listener, tls) in [("http", &[][..]), ("https", &["-t", "-k"][..])] {
+        let port = lb.address(listener).port().to_string();
+        let mut command = Command::new(&tool);
+        // 2 s is what a case may take that waits for a connection to end.
+        command.args(["-h", "127.0.0.1", "-p", &port, "-o", "2", "-S"]).args(tls);
+        let output = command.output().unwrap();
+        let report = String::from_utf8_lossy(&output.stdout);
+        let failures = report.split("Failures:").nth(1).unwrap_or(&report);
+        assert!(output.status.success() && report.contains(" 0 failed"), "{listener}: {failures}");
+    }
+}
+
+#[test]
+fn many_streams_share_a_connection_whatever_the_upstream_speaks() {
+    let (upstream, lb) = both("");
+    block_on(async {
+        for host in ["one", "two"] {
+            let (client, _) = h2(lb.address("http")).await;
+            let asked = (0..200).map(|n| {
+                let mut client = client.clone();
+                async move { ask(&mut client, get(&format!("http://{host}/n/{n}"))).await }
+            });
+            for (n, (parts, body, _)) in join_all(asked).await.into_iter().enumerate() {
+                assert_eq!((parts.status, parts.version), (StatusCode::OK, Version::HTTP_2));
+                let seen = json(&body);
+                assert_eq!(seen["path"], format!("/n/{n}"));
+                assert_eq!(seen["version"], if host == "one" { "1" } else { "2" });
+            }
+        }
+    });
+    assert_eq!(upstream.requests(), 400);
+}
+
+#[test]
+fn authority_chooses_the_route_and_becomes_host_or_authority() {
+    let (_upstream, lb) = both("");
+    block_on(async {
+        let (mut client, _) = h2(lb.address("http")).await;
+        let (_, body, _) = ask(&mut client, get("http://one/x?y=1")).await;
+        let seen = json(&body);
+        assert_eq!((&seen["path"], &seen["authority"]), (&"/x?y=1".into(), &serde_json::Value::Null));
+        assert!(seen["headers"].as_array().unwrap().contains(&serde_json::json!(["host", "one"])), "{seen}");
+        let (_, body, _) = ask(&mut client, get("http://two/")).await;
+        assert_eq!(json(&body)["authority"], "two");
+        let (parts, _, _) = ask(&mut client, get("http://three/")).await;
+        assert_eq!(parts.status, StatusCode::NOT_FOUND);
+    });
+}
+
+/// RFC 9113 section 8.2.3: split for compression, joined with `; ` before it becomes HTTP/1.1.
+#[test]
+fn cookies_are_joined_for_http1() {
+    let (_upstream, lb) = both("");
+    block_on(async {
+        let (mut client, _) = h2(lb.address("http")).await;
+        let request =
+            Request::get("http://one/").header("cookie", "a=1").header("cookie", "b=2").body(full("")).unwrap();
+        let (_, body, _) = ask(&mut client, request).await;
+        let seen = json(&body);
+        let cookies: Vec<_> = seen["headers"].as_array().unwrap().iter().filter(|field| field[0] == "cookie").collect();
+        assert_eq!(cookies, [&serde_json::json!(["cookie", "a=1; b=2"])]);
+    });
+}
+
+#[test]
+fn trailers_pass_both_ways() {
+    let (_upstream, lb) = both("");
+    block_on(async {
+        let (mut client, _) = h2(lb.address("http")).await;
+        for host in ["one", "two"] {
+            let request =
+                Request::get(format!("http://{host}/trailers")).header("te", "trailers").body(full("")).unwrap();
+            let (_, body, trailers) = ask(&mut client, request).await;
+            assert_eq!(body, "body");
+            assert_eq!(trailers.get("x-checksum").map(|value| value.as_bytes()), Some(&b"42"[..]), "{host}");
+        }
+        let (sender, body) = channel();
+        let request = Request::post("http://two/echo").body(body).unwrap();
+        sender.send(data("question")).await.unwrap();
+        let mut fields = HeaderMap::new();
+        fields.insert("x-sum", "7".parse().unwrap());
+        sender.send(Frame::trailers(fields)).await.unwrap();
+        drop(sender);
+        let (_, body, trailers) = ask(&mut client, request).await;
+        assert_eq!((&body[..], trailers["x-sum"].as_bytes()), (&b"question"[..], &b"7"[..]));
+    });
+}
+
+#[test]
+fn connect_is_refused() {
+    let (upstream, lb) = both("");
+    block_on(async {
+        let (mut client, _) = h2(lb.address("http")).await;
+        let request = Request::builder().method(Method::CONNECT).uri("one:80").body(full("")).unwrap();
+        client.ready().await.unwrap();
+        let response = client.send_request(request).await.expect("an answer");
+        assert!(response.status().is_client_error(), "{}", response.status());
+        let (parts, _, _) = ask(&mut client, get("http://one/")).await;
+        assert_eq!(parts.status, StatusCode::OK, "the connection lives on");
+    });
+    assert_eq!(upstream.requests(), 1);
+}
+
+/// Both before the head of an answer and in the middle of its body.
+#[test]
+fn a_reset_stream_ends_its_request_at_the_upstream() {
+    let sockets = Sockets::start();
+    let text =
+        listener("http", "") + &route("one", "/", &[url("http", sockets.address)], "") + "[proxy]\nworkers = 1\n";
+    let lb = Lb::start(&config(&text));
+    block_on(async {
+        let (mut client, _) = h2(lb.address("http")).await;
+        for answer in ["", "HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nhalf"] {
+            client.ready().await.unwrap();
+            let waiting = tokio::spawn(client.send_request(get("http://one/")));
+            let mut upstream = sockets.accept();
+            read_until(&mut upstream, b"\r\n\r\n");
+            upstream.write_all(answer.as_bytes()).unwrap();
+            if answer.is_empty() {
+                waiting.abort();
+            } else {
+                drop(waiting.await.unwrap().expect("a head"));
+            }
+            assert_eq!(read_to_end(&mut upstream), b"");
+        }
+    });
+    wait_for("no request in flight", || lb.metric("lb_http_requests_in_flight{service=\"one\"}") == Some(0.0));
+}
+
+/// A client that asks for much and reads little is served from a bounded buffer, and holds up no other stream.
+#[test]
+fn a_slow_reader_neither_fills_memory_nor_holds_up_others() {
+    const STREAMS: u64 = 20;
+    let flood = Flood::start(1 << 30);
+    let upstream = Upstream::start("u");
+    let text = listener("http", "")
+        + &route("flood", "flood/", &[url("http", flood.address)], "")
+        + &route("one", "one/", &[url("http", upstream.address)], "")
+        + "[proxy]\nworkers = 1\n";
+    let lb = Lb::start(&config(&text));
+    let before = lb.metric("process_resident_memory_bytes").unwrap();
+    block_on(async {
+        let io = tokio::net::TcpStream::connect(lb.address("http")).await.unwrap();
+        let (mut client, _) = h2_on(io, 64 << 10).await;
+        let mut unread = Vec::new();
+        for _ in 0..STREAMS {
+            client.ready().await.unwrap();
+            unread.push(client.send_request(get("http://flood/")).await.expect("a head"));
+        }
+        let (parts, _, _) = ask(&mut client, get("http://one/")).await;
+        assert_eq!(parts.status, StatusCode::OK);
+        // Taken off the upstreams' hands: what sockets hold (up to some MiB each), and little more.
+        let mut last = 0;
+        loop {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            let now = flood.written.load(SeqCst);
+            if now == last {
+                break;
+            }
+            last = now;
+        }
+        assert!(last < STREAMS * (12 << 20), "{last} bytes taken for a client that reads none");
+        let after = lb.metric("process_resident_memory_bytes").unwrap();
+        assert!(after - before < 32.0 * 1024.0 * 1024.0, "memory grew from {before} to {after} bytes");
+    });
+}
+
+/// A slow reader of one upstream HTTP/2 connection must not use up the window that its other streams share.
+#[test]
+fn a_slow_reader_leaves_a_shared_upstream_connection_usable() {
+    let (upstream, lb) = both("");
+    block_on(async {
+        let io = tokio::net::TcpStream::connect(lb.address("http")).await.unwrap();
+        let (mut slow, _) = h2_on(io, 1 << 10).await;
+        let mut unread = Vec::new();
+        for _ in 0..30 {
+            slow.ready().await.unwrap();
+            unread.push(slow.send_request(get("http://two/bytes/2000000")).await.expect("a head"));
+        }
+        let (mut quick, _) = h2(lb.address("http")).await;
+        let (_, body, _) = ask(&mut quick, get("http://two/bytes/1000000")).await;
+        assert_eq!(body.len(), 1_000_000);
+        drop(unread);
+    });
+    assert_eq!(upstream.connections(), 1);
+}
+
+/// CVE-2023-44487: streams opened and reset at once, as fast as the wire takes them.
+#[test]
+fn rapid_reset_ends_the_connection_and_nothing_else() {
+    let (upstream, lb) = both("");
+    let mut socket = TcpStream::connect(lb.address("http")).unwrap();
+    socket.set_read_timeout(Some(client::PATIENCE)).unwrap();
+    let mut bytes = PREFACE.to_vec();
+    bytes.extend_from_slice(&[0, 0, 0, 4, 0, 0, 0, 0, 0]);
+    for stream in (1..40_000u32).step_by(2) {
+        // GET http://one/, indexed but for the authority; then RST_STREAM(CANCEL).
+        let block = [0x82, 0x86, 0x84, 0x41, 3, b'o', b'n', b'e'];
+        bytes.extend_from_slice(&[0, 0, u8::try_from(block.len()).unwrap(), 1, 5]);
+        bytes.extend_from_slice(&stream.to_be_bytes());
+        bytes.extend_from_slice(&block);
+        bytes.extend_from_slice(&[0, 0, 4, 3, 0]);
+        bytes.extend_from_slice(&stream.to_be_bytes());
+        bytes.extend_from_slice(&8u32.to_be_bytes());
+    }
+    // The end may come while this is still being written.
+    let _ = socket.write_all(&bytes);
+    let mut answer = Vec::new();
+    let _ = socket.read_to_end(&mut answer);
+    assert_eq!(client::get(lb.address("http"), "one", "/").status, 200);
+    assert!(upstream.requests() < 2_000, "{} of 20000 streams reached the upstream", upstream.requests());
+    assert_eq!(lb.metric("lb_http_requests_in_flight{service=\"one\"}"), Some(0.0));
+}
+
+#[test]
+fn a_header_list_above_the_limit_is_refused_and_the_connection_lives() {
+    let (upstream, lb) = both("max_header_bytes = 4096\n");
+    block_on(async {
+        let (mut client, _) = h2(lb.address("http")).await;
+        let request = Request::get("http://one/").header("x-big", "x".repeat(8000)).body(full("")).unwrap();
+        client.ready().await.unwrap();
+        if let Ok(response) = client.send_request(request).await {
+            assert_eq!(response.status(), StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
+        }
+        let (mut client, _) = h2(lb.address("http")).await;
+        assert_eq!(ask(&mut client, get("http://one/")).await.0.status, StatusCode::OK);
+    });
+    assert_eq!(upstream.requests(), 1);
+}
+
+#[test]
+fn an_idle_connection_is_closed_and_a_used_one_is_not() {
+    let (upstream, lb) = both("idle_timeout = \"400ms\"\n");
+    upstream.set_delay(Duration::from_millis(1200));
+    block_on(async {
+        let begun = Instant::now();
+        let (mut client, ended) = h2(lb.address("http")).await;
+        let (parts, _, _) = ask(&mut client, get("http://one/")).await;
+        assert_eq!(parts.status, StatusCode::OK, "longer than the idle time, and not idle");
+        ended.await.unwrap().expect("an orderly end");
+        assert!(begun.elapsed() > Duration::from_millis(1500), "{:?}", begun.elapsed());
+    });
+}
+
+#[test]
+fn a_drain_says_goaway_and_lets_streams_finish() {
+    let (upstream, mut lb) = both("");
+    upstream.set_delay(Duration::from_millis(600));
+    block_on(async {
+        let (mut client, ended) = h2(lb.address("http")).await;
+        client.ready().await.unwrap();
+        let running = client.send_request(get("http://one/"));
+        wait_for("a request", || upstream.requests() == 1);
+        lb.sigterm();
+        let (parts, _, _) = whole(running.await.expect("the answer of a stream that was open")).await;
+        assert_eq!(parts.status, StatusCode::OK);
+        ended.await.unwrap().expect("an orderly end");
+        assert!(client.ready().await.is_err());
+    });
+    assert_eq!(lb.exit_code(), Some(0));
+}
+
+/// What cannot be HTTP gets no answer in HTTP; what might be does.
+#[test]
+fn a_foreign_protocol_is_closed_without_an_answer() {
+    let (_upstream, lb) = both("");
+    let mut foreign = RawClient::connect(lb.address("http"));
+    assert_eq!(foreign.send("INVALID CONNECTION PREFACE\r\n\r\n").rest(), b"");
+    let mut bad = RawClient::connect(lb.address("http"));
+    assert_eq!(bad.send("GET / HTTP/1.1\r\nHost : one\r\n\r\n").response().unwrap().status, 400);
+    let mut split = TcpStream::connect(lb.address("http")).unwrap();
+    split.set_nodelay(true).unwrap();
+    for part in ["P", "O", "ST / HTTP/1.1\r\nHost: one\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"] {
+        split.write_all(part.as_bytes()).unwrap();
+    }
+    let mut answer = String::new();
+    split.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+}

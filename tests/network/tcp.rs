@@ -1,0 +1,279 @@
+//! TCP: routes by port, half-closed connections, limits, PROXY protocol, and the end of an instance.
+
+use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::time::{Duration, Instant};
+
+use super::support::client::{PATIENCE, RawClient};
+use super::support::lb::Lb;
+use super::support::upstream::{TcpEcho, Upstream};
+use super::wire::*;
+
+/// A port that was free a moment ago: a TCP route names its port, so it cannot be left to the system. Taken below the
+/// range from which the system gives out ports, so that nobody else's port 0 meets it.
+pub fn free_port() -> u16 {
+    use std::sync::atomic::{AtomicU16, Ordering};
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let start = u16::try_from(std::process::id() % 4000).unwrap() * 3;
+    loop {
+        let port = 12_000 + (start + NEXT.fetch_add(1, Ordering::SeqCst)) % 16_000;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+fn tcp_listener(port: u16, more: &str) -> String {
+    format!("[[listener]]\naddress = \"127.0.0.1:{port}\"\nprotocol = \"tcp\"\n{more}\n")
+}
+
+fn in_front_of(targets: &[String], options: &str, listener: &str, proxy: &str) -> Lb {
+    let port = free_port();
+    let text = tcp_listener(port, listener)
+        + &route("db", &format!(":{port}"), targets, options)
+        + "[proxy]\nworkers = 1\n"
+        + proxy;
+    Lb::start(&config(&text))
+}
+
+fn connect(address: SocketAddr) -> TcpStream {
+    let socket = TcpStream::connect(address).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket
+}
+
+#[test]
+fn the_port_chooses_the_service() {
+    let (one, two) = (TcpEcho::start("one", ""), TcpEcho::start("two", ""));
+    let ports = [free_port(), free_port(), free_port()];
+    let text = ports.map(|port| tcp_listener(port, "")).concat()
+        + &route("one", &format!(":{}", ports[0]), &[url("tcp", one.address)], "")
+        + &route("two", &format!(":{}", ports[1]), &[url("tcp", two.address)], "");
+    let lb = Lb::start(&config(&text));
+    let addresses = lb.addresses("tcp", 3);
+    for (address, greeting) in addresses.iter().zip(["one", "two", ""]) {
+        let mut client = connect(*address);
+        client.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(read_to_end(&mut client), greeting.as_bytes());
+    }
+    let nowhere = format!("lb_no_route_total{{listener=\"{}\"}}", addresses[2]);
+    assert_eq!(lb.metric(&nowhere), Some(1.0));
+    assert_eq!(lb.metric("lb_tcp_connections_total{service=\"one\"}"), Some(1.0));
+    wait_for("no open connection", || lb.metric("lb_tcp_connections_open{service=\"one\"}") == Some(0.0));
+}
+
+#[test]
+fn either_side_may_fall_silent_first() {
+    let sockets = Sockets::start();
+    let lb = in_front_of(&[url("tcp", sockets.address)], "", "", "");
+    // The client ends first; the answer follows.
+    let mut client = connect(lb.address("tcp"));
+    client.write_all(b"question").unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    let mut upstream = sockets.accept();
+    assert_eq!(read_to_end(&mut upstream), b"question");
+    upstream.write_all(b"answer").unwrap();
+    drop(upstream);
+    assert_eq!(read_to_end(&mut client), b"answer");
+    // The upstream ends first; the client goes on.
+    let mut client = connect(lb.address("tcp"));
+    let mut upstream = sockets.accept();
+    upstream.write_all(b"greeting").unwrap();
+    upstream.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(read_to_end(&mut client), b"greeting");
+    client.write_all(b"more").unwrap();
+    drop(client);
+    assert_eq!(read_to_end(&mut upstream), b"more");
+}
+
+#[test]
+fn a_big_transfer_arrives_whole_both_ways() {
+    const LENGTH: usize = 32 << 20;
+    let echo = TcpEcho::start("", "");
+    let lb = in_front_of(&[url("tcp", echo.address)], "", "", "");
+    let data: Vec<u8> = (0..LENGTH).map(|at| u8::try_from((at * 7 + at / 4096) % 251).unwrap()).collect();
+    let mut client = connect(lb.address("tcp"));
+    let mut sender = client.try_clone().unwrap();
+    let sent = data.clone();
+    let sending = std::thread::spawn(move || {
+        sender.write_all(&sent).unwrap();
+        sender.shutdown(Shutdown::Write).unwrap();
+    });
+    let heard = read_to_end(&mut client);
+    sending.join().unwrap();
+    assert!(heard == data, "{} of {LENGTH} bytes, or other ones", heard.len());
+    for direction in ["in", "out"] {
+        let sample = format!("lb_bytes_total{{service=\"db\",direction=\"{direction}\"}}");
+        assert_eq!(lb.metric(&sample), Some(LENGTH as f64));
+    }
+}
+
+#[test]
+fn silence_on_both_sides_ends_and_a_word_from_either_prolongs() {
+    let echo = TcpEcho::start("", "");
+    let lb = in_front_of(&[url("tcp", echo.address)], "", "", "tcp_idle_timeout = \"500ms\"\n");
+    let mut client = RawClient::connect(lb.address("tcp"));
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_millis(900) {
+        assert_eq!(client.send("x").bytes(1), b"x");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let silent = Instant::now();
+    assert!(client.is_closed());
+    let took = silent.elapsed();
+    assert!(took > Duration::from_millis(300) && took < Duration::from_secs(5), "{took:?}");
+}
+
+#[test]
+fn a_dead_instance_is_passed_over() {
+    let dead = Upstream::start("dead").kill();
+    let echo = TcpEcho::start("alive", "");
+    let lb = in_front_of(&[url("tcp", dead), url("tcp", echo.address)], "strategy=rr", "", "");
+    for _ in 0..6 {
+        assert_eq!(RawClient::connect(lb.address("tcp")).bytes(5), b"alive");
+    }
+    assert!(lb.metric("lb_upstream_retries_total{service=\"db\",reason=\"connect\"}").unwrap() >= 1.0);
+}
+
+#[test]
+fn clients_that_are_not_allowed_are_not_connected() {
+    let sockets = Sockets::start();
+    let lb = in_front_of(&[url("tcp", sockets.address)], "deny=ip:127.0.0.0/8", "", "");
+    assert!(RawClient::connect(lb.address("tcp")).is_closed());
+    assert_eq!(lb.metric("lb_tcp_connections_total{service=\"db\"}").unwrap_or(0.0), 0.0);
+}
+
+const V2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\x0a\x01\x02\x03\x7f\0\0\x01\x04\xd2\0\x50";
+
+#[test]
+fn a_proxy_header_is_taken_in_and_passed_on() {
+    let sockets = Sockets::start();
+    let lb = in_front_of(&[url("tcp", sockets.address)], "pxyproto=true", "proxy_protocol = true", "");
+    let port = lb.address("tcp").port();
+    let v1 = b"PROXY TCP4 10.1.2.3 127.0.0.1 1234 80\r\n";
+    for (header, source) in
+        [(&v1[..], "10.1.2.3"), (V2, "10.1.2.3"), (b"PROXY UNKNOWN\r\n", "127.0.0.1"), (b"", "127.0.0.1")]
+    {
+        let mut client = connect(lb.address("tcp"));
+        // In two parts: a header need not come at once.
+        let (first, second) = header.split_at(header.len() / 2);
+        client.write_all(first).unwrap();
+        client.write_all(second).unwrap();
+        client.write_all(b"hello\n").unwrap();
+        let mut upstream = sockets.accept();
+        let line = String::from_utf8(read_until(&mut upstream, b"\r\n")).unwrap();
+        assert!(line.starts_with(&format!("PROXY TCP4 {source} 127.0.0.1 ")), "{line}");
+        assert!(line.ends_with(&format!(" {port}\r\n")), "{line}");
+        assert_eq!(read_until(&mut upstream, b"\n"), b"hello\n");
+    }
+    let mut liar = RawClient::connect(lb.address("tcp"));
+    assert_eq!(liar.send("PROXY TCP4 nonsense\r\n").rest(), b"");
+}
+
+#[test]
+fn a_client_that_waits_for_a_greeting_gets_it_though_it_sends_no_header() {
+    let echo = TcpEcho::start("220 ready", "");
+    let lb =
+        in_front_of(&[url("tcp", echo.address)], "", "proxy_protocol = true\nproxy_protocol_timeout = \"100ms\"", "");
+    assert_eq!(RawClient::connect(lb.address("tcp")).bytes(9), b"220 ready");
+}
+
+#[test]
+fn http_listeners_show_the_carried_address() {
+    let folder = tempfile::tempdir().unwrap();
+    let ca = super::support::certs::Ca::new("ca");
+    let files = ca.pair(&["a.test"]).write(folder.path(), "site");
+    let upstream = Upstream::start("u");
+    let text = listener("http", "proxy_protocol = true")
+        + &listener("https", "proxy_protocol = true\ncertificates = \"main\"")
+        + &format!("[certificates.main]\ncert_file = {:?}\nkey_file = {:?}\n", files.cert, files.key)
+        + &route("web", "/", &[url("http", upstream.address)], "");
+    let lb = Lb::start(&config(&text));
+    let forwarded = |answer: &str| {
+        let body = answer.split_once("\r\n\r\n").expect("a body").1;
+        let seen = json(body.as_bytes());
+        let fields = seen["headers"].as_array().unwrap();
+        fields.iter().find(|field| field[0] == "x-forwarded-for").map(|field| field[1].as_str().unwrap().to_owned())
+    };
+    let request = b"GET / HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n";
+    for (header, shown) in [(V2, "10.1.2.3"), (b"", "127.0.0.1")] {
+        let mut client = connect(lb.address("http"));
+        client.write_all(&[header, request].concat()).unwrap();
+        let answer = String::from_utf8(read_to_end(&mut client)).unwrap();
+        assert_eq!(forwarded(&answer).as_deref(), Some(shown));
+    }
+    block_on(async {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let mut stream = tokio::net::TcpStream::connect(lb.address("https")).await.unwrap();
+        stream.write_all(V2).await.unwrap();
+        let mut stream = super::tls::Trust::new(&ca).shake_hands(stream, "a.test").await.unwrap();
+        stream.write_all(request).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert_eq!(forwarded(&answer).as_deref(), Some("10.1.2.3"));
+    });
+}
+
+/// The rule for instances that left: connections to them end after the grace, those to others stay.
+#[test]
+fn connections_to_a_removed_instance_are_cut_after_the_grace() {
+    let (stays, goes) = (TcpEcho::start("stays", ""), TcpEcho::start("goes", ""));
+    let folder = tempfile::tempdir().unwrap();
+    let routes = folder.path().join("routes.txt");
+    let port = free_port();
+    let line = |echo: &TcpEcho| format!("route add db :{port} tcp://{}\n", echo.address);
+    std::fs::write(&routes, line(&stays) + &line(&goes)).unwrap();
+    let text = format!("routes_file = {routes:?}\n")
+        + &tcp_listener(port, "")
+        + "[proxy]\nworkers = 1\nremoved_grace = \"500ms\"\nstrategy = \"rr\"\n";
+    let lb = Lb::start(&config(&text));
+    let (mut kept, mut cut) = (None, None);
+    while kept.is_none() || cut.is_none() {
+        let mut client = RawClient::connect(lb.address("tcp"));
+        match &client.bytes(4)[..] {
+            b"goes" => cut = Some(client),
+            _ => {
+                client.bytes(1);
+                kept = Some(client);
+            }
+        }
+    }
+    std::fs::write(&routes, line(&stays)).unwrap();
+    let (mut kept, mut cut) = (kept.unwrap(), cut.unwrap());
+    assert!(cut.is_closed());
+    assert_eq!(kept.send("still here").bytes(10), b"still here");
+}
+
+#[test]
+fn a_drain_lets_connections_go_on_until_its_deadline() {
+    let echo = TcpEcho::start("", "");
+    let port = free_port();
+    let text = tcp_listener(port, "")
+        + &route("db", &format!(":{port}"), &[url("tcp", echo.address)], "")
+        + "[drain]\ntimeout = \"700ms\"\n";
+    let mut lb = Lb::start(&config(&text));
+    let mut client = RawClient::connect(lb.address("tcp"));
+    assert_eq!(client.send("x").bytes(1), b"x");
+    let begun = Instant::now();
+    lb.sigterm();
+    wait_for("no new connections", || TcpStream::connect(("127.0.0.1", port)).is_err());
+    assert_eq!(client.send("y").bytes(1), b"y");
+    assert!(client.is_closed());
+    assert!(begun.elapsed() >= Duration::from_millis(600), "{:?}", begun.elapsed());
+    assert_eq!(lb.exit_code(), Some(0));
+}
+
+/// The end of a connection at one side that failed, not finished, is felt at the other.
+#[test]
+fn a_reset_upstream_ends_the_client() {
+    let sockets = Sockets::start();
+    let lb = in_front_of(&[url("tcp", sockets.address)], "", "", "");
+    let mut client = connect(lb.address("tcp"));
+    client.write_all(b"x").unwrap();
+    let upstream = sockets.accept();
+    socket2::SockRef::from(&upstream).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(upstream);
+    let mut heard = Vec::new();
+    let _ = client.read_to_end(&mut heard);
+    assert_eq!(heard, b"");
+}
