@@ -26,9 +26,10 @@ fn deployments_without_shutdown_delay_fail_nothing() {
         nomad.wait_deployed(number);
         let outcome = load.stop();
         println!(
-            "{canaries} canaries: {} failed of {} requests, p50 {:?}, p99 {:?}, {:?}",
+            "{canaries} canaries: {} failed of {} requests, {:?} retries so far, p50 {:?}, p99 {:?}, {:?}",
             outcome.failed(),
             outcome.requests(),
+            retries(&lb),
             outcome.percentile(0.5),
             outcome.percentile(0.99),
             outcome.instances,
@@ -37,4 +38,10 @@ fn deployments_without_shutdown_delay_fail_nothing() {
         let of_version = |prefix: &str| outcome.instances.keys().filter(|name| name.starts_with(prefix)).count();
         assert_eq!((of_version(&format!("v{}-", number - 1)), of_version(&format!("v{number}-"))), (3, 3));
     }
+}
+
+/// What kept them from failing.
+fn retries(lb: &support::lb::Lb) -> Vec<String> {
+    let (_, text) = lb.admin("/metrics");
+    text.lines().filter(|line| line.starts_with("lb_upstream_retries_total{")).map(str::to_owned).collect()
 }

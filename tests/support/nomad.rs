@@ -215,7 +215,7 @@ impl NomadAgent {
         fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
     }
 
-    /// Tasks outlive their agent, so they are stopped first.
+    /// In good order, so that nothing is mounted any more.
     fn stop_tasks(&self) {
         let _ = self.command(&["job", "stop", "-purge", "-detach", "drill"]).output();
         let deadline = Instant::now() + Duration::from_secs(15);
@@ -245,10 +245,37 @@ impl NomadAgent {
 impl Drop for NomadAgent {
     fn drop(&mut self) {
         self.stop_tasks();
+        let descendants = descendants(self.child.id());
         let _ = self.child.kill();
         let _ = self.child.wait();
+        // Executors and log collectors are made to outlive their agent.
+        for pid in descendants {
+            let _ = Command::new("kill").args(["-KILL", &pid.to_string()]).stderr(Stdio::null()).status();
+        }
         self.unmount();
     }
+}
+
+/// Everything that a process started, and what that started.
+fn descendants(root: u32) -> Vec<u32> {
+    let processes: Vec<(u32, u32)> = fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| {
+            let pid: u32 = entry.ok()?.file_name().to_str()?.parse().ok()?;
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+            // After the name in parentheses: state, then the parent.
+            let parent = stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()?;
+            Some((pid, parent))
+        })
+        .collect();
+    let mut found = vec![root];
+    let mut next = 0;
+    while let Some(&parent) = found.get(next) {
+        found.extend(processes.iter().filter(|(_, of)| *of == parent).map(|(pid, _)| *pid));
+        next += 1;
+    }
+    found.split_off(1)
 }
 
 fn config(consul: &ConsulAgent, dir: &Path) -> Value {

@@ -5,8 +5,6 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Clock ticks per second in `/proc/PID/stat`: fixed by the kernel's interface (proc(5), `sysconf(_SC_CLK_TCK)`).
-const TICKS_PER_SECOND: u32 = 100;
 /// State of an open connection in `/proc/net/tcp`.
 const ESTABLISHED: &str = "01";
 
@@ -15,16 +13,15 @@ const ESTABLISHED: &str = "01";
 pub struct Process(pub u32);
 
 impl Process {
-    /// CPU time so far, user and system, of all its threads.
+    /// CPU time so far of all its present threads. Exact, unlike `/proc/PID/stat`, which counts clock ticks and
+    /// misses or overstates what wakes for microseconds.
     pub fn cpu(self) -> Duration {
-        let stat = fs::read_to_string(self.path("stat")).expect("a running process");
-        // The name, in parentheses, may hold spaces.
-        let (_, fields) = stat.rsplit_once(')').expect("a name");
-        let field = |number: usize| -> u32 {
-            let text = fields.split_whitespace().nth(number - 3).expect("all fields");
-            text.parse().expect("a number")
-        };
-        Duration::from_secs(1) * (field(14) + field(15)) / TICKS_PER_SECOND
+        let tasks = fs::read_dir(self.path("task")).expect("a running process");
+        let nanoseconds = tasks.filter_map(|task| {
+            let schedstat = fs::read_to_string(task.ok()?.path().join("schedstat")).ok()?;
+            schedstat.split(' ').next()?.parse::<u64>().ok()
+        });
+        Duration::from_nanos(nanoseconds.sum())
     }
 
     /// Resident memory in bytes.

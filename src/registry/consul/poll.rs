@@ -2,6 +2,7 @@
 //! until it has an answer that can be decoded. The rules are `blocking`'s; whether to believe the answer is the
 //! caller's, who then says [`Poller::believed`] or [`Poller::held`].
 
+use std::hash::BuildHasher as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -40,6 +41,11 @@ pub(super) struct Poller {
     rng: fastrand::Rng,
     pause: Duration,
     held: bool,
+    /// Digest of the body that was believed last: the same again says nothing new.
+    believed: Option<u64>,
+    /// Digest of the body that the caller is judging.
+    judged: Option<u64>,
+    digest: foldhash::fast::RandomState,
     unpaced: bool,
     _watching: Watching,
 }
@@ -61,13 +67,17 @@ impl Poller {
             rng,
             pause: Duration::ZERO,
             held: false,
+            believed: None,
+            judged: None,
+            digest: foldhash::fast::RandomState::default(),
             unpaced: true,
             _watching: shared.client.watching(),
             shared,
         }
     }
 
-    /// Waits for the next answer; returns whenever there is one, changed or not.
+    /// Waits for the next answer that is not, byte for byte, the one believed last. Most are, while nothing happens:
+    /// a thousand watches that come back each minute should not cost a thousand decoded answers.
     pub(super) async fn next<T>(&mut self, decode: Decode<T>) -> T {
         loop {
             self.pace().await;
@@ -83,25 +93,29 @@ impl Poller {
     pub(super) async fn confirm<T>(&mut self, path: Option<&str>, decode: Decode<T>) -> Result<T, ConsulError> {
         let path = path.unwrap_or(&self.path);
         let answer = self.shared.client.get(path, Mode::Default, None).await?;
+        // What is believed next is not the answer under judgement: that one is to be judged again if it comes again.
+        self.judged = None;
         decoded(path, &answer, decode)
     }
 
     /// The answer was believed.
     pub(super) fn believed(&mut self) {
         self.held = false;
+        self.believed = self.judged;
         self.shared.succeeded(&self.label);
     }
 
     /// The answer was not believed: says why, and looks more often until it is.
     pub(super) fn held(&mut self, error: &ConsulError) {
         self.held = true;
+        self.believed = None;
         self.shared.failed(&self.label, error);
     }
 
     /// Notes a failure and waits as long as it asks for. A reload ends the wait.
     pub(super) async fn failed(&mut self, error: &ConsulError) {
         self.shared.failed(&self.label, error);
-        self.position.forget();
+        self.forget();
         let refused = matches!(error, ConsulError::Status { .. });
         let backoff = self.backoff.failed(&mut self.rng);
         if refused && self.label.is_empty() && self.backoff.failures().is_multiple_of(REFUSALS_MAX) {
@@ -127,7 +141,7 @@ impl Poller {
         let pause = std::mem::take(&mut self.pause).max(bucket);
         self.rest(pause).await;
         if Instant::now() >= self.resync_at {
-            self.position.forget();
+            self.forget();
             self.resync_at = Instant::now() + resync_after(self.shared.config().resync, self.rng.f64());
         }
     }
@@ -142,14 +156,20 @@ impl Poller {
         }
     }
 
-    fn start_over(&mut self) {
+    /// The next read is unconditional, and its answer is judged whatever it is.
+    fn forget(&mut self) {
         self.position.forget();
+        self.believed = None;
+    }
+
+    fn start_over(&mut self) {
+        self.forget();
         self.backoff.succeeded();
         self.pause = Duration::ZERO;
         self.unpaced = true;
     }
 
-    /// One read. None: a reload ended it.
+    /// One read. None: a reload ended it, or it told nothing new.
     async fn read<T>(&mut self, decode: Decode<T>) -> Result<Option<T>, ConsulError> {
         let config = self.shared.config();
         let mode = if config.stale { Mode::Stale } else { Mode::Default };
@@ -164,12 +184,17 @@ impl Poller {
             }
         };
         let answer = self.bound_staleness(answer, mode, config.max_stale).await;
-        let value = decoded(&self.path, &answer, decode)?;
+        let digest = Some(self.digest.hash_one(&answer.body));
+        let value = if digest == self.believed { None } else { Some(decoded(&self.path, &answer, decode)?) };
+        self.judged = digest;
         self.backoff.succeeded();
         if let Next::After(pause) = self.position.advance(answer.index, answer.early) {
             self.pause = pause;
         }
-        Ok(Some(value))
+        if value.is_none() {
+            self.believed();
+        }
+        Ok(value)
     }
 
     /// An answer that is too old is replaced by the leader's, if there is a leader; else it is the best there is.
