@@ -1,5 +1,6 @@
 //! Listening sockets: bound once for all workers before anything starts, then one per worker.
 
+use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
@@ -13,7 +14,7 @@ use super::drain::{LocalPhase, Phase};
 use super::tls::{CertStore, ServerUse};
 use super::worker::Worker;
 use crate::config::{ListenerConfig, ListenerProtocol};
-use crate::metrics::ListenerMetrics;
+use crate::metrics::{ClientFault, ListenerMetrics};
 
 /// Connections the kernel may hold for one worker before it accepts them.
 const BACKLOG: i32 = 4096;
@@ -30,6 +31,12 @@ pub struct Listener {
 }
 
 impl Listener {
+    /// Counts a connection that ended because of its client, and says so to whoever debugs.
+    pub fn client_fault(&self, peer: SocketAddr, fault: ClientFault, reason: &dyn fmt::Display) {
+        self.metrics.record_client_fault(fault);
+        tracing::debug!(listener = %self.config.address, %peer, ?fault, %reason, "client connection refused");
+    }
+
     /// What its handshakes offer and demand.
     #[must_use]
     pub fn server_use(&self) -> ServerUse {

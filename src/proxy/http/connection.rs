@@ -8,15 +8,16 @@
 //! too slowly, idle too long, stop in a body, or do not read.
 
 use std::cell::{Cell, OnceCell};
+use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use http::header::CONNECTION;
-use http::{HeaderValue, Response, StatusCode};
+use http::{HeaderValue, Response, StatusCode, Version};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -30,6 +31,8 @@ use super::guarded_io::{ExchangeMark, GuardHandle, GuardedIo};
 use super::headers::{ClientContext, TlsDetails};
 use super::strict::Limits;
 use super::upgrade::Tunnel;
+use crate::log::AccessRecord;
+use crate::metrics::{CLIENT_FAULTS, ClientFault};
 use crate::proxy::drain::{LocalPhase, Phase};
 use crate::proxy::listener::Listener;
 use crate::proxy::pool::{H2_SEND_BUFFER_BYTES, LocalExec};
@@ -142,7 +145,7 @@ pub async fn serve(
     let mut io = ClientIo::new(stream, worker.clock);
     let peer = match receive_proxy_header(&listener, &mut io, peer).await {
         Ok(peer) => peer,
-        Err(error) => return tracing::debug!(%peer, %error, "connection not accepted"),
+        Err(error) => return listener.client_fault(peer, ClientFault::ProxyHeader, &error),
     };
     let activity = Rc::clone(io.activity());
     let Some(certificates) = &listener.certificates else {
@@ -170,8 +173,8 @@ pub async fn serve(
             let downstream = downstream(&listener, phase, peer, Some(tls::details(stream.get_ref().1)), activity);
             drive(worker, settings, downstream, stream, h2).await;
         }
-        Ok(Err(error)) => tracing::debug!(%peer, %error, "TLS handshake failed"),
-        Err(_elapsed) => tracing::debug!(%peer, "TLS handshake not finished in time"),
+        Ok(Err(error)) => listener.client_fault(peer, ClientFault::Tls, &error),
+        Err(elapsed) => listener.client_fault(peer, ClientFault::Tls, &elapsed),
     }
 }
 
@@ -282,6 +285,9 @@ where
             ended = poll_fn(|cx| connection.poll_without_shutdown(cx)) => {
                 if let Err(error) = ended {
                     tracing::trace!(%error, "client connection ended");
+                    if let Some(violation) = downstream.watch.guard.get().and_then(GuardHandle::violation) {
+                        refused(&worker, &downstream, ClientFault::Malformed, violation.status, &violation);
+                    }
                     downstream.tunnel.take();
                     if downstream.watch.activity.resets_at_end() {
                         return;
@@ -291,6 +297,8 @@ where
             }
             verdict = &mut watchdog => {
                 if verdict == Verdict::HeadTooSlow {
+                    let reason = "the head did not come to its end in time";
+                    refused(&worker, &downstream, ClientFault::TooSlow, 408, &reason);
                     farewell(connection.into_parts().io.into_inner().into_inner(), TOO_SLOW).await;
                 }
                 return;
@@ -307,6 +315,34 @@ where
         Some(tunnel) => tunnel.run(&worker, parts.io.into_inner().into_inner(), parts.read_buf).await,
         None => farewell(parts.io.into_inner().into_inner(), b"").await,
     }
+}
+
+/// A request that never became one: counted with its listener, and logged as far as it is known.
+fn refused(worker: &Worker, downstream: &Downstream, fault: ClientFault, status: u16, reason: &dyn fmt::Display) {
+    let remote = downstream.client.ip();
+    downstream.listener.client_fault(SocketAddr::new(remote, 0), fault, reason);
+    worker.access.log(&AccessRecord {
+        time: SystemTime::now(),
+        remote,
+        method: "-",
+        host: "",
+        uri: "-",
+        version: Version::HTTP_11,
+        status,
+        bytes_out: 0,
+        duration: Duration::ZERO,
+        service: None,
+        instance: None,
+        upstream: None,
+        attempts: 0,
+        upstream_duration: None,
+        route: None,
+        error: Some(CLIENT_FAULTS[fault as usize]),
+        request_id: None,
+        user_agent: None,
+        referer: None,
+        tls: downstream.tls_version,
+    });
 }
 
 /// While the listener stops, each answer tells its client not to send another request here.
