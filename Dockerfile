@@ -1,7 +1,7 @@
 # Two stages: an ordinary Debian build with the C library linked in, then nothing but the binary, the public CA
 # certificates and an unprivileged user. About 15 MB, no shell.
 
-FROM docker.io/library/rust:1.95-slim-bookworm AS build
+FROM rust:1.95-slim-bookworm AS build
 # A C compiler for the TLS library (docs/decisions/0005); CA certificates for the final image.
 RUN apt-get update \
  && apt-get install -y --no-install-recommends build-essential cmake ca-certificates \

@@ -15,6 +15,9 @@ use lb::table::{Admission, Contribution, Matcher, SharedTable, TableBuilder};
 
 const SIZE: usize = 100_000;
 
+/// The place of the route with this number.
+type KeyOf = fn(usize) -> RouteKey;
+
 fn contributions(key: &RouteKey, n: usize, instances: usize) -> Vec<Contribution> {
     let contribution = |i: usize| Contribution {
         key: key.clone(),
@@ -28,7 +31,7 @@ fn contributions(key: &RouteKey, n: usize, instances: usize) -> Vec<Contribution
 }
 
 fn rebuild(c: &mut Criterion) {
-    let keys: [(&str, fn(usize) -> RouteKey); 2] = [
+    let keys: [(&str, KeyOf); 2] = [
         ("hosts", |n| RouteKey { host: format!("service-{n}.example.com"), path: "/".into() }),
         ("paths", |n| RouteKey { host: "example.com".into(), path: format!("/service-{n}") }),
     ];

@@ -6,6 +6,7 @@ pub mod check;
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod demo;
 pub mod log;
 pub mod manual;
 pub mod metrics;

@@ -43,8 +43,10 @@ fn main() -> ExitCode {
 fn dispatch(cli: cli::Cli) -> Result<u8> {
     match cli.command {
         Action::Run(args) => run(&args),
-        // DISPATCH: lb::demo::run(args)
-        Action::Demo(_) => bail!("not connected: demo"),
+        Action::Demo(args) => {
+            lb::demo::run(lb::demo::DemoOptions { consul: args.consul })?;
+            Ok(0)
+        }
         Action::Check(args) => check_all(&args, cli.json),
         Action::Routes(args) => routes(&args, cli.json),
         Action::Explain(args) => explain(&args, cli.json),

@@ -180,8 +180,9 @@ fn add(
         Some(redirect) => Destination::redirect(&redirect.url),
         None => Destination::parse(url)?,
     };
-    // The scheme names the protocol, unless an option does: `http://…` with `proto=h2c`.
-    let named = options.raw.iter().any(|(key, value)| &**key == "proto" && option_text::proto(value).is_some());
+    // The scheme names the protocol, unless an option does: `http://…` with `proto=h2c`. A redirect speaks none.
+    let named = options.redirect.is_none()
+        && options.raw.iter().any(|(key, value)| &**key == "proto" && option_text::proto(value).is_some());
     if !named {
         options.proto = destination.proto;
     }
@@ -324,7 +325,8 @@ mod tests {
 
     #[test]
     fn a_redirect_has_nobody_to_connect_to() {
-        let route = add(r#"route add s a/ https://$host$path opts "redirect=301""#);
+        let route = add(r#"route add s a/ https://$host$path opts "redirect=301 proto=tcp""#);
+        assert_eq!(route.spec.options.proto, Proto::Http);
         assert_eq!(route.spec.options.redirect, Some(Redirect { code: 301, url: "https://$host$path".into() }));
         assert_eq!(route.endpoint, Endpoint::Addr("0.0.0.0:0".parse().expect("an address")));
     }

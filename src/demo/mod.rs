@@ -38,6 +38,7 @@ use self::script::Script;
 use self::stage::Stage;
 use crate::config::{Config, ListenerConfig, ListenerProtocol};
 use crate::serve::{self, Running};
+use crate::table::SharedTable;
 
 /// What `lb demo` was asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -137,8 +138,12 @@ impl Show {
             (Announcer::Direct(updates), None)
         };
         let stage = Stage::open(announcer, script.casts(), Arc::clone(&board), seed).await?;
-        // It blocks until the listeners are open, and the samples live on this thread.
-        let running = tokio::task::spawn_blocking(move || serve::start(config, extra)).await??;
+        // It blocks while it starts, and the samples live on this thread.
+        let running = tokio::task::spawn_blocking(move || serve::start(&config, extra)).await??;
+        let opened = tokio::time::timeout(OPEN_LIMIT, running.opened()).await;
+        anyhow::ensure!(opened.is_ok_and(|open| open), "the router did not open its listeners");
+        // With Consul the samples' checks start critical: the show begins when everybody is on stage.
+        tokio::time::timeout(OPEN_LIMIT, all_serve(&running.table)).await.context("not all samples became healthy")?;
         let http = http_address(&running)?;
         let begun = Instant::now();
         lock(&board).begin(intro(http, running.admin, notes), begun);
@@ -172,6 +177,17 @@ impl Show {
         // The samples go on meanwhile, on this thread: what is still asked of them gets its answer.
         tokio::task::spawn_blocking(move || running.stop()).await?;
         Ok(())
+    }
+}
+
+/// How long the router may take to hear of the samples and open.
+const OPEN_LIMIT: Duration = Duration::from_secs(15);
+
+/// Waits until every sample of the first cast gets traffic.
+async fn all_serve(table: &SharedTable) {
+    let cast: u32 = SERVICES.iter().map(|service| service.members).sum();
+    while table.load().routes().iter().map(|route| route.targets.len()).sum::<usize>() < cast as usize {
+        tokio::time::sleep(TICK).await;
     }
 }
 

@@ -41,8 +41,6 @@ pub(super) enum Kind {
 pub(super) struct Sample {
     /// Where it listens.
     pub address: SocketAddr,
-    /// What both sides know of it.
-    pub shared: Arc<Shared>,
     leave: watch::Sender<bool>,
     task: JoinHandle<()>,
 }
@@ -72,8 +70,8 @@ impl Sample {
         };
         let address = listener.local_addr()?;
         let (leave, leaving) = watch::channel(false);
-        let task = tokio::spawn(accept(listener, Arc::clone(&shared), leaving));
-        Ok(Self { address, shared, leave, task })
+        let task = tokio::spawn(accept(listener, shared, leaving));
+        Ok(Self { address, leave, task })
     }
 
     /// Takes no new connections, lets requests finish, then ends.
@@ -164,7 +162,7 @@ fn full(text: impl Into<Bytes>) -> Body {
 
 fn shop_page(name: &str) -> String {
     // The colour is that of the instance, so that a change is seen from across the room.
-    let hue = name.bytes().fold(0u32, |hue, byte| hue.wrapping_mul(31).wrapping_add(u32::from(byte))) * 47 % 360;
+    let hue = name.bytes().fold(0u32, |hue, byte| hue.wrapping_mul(31).wrapping_add(u32::from(byte))) % 360 * 47 % 360;
     format!(
         "<!doctype html><html lang=en><meta charset=utf-8><meta http-equiv=refresh content=1><title>{name}</title>\
          <style>body{{font:1.2rem system-ui;display:grid;place-content:center;text-align:center;min-height:90vh;\
@@ -209,4 +207,25 @@ fn now() -> String {
         std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs())
             % 86_400;
     format!("{:02}:{:02}:{:02} UTC", seconds / 3600, seconds / 60 % 60, seconds % 60)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_has_a_page_and_a_colour() {
+        for name in ["shop-1", "shop-4294967295", "", "\u{7f}\u{7f}\u{7f}\u{7f}\u{7f}\u{7f}\u{7f}\u{7f}\u{7f}"] {
+            let page = shop_page(name);
+            assert!(page.contains(&format!("<h1>{name}</h1>")) && page.contains("hsl("), "{page}");
+        }
+    }
+
+    #[test]
+    fn the_request_comes_back_as_it_arrived() {
+        let request = Request::put("/a?b=1").header("x-y", "z").body(()).unwrap();
+        let seen: serde_json::Value = serde_json::from_str(&request_as_json(&request, "api-1")).unwrap();
+        assert_eq!((&seen["instance"], &seen["method"]), (&"api-1".into(), &"PUT".into()));
+        assert_eq!((&seen["path"], &seen["headers"]["x-y"]), (&"/a?b=1".into(), &"z".into()));
+    }
 }

@@ -175,8 +175,9 @@ impl<R: Resolve> Stage<R> {
             return self.send_synced().await;
         }
         let now = Instant::now();
-        self.names.set_used(&key, &questions, now);
         let before = self.slots.remove(&key);
+        let used = before.as_ref().map(|slot| slot.questions.clone()).unwrap_or_default();
+        self.names.set_used(&key, &used, &questions, now);
         let waits_until = before.as_ref().and_then(|slot| slot.waits_until).unwrap_or(now + PATIENCE);
         let sent = before.and_then(|slot| slot.sent);
         self.slots.insert(key.clone(), Slot { content, questions, sent, waits_until: Some(waits_until) });
@@ -184,8 +185,8 @@ impl<R: Resolve> Stage<R> {
     }
 
     fn forget(&mut self, key: &SlotKey) {
-        if self.slots.remove(key).is_some() {
-            self.names.set_used(key, &BTreeSet::new(), Instant::now());
+        if let Some(slot) = self.slots.remove(key) {
+            self.names.set_used(key, &slot.questions, &BTreeSet::new(), Instant::now());
         }
     }
 

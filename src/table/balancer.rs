@@ -118,18 +118,18 @@ impl PickState {
 
     /// The first usable target from a random place on.
     fn first_usable<'a>(&mut self, scope: &Scope<'a, '_>) -> Option<&'a Target> {
-        self.from_anywhere(scope).find(|target| scope.is_usable(target))
+        self.all_from_anywhere(scope).find(|target| scope.is_usable(target))
     }
 
     /// Another usable target than `first`, from a random place on, that is old enough to be compared with it.
     fn any_but<'a>(&mut self, first: &Target, scope: &Scope<'a, '_>) -> Option<&'a Target> {
-        let mut others = self.from_anywhere(scope).filter(|target| !std::ptr::eq(first, *target));
+        let mut others = self.all_from_anywhere(scope).filter(|target| !std::ptr::eq(first, *target));
         let other = others.find(|target| scope.is_usable(target))?;
         self.is_old_enough(other, scope.context).then_some(other)
     }
 
     /// All targets, from a random place on and around the end.
-    fn from_anywhere<'a>(&mut self, scope: &Scope<'a, '_>) -> impl Iterator<Item = &'a Target> + use<'a> {
+    fn all_from_anywhere<'a>(&mut self, scope: &Scope<'a, '_>) -> impl Iterator<Item = &'a Target> + use<'a> {
         let targets = &scope.route.targets;
         let start = self.rng.usize(..targets.len().max(1));
         let (before, after) = targets.split_at(start.min(targets.len()));

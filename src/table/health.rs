@@ -47,7 +47,7 @@ impl TargetState {
     /// Whether the instance may get a request: not ejected, and not just being tried after an ejection.
     #[must_use]
     pub fn is_open(&self, now_ms: u64) -> bool {
-        !self.is_ejected(now_ms) && !(self.probation.load(Relaxed) && self.trial_until_ms.load(Relaxed) > now_ms)
+        !self.is_ejected(now_ms) && (!self.probation.load(Relaxed) || self.trial_until_ms.load(Relaxed) <= now_ms)
     }
 
     /// To be called for a picked target: false when it is on probation and another request got the trial.

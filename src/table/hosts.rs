@@ -180,7 +180,7 @@ impl Hosts {
     /// Visits every route once.
     pub(super) fn for_each<'a>(&'a self, visit: &mut impl FnMut(&'a Arc<Route>)) {
         self.any.for_each(visit);
-        self.exact.iter().for_each(|(_, paths)| paths.for_each(visit));
+        self.exact.values().for_each(|paths| paths.for_each(visit));
         self.globs.for_each(&mut |globs| {
             let once = globs.iter().filter(|g| g.scheme != Some(Scheme::Https));
             once.for_each(|g| g.paths.for_each(visit));

@@ -18,10 +18,13 @@ mod hosts;
 mod listing;
 mod overlay;
 mod paths;
+mod prefixes;
 pub mod publish;
 pub mod route;
 mod shards;
 mod shares;
+#[cfg(test)]
+mod simulation;
 mod states;
 pub mod target;
 mod trie;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
+use super::prefixes::Prefixes;
 use super::trie::Trie;
 use super::{Matcher, Route};
 use crate::catalog::glob::Glob;
@@ -23,7 +24,7 @@ pub(super) struct Pattern {
 #[derive(Clone, Debug)]
 pub(super) enum Paths {
     /// By text prefix.
-    Prefix(Trie<Arc<Route>>),
+    Prefix(Prefixes<Arc<Route>>),
     /// By text prefix in lower case; routes that differ in case only stand in descending order.
     Folded(Trie<Vec<Arc<Route>>>),
     /// Patterns under their literal beginning.
@@ -34,7 +35,7 @@ impl Paths {
     /// No routes, for this way of matching.
     pub(super) fn new(matcher: Matcher) -> Self {
         match matcher {
-            Matcher::Prefix => Self::Prefix(Trie::default()),
+            Matcher::Prefix => Self::Prefix(Prefixes::default()),
             Matcher::IPrefix => Self::Folded(Trie::default()),
             Matcher::Glob => Self::Glob(Trie::default()),
         }
@@ -43,7 +44,7 @@ impl Paths {
     /// Whether no route is left.
     pub(super) fn is_empty(&self) -> bool {
         match self {
-            Self::Prefix(trie) => trie.is_empty(),
+            Self::Prefix(prefixes) => prefixes.is_empty(),
             Self::Folded(trie) => trie.is_empty(),
             Self::Glob(trie) => trie.is_empty(),
         }
@@ -52,7 +53,7 @@ impl Paths {
     /// The route for a path.
     pub(super) fn find(&self, path: &str) -> Option<&Arc<Route>> {
         match self {
-            Self::Prefix(trie) => trie.longest::<false>(path.as_bytes()),
+            Self::Prefix(prefixes) => prefixes.longest(path),
             Self::Folded(trie) => trie.longest::<true>(path.as_bytes())?.first(),
             Self::Glob(trie) => first_match(trie, path),
         }
@@ -63,10 +64,7 @@ impl Paths {
     pub(super) fn set(&mut self, path: &str, route: Option<Arc<Route>>) -> isize {
         let mut growth = 0;
         match self {
-            Self::Prefix(trie) => trie.update(path.as_bytes(), |slot| {
-                growth = isize::from(route.is_some()) - isize::from(slot.is_some());
-                *slot = route;
-            }),
+            Self::Prefix(prefixes) => growth = prefixes.set(path, route, |route| &route.key.path),
             Self::Folded(trie) => trie.update(path.to_ascii_lowercase().as_bytes(), |slot| {
                 growth = set_in(slot, path, route, |route| &route.key.path);
             }),
@@ -85,7 +83,7 @@ impl Paths {
     /// Visits every route.
     pub(super) fn for_each<'a>(&'a self, visit: &mut impl FnMut(&'a Arc<Route>)) {
         match self {
-            Self::Prefix(trie) => trie.for_each(visit),
+            Self::Prefix(prefixes) => prefixes.for_each(visit),
             Self::Folded(trie) => trie.for_each(&mut |routes| routes.iter().for_each(&mut *visit)),
             Self::Glob(trie) => trie.for_each(&mut |patterns| patterns.iter().for_each(|p| visit(&p.route))),
         }

@@ -2,12 +2,13 @@
 //!
 //! Two levels of fixed width: a change copies the root (64 pointers), one branch (64 pointers) and one shard
 //! (the entries whose hash falls there: about 25 of 100,000), and shares the rest. Reading is two pointer steps
-//! and a search among a few hashes, whatever the size.
+//! and a look at the place where the hash should stand, whatever the size; short keys are kept beside their hash.
 
 use std::hash::BuildHasher;
 use std::sync::Arc;
 
 use foldhash::fast::FixedState;
+use smallvec::SmallVec;
 
 const WIDTH: usize = 64;
 /// Keys come from the registry, not from clients, so a fixed seed does not invite crafted collisions.
@@ -16,17 +17,17 @@ const HASHER: FixedState = FixedState::with_seed(0x6c62_2d68_6f73_7473);
 /// Maps text to values; a clone is one pointer.
 #[derive(Debug)]
 pub(super) struct ShardedMap<V> {
-    root: Arc<Vec<Branch<V>>>,
+    root: Arc<[Branch<V>]>,
 }
 
-type Branch<V> = Arc<Vec<Shard<V>>>;
+type Branch<V> = Arc<[Shard<V>]>;
 /// Sorted by hash; equal hashes are told apart by the key.
-type Shard<V> = Arc<Vec<Entry<V>>>;
+type Shard<V> = Arc<[Entry<V>]>;
 
 #[derive(Clone, Debug)]
 struct Entry<V> {
     hash: u64,
-    key: Arc<str>,
+    key: SmallVec<[u8; 32]>,
     value: V,
 }
 
@@ -38,34 +39,33 @@ impl<V> Clone for ShardedMap<V> {
 
 impl<V> Default for ShardedMap<V> {
     fn default() -> Self {
-        let shard = Arc::new(Vec::new());
-        let branch = Arc::new(vec![shard; WIDTH]);
-        Self { root: Arc::new(vec![branch; WIDTH]) }
+        let shard: Shard<V> = Arc::from(Vec::new());
+        let branch: Branch<V> = Arc::from(vec![shard; WIDTH]);
+        Self { root: Arc::from(vec![branch; WIDTH]) }
     }
 }
 
 impl<V> ShardedMap<V> {
     /// The value of `key`.
     pub(super) fn get(&self, key: &str) -> Option<&V> {
-        self.get_key_value(key).map(|(_, value)| value)
+        self.entry(key).map(|entry| &entry.value)
     }
 
     /// The same, with the stored key.
     pub(super) fn get_key_value(&self, key: &str) -> Option<(&str, &V)> {
-        let hash = HASHER.hash_one(key);
-        let shard = &self.root[outer(hash)][inner(hash)];
-        let start = shard.partition_point(|entry| entry.hash < hash);
-        shard[start..]
-            .iter()
-            .take_while(|entry| entry.hash == hash)
-            .find(|entry| &*entry.key == key)
-            .map(|e| (&*e.key, &e.value))
+        self.entry(key).map(|entry| (std::str::from_utf8(&entry.key).unwrap_or_default(), &entry.value))
     }
 
-    /// All entries, in no particular order.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&Arc<str>, &V)> {
+    fn entry(&self, key: &str) -> Option<&Entry<V>> {
+        let hash = HASHER.hash_one(key);
+        let shard = &self.root[outer(hash)][inner(hash)];
+        find(shard, hash, key).ok().map(|at| &shard[at])
+    }
+
+    /// All values, in no particular order.
+    pub(super) fn values(&self) -> impl Iterator<Item = &V> {
         let shards = self.root.iter().flat_map(|branch| branch.iter());
-        shards.flat_map(|shard| shard.iter()).map(|entry| (&entry.key, &entry.value))
+        shards.flat_map(|shard| shard.iter()).map(|entry| &entry.value)
     }
 }
 
@@ -74,22 +74,38 @@ impl<V: Clone> ShardedMap<V> {
     pub(super) fn update(&mut self, key: &str, change: impl FnOnce(&mut Option<V>)) {
         let hash = HASHER.hash_one(key);
         let branch = Arc::make_mut(&mut Arc::make_mut(&mut self.root)[outer(hash)]);
-        let shard = Arc::make_mut(&mut branch[inner(hash)]);
-        let start = shard.partition_point(|entry| entry.hash < hash);
-        let same = shard[start..].iter().take_while(|entry| entry.hash == hash);
-        let at = same.enumerate().find(|(_, entry)| &*entry.key == key).map(|(at, _)| start + at);
-        let (key, mut value) = match at {
-            Some(at) => {
-                let entry = shard.remove(at);
-                (entry.key, Some(entry.value))
-            }
-            None => (Arc::from(key), None),
-        };
+        let shard = &mut branch[inner(hash)];
+        let mut entries = shard.to_vec();
+        let found = find(&entries, hash, key);
+        let mut value = found.ok().map(|at| entries.remove(at).value);
         change(&mut value);
         if let Some(value) = value {
-            shard.insert(at.unwrap_or(start), Entry { hash, key, value });
+            let (Ok(at) | Err(at)) = found;
+            entries.insert(at, Entry { hash, key: key.as_bytes().into(), value });
         }
+        *shard = entries.into();
     }
+}
+
+/// Where the key is, or where it would have to be put. Hashes are spread evenly, so the search starts where this one
+/// should stand, and mostly ends within a step or two.
+fn find<V>(shard: &[Entry<V>], hash: u64, key: &str) -> Result<usize, usize> {
+    let within = u128::from(hash << (2 * WIDTH.trailing_zeros()));
+    let guess = ((within * shard.len() as u128) >> 64) as usize;
+    let mut at = guess;
+    while at > 0 && shard[at - 1].hash >= hash {
+        at -= 1;
+    }
+    while at < shard.len() && shard[at].hash < hash {
+        at += 1;
+    }
+    while at < shard.len() && shard[at].hash == hash {
+        if *shard[at].key == *key.as_bytes() {
+            return Ok(at);
+        }
+        at += 1;
+    }
+    Err(at)
 }
 
 fn outer(hash: u64) -> usize {
@@ -120,6 +136,6 @@ mod tests {
             assert_eq!(before.get(&key), Some(&n));
             assert_eq!(map.get(&key), (n % 2 == 1).then_some(&n), "{key}");
         }
-        assert_eq!((before.iter().count(), map.iter().count()), (5000, 2500));
+        assert_eq!((before.values().count(), map.values().count()), (5000, 2500));
     }
 }

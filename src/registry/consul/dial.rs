@@ -164,11 +164,13 @@ pub(super) async fn http1<S>(agent: &Agent, stream: S) -> Result<Connection, Con
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let (sender, connection) = preface(agent, http1::handshake(TokioIo::new(stream))).await?;
+    let (mut sender, connection) = preface(agent, http1::handshake(TokioIo::new(stream))).await?;
     let fate = Fate::default();
     let end = fate.clone();
     // Ends by itself: when the agent closes, or when the sender is gone.
     tokio::spawn(async move { connection.await.map_err(|error| end.set(Arc::new(error))) });
+    // Ready once its task has run: the pool takes a connection that is not for one that was closed.
+    preface(agent, sender.ready()).await?;
     Ok(Connection::Http1(sender, fate))
 }
 

@@ -14,6 +14,7 @@ pub mod client;
 mod dial;
 pub mod error;
 pub mod guard;
+mod hint;
 mod list;
 mod poll;
 mod pool;

@@ -40,6 +40,9 @@ pub(super) struct Pool {
     max_connections: usize,
 }
 
+/// Looks for a connection with room before a request gives up: others may be faster each time.
+const DIALS_MAX: usize = 20;
+
 /// What is open. Connections of an older generation finish what they carry and are not used again.
 struct State {
     settings: Arc<Settings>,
@@ -146,18 +149,24 @@ impl Pool {
     /// What dialling said; everybody who waited for that dial gets the same.
     pub(super) async fn acquire(&self) -> Result<Lease<'_>, ConsulError> {
         let began = Instant::now();
-        loop {
+        'room: loop {
             let multiplexed = self.multiplexed.load(Relaxed);
             let Ok(room) = self.rooms[usize::from(multiplexed)].clone().acquire_owned().await else {
                 return Err(ConsulError::Connect { agent: "pool".to_owned(), reason: "closed".to_owned() });
             };
-            // When a dial shows another protocol than was guessed, the room is another one too.
-            while self.multiplexed.load(Relaxed) == multiplexed {
+            for _ in 0..DIALS_MAX {
                 if let Some((wire, link)) = self.take() {
                     return Ok(Lease { pool: self, link, wire, _room: room });
                 }
+                // When a dial shows another protocol than was guessed, the room is another one too.
+                if self.multiplexed.load(Relaxed) != multiplexed {
+                    continue 'room;
+                }
                 self.open_one(began, multiplexed).await?;
             }
+            let agent = self.state().settings.agents[0].name.clone();
+            let reason = "closed as soon as it was open, again and again".to_owned();
+            return Err(ConsulError::Transport { agent, reason, alert: None });
         }
     }
 

@@ -69,33 +69,33 @@ impl Names {
         Self { ttl_min, ttl_max: ttl_max.max(ttl_min), known: BTreeMap::new(), schedule: BTreeSet::new() }
     }
 
-    /// Makes `questions` all that `slot` uses; new ones are due at once, those nobody uses any more are forgotten.
-    pub(super) fn set_used(&mut self, slot: &SlotKey, questions: &BTreeSet<Question>, now: Instant) {
+    /// Notes that `slot`, which used the names of `before`, uses those of `questions` now. New names are due at
+    /// once, those nobody uses any more are forgotten.
+    pub(super) fn set_used(
+        &mut self,
+        slot: &SlotKey,
+        before: &BTreeSet<Question>,
+        questions: &BTreeSet<Question>,
+        now: Instant,
+    ) {
         for question in questions {
             let state = self.known.entry(question.clone()).or_insert_with(|| {
                 self.schedule.insert((now, question.clone()));
-                State {
-                    users: BTreeSet::new(),
-                    found: Vec::new(),
-                    settled: false,
-                    due: Some(now),
-                    failures: 0,
-                    absences: 0,
-                    trouble: None,
-                }
+                State::new(now)
             });
             state.users.insert(slot.clone());
         }
-        let schedule = &mut self.schedule;
-        self.known.retain(|question, state| {
-            if !questions.contains(question) {
-                state.users.remove(slot);
+        for question in before.difference(questions) {
+            let Some(state) = self.known.get_mut(question) else { continue };
+            state.users.remove(slot);
+            if !state.users.is_empty() {
+                continue;
             }
-            if let (true, Some(due)) = (state.users.is_empty(), state.due) {
-                schedule.remove(&(due, question.clone()));
+            if let Some(due) = state.due {
+                self.schedule.remove(&(due, question.clone()));
             }
-            !state.users.is_empty()
-        });
+            self.known.remove(question);
+        }
     }
 
     /// Whether the name has been asked for at least once.
@@ -155,6 +155,18 @@ impl Names {
 }
 
 impl State {
+    fn new(due: Instant) -> Self {
+        Self {
+            users: BTreeSet::new(),
+            found: Vec::new(),
+            settled: false,
+            due: Some(due),
+            failures: 0,
+            absences: 0,
+            trouble: None,
+        }
+    }
+
     fn believe(&mut self, answer: Answer, ttl_min: Duration, ttl_max: Duration) -> (Outcome, Duration) {
         let Answer { mut found, failed_targets, ttl } = answer;
         // Targets that could not be asked for keep what they had.
@@ -225,7 +237,7 @@ mod tests {
         fn new() -> Self {
             let mut names = Names::new(Duration::from_secs(2), Duration::from_secs(60));
             let now = Instant::now();
-            names.set_used(&slot("s"), &BTreeSet::from([question("a")]), now);
+            names.set_used(&slot("s"), &BTreeSet::new(), &BTreeSet::from([question("a")]), now);
             Self { names, now }
         }
 
@@ -310,15 +322,15 @@ mod tests {
     #[test]
     fn names_live_as_long_as_somebody_uses_them() {
         let mut fixture = Fixture::new();
-        let a = BTreeSet::from([question("a")]);
-        fixture.names.set_used(&slot("t"), &a, fixture.now);
+        let (a, none) = (BTreeSet::from([question("a")]), BTreeSet::new());
+        fixture.names.set_used(&slot("t"), &none, &a, fixture.now);
         fixture.answer(answer(&[found("a", 1)], 2));
-        fixture.names.set_used(&slot("s"), &BTreeSet::new(), fixture.now);
+        fixture.names.set_used(&slot("s"), &a, &none, fixture.now);
         assert_eq!(fixture.names.users(&question("a")).collect::<Vec<_>>(), [&slot("t")]);
-        fixture.names.set_used(&slot("t"), &BTreeSet::new(), fixture.now);
+        fixture.names.set_used(&slot("t"), &a, &none, fixture.now);
         assert!(fixture.names.next_due().is_none() && fixture.found().is_empty());
         // An answer that comes too late, after the name was forgotten and wanted again, is not taken for a new one.
-        fixture.names.set_used(&slot("s"), &a, fixture.now);
+        fixture.names.set_used(&slot("s"), &none, &a, fixture.now);
         assert_eq!(fixture.names.record(&question("a"), failed(), fixture.now), Outcome::default());
         assert!(!fixture.names.is_settled(&question("a")));
     }

@@ -16,7 +16,9 @@ use crate::registry::dns::Found;
 
 /// Answers from a table; a name that is not in it never answers.
 #[derive(Clone, Default)]
-struct Fake(Arc<Mutex<HashMap<String, Result<Vec<Found>, ResolveError>>>>);
+struct Fake(Arc<Mutex<Answers>>);
+
+type Answers = HashMap<String, Result<Vec<Found>, ResolveError>>;
 
 impl Fake {
     fn set(&self, name: &str, result: Result<Vec<Found>, ResolveError>) {
