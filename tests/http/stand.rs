@@ -165,6 +165,14 @@ impl Visit {
         Some(String::from_utf8_lossy(&self.unread.drain(..count).collect::<Vec<_>>()).into_owned())
     }
 
+    /// Whether anything comes within this time.
+    pub fn comes_within(&self, wait: Duration) -> bool {
+        self.stream.set_read_timeout(Some(wait)).unwrap();
+        let came = matches!(self.stream.peek(&mut [0]), Ok(1));
+        self.stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        came
+    }
+
     /// Reads until the other side closes.
     pub fn until_closed(&mut self) {
         while self.fill().is_some() {}
@@ -200,6 +208,12 @@ impl Visit {
     /// Sends bytes.
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
         let _ = self.stream.write_all(bytes.as_ref());
+    }
+
+    /// Sends for as long as somebody takes it; then that counts as closed by the other side.
+    pub fn send_until_closed(&mut self) {
+        while self.stream.write_all(&[b'x'; 64 << 10]).is_ok() {}
+        self.shared.closed.fetch_add(1, SeqCst);
     }
 
     /// Sends FIN.

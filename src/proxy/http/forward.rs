@@ -123,7 +123,17 @@ pub async fn attempt(
     let idle_max_ms = ms(settings.proxy.upstream_idle_timeout);
     let mut warm = if fresh_only { None } else { worker.pool.checkout(&key, now_ms, idle_max_ms) };
     let mut body = body;
+    let may_repeat = matches!(body, RequestBody::Empty) && is_idempotent(&original.method);
     loop {
+        if warm.as_ref().is_some_and(|connection| !may_repeat || connection.has_idled()) {
+            // The end of an idle connection may lie in the kernel, unread: one turn of the event loop, and it is known
+            // before rather than after something was sent that nobody may send twice. Under load connections do not
+            // idle for a millisecond, and requests that may be repeated do not pay for this.
+            tokio::task::yield_now().await;
+            while warm.as_ref().is_some_and(|connection| !connection.is_ready()) {
+                warm = worker.pool.checkout(&key, now_ms, idle_max_ms);
+            }
+        }
         let reused = warm.is_some();
         let connection = match warm.take() {
             Some(connection) => connection,
@@ -149,13 +159,19 @@ pub async fn attempt(
     }
 }
 
+/// RFC 9110 section 9.2.2.
+#[must_use]
+pub fn is_idempotent(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE)
+}
+
 async fn send(
     connection: Connection,
     key: PoolKey,
     request: Request<RequestBody>,
 ) -> Result<(Response<Incoming>, Lease), AttemptError> {
     match connection {
-        Connection::H1(mut sender) => match sender.try_send_request(request).await {
+        Connection::H1(mut sender, _) => match sender.try_send_request(request).await {
             Ok(mut response) => {
                 // The coding has framed the body; a length beside it is wrong or an attack (RFC 9112 section 6.3).
                 if response.headers().contains_key(TRANSFER_ENCODING) {
