@@ -84,24 +84,18 @@ struct SharedH2 {
 /// A connection to send one request on.
 #[derive(Debug)]
 pub enum Connection {
-    /// Ours alone until given back; and for how long (ms) it lay in the pool.
-    H1(http1::SendRequest<RequestBody>, u64),
+    /// Ours alone until given back.
+    H1(http1::SendRequest<RequestBody>),
     /// Shared with other streams.
     H2(http2::SendRequest<RequestBody>, StreamGuard),
 }
 
 impl Connection {
-    /// Whether it lay idle long enough for the other side to have closed it meanwhile.
-    #[must_use]
-    pub fn has_idled(&self) -> bool {
-        matches!(self, Self::H1(_, idle_ms) if *idle_ms > 0)
-    }
-
     /// Whether it can take a request now, as far as is known.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         match self {
-            Self::H1(sender, _) => sender.is_ready(),
+            Self::H1(sender) => sender.is_ready(),
             Self::H2(sender, _) => !sender.is_closed(),
         }
     }
@@ -142,7 +136,7 @@ impl UpstreamPool {
                 return None;
             }
             if idle.sender.is_ready() {
-                return Some(Connection::H1(idle.sender, now_ms.saturating_sub(idle.since_ms)));
+                return Some(Connection::H1(idle.sender));
             }
         }
         None
@@ -161,7 +155,7 @@ impl UpstreamPool {
     ) -> Result<Connection, ConnectError> {
         if !key.h2 {
             let stream = connect(target, settings).await?;
-            return Ok(Connection::H1(handshake_h1(stream).await?, 0));
+            return Ok(Connection::H1(handshake_h1(stream).await?));
         }
         let dialing = Rc::clone(&self.slot(key, target, |slot| Rc::clone(&slot.dialing)));
         // Not in line behind one slow dial after the other: the limit holds for the wait too.

@@ -60,8 +60,6 @@ struct Shared {
 
 /// One connection of a [`Scripted`] upstream.
 pub struct Visit {
-    /// Number of the connection, from 0.
-    pub number: usize,
     stream: TcpStream,
     unread: Vec<u8>,
     shared: Arc<Shared>,
@@ -87,8 +85,8 @@ impl Scripted {
                 let stream = stream.unwrap();
                 stream.set_nodelay(true).unwrap();
                 stream.set_read_timeout(Some(PATIENCE)).unwrap();
-                let number = for_thread.connections.fetch_add(1, SeqCst);
-                let mut visit = Visit { number, stream, unread: Vec::new(), shared: Arc::clone(&for_thread) };
+                for_thread.connections.fetch_add(1, SeqCst);
+                let mut visit = Visit { stream, unread: Vec::new(), shared: Arc::clone(&for_thread) };
                 let script = Arc::clone(&script);
                 std::thread::spawn(move || script(&mut visit));
             }

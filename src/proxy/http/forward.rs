@@ -107,6 +107,7 @@ impl AttemptError {
 ///
 /// # Errors
 /// See [`AttemptError`]; its variants say whether anything was sent.
+#[expect(clippy::too_many_arguments, reason = "each is a thing of its own; a struct would live for this call alone")]
 pub async fn attempt(
     worker: Rc<Worker>,
     downstream: Rc<Downstream>,
@@ -125,10 +126,9 @@ pub async fn attempt(
     let mut body = body;
     let may_repeat = matches!(body, RequestBody::Empty) && is_idempotent(&original.method);
     loop {
-        if warm.as_ref().is_some_and(|connection| !may_repeat || connection.has_idled()) {
+        if warm.is_some() && !may_repeat {
             // The end of an idle connection may lie in the kernel, unread: one turn of the event loop, and it is known
-            // before rather than after something was sent that nobody may send twice. Under load connections do not
-            // idle for a millisecond, and requests that may be repeated do not pay for this.
+            // before rather than after something was sent that nobody may send twice.
             tokio::task::yield_now().await;
             while warm.as_ref().is_some_and(|connection| !connection.is_ready()) {
                 warm = worker.pool.checkout(&key, now_ms, idle_max_ms);
@@ -171,7 +171,7 @@ async fn send(
     request: Request<RequestBody>,
 ) -> Result<(Response<Incoming>, Lease), AttemptError> {
     match connection {
-        Connection::H1(mut sender, _) => match sender.try_send_request(request).await {
+        Connection::H1(mut sender) => match sender.try_send_request(request).await {
             Ok(mut response) => {
                 // The coding has framed the body; a length beside it is wrong or an attack (RFC 9112 section 6.3).
                 if response.headers().contains_key(TRANSFER_ENCODING) {
