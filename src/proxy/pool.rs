@@ -50,6 +50,12 @@ pub struct PoolKey {
 }
 
 impl PoolKey {
+    /// Whether these connections speak HTTP/2.
+    #[must_use]
+    pub fn speaks_h2(&self) -> bool {
+        self.h2
+    }
+
     /// The key of connections to `target`.
     #[must_use]
     pub fn of(target: &Target) -> Self {

@@ -231,19 +231,29 @@ fn a_101_that_nobody_asked_for_is_a_failure_of_the_upstream() {
 }
 
 #[test]
-fn interim_answers_do_not_disturb_the_final_one() {
-    let upstream = Scripted::start(|visit| {
-        while visit.request().is_some() {
-            visit.send("HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n");
-            visit.send(OK);
+fn interim_answers_come_before_the_final_one() {
+    // At once with the final answer, and a moment before it.
+    for pause_ms in [0, 30] {
+        let upstream = Scripted::start(move |visit| {
+            while visit.request().is_some() {
+                visit.send("HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n");
+                std::thread::sleep(Duration::from_millis(pause_ms));
+                visit.send(OK);
+            }
+        });
+        let lb = router(&[("/", &[upstream.address], "")], "");
+        let mut client = RawClient::connect(lb.address("http"));
+        for _ in 0..3 {
+            client.send(GET);
+            let hints = client.response().unwrap();
+            assert_eq!((hints.status, hints.header("link")), (103, Some("</a.css>")));
+            assert_eq!(client.response().unwrap().status, 102);
+            let response = client.response().unwrap();
+            assert_eq!((response.status, response.text().as_str()), (200, "ok"));
         }
-    });
-    let lb = router(&[("/", &[upstream.address], "")], "");
-    let mut client = RawClient::connect(lb.address("http"));
-    for _ in 0..3 {
-        client.send(GET);
-        let response = std::iter::from_fn(|| client.response()).find(|response| response.status >= 200).unwrap();
-        assert_eq!((response.status, response.text().as_str()), (200, "ok"));
+        // HTTP/1.0 knows no interim answers.
+        let mut old = RawClient::connect(lb.address("http"));
+        assert_eq!(old.send("GET / HTTP/1.0\r\nHost: h\r\n\r\n").response().unwrap().status, 200);
     }
 }
 

@@ -13,6 +13,7 @@ use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, SystemTime};
 
@@ -29,6 +30,7 @@ use super::client_io::{Activity, ClientIo};
 use super::exchange::exchange;
 use super::guarded_io::{ExchangeMark, GuardHandle, GuardedIo};
 use super::headers::{ClientContext, TlsDetails};
+use super::interim::Interim;
 use super::strict::Limits;
 use super::upgrade::Tunnel;
 use crate::log::AccessRecord;
@@ -67,6 +69,8 @@ pub struct Downstream {
     pub tls_version: Option<&'static str>,
     /// Its state, for the watchdog.
     pub watch: Watch,
+    /// Interim answers for the client, where it can take them.
+    pub interim: Arc<Interim>,
     /// Set by a request that was answered with 101: what to do with the connection once that is written.
     pub tunnel: Cell<Option<Tunnel>>,
 }
@@ -123,6 +127,13 @@ impl Watch {
             }
             tokio::time::sleep(Duration::from_millis(left_ms.max(100))).await;
         }
+    }
+
+    /// Hands interim answers to the client's stream; whether they are all written.
+    pub fn send_interim(&self, heads: &[u8]) -> bool {
+        let Some(guard) = self.guard.get() else { return true };
+        guard.send_interim(heads);
+        !guard.has_interim()
     }
 
     /// From now on the bytes of this connection are not HTTP.
@@ -233,11 +244,12 @@ fn downstream(
         scheme,
         tls_version,
         watch: Watch { activity, guard: OnceCell::new(), exchanges: Cell::new(0), begun: Cell::new(0) },
+        interim: Arc::default(),
         tunnel: Cell::new(None),
     })
 }
 
-async fn drive<T>(worker: Rc<Worker>, settings: std::sync::Arc<Settings>, downstream: Rc<Downstream>, io: T, h2: bool)
+async fn drive<T>(worker: Rc<Worker>, settings: Arc<Settings>, downstream: Rc<Downstream>, io: T, h2: bool)
 where
     T: AsyncRead + AsyncWrite + Unpin + 'static,
 {

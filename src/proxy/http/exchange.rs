@@ -47,6 +47,9 @@ use crate::proxy::worker::{Worker, ms};
 use crate::table::balancer::PickContext;
 use crate::table::{Route, Target};
 
+/// Turns of the event loop that a final answer waits for interim ones to be written.
+const INTERIM_TURNS_MAX: usize = 16;
+
 static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 /// Handles one request of a client connection. Dropping the future (the client went away) ends whatever it holds.
@@ -255,6 +258,7 @@ impl<'a> Exchange<'a> {
                     let error = match outcome {
                         Ok(answer) => {
                             self.judge(&ended, &running, &answer);
+                            self.interim_first().await;
                             return Ok((ended.target, answer));
                         }
                         Err(_) if upload.broken.get() => return Err(ProxyError::ClientClosed),
@@ -283,6 +287,9 @@ impl<'a> Exchange<'a> {
                     next = self.pick_another(first, &mut tried);
                     let Some(target) = next else { return Err(proxy_error) };
                     target.service.record_retry(reason);
+                }
+                () = self.downstream.interim.arrived() => {
+                    self.downstream.watch.send_interim(&self.downstream.interim.take());
                 }
                 () = sleep.as_mut() => {
                     let now = Instant::now();
@@ -313,6 +320,19 @@ impl<'a> Exchange<'a> {
                     sleep.as_mut().reset(deadlines.next());
                 }
             }
+        }
+    }
+
+    /// Interim answers have to be written before the final one is handed over; each turn gives the connection the
+    /// chance to. A client that does not take them in time gets them cut short to none, or whole, never mixed.
+    async fn interim_first(&self) {
+        let mut written = self.downstream.watch.send_interim(&self.downstream.interim.take());
+        for _ in 0..INTERIM_TURNS_MAX {
+            if written {
+                return;
+            }
+            tokio::task::yield_now().await;
+            written = self.downstream.watch.send_interim(&[]);
         }
     }
 

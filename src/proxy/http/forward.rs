@@ -143,6 +143,10 @@ pub async fn attempt(
             },
         };
         let request = build(original, path, &downstream, &settings.header_rules, target, body)?;
+        let mut request = request;
+        if original.version == Version::HTTP_11 && !key.speaks_h2() {
+            downstream.interim.listen(&mut request);
+        }
         let sent = Instant::now();
         match send(connection, key.clone(), request).await {
             Ok((response, lease)) => return Ok(Answer { response, lease, in_flight, took: sent.elapsed() }),

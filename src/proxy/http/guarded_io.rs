@@ -9,7 +9,7 @@
 //! would drop them, but a client may send FIN behind its last request and still want the answer (RFC 9112 section
 //! 9.6). One that is gone altogether looks the same; the connection's watchdog tells them apart by time.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -29,6 +29,8 @@ struct Shared {
     answered: Cell<u64>,
     between: Cell<bool>,
     ended: Cell<bool>,
+    /// Interim answers that wait for a moment when the library has nothing unwritten.
+    interim: RefCell<Vec<u8>>,
 }
 
 /// What the driver of a connection knows of its guard. Of one thread, like the connection.
@@ -66,6 +68,17 @@ impl GuardHandle {
         self.0.ended.get()
     }
 
+    /// Lets `heads` (whole interim answers) be written before whatever the library writes next.
+    pub fn send_interim(&self, heads: &[u8]) {
+        self.0.interim.borrow_mut().extend_from_slice(heads);
+    }
+
+    /// Whether interim answers still wait.
+    #[must_use]
+    pub fn has_interim(&self) -> bool {
+        !self.0.interim.borrow().is_empty()
+    }
+
     /// Nothing of a next request was read yet (also before the first).
     #[must_use]
     pub fn is_between_requests(&self) -> bool {
@@ -94,6 +107,8 @@ pub struct GuardedIo<T> {
     refusal: &'static [u8],
     /// The library has bytes of an answer that the client did not take yet: ours would land in their middle.
     write_blocked: bool,
+    /// An interim answer is written in part: nothing else may come before its rest.
+    interim_begun: bool,
 }
 
 impl<T> GuardedIo<T> {
@@ -102,7 +117,10 @@ impl<T> GuardedIo<T> {
     pub fn new(io: T, limits: Limits) -> (Self, GuardHandle) {
         let shared = Rc::new(Shared { between: Cell::new(true), ..Shared::default() });
         let handle = GuardHandle(Rc::clone(&shared));
-        (Self { io, guard: Guard::new(limits), shared, refusal: &[], write_blocked: false }, handle)
+        (
+            Self { io, guard: Guard::new(limits), shared, refusal: &[], write_blocked: false, interim_begun: false },
+            handle,
+        )
     }
 
     /// The stream below.
@@ -134,6 +152,30 @@ impl<T> GuardedIo<T> {
 }
 
 impl<T: AsyncWrite + Unpin> GuardedIo<T> {
+    /// Writes interim answers that wait.
+    fn poll_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut interim = self.shared.interim.borrow_mut();
+        while !interim.is_empty() {
+            let written = ready!(Pin::new(&mut self.io).poll_write(cx, &interim))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            interim.drain(..written);
+            self.interim_begun = !interim.is_empty();
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Before the library's own bytes: the rest of an interim answer that was begun. One that was not is dropped,
+    /// because nobody can tell any more whether these bytes belong to an earlier answer or to its own.
+    fn poll_before_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.interim_begun {
+            return self.poll_interim(cx);
+        }
+        self.shared.interim.borrow_mut().clear();
+        Poll::Ready(Ok(()))
+    }
+
     /// Writes what is left of the refusal, then reports the violation.
     fn poll_refuse(&mut self, cx: &mut Context<'_>, violation: Violation) -> Poll<io::Result<()>> {
         while !self.refusal.is_empty() {
@@ -180,6 +222,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for GuardedIo<T> {
 
 impl<T: AsyncWrite + Unpin> AsyncWrite for GuardedIo<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        ready!(self.poll_before_write(cx))?;
         let result = Pin::new(&mut self.io).poll_write(cx, buf);
         self.write_blocked = result.is_pending() || matches!(result, Poll::Ready(Ok(written)) if written < buf.len());
         result
@@ -190,6 +233,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for GuardedIo<T> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_before_write(cx))?;
         let result = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
         let len: usize = bufs.iter().map(|buf| buf.len()).sum();
         self.write_blocked = result.is_pending() || matches!(result, Poll::Ready(Ok(written)) if written < len);
@@ -201,6 +245,10 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for GuardedIo<T> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // The library flushes when it has written all it had: the moment for an interim answer.
+        if !self.write_blocked {
+            ready!(self.poll_interim(cx))?;
+        }
         Pin::new(&mut self.io).poll_flush(cx)
     }
 

@@ -7,6 +7,7 @@ pub mod exchange;
 pub mod forward;
 pub mod guarded_io;
 pub mod headers;
+pub mod interim;
 pub mod path;
 pub mod record;
 pub mod redirect;
