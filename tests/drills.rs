@@ -208,6 +208,33 @@ fn an_agent_that_dies_and_returns_fails_nothing() {
 }
 
 #[test]
+fn checks_that_begin_critical_after_a_restart_take_nobody_out() {
+    let server = ConsulAgent::start();
+    let mut agent = ConsulAgent::client_of(std::slice::from_ref(&server));
+    // Reads elsewhere, so it sees everything that the restarted agent tells the catalog, the moment it does.
+    let lb = lb(&consul_section(&server, ""));
+    let instances: Vec<_> = (0..3).map(|number| Instance::start("web", &format!("web-{number}"))).collect();
+    for instance in &instances {
+        instance.register(&agent, &["urlprefix-/web"], Check::Http);
+    }
+    wait_serving(&lb, "web", &["web-0", "web-1", "web-2"]);
+    let load = load(&lb, "/web", 200);
+    agent.kill();
+    agent.restart();
+    let restarted = Instant::now();
+    while restarted.elapsed() < 4 * SECOND {
+        // The first that is told of falls alone, until the second shows what this is. Without the hold, one by one
+        // all would be out until their checks have run again.
+        assert!(serving(&lb, "web").len() >= 2, "{}", service_row(&lb, "web"));
+        sleep(SECOND / 50);
+    }
+    wait("nothing held any more", || service_row(&lb, "web")["held"].is_null() && serving(&lb, "web").len() == 3);
+    let outcome = load.stop();
+    outcome.assert_none_failed();
+    assert_eq!(outcome.instances.len(), 3, "{:?}", outcome.instances);
+}
+
+#[test]
 fn a_leader_that_dies_fails_nothing() {
     let mut servers = ConsulAgent::cluster();
     let client = ConsulAgent::client_of(&servers);
