@@ -556,7 +556,7 @@ const PROXY: &[Key] = &[
         "response_timeout",
         Kind::Time(1, DAY),
         "60s",
-        "Limit from the request to the first byte of the answer; 504 after it.",
+        "Limit from the request to the first byte of the answer; 504 after it. gRPC calls bring their own.",
     ),
     key(
         "try_timeout",

@@ -54,6 +54,8 @@ pub struct Control {
     commands_changed: bool,
     command_errors: BTreeMap<SourceName, Arc<[CommandError]>>,
     synced: BTreeSet<SourceName>,
+    /// Told since the last table: what came in the same breath was there before, and counts as known from the start.
+    newly_synced: BTreeSet<SourceName>,
     readiness: Arc<watch::Sender<Readiness>>,
     requests: mpsc::Receiver<ControlRequest>,
 }
@@ -88,6 +90,7 @@ impl Control {
             commands_changed: false,
             command_errors: BTreeMap::new(),
             synced: BTreeSet::new(),
+            newly_synced: BTreeSet::new(),
             readiness: Arc::clone(&readiness),
             requests,
         };
@@ -143,6 +146,8 @@ impl Control {
                 }
                 self.dirty.remove(&key);
                 self.deadlines.remove(&key);
+                // Even if commands still name it: its tags are gone.
+                self.metrics.control().rejected_tags.remove(&key.1);
                 self.vanished.insert(key.1);
             }
             Update::Commands { source, commands, errors } => {
@@ -151,7 +156,7 @@ impl Control {
                 self.take_errors(source, errors);
                 self.commands_changed = true;
             }
-            Update::Synced { source } => drop(self.synced.insert(source)),
+            Update::Synced { source } => drop(self.newly_synced.insert(source)),
         }
     }
 
@@ -194,6 +199,7 @@ impl Control {
         }
         self.count_targets(dirty.iter().map(|(_, name)| Arc::clone(name)).collect());
         self.forget_vanished();
+        self.synced.append(&mut self.newly_synced);
         self.note_synced();
     }
 
@@ -514,6 +520,24 @@ mod tests {
             assert_eq!(bench.metrics.control().table_routes, 0);
             bench.handle.set_draining();
             assert!(!bench.handle.readiness().is_ready());
+        });
+    }
+
+    #[test]
+    fn what_comes_together_with_the_first_sync_needs_no_grace() {
+        Bench::run(settings(), |bench| async move {
+            let mut bare = instance("a", 1, CheckStatus::Passing, &["urlprefix-a.test/"]);
+            bare.checks.clear();
+            // Both wait in the channel before the loop turns once.
+            bench.updates.send(update("web", vec![bare.clone()])).await.unwrap();
+            bench.updates.send(Update::Synced { source: "consul" }).await.unwrap();
+            bench.handle.synced().await;
+            assert_eq!(bench.route("a.test", "/").unwrap().targets.len(), 1);
+
+            let mut late = instance("b", 2, CheckStatus::Passing, &["urlprefix-a.test/"]);
+            late.checks.clear();
+            bench.send(update("web", vec![bare, late])).await;
+            assert_eq!(bench.route("a.test", "/").unwrap().targets.len(), 1, "the new one waits for its checks");
         });
     }
 

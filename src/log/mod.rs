@@ -21,6 +21,10 @@ pub use writer::AccessLogWriter;
 
 use crate::config::{LogConfig, LogFormat};
 
+/// Libraries that warn of what a stranger sends: any client could fill the log. Named in `log.level` (`h2=debug`), they
+/// say what they have to say.
+const QUIET: [&str; 2] = ["h2", "rustls"];
+
 /// Why the log could not be set up or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
@@ -88,7 +92,17 @@ pub fn check_level(level: &str) -> Result<(), LogError> {
 }
 
 fn filter(level: &str) -> Result<EnvFilter, LogError> {
-    EnvFilter::builder().parse(level).map_err(|source| LogError::Level { level: level.to_owned(), source })
+    let mut filter =
+        EnvFilter::builder().parse(level).map_err(|source| LogError::Level { level: level.to_owned(), source })?;
+    for library in QUIET {
+        if !level.contains(library) {
+            let directive = format!("{library}=error");
+            filter = filter.add_directive(
+                directive.parse().map_err(|source| LogError::Level { level: directive.clone(), source })?,
+            );
+        }
+    }
+    Ok(filter)
 }
 
 /// Colour only for people (<https://no-color.org>: set and not empty means none).
@@ -153,6 +167,18 @@ mod tests {
             tracing::debug!("three");
         });
         assert!(!text.contains("one") && text.contains("two") && text.contains("three"), "{text}");
+    }
+
+    #[test]
+    fn strangers_cannot_make_libraries_fill_the_log_unless_somebody_asks_for_it() {
+        let chatter = || tracing::warn!(target: "h2::proto", "recv PING ack that we never sent");
+        for (level, heard) in [("info", false), ("debug", false), ("info,h2=warn", true)] {
+            let text = written(LogFormat::Text, |handle| {
+                handle.set_level(level).unwrap();
+                chatter();
+            });
+            assert_eq!(text.contains("PING"), heard, "{level}");
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@ pub mod service;
 pub mod text;
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use service::ServiceMetrics;
@@ -30,6 +30,31 @@ pub struct Metrics {
 pub struct ListenerMetrics {
     /// Requests or connections that met no route.
     pub no_route: AtomicU64,
+    /// Connections ended by the proxy because of the client, in the order of [`ClientFault`].
+    pub client_faults: [AtomicU64; CLIENT_FAULTS.len()],
+}
+
+/// What a client did that ended its connection before there was a request to count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientFault {
+    /// Bytes that are no request, or one that could be read in two ways.
+    Malformed,
+    /// A request's head or body that did not come to its end in time.
+    TooSlow,
+    /// A TLS handshake that failed, or was not finished.
+    Tls,
+    /// A malformed PROXY header, or one that stopped halfway.
+    ProxyHeader,
+}
+
+/// Labels of [`ClientFault`], in its order.
+pub const CLIENT_FAULTS: [&str; 4] = ["malformed", "too_slow", "tls", "proxy_header"];
+
+impl ListenerMetrics {
+    /// Counts one connection that ended so.
+    pub fn record_client_fault(&self, fault: ClientFault) {
+        self.client_faults[fault as usize].fetch_add(1, Relaxed);
+    }
 }
 
 /// Figures written by the control thread only.

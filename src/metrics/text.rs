@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::names::{self, Family};
 use super::process::Process;
 use super::service::{CONNECT_RESULTS, DURATION_BUCKETS, RETRY_REASONS};
-use super::{Control, Metrics, ServiceMetrics};
+use super::{CLIENT_FAULTS, Control, Metrics, ServiceMetrics};
 
 /// What `Content-Type` the text is to be served with.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -31,7 +31,7 @@ pub fn render(metrics: &Metrics, process: &Process) -> String {
     let services = metrics.services();
     let mut out = Exposition { text: String::with_capacity(4096 + services.len() * 2048) };
     write_http(&mut out, &services);
-    write_no_route(&mut out, metrics);
+    write_listeners(&mut out, metrics);
     write_upstream(&mut out, &services);
     write_tcp(&mut out, &services);
     write_control(&mut out, &metrics.control());
@@ -77,10 +77,16 @@ fn write_histogram(family: &mut FamilyWriter<'_>, service: &ServiceMetrics) {
     family.suffixed("_count", &[("service", service.name())], total);
 }
 
-fn write_no_route(out: &mut Exposition, metrics: &Metrics) {
+fn write_listeners(out: &mut Exposition, metrics: &Metrics) {
     let mut family = out.family(names::NO_ROUTE);
     for (listener, handle) in metrics.listeners() {
         family.sample(&[("listener", &listener)], handle.no_route.load(Relaxed) as f64);
+    }
+    let mut family = out.family(names::CLIENT_FAULTS);
+    for (listener, handle) in metrics.listeners() {
+        for (fault, count) in CLIENT_FAULTS.iter().zip(&handle.client_faults) {
+            family.sample(&[("listener", &listener), ("fault", fault)], count.load(Relaxed) as f64);
+        }
     }
 }
 

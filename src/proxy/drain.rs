@@ -73,3 +73,41 @@ impl LocalPhase {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_phase_moves_forward_only_and_wakes_who_waits() {
+        let local = tokio::task::LocalSet::new();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("runtime");
+        local.block_on(&runtime, async {
+            let phase: Rc<LocalPhase> = Rc::default();
+            let waiting = tokio::task::spawn_local({
+                let phase = Rc::clone(&phase);
+                async move { phase.reached(Phase::Draining).await }
+            });
+            tokio::task::yield_now().await;
+            assert!(!waiting.is_finished());
+            phase.advance(Phase::Cut);
+            waiting.await.expect("woken");
+            phase.advance(Phase::Serving);
+            assert_eq!(phase.get(), Phase::Cut);
+            phase.reached(Phase::Cut).await;
+        });
+    }
+
+    #[test]
+    fn a_vanished_sender_cuts() {
+        let local = tokio::task::LocalSet::new();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("runtime");
+        local.block_on(&runtime, async {
+            let phase: Rc<LocalPhase> = Rc::default();
+            let (sender, receiver) = watch::channel(Phase::Serving);
+            drop(sender);
+            Rc::clone(&phase).follow(receiver).await;
+            assert_eq!(phase.get(), Phase::Cut);
+        });
+    }
+}

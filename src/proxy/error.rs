@@ -13,6 +13,12 @@ pub enum ProxyError {
     /// The request cannot be understood or is not allowed to mean two things.
     #[error("bad request: {0}")]
     BadRequest(&'static str),
+    /// More header fields than `proxy.max_headers`.
+    #[error("more header fields than proxy.max_headers")]
+    TooManyHeaders,
+    /// The client paused too long in the middle of its request's body.
+    #[error("the client stopped sending its request")]
+    ClientStalled,
     /// No route for host and path.
     #[error("no route")]
     NoRoute,
@@ -48,6 +54,8 @@ impl ProxyError {
     pub fn status(&self, no_route: StatusCode) -> StatusCode {
         match self {
             Self::BadRequest(_) => StatusCode::BAD_REQUEST,
+            Self::TooManyHeaders => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::ClientStalled => StatusCode::REQUEST_TIMEOUT,
             Self::NoRoute => no_route,
             Self::NoInstance => StatusCode::SERVICE_UNAVAILABLE,
             Self::AccessDenied => StatusCode::FORBIDDEN,
@@ -64,6 +72,8 @@ impl ProxyError {
     pub fn class(&self) -> &'static str {
         match self {
             Self::BadRequest(_) => "bad_request",
+            Self::TooManyHeaders => "too_many_headers",
+            Self::ClientStalled => "client_stalled",
             Self::NoRoute => "no_route",
             Self::NoInstance => "no_instance",
             Self::AccessDenied => "access_denied",
@@ -80,6 +90,8 @@ impl ProxyError {
     fn grpc_status(&self) -> (&'static str, &'static str) {
         match self {
             Self::BadRequest(_) => ("3", "bad request"),
+            Self::TooManyHeaders => ("8", "too many header fields"),
+            Self::ClientStalled => ("1", "the request did not come to its end"),
             Self::NoRoute => ("5", "no route"),
             Self::NoInstance => ("14", "no healthy instance"),
             Self::AccessDenied => ("7", "access denied"),
@@ -94,6 +106,8 @@ impl ProxyError {
     fn text(&self) -> &'static str {
         match self {
             Self::BadRequest(reason) => reason,
+            Self::TooManyHeaders => "too many header fields",
+            Self::ClientStalled => "the request did not come to its end",
             Self::NoRoute => "",
             Self::NoInstance => "no healthy instance",
             Self::AccessDenied => "access denied",
@@ -143,6 +157,8 @@ mod tests {
     #[test]
     fn statuses_are_those_of_the_compatibility_table() {
         let table = [
+            (ProxyError::TooManyHeaders, 431, "8"),
+            (ProxyError::ClientStalled, 408, "1"),
             (ProxyError::NoRoute, 404, "5"),
             (ProxyError::NoInstance, 503, "14"),
             (ProxyError::AccessDenied, 403, "7"),

@@ -1,5 +1,6 @@
 //! Listening sockets: bound once for all workers before anything starts, then one per worker.
 
+use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
@@ -13,7 +14,7 @@ use super::drain::{LocalPhase, Phase};
 use super::tls::{CertStore, ServerUse};
 use super::worker::Worker;
 use crate::config::{ListenerConfig, ListenerProtocol};
-use crate::metrics::ListenerMetrics;
+use crate::metrics::{ClientFault, ListenerMetrics};
 
 /// Connections the kernel may hold for one worker before it accepts them.
 const BACKLOG: i32 = 4096;
@@ -30,6 +31,12 @@ pub struct Listener {
 }
 
 impl Listener {
+    /// Counts a connection that ended because of its client, and says so to whoever debugs.
+    pub fn client_fault(&self, peer: SocketAddr, fault: ClientFault, reason: &dyn fmt::Display) {
+        self.metrics.record_client_fault(fault);
+        tracing::debug!(listener = %self.config.address, %peer, ?fault, %reason, "client connection refused");
+    }
+
     /// What its handshakes offer and demand.
     #[must_use]
     pub fn server_use(&self) -> ServerUse {
@@ -39,7 +46,7 @@ impl Listener {
 
 /// Why a listener cannot be opened.
 #[derive(Debug, thiserror::Error)]
-#[error("listener {address}: {source}")]
+#[error("cannot listen on {address}")]
 pub struct BindError {
     address: SocketAddr,
     source: io::Error,
@@ -95,36 +102,28 @@ pub async fn accept_loop(worker: Rc<Worker>, listener: Rc<Listener>, phase: Rc<L
             return;
         }
     };
-    loop {
-        let Some(permit) = worker.admit(&phase).await else { break };
+    while worker.has_room(&phase).await {
         let accepted = tokio::select! {
             biased;
             accepted = socket.accept() => accepted,
             () = phase.reached(Phase::Draining) => break,
         };
         match accepted {
-            Ok((stream, peer)) => spawn(&worker, &listener, &phase, stream, peer, permit),
+            Ok((stream, peer)) => spawn(&worker, &listener, &phase, stream, peer),
             Err(error) => accept_failed(&listener, &error).await,
         }
     }
     // Who is in the queue has a connection already: closing the socket would reset it.
     // The kernel is asked directly: the runtime knows only of what came before its last look.
     let Ok(socket) = socket.into_std() else { return };
-    while let Some(permit) = worker.try_admit() {
-        let Ok((stream, peer)) = socket.accept() else { break };
+    while let Ok((stream, peer)) = socket.accept() {
         let Ok(stream) = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream)) else { continue };
-        spawn(&worker, &listener, &phase, stream, peer, permit);
+        spawn(&worker, &listener, &phase, stream, peer);
     }
 }
 
-fn spawn(
-    worker: &Rc<Worker>,
-    listener: &Rc<Listener>,
-    phase: &Rc<LocalPhase>,
-    stream: TcpStream,
-    peer: SocketAddr,
-    permit: super::worker::ConnectionPermit,
-) {
+fn spawn(worker: &Rc<Worker>, listener: &Rc<Listener>, phase: &Rc<LocalPhase>, stream: TcpStream, peer: SocketAddr) {
+    let permit = worker.admit();
     let (worker, listener, phase) = (Rc::clone(worker), Rc::clone(listener), Rc::clone(phase));
     tokio::task::spawn_local(async move {
         let _permit = permit;

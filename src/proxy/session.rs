@@ -17,8 +17,8 @@ use super::listener::Listener;
 use super::proxy_protocol::{self, Addresses, HEADER_BYTES_MAX, Received};
 use super::tcp::{PumpContext, pump};
 use super::worker::Worker;
-use crate::metrics::ServiceMetrics;
 use crate::metrics::service::RetryReason;
+use crate::metrics::{ClientFault, ServiceMetrics};
 use crate::table::balancer::PickContext;
 use crate::table::{InFlight, Route, Target, TargetState};
 
@@ -28,7 +28,7 @@ pub async fn serve(worker: Rc<Worker>, listener: Rc<Listener>, stream: TcpStream
     let mut io = ClientIo::new(stream, worker.clock);
     let peer = match receive_proxy_header(&listener, &mut io, peer).await {
         Ok(peer) => peer,
-        Err(error) => return tracing::debug!(%peer, %error, "connection not accepted"),
+        Err(error) => return listener.client_fault(peer, ClientFault::ProxyHeader, &error),
     };
     let Some(certificates) = &listener.certificates else {
         return route(&worker, &listener, io, local, peer).await;
@@ -37,8 +37,8 @@ pub async fn serve(worker: Rc<Worker>, listener: Rc<Listener>, stream: TcpStream
     let limit = worker.settings().proxy.header_timeout;
     match tokio::time::timeout(limit, acceptor.accept(io)).await {
         Ok(Ok(stream)) => route(&worker, &listener, stream, local, peer).await,
-        Ok(Err(error)) => tracing::debug!(%peer, %error, "TLS handshake failed"),
-        Err(_elapsed) => tracing::debug!(%peer, "TLS handshake not finished in time"),
+        Ok(Err(error)) => listener.client_fault(peer, ClientFault::Tls, &error),
+        Err(elapsed) => listener.client_fault(peer, ClientFault::Tls, &elapsed),
     }
 }
 

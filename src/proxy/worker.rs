@@ -85,7 +85,9 @@ pub struct ConnectionPermit(Rc<Worker>);
 impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         self.0.connections.set(self.0.connections.get() - 1);
-        self.0.connection_ended.notify_one();
+        // All of them: whichever has somebody waiting may go on. A waiter registers in the same turn of this thread in
+        // which it looked, so none misses it.
+        self.0.connection_ended.notify_waiters();
     }
 }
 
@@ -117,31 +119,29 @@ impl Worker {
         Arc::clone(self.settings.borrow_mut().load())
     }
 
-    /// Waits for room for one more connection; none once `phase`, the listener's, is past serving.
-    pub async fn admit(self: &Rc<Self>, phase: &LocalPhase) -> Option<ConnectionPermit> {
+    /// Waits for room for one more connection; false once `phase`, the listener's, is past serving. Room is not kept:
+    /// a listener that nobody comes to must not hold it. Listeners that accept at the same time may exceed the limit
+    /// by one each.
+    pub async fn has_room(&self, phase: &LocalPhase) -> bool {
         loop {
             if phase.get() >= Phase::Draining {
-                return None;
+                return false;
             }
-            if let Some(permit) = self.try_admit() {
-                return Some(permit);
+            if self.connections.get() < self.settings().proxy.max_connections {
+                return true;
             }
             tokio::select! {
                 () = self.connection_ended.notified() => {}
-                () = phase.reached(Phase::Draining) => return None,
+                () = phase.reached(Phase::Draining) => return false,
             }
         }
     }
 
-    /// Room for one more connection, if there is some now.
+    /// Counts an accepted connection until the permit is dropped.
     #[must_use]
-    pub fn try_admit(self: &Rc<Self>) -> Option<ConnectionPermit> {
-        let most = self.settings().proxy.max_connections;
-        if self.connections.get() >= most {
-            return None;
-        }
+    pub fn admit(self: &Rc<Self>) -> ConnectionPermit {
         self.connections.set(self.connections.get() + 1);
-        Some(ConnectionPermit(Rc::clone(self)))
+        ConnectionPermit(Rc::clone(self))
     }
 
     /// Notes a failure of `target`, which may eject it.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 
@@ -13,8 +13,12 @@ use crate::proxy::tls::{CertStore, TlsError};
 type Stores = BTreeMap<String, Arc<CertStore>>;
 
 /// All of them, by name.
-#[derive(Debug)]
-pub(super) struct Certificates(ArcSwap<Stores>);
+#[derive(Debug, Default)]
+pub(super) struct Certificates {
+    stores: ArcSwap<Stores>,
+    /// Series of certificate ends that come from here: source and file.
+    reported: Mutex<Vec<(String, String)>>,
+}
 
 impl Certificates {
     /// Loads them.
@@ -22,11 +26,11 @@ impl Certificates {
     /// # Errors
     /// The first source that has not one usable pair.
     pub(super) fn load(config: &Config, metrics: &Metrics) -> anyhow::Result<Self> {
-        let none = Self(ArcSwap::default());
-        let stores = none.prepare(config, metrics)?;
-        none.0.store(Arc::new(stores));
-        none.report_expiry(metrics);
-        Ok(none)
+        let all = Self::default();
+        let stores = all.prepare(config, metrics)?;
+        all.stores.store(Arc::new(stores));
+        all.report_expiry(metrics);
+        Ok(all)
     }
 
     /// The stores that `config` names: the present one where nothing about it changed, else a new one.
@@ -34,7 +38,7 @@ impl Certificates {
     /// # Errors
     /// As [`Certificates::load`]; nothing has changed then.
     pub(super) fn prepare(&self, config: &Config, metrics: &Metrics) -> anyhow::Result<Stores> {
-        let present = self.0.load();
+        let present = self.stores.load();
         let mut stores = Stores::new();
         for (name, source) in &config.certificates {
             let store = match present.get(name) {
@@ -57,28 +61,34 @@ impl Certificates {
         for (name, store) in &stores {
             report(name, &store.reload().errors, metrics);
         }
-        self.0.store(Arc::new(stores));
+        self.stores.store(Arc::new(stores));
         self.report_expiry(metrics);
     }
 
+    /// Replaces the series of these sources; others (Consul's own pair) report theirs to the same map.
     fn report_expiry(&self, metrics: &Metrics) {
+        let stores = self.stores.load();
+        let expiries = stores.iter().flat_map(|(source, store)| {
+            store.expiries().into_iter().map(|(name, not_after)| ((source.clone(), name), not_after as f64))
+        });
+        let now: BTreeMap<_, _> = expiries.collect();
+        let mut before = self.reported.lock().unwrap_or_else(PoisonError::into_inner);
         let mut control = metrics.control();
-        control.certificate_expiry.clear();
-        for (source, store) in self.0.load().iter() {
-            for (name, not_after) in store.expiries() {
-                control.certificate_expiry.insert((source.clone(), name), not_after as f64);
-            }
+        for gone in before.iter().filter(|key| !now.contains_key(key)) {
+            control.certificate_expiry.remove(gone);
         }
+        *before = now.keys().cloned().collect();
+        control.certificate_expiry.extend(now);
     }
 
     /// The present stores.
     pub(super) fn stores(&self) -> Arc<Stores> {
-        self.0.load_full()
+        self.stores.load_full()
     }
 
     /// Files to watch.
     pub(super) fn paths(&self) -> Vec<PathBuf> {
-        self.0.load().values().flat_map(|store| store.paths()).collect()
+        self.stores.load().values().flat_map(|store| store.paths()).collect()
     }
 }
 

@@ -10,6 +10,10 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+/// Bounds of a watched directory: one that links to itself must end somewhere.
+const DEPTH_MAX: usize = 8;
+const FILES_MAX: usize = 20_000;
+
 type Print = Option<(u64, u64, Option<SystemTime>)>;
 
 /// What files looked like.
@@ -26,6 +30,11 @@ impl Watched {
     pub(super) fn new(paths: &[PathBuf]) -> Self {
         let taken = look(paths);
         Self { seen: taken.clone(), taken }
+    }
+
+    /// Notes that everything is read now, for another reason than a change.
+    pub(super) fn note(&mut self, paths: &[PathBuf]) {
+        *self = Self::new(paths);
     }
 
     /// Whether something changed since the last time this said so, and has been quiet since the last look: a
@@ -46,12 +55,22 @@ fn look(paths: &[PathBuf]) -> BTreeMap<PathBuf, Print> {
     paths.iter().flat_map(|path| within(path)).map(|path| (path.clone(), print(&path))).collect()
 }
 
-/// A directory stands for the files in it.
+/// A directory stands for the files in it and below it, as deep and as many as a directory of certificates may have.
 fn within(path: &Path) -> Vec<PathBuf> {
-    match fs::read_dir(path) {
-        Ok(entries) => entries.flatten().map(|entry| entry.path()).collect(),
-        Err(_) => vec![path.to_owned()],
+    let mut files = Vec::new();
+    let mut open = vec![(path.to_owned(), 0)];
+    while let Some((path, depth)) = open.pop() {
+        match fs::read_dir(&path) {
+            Ok(entries) if depth <= DEPTH_MAX => {
+                open.extend(entries.flatten().take(FILES_MAX).map(|entry| (entry.path(), depth + 1)));
+            }
+            _ => files.push(path),
+        }
+        if files.len() + open.len() > FILES_MAX {
+            break;
+        }
     }
+    files
 }
 
 fn print(path: &Path) -> Print {
@@ -77,6 +96,9 @@ mod tests {
         assert!(!watched.settled_change(&paths), "the key followed");
         assert!(watched.settled_change(&paths));
         assert!(!watched.settled_change(&paths), "told already");
+        fs::write(&key, "333").expect("written");
+        watched.note(&paths);
+        assert!(!watched.settled_change(&paths), "read already");
     }
 
     #[test]
@@ -84,8 +106,13 @@ mod tests {
         let folder = tempfile::tempdir().expect("folder");
         let paths = [folder.path().to_owned()];
         let mut watched = Watched::new(&paths);
-        fs::write(folder.path().join("new.pem"), "x").expect("written");
-        assert!(!watched.settled_change(&paths));
-        assert!(watched.settled_change(&paths));
+        let below = folder.path().join("below");
+        fs::create_dir(&below).expect("made");
+        std::os::unix::fs::symlink(folder.path(), below.join("circle")).expect("linked");
+        for path in [folder.path().join("new.pem"), below.join("new.pem")] {
+            fs::write(path, "x").expect("written");
+            assert!(!watched.settled_change(&paths));
+            assert!(watched.settled_change(&paths));
+        }
     }
 }

@@ -24,7 +24,7 @@ use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::config::{Config, DrainConfig};
+use crate::config::{Config, DrainConfig, format_duration};
 use crate::control::ControlHandle;
 use crate::log::AccessLogWriter;
 use crate::metrics::Metrics;
@@ -154,7 +154,7 @@ impl Running {
     /// The orderly end: not ready, grace, drain. `hurry` completes when there is no time for that any more.
     pub async fn drain(self, config: &DrainConfig, hurry: impl Future<Output = ()>) {
         self.control.set_draining();
-        tracing::info!(grace = ?config.grace, timeout = ?config.timeout, "draining");
+        tracing::info!(grace = format_duration(config.grace), timeout = format_duration(config.timeout), "draining");
         let orderly = async {
             tokio::time::sleep(config.grace).await;
             self.phase.send_replace(Phase::Draining);

@@ -53,6 +53,8 @@ async fn attend(
             () = end.came() => break,
             _ = hangup.recv() => {
                 tracing::info!("SIGHUP: reloading");
+                // Before reading: what changes meanwhile is a change.
+                watched.note(&watched_files(options, &config, &running));
                 reload(options, &mut config, &running, logs).await;
             }
             _ = look.tick() => {

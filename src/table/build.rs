@@ -436,7 +436,7 @@ mod tests {
     use std::sync::atomic::Ordering::Relaxed;
 
     use super::*;
-    use crate::catalog::command::parse_commands;
+    use crate::catalog::command::{AddRoute, parse_commands};
     use crate::table::Scheme;
 
     const SOURCE: SourceName = "consul";
@@ -562,6 +562,24 @@ mod tests {
             builder.apply_commands("routes_file", [].into(), 0);
             assert_eq!(hosts(&builder.build()), ["a", "b"]);
         }
+    }
+
+    #[test]
+    fn a_name_with_several_addresses_is_several_targets() {
+        let (commands, errors) = parse_commands("route add x c/ http://many.test:80/");
+        assert!(errors.is_empty(), "{errors:?}");
+        let Command::Add(named) = &commands[0] else { panic!("{commands:?}") };
+        let resolved: Vec<Command> = (1..=3)
+            .map(|last| {
+                let endpoint = Endpoint::Addr(([127, 0, 0, last], 80).into());
+                Command::Add(AddRoute { endpoint, ..named.clone() })
+            })
+            .collect();
+        let mut builder = builder();
+        builder.apply_commands("static", resolved.into(), 0);
+        let table = builder.build();
+        let shares: Vec<f64> = table.routes()[0].targets.iter().map(|target| target.share).collect();
+        assert_eq!(shares, [1.0 / 3.0; 3]);
     }
 
     #[test]

@@ -85,6 +85,8 @@ impl Step {
             Self::Add(new) => {
                 let is_same = |old: &Draft| {
                     old.service == new.service
+                        // A name with several addresses is several targets of one URL.
+                        && old.state.addr == new.state.addr
                         && old.fixed == new.fixed
                         && old.tags == new.tags
                         && same_url(&old.destination(), &new.destination())

@@ -1,5 +1,7 @@
 //! gRPC as frames of HTTP/2: what a proxy must keep is streams, their order in time, trailers, and their end.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::{HeaderMap, Request, StatusCode};
 use http_body::Frame;
@@ -99,6 +101,24 @@ fn a_cancelled_call_is_cancelled_at_the_server() {
         assert_eq!(parts.status, StatusCode::OK);
     });
     assert_eq!(upstream.connections(), 1);
+}
+
+/// The limit for the first byte is for requests that have none of their own.
+#[test]
+fn a_call_may_wait_longer_for_its_answer_than_a_request() {
+    let upstream = Upstream::start("u");
+    let text = listener("grpc", "")
+        + &route("greeter", "/", &[url("http", upstream.address)], "proto=grpc")
+        + "[proxy]\nresponse_timeout = \"200ms\"\n";
+    let lb = Lb::start(&config(&text));
+    upstream.set_delay(Duration::from_millis(700));
+    block_on(async {
+        let (mut client, _) = h2(lb.address("grpc")).await;
+        let (parts, body, _) = ask(&mut client, call("/greeter.Greeter/echo", full(message("x")))).await;
+        assert_eq!((parts.status, body), (StatusCode::OK, message("x")));
+        let plain = Request::post("http://svc/echo").body(full("x")).unwrap();
+        assert_eq!(ask(&mut client, plain).await.0.status, StatusCode::GATEWAY_TIMEOUT);
+    });
 }
 
 #[test]

@@ -3,12 +3,17 @@
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::process::Command;
-use std::sync::atomic::Ordering::SeqCst;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use http::{HeaderMap, Method, Request, StatusCode, Version};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use http_body::Frame;
+use hyper::body::Incoming;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 
 use super::support::certs::Ca;
 use super::support::client::{self, RawClient};
@@ -282,6 +287,62 @@ fn a_header_list_above_the_limit_is_refused_and_the_connection_lives() {
 }
 
 #[test]
+fn too_many_fields_and_two_hosts_are_refused() {
+    let (upstream, lb) = both("max_headers = 20\n");
+    block_on(async {
+        let (mut client, _) = h2(lb.address("http")).await;
+        let many = (0..30).fold(Request::get("http://one/"), |request, n| request.header(format!("x-{n}"), "1"));
+        let (parts, _, _) = ask(&mut client, many.body(full("")).unwrap()).await;
+        assert_eq!(parts.status, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
+        let two = Request::get("http://one/").header("host", "two").body(full("")).unwrap();
+        assert_eq!(ask(&mut client, two).await.0.status, StatusCode::BAD_REQUEST);
+        assert_eq!(ask(&mut client, get("http://one/")).await.0.status, StatusCode::OK);
+    });
+    assert_eq!(upstream.requests(), 1);
+}
+
+#[test]
+fn uploads_without_a_length_stream_to_either_upstream() {
+    let (_upstream, lb) = both("");
+    block_on(async {
+        let (mut client, _) = h2(lb.address("http")).await;
+        for host in ["one", "two"] {
+            let (sender, body) = channel();
+            client.ready().await.unwrap();
+            let answer = client.send_request(Request::post(format!("http://{host}/echo")).body(body).unwrap());
+            let parts: Vec<String> = (0..50).map(|n| format!("part {n};").repeat(1000)).collect();
+            let wanted = parts.concat();
+            tokio::spawn(async move {
+                for part in parts {
+                    sender.send(data(part)).await.unwrap();
+                }
+            });
+            let (parts, body, _) = whole(answer.await.expect("an answer")).await;
+            assert_eq!(parts.status, StatusCode::OK);
+            assert!(body == wanted, "{host}: {} of {} bytes", body.len(), wanted.len());
+        }
+    });
+}
+
+/// One stream that stops in its upload ends alone, and takes no upstream connection with it for good.
+#[test]
+fn an_upload_that_stops_is_ended_and_blamed_on_nobody() {
+    let (_upstream, lb) = both("response_timeout = \"300ms\"\nbody_timeout = \"400ms\"\n");
+    block_on(async {
+        let (mut client, _) = h2(lb.address("http")).await;
+        let (sender, body) = channel();
+        sender.send(data("half")).await.unwrap();
+        let request = Request::post("http://one/").body(body).unwrap();
+        let (parts, _, _) = ask(&mut client, request).await;
+        assert_eq!(parts.status, StatusCode::REQUEST_TIMEOUT);
+        assert_eq!(ask(&mut client, get("http://one/")).await.0.status, StatusCode::OK);
+        drop(sender);
+    });
+    assert_eq!(lb.metric("lb_http_requests_in_flight{service=\"one\"}"), Some(0.0));
+    assert_eq!(lb.metric("lb_upstream_ejections_total{service=\"one\"}").unwrap_or(0.0), 0.0);
+}
+
+#[test]
 fn an_idle_connection_is_closed_and_a_used_one_is_not() {
     let (upstream, lb) = both("idle_timeout = \"400ms\"\n");
     upstream.set_delay(Duration::from_millis(1200));
@@ -329,4 +390,61 @@ fn a_foreign_protocol_is_closed_without_an_answer() {
     let mut answer = String::new();
     split.read_to_string(&mut answer).unwrap();
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+}
+
+/// An h2c upstream that ends each connection in the orderly way after some requests, as servers with a limit on the age
+/// of connections do: GOAWAY, and what came before it is answered.
+fn ageing_upstream(requests_each: usize) -> std::net::SocketAddr {
+    let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let address = socket.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async move {
+            let socket = tokio::net::TcpListener::from_std(socket).unwrap();
+            while let Ok((stream, _)) = socket.accept().await {
+                tokio::spawn(async move {
+                    let served = Arc::new(AtomicUsize::new(0));
+                    let old = Arc::new(tokio::sync::Notify::new());
+                    let (count, signal) = (Arc::clone(&served), Arc::clone(&old));
+                    let service = service_fn(move |request: Request<Incoming>| {
+                        if count.fetch_add(1, SeqCst) + 1 == requests_each {
+                            signal.notify_one();
+                        }
+                        async { Ok::<_, hyper::Error>(Response::new(request.into_body())) }
+                    });
+                    let builder = http2::Builder::new(TokioExecutor::new());
+                    let connection = builder.serve_connection(TokioIo::new(stream), service);
+                    tokio::pin!(connection);
+                    tokio::select! {
+                        _ = connection.as_mut() => return,
+                        () = old.notified() => connection.as_mut().graceful_shutdown(),
+                    }
+                    let _ = connection.await;
+                });
+            }
+        });
+    });
+    address
+}
+
+#[test]
+fn upstream_connections_that_end_in_order_cost_no_request() {
+    let text = listener("http", "")
+        + &route("old", "/", &[url("http", ageing_upstream(7))], "proto=h2c")
+        + "[proxy]\nworkers = 1\n[retry]\nattempts = 1\n";
+    let lb = Lb::start(&config(&text));
+    block_on(async {
+        let (client, _) = h2(lb.address("http")).await;
+        for _ in 0..40 {
+            let asked = (0..8).map(|n| {
+                let mut client = client.clone();
+                let request = Request::post("http://one/").body(full(format!("body {n}"))).unwrap();
+                async move { ask(&mut client, request).await }
+            });
+            for (n, (parts, body, _)) in join_all(asked).await.into_iter().enumerate() {
+                assert_eq!((parts.status, body), (StatusCode::OK, format!("body {n}").into()));
+            }
+        }
+    });
 }

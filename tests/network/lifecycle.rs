@@ -255,6 +255,29 @@ fn two_that_may_not_share_an_address_say_which() {
     }
 }
 
+/// The limit holds, whoever is above it waits, and a listener without visitors takes no place.
+#[test]
+fn connections_above_the_limit_wait_for_their_turn() {
+    let upstream = Upstream::start("u");
+    let text = listener("http", "")
+        + &listener("http", "")
+        + &route("web", "/", &[url("http", upstream.address)], "")
+        + "[proxy]\nworkers = 1\nmax_connections = 1\n";
+    let lb = Lb::start(&config(&text));
+    let addresses = lb.addresses("http", 2);
+    for address in [addresses[1], addresses[0], addresses[1]] {
+        assert_eq!(client::get(address, "h", "/").status, 200);
+    }
+    let mut first = RawClient::connect(addresses[0]);
+    assert_eq!(first.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n").response().unwrap().status, 200);
+    let mut second = RawClient::connect(addresses[0]);
+    second.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n");
+    std::thread::sleep(Duration::from_millis(200));
+    assert_eq!(upstream.requests(), 4, "no place for it yet");
+    drop(first);
+    assert_eq!(second.response().unwrap().status, 200);
+}
+
 /// Upgraded connections are no requests: a drain leaves them until its deadline.
 #[test]
 fn a_drain_keeps_websockets_until_its_deadline() {

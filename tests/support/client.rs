@@ -15,7 +15,7 @@ use hyper_util::rt::TokioIo;
 use tokio::task::JoinSet;
 
 /// Longest wait for an answer.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A connection for exact bytes.
 pub struct RawClient {

@@ -1,7 +1,7 @@
 //! A stand-in for an agent, over plain HTTP/1.1, for what a real one cannot be made to do on demand. It knows the two
 //! paths that a watch reads, blocks as Consul does, and can be told to misbehave.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -51,6 +51,7 @@ pub enum Fault {
 struct State {
     index: u64,
     services: BTreeMap<String, Vec<u16>>,
+    critical: BTreeSet<String>,
     fault: Fault,
 }
 
@@ -83,6 +84,14 @@ impl FakeConsul {
     pub fn set(&self, service: &str, ports: &[u16]) {
         self.state.send_modify(|state| {
             state.services.insert(service.to_owned(), ports.to_vec());
+            state.index += 1;
+        });
+    }
+
+    /// The node check of this service's instances turns critical: registered, but sick.
+    pub fn set_critical(&self, service: &str) {
+        self.state.send_modify(|state| {
+            state.critical.insert(service.to_owned());
             state.index += 1;
         });
     }
@@ -179,7 +188,10 @@ fn respond(state: &State, service: Option<&str>, stale: bool) -> Response<Full<B
                 json!({})
             }
         }
-        Some(name) => health(name, state.services.get(name).map_or(&[], Vec::as_slice)),
+        Some(name) => {
+            let check = if state.critical.contains(name) { "critical" } else { "passing" };
+            health(name, state.services.get(name).map_or(&[], Vec::as_slice), check)
+        }
         None => list(state),
     };
     let mut text = body.to_string();
@@ -230,13 +242,13 @@ fn list(state: &State) -> Value {
     list
 }
 
-fn health(name: &str, ports: &[u16]) -> Value {
+fn health(name: &str, ports: &[u16], check: &str) -> Value {
     let entries = ports.iter().map(|port| {
         json!({
             "Node": {"Node": "fake", "Address": "127.0.0.1"},
             "Service": {"ID": format!("{name}-{port}"), "Service": name, "Address": "", "Port": port,
                 "Tags": [format!("urlprefix-/{name}")], "Weights": {"Passing": 1, "Warning": 1}},
-            "Checks": [{"CheckID": "serfHealth", "Status": "passing", "ServiceID": ""}],
+            "Checks": [{"CheckID": "serfHealth", "Status": check, "ServiceID": ""}],
         })
     });
     Value::Array(entries.collect())

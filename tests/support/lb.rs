@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// Longest wait for anything the binary should do at once.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(10);
 /// Pause between two looks at a condition that cannot be waited on.
 const STEP: Duration = Duration::from_millis(10);
 
@@ -54,7 +54,8 @@ impl Lb {
             command.env_remove(name);
         }
         command.envs(environment.iter().copied());
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let stdout = std::fs::File::create(folder.path().join("stdout")).unwrap();
+        command.stdin(Stdio::null()).stdout(stdout).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let stderr = Arc::new(Stderr::default());
         let pipe = child.stderr.take().unwrap();
@@ -94,6 +95,19 @@ impl Lb {
     /// Everything it wrote to standard error so far.
     pub fn stderr(&self) -> String {
         self.stderr.state.lock().unwrap().0.join("\n")
+    }
+
+    /// Waits for a line on its standard output (the access log) that satisfies `wanted`, and returns it.
+    pub fn wait_stdout(&self, what: &str, wanted: impl Fn(&str) -> bool) -> String {
+        let begun = Instant::now();
+        loop {
+            let text = std::fs::read_to_string(self.folder().join("stdout")).unwrap();
+            if let Some(line) = text.lines().find(|line| wanted(line)) {
+                return line.to_owned();
+            }
+            assert!(begun.elapsed() < PATIENCE, "no {what} on standard output:\n{text}");
+            std::thread::sleep(STEP);
+        }
     }
 
     /// Waits until `/ready` says 200.
@@ -221,8 +235,7 @@ impl Stderr {
 /// The address in a log line about an open listener.
 fn listening(line: &str, listener: &str) -> Option<SocketAddr> {
     let line: serde_json::Value = serde_json::from_str(line).ok()?;
-    // A build with nested fields has them one level down.
-    let fields = line.get("fields").unwrap_or(&line);
+    let fields = if line["fields"].is_object() { &line["fields"] } else { &line };
     if fields["message"] != "listening" || fields["listener"] != listener {
         return None;
     }

@@ -18,6 +18,8 @@ pub struct UploadProgress {
     pub last_ms: Cell<u64>,
     /// The whole body was taken.
     pub done: Cell<bool>,
+    /// The upstream would take more, but the client has not sent it yet.
+    pub waits_for_client: Cell<bool>,
     /// Bytes so far.
     pub bytes: Cell<u64>,
 }
@@ -44,12 +46,17 @@ impl Body for RequestBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
         let Self::Incoming { body, progress, clock } = self.get_mut() else { return Poll::Ready(None) };
-        let polled = Pin::new(body).poll_frame(cx);
+        let polled = Pin::new(&mut *body).poll_frame(cx);
+        progress.waits_for_client.set(polled.is_pending());
         match &polled {
             Poll::Ready(Some(Ok(frame))) => {
                 progress.last_ms.set(clock.now_ms());
                 if let Some(data) = frame.data_ref() {
                     progress.bytes.set(progress.bytes.get() + data.len() as u64);
+                }
+                // Of a body of known length nobody asks for the end.
+                if body.is_end_stream() {
+                    progress.done.set(true);
                 }
             }
             Poll::Ready(None | Some(Err(_))) => progress.done.set(true),

@@ -6,7 +6,9 @@ use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -22,6 +24,7 @@ pub struct Activity {
     last_ms: Cell<u64>,
     read_waits_since_ms: Cell<Option<u64>>,
     write_waits_since_ms: Cell<Option<u64>>,
+    reset_at_end: Cell<bool>,
 }
 
 impl Activity {
@@ -41,6 +44,23 @@ impl Activity {
     #[must_use]
     pub fn write_waits_since_ms(&self) -> Option<u64> {
         self.write_waits_since_ms.get()
+    }
+
+    /// Present process clock (ms).
+    #[must_use]
+    pub fn now_ms(&self) -> u64 {
+        self.clock.now_ms()
+    }
+
+    /// Lets the connection end with RST instead of FIN, so that what was sent does not look complete.
+    pub fn reset_at_end(&self) {
+        self.reset_at_end.set(true);
+    }
+
+    /// Whether it will.
+    #[must_use]
+    pub fn resets_at_end(&self) -> bool {
+        self.reset_at_end.get()
     }
 
     fn note<T>(&self, waits_since_ms: &Cell<Option<u64>>, polled: &Poll<T>) {
@@ -73,6 +93,7 @@ impl ClientIo {
             last_ms: Cell::new(now_ms),
             read_waits_since_ms: Cell::new(None),
             write_waits_since_ms: Cell::new(None),
+            reset_at_end: Cell::new(false),
         });
         Self { stream, peeked: Vec::new(), taken: 0, activity }
     }
@@ -107,6 +128,15 @@ impl ClientIo {
     /// Takes `count` peeked bytes for good.
     pub fn consume(&mut self, count: usize) {
         self.taken = (self.taken + count).min(self.peeked.len());
+    }
+}
+
+impl Drop for ClientIo {
+    fn drop(&mut self) {
+        if self.activity.reset_at_end.get() {
+            // Without it the client gets a FIN, and at worst takes a part for the whole.
+            SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)).ok();
+        }
     }
 }
 

@@ -8,18 +8,20 @@
 //! too slowly, idle too long, stop in a body, or do not read.
 
 use std::cell::{Cell, OnceCell};
+use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::Duration;
+use std::task::Poll;
+use std::time::{Duration, SystemTime};
 
 use http::header::CONNECTION;
-use http::{HeaderValue, Response, StatusCode};
+use http::{HeaderValue, Response, StatusCode, Version};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::body::ResponseBody;
@@ -29,6 +31,8 @@ use super::guarded_io::{ExchangeMark, GuardHandle, GuardedIo};
 use super::headers::{ClientContext, TlsDetails};
 use super::strict::Limits;
 use super::upgrade::Tunnel;
+use crate::log::AccessRecord;
+use crate::metrics::{CLIENT_FAULTS, ClientFault};
 use crate::proxy::drain::{LocalPhase, Phase};
 use crate::proxy::listener::Listener;
 use crate::proxy::pool::{H2_SEND_BUFFER_BYTES, LocalExec};
@@ -41,6 +45,12 @@ use crate::table::Scheme;
 const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// How long a client that was active when the drain began may take to send one more request.
 const LAST_CALL: Duration = Duration::from_secs(1);
+/// How long a client that has sent FIN may wait for an answer in silence before it counts as gone.
+const GONE_AFTER: Duration = Duration::from_secs(2);
+/// How long a client gets to read the last answer and close its side, once ours is closed.
+const LINGER: Duration = Duration::from_secs(2);
+/// Most bytes read and thrown away meanwhile.
+const LINGER_BYTES_MAX: usize = 64 << 20;
 const TOO_SLOW: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 
 /// What all requests of a client connection share.
@@ -90,6 +100,31 @@ impl Watch {
         self.exchanges.set(self.exchanges.get().saturating_sub(1));
     }
 
+    /// The connection is to end with RST: what was sent must not look complete.
+    pub fn reset_at_end(&self) {
+        self.activity.reset_at_end();
+    }
+
+    /// Waits until the client has sent FIN and has not been written to for a while although it has a request open.
+    /// Half-closed or vanished look the same from here; nothing was seen that speaks for the former.
+    ///
+    /// Needs no waker of its own: the FIN is read by the task that polls this.
+    async fn gone(&self) {
+        poll_fn(|_| match self.guard.get() {
+            Some(guard) if guard.has_ended() => Poll::Ready(()),
+            _ => Poll::Pending,
+        })
+        .await;
+        loop {
+            let quiet_ms = self.activity.now_ms().saturating_sub(self.activity.last_ms());
+            let left_ms = ms(GONE_AFTER).saturating_sub(quiet_ms);
+            if left_ms == 0 && self.exchanges.get() > 0 && self.activity.write_waits_since_ms().is_none() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(left_ms.max(100))).await;
+        }
+    }
+
     /// From now on the bytes of this connection are not HTTP.
     pub fn pass_through(&self) {
         if let Some(guard) = self.guard.get() {
@@ -110,7 +145,7 @@ pub async fn serve(
     let mut io = ClientIo::new(stream, worker.clock);
     let peer = match receive_proxy_header(&listener, &mut io, peer).await {
         Ok(peer) => peer,
-        Err(error) => return tracing::debug!(%peer, %error, "connection not accepted"),
+        Err(error) => return listener.client_fault(peer, ClientFault::ProxyHeader, &error),
     };
     let activity = Rc::clone(io.activity());
     let Some(certificates) = &listener.certificates else {
@@ -138,8 +173,8 @@ pub async fn serve(
             let downstream = downstream(&listener, phase, peer, Some(tls::details(stream.get_ref().1)), activity);
             drive(worker, settings, downstream, stream, h2).await;
         }
-        Ok(Err(error)) => tracing::debug!(%peer, %error, "TLS handshake failed"),
-        Err(_elapsed) => tracing::debug!(%peer, "TLS handshake not finished in time"),
+        Ok(Err(error)) => listener.client_fault(peer, ClientFault::Tls, &error),
+        Err(elapsed) => listener.client_fault(peer, ClientFault::Tls, &elapsed),
     }
 }
 
@@ -240,6 +275,8 @@ where
     tokio::pin!(watchdog);
     let last_call = last_call(&downstream.phase, &downstream.watch.activity, &worker);
     tokio::pin!(last_call);
+    // The tunnel's record holds the downstream that holds the tunnel: whoever leaves here must take it.
+    let _cycle = LeaveNoTunnel(&downstream);
     let mut draining = false;
     loop {
         tokio::select! {
@@ -247,13 +284,22 @@ where
             // Not hyper's own upgrade: that one wants streams that can change threads.
             ended = poll_fn(|cx| connection.poll_without_shutdown(cx)) => {
                 if let Err(error) = ended {
-                    return tracing::trace!(%error, "client connection ended");
+                    tracing::trace!(%error, "client connection ended");
+                    if let Some(violation) = downstream.watch.guard.get().and_then(GuardHandle::violation) {
+                        refused(&worker, &downstream, ClientFault::Malformed, violation.status, &violation);
+                    }
+                    downstream.tunnel.take();
+                    if downstream.watch.activity.resets_at_end() {
+                        return;
+                    }
                 }
                 break;
             }
             verdict = &mut watchdog => {
                 if verdict == Verdict::HeadTooSlow {
-                    farewell(connection.into_parts().io.into_inner(), TOO_SLOW).await;
+                    let reason = "the head did not come to its end in time";
+                    refused(&worker, &downstream, ClientFault::TooSlow, 408, &reason);
+                    farewell(connection.into_parts().io.into_inner().into_inner(), TOO_SLOW).await;
                 }
                 return;
             }
@@ -267,8 +313,36 @@ where
     let parts = connection.into_parts();
     match downstream.tunnel.take() {
         Some(tunnel) => tunnel.run(&worker, parts.io.into_inner().into_inner(), parts.read_buf).await,
-        None => farewell(parts.io.into_inner(), b"").await,
+        None => farewell(parts.io.into_inner().into_inner(), b"").await,
     }
+}
+
+/// A request that never became one: counted with its listener, and logged as far as it is known.
+fn refused(worker: &Worker, downstream: &Downstream, fault: ClientFault, status: u16, reason: &dyn fmt::Display) {
+    let remote = downstream.client.ip();
+    downstream.listener.client_fault(SocketAddr::new(remote, 0), fault, reason);
+    worker.access.log(&AccessRecord {
+        time: SystemTime::now(),
+        remote,
+        method: "-",
+        host: "",
+        uri: "-",
+        version: Version::HTTP_11,
+        status,
+        bytes_out: 0,
+        duration: Duration::ZERO,
+        service: None,
+        instance: None,
+        upstream: None,
+        attempts: 0,
+        upstream_duration: None,
+        route: None,
+        error: Some(CLIENT_FAULTS[fault as usize]),
+        request_id: None,
+        user_agent: None,
+        referer: None,
+        tls: downstream.tls_version,
+    });
 }
 
 /// While the listener stops, each answer tells its client not to send another request here.
@@ -279,13 +353,32 @@ fn last_answer(downstream: &Downstream, mut response: Response<ResponseBody>) ->
     response
 }
 
-/// Last bytes, then the orderly end of the stream (for TLS: its closing alert).
-async fn farewell<T: AsyncWrite + Unpin>(mut io: T, last: &[u8]) {
+struct LeaveNoTunnel<'a>(&'a Downstream);
+
+impl Drop for LeaveNoTunnel<'_> {
+    fn drop(&mut self) {
+        self.0.tunnel.take();
+    }
+}
+
+/// Last bytes, then the orderly end of the stream (for TLS: its closing alert). What the client still sends is read
+/// and thrown away for a while: closing a socket with unread bytes makes a RST, which can overtake the answer
+/// (RFC 9112 section 9.6).
+async fn farewell<T: AsyncRead + AsyncWrite + Unpin>(mut io: T, last: &[u8]) {
     let said = async {
         io.write_all(last).await?;
-        io.shutdown().await
+        io.shutdown().await?;
+        let mut rest = vec![0; 16 << 10];
+        let mut left = LINGER_BYTES_MAX;
+        while left > 0 {
+            match io.read(&mut rest).await? {
+                0 => break,
+                read => left = left.saturating_sub(read),
+            }
+        }
+        Ok::<_, io::Error>(())
     };
-    tokio::time::timeout(Duration::from_secs(1), said).await.ok();
+    tokio::time::timeout(LINGER, said).await.ok();
 }
 
 async fn drive_h2<T>(worker: Rc<Worker>, settings: &Settings, downstream: Rc<Downstream>, io: T)
@@ -347,6 +440,8 @@ enum Verdict {
     HeadTooSlow,
     /// The client neither sends what it announced nor reads what it asked for.
     Stalled,
+    /// The client left while its request was running.
+    Gone,
 }
 
 /// Looks at the connection now and then; a verdict comes up to one look after its limit.
@@ -357,7 +452,10 @@ async fn watchdog(worker: &Worker, settings: &Settings, watch: &Watch) -> Verdic
     let mut head = HeadClock::new(worker.clock.now_ms());
     let mut quiet = QuietClock { since_ms: worker.clock.now_ms(), begun: 0, busy: false };
     loop {
-        tokio::time::sleep(look_every).await;
+        tokio::select! {
+            () = tokio::time::sleep(look_every) => {}
+            () = watch.gone() => return Verdict::Gone,
+        }
         let now_ms = worker.clock.now_ms();
         let passed = |since: u64, limit: Duration| now_ms.saturating_sub(since) >= ms(limit);
         if watch.activity.write_waits_since_ms().is_some_and(|since| passed(since, limits.body_timeout)) {
@@ -429,5 +527,19 @@ impl HeadClock {
 
     fn reset(&mut self) {
         self.since_ms = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_whole_line_that_names_another_protocol_is_foreign() {
+        let foreign: [&[u8]; 2] = [b"INVALID CONNECTION PREFACE\r\n\r\n", b"OPTIONS rtsp://a RTSP/1.0\n"];
+        let others: [&[u8]; 7] =
+            [b"", b"GET / FTP", b"GET / HTTP/1.1\r\n", b"GET / HTTP/9\n", b"GET /\r\n", b"a b c d\r\n", b"\r\n"];
+        assert!(foreign.iter().all(|seen| is_foreign(seen)));
+        assert!(!others.iter().any(|seen| is_foreign(seen)));
     }
 }

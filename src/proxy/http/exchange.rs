@@ -70,6 +70,10 @@ pub async fn exchange(
     let Ok(host) = host else {
         return Ok(refuse(&settings, finish, &ProxyError::BadRequest("the host is not clear"), grpc));
     };
+    // In HTTP/1 the guard counts; what HTTP/2 sends, the library has bounded by size alone.
+    if parts.headers.len() > settings.proxy.max_headers {
+        return Ok(refuse(&settings, finish, &ProxyError::TooManyHeaders, grpc));
+    }
     // RFC 9110 section 9.3.7: `OPTIONS *` asks the proxy itself.
     if parts.method == Method::OPTIONS && parts.uri.path() == "*" {
         finish.answered_here(200);
@@ -134,7 +138,11 @@ pub async fn exchange(
     let wants_upgrade = original.upgrade.is_some();
     Ok(match exchange.ask(first, body, &mut finish).await {
         Ok((target, answer)) => {
-            let switching = wants_upgrade && answer.response.status() == StatusCode::SWITCHING_PROTOCOLS;
+            let switching = answer.response.status() == StatusCode::SWITCHING_PROTOCOLS;
+            if switching && !wants_upgrade {
+                let error = ProxyError::Upstream("it switches protocols although nobody asked".to_owned());
+                return Ok(refuse(&settings, finish, &error, grpc));
+            }
             let upstream = answer.response.status().as_u16();
             finish.answered(&target.state, upstream, answer.in_flight, answer.lease, answer.took);
             let mut response = answer.response;
@@ -173,6 +181,17 @@ impl<'a> Exchange<'a> {
         self.worker.picker.borrow_mut().pick(self.route, context)
     }
 
+    /// A target to try after `first`: one whose own options let the request pass, as those of `first` did.
+    fn pick_another(&self, first: &Target, tried: &mut Tried) -> Option<&'a Target> {
+        loop {
+            let target = self.pick(tried)?;
+            if Arc::ptr_eq(&target.options, &first.options) || self.answer_here(target).is_none() {
+                return Some(target);
+            }
+            tried.push(target.state.key);
+        }
+    }
+
     /// What the chosen target's options decide without asking it.
     fn answer_here(&self, target: &Target) -> Option<Result<Response<Bytes>, ProxyError>> {
         let options = &*target.options;
@@ -208,7 +227,8 @@ impl<'a> Exchange<'a> {
             Some(RequestBody::Incoming { body, progress: Rc::clone(&upload), clock: self.worker.clock })
         };
         let repeatable = bodiless && is_idempotent(&self.original.method);
-        let mut deadlines = Deadlines::new(self.settings, repeatable && self.original.upgrade.is_none());
+        let hedge = repeatable && self.original.upgrade.is_none();
+        let mut deadlines = Deadlines::new(self.settings, hedge, is_grpc(&self.original.headers));
         self.worker.budget.borrow_mut().record_request(self.worker.clock.now_ms());
 
         let mut tried = Tried::new();
@@ -221,7 +241,7 @@ impl<'a> Exchange<'a> {
         tokio::pin!(sleep);
         loop {
             if running.is_empty() {
-                let (Some(target), Some(body)) = (next.take().or_else(|| self.pick(&tried)), body.take()) else {
+                let (Some(target), Some(body)) = (next.take(), body.take()) else {
                     return Err(last_error.unwrap_or(ProxyError::NoInstance));
                 };
                 left -= 1;
@@ -255,7 +275,7 @@ impl<'a> Exchange<'a> {
                         return Err(proxy_error);
                     }
                     body = Some(again);
-                    next = self.pick(&tried);
+                    next = self.pick_another(first, &mut tried);
                     let Some(target) = next else { return Err(proxy_error) };
                     target.service.record_retry(reason);
                 }
@@ -265,13 +285,19 @@ impl<'a> Exchange<'a> {
                         let mut asked = tried.clone();
                         asked.extend(running.iter().map(|attempt| attempt.target.state.key));
                         if left > 0
-                            && let Some(target) = self.pick(&asked)
+                            && let Some(target) = self.pick_another(first, &mut asked)
                             && self.may_retry(RetryReason::Timeout)
                         {
                             left -= 1;
                             target.service.record_retry(RetryReason::Timeout);
                             running.push(self.start(target, RequestBody::Empty, false, finish));
                         }
+                    }
+                    // In HTTP/1 the connection's watchdog sees to that; here other streams may be well.
+                    if self.original.version == Version::HTTP_2
+                        && deadlines.client_stalled(now, &upload, self.worker.clock.now_ms())
+                    {
+                        return Err(ProxyError::ClientStalled);
                     }
                     if deadlines.response_passed(now, &upload, self.worker.clock.now_ms()) {
                         for attempt in &running {
@@ -332,8 +358,12 @@ async fn first_done(running: &mut [Running<'_>]) -> (usize, Result<Answer, Attem
     .await
 }
 
+/// Longer than a process lives.
+const NEVER: Duration = Duration::from_secs(30 * 365 * 86_400);
+
 /// When something has to happen although nothing does.
 struct Deadlines {
+    started: Instant,
     try_every: Option<Duration>,
     next_try: Option<Instant>,
     response: Instant,
@@ -342,15 +372,19 @@ struct Deadlines {
 }
 
 impl Deadlines {
-    fn new(settings: &Settings, hedge: bool) -> Self {
+    /// gRPC has no limit here: calls bring their own (`grpc-timeout`) and end their stream when it passes, and a server
+    /// that streams may have nothing to say, not even a head, for hours. A dead one is found by HTTP/2's pings.
+    fn new(settings: &Settings, hedge: bool, grpc: bool) -> Self {
         let now = Instant::now();
         let limit = settings.proxy.try_timeout;
         let try_every = (hedge && !limit.is_zero()).then_some(limit);
+        let response_timeout = if grpc { NEVER } else { settings.proxy.response_timeout };
         Self {
+            started: now,
             try_every,
             next_try: try_every.map(|limit| now + limit),
-            response: now + settings.proxy.response_timeout,
-            response_timeout_ms: ms(settings.proxy.response_timeout),
+            response: now + response_timeout,
+            response_timeout_ms: ms(response_timeout),
             body_timeout: settings.proxy.body_timeout,
         }
     }
@@ -367,14 +401,23 @@ impl Deadlines {
         passed
     }
 
-    /// The time for an answer counts from the end of the upload: whoever still sends is not waiting yet (a client
-    /// that stalls is ended by `proxy.body_timeout`, on its own connection).
+    /// Whether the client has paused in the middle of its upload for longer than it may.
+    fn client_stalled(&self, now: Instant, upload: &UploadProgress, now_ms: u64) -> bool {
+        let quiet = match upload.last_ms.get() {
+            0 => now.saturating_duration_since(self.started),
+            last_ms => Duration::from_millis(now_ms.saturating_sub(last_ms)),
+        };
+        !upload.done.get() && upload.waits_for_client.get() && quiet >= self.body_timeout
+    }
+
+    /// The time for an answer counts from the last byte of the upload that the upstream took: whoever still sends is
+    /// not waiting yet (a client that stalls is ended by `proxy.body_timeout`, on its own connection).
     fn response_passed(&mut self, now: Instant, upload: &UploadProgress, now_ms: u64) -> bool {
         if self.response > now {
             return false;
         }
-        if !upload.done.get() {
-            self.response = now + self.body_timeout;
+        if !upload.done.get() && upload.waits_for_client.get() {
+            self.response = now + self.body_timeout.min(Duration::from_millis(self.response_timeout_ms));
             return false;
         }
         let waited_ms = now_ms.saturating_sub(upload.last_ms.get());

@@ -3,6 +3,7 @@
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::uri::{Authority, PathAndQuery, Scheme as UriScheme};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version};
 use hyper::body::Incoming;
@@ -155,7 +156,13 @@ async fn send(
 ) -> Result<(Response<Incoming>, Lease), AttemptError> {
     match connection {
         Connection::H1(mut sender) => match sender.try_send_request(request).await {
-            Ok(response) => Ok((response, Lease::H1(key, sender))),
+            Ok(mut response) => {
+                // The coding has framed the body; a length beside it is wrong or an attack (RFC 9112 section 6.3).
+                if response.headers().contains_key(TRANSFER_ENCODING) {
+                    response.headers_mut().remove(CONTENT_LENGTH);
+                }
+                Ok((response, Lease::H1(key, sender)))
+            }
             Err(mut error) => Err(classify(error.take_message(), error.into_error())),
         },
         Connection::H2(mut sender, stream) => match sender.try_send_request(request).await {

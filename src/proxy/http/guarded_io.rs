@@ -4,6 +4,10 @@
 //! anyway nothing is worth the risk of a half-understood request. The reader gets an error, ends, and the client gets
 //! the status if no answer is on its way: [`GuardedIo`] writes it itself, because the library drops the stream on
 //! an error. It leaves it to the exchange to say when an answer is on its way ([`GuardHandle::exchange`]).
+//!
+//! The end of the client's stream is held back while requests that came before it are being answered: the library
+//! would drop them, but a client may send FIN behind its last request and still want the answer (RFC 9112 section
+//! 9.6). One that is gone altogether looks the same; the connection's watchdog tells them apart by time.
 
 use std::cell::Cell;
 use std::io;
@@ -21,7 +25,10 @@ struct Shared {
     pass: Cell<bool>,
     exchanges: Cell<u32>,
     heads: Cell<u64>,
+    /// Exchanges that are over; as many as `heads` when all requests read so far are answered.
+    answered: Cell<u64>,
     between: Cell<bool>,
+    ended: Cell<bool>,
 }
 
 /// What the driver of a connection knows of its guard. Of one thread, like the connection.
@@ -53,6 +60,12 @@ impl GuardHandle {
         self.0.heads.get()
     }
 
+    /// The client has sent its last byte.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.0.ended.get()
+    }
+
     /// Nothing of a next request was read yet (also before the first).
     #[must_use]
     pub fn is_between_requests(&self) -> bool {
@@ -67,6 +80,7 @@ pub struct ExchangeMark(Rc<Shared>);
 impl Drop for ExchangeMark {
     fn drop(&mut self) {
         self.0.exchanges.set(self.0.exchanges.get().saturating_sub(1));
+        self.0.answered.set(self.0.answered.get() + 1);
     }
 }
 
@@ -99,6 +113,13 @@ impl<T> GuardedIo<T> {
     /// The stream below, for a tunnel that needs no guard any more.
     pub fn into_inner(self) -> T {
         self.io
+    }
+
+    /// Whole requests were read whose answers are not all written. (A client that ends inside a request is told so
+    /// at once.)
+    fn owes_answers(&self) -> bool {
+        let open = self.shared.heads.get() > self.shared.answered.get() || self.write_blocked;
+        open && self.guard.is_between_requests()
     }
 
     fn judge(&mut self, bytes: &[u8]) -> Result<(), Violation> {
@@ -135,7 +156,14 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for GuardedIo<T> {
             return this.poll_refuse(cx, violation);
         }
         let before = buf.filled().len();
-        ready!(Pin::new(&mut this.io).poll_read(cx, buf))?;
+        if !this.shared.ended.get() {
+            ready!(Pin::new(&mut this.io).poll_read(cx, buf))?;
+            this.shared.ended.set(buf.filled().len() == before && buf.remaining() > 0);
+        }
+        if this.shared.ended.get() {
+            // No waker: the library reads again when it has written the answer.
+            return if this.owes_answers() { Poll::Pending } else { Poll::Ready(Ok(())) };
+        }
         match this.judge(&buf.filled()[before..]) {
             Ok(()) => Poll::Ready(Ok(())),
             Err(violation) => {
@@ -283,9 +311,8 @@ mod tests {
             }
         });
         // The client half-closes after its last request, and still wants its answers.
-        let server = hyper::server::conn::http1::Builder::new()
-            .half_close(true)
-            .serve_connection(hyper_util::rt::TokioIo::new(guarded), service);
+        let server =
+            hyper::server::conn::http1::Builder::new().serve_connection(hyper_util::rt::TokioIo::new(guarded), service);
         let talk = async {
             client.write_all(first).await.unwrap();
             client.shutdown().await.unwrap();

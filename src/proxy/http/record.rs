@@ -188,6 +188,10 @@ impl Finish {
     /// The upstream broke off inside the body: the client's connection will be cut.
     pub fn upstream_broke(&mut self, error: &hyper::Error) {
         self.error = Some("upstream_body");
+        // The end of the connection is the end of the answer for such a client: it has to see a broken one.
+        if self.version == Version::HTTP_10 {
+            self.downstream.watch.reset_at_end();
+        }
         tracing::debug!(%error, "upstream broke off inside a body");
         self.end();
     }
@@ -275,9 +279,8 @@ impl Finish {
 impl Drop for Finish {
     fn drop(&mut self) {
         if !self.ended {
-            if self.error.is_none() && self.status == 499 {
-                self.error = Some(ProxyError::ClientClosed.class());
-            }
+            // A status that was sent stays in the record, with the reason for the short body.
+            self.error.get_or_insert(ProxyError::ClientClosed.class());
             self.end();
         }
     }

@@ -1,0 +1,11 @@
+//! The HTTP/1.1 data path as a whole: the built binary between real sockets.
+//!
+//! One test binary for all of it, because each one costs its linking.
+#![allow(clippy::unwrap_used, unreachable_pub, reason = "tests")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod protocol;
+mod routing;
+mod stand;
