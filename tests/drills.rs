@@ -189,15 +189,16 @@ fn an_agent_that_dies_and_returns_fails_nothing() {
     agent.restart();
     let restarted = Instant::now();
     wait("a young answer", || {
-        assert_eq!((lb.admin("/ready").0, serving(&lb, "web").len()), (200, 3));
+        assert_eq!(lb.admin("/ready").0, 200);
         age(&lb, "web") < 3.0
     });
-    // The checks have to pass again meanwhile: watched for longer than their interval.
+    // The checks have to pass again meanwhile. Nobody can tell the last one that still has to from one that is sick.
     while restarted.elapsed() < 4 * SECOND {
-        assert_eq!((lb.admin("/ready").0, serving(&lb, "web").len()), (200, 3), "{}", service_row(&lb, "web"));
+        assert_eq!(lb.admin("/ready").0, 200);
+        assert!(serving(&lb, "web").len() >= 2, "{}", service_row(&lb, "web"));
         sleep(SECOND / 20);
     }
-    wait("nothing held any more", || service_row(&lb, "web")["held"].is_null());
+    wait_serving(&lb, "web", &["web-0", "web-1", "web-2"]);
 
     let outcome = load.stop();
     outcome.assert_none_failed();
@@ -404,6 +405,7 @@ fn static_routes_are_served_although_consul_never_answers() {
     );
     let lb = lb(&config);
     // Opened after ten seconds of patience, and not ready: a balancer in front may prefer another one.
+    wait("the end of the patience", || lb.stderr().contains("still not synced"));
     assert_eq!(ask(&lb, "/s"), (200, "static".to_owned()));
     let (status, body) = lb.admin("/ready");
     assert!(status == 503 && body.contains("consul"), "{status} {body}");
