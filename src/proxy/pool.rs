@@ -99,6 +99,17 @@ pub enum Connection {
     H2(http2::SendRequest<RequestBody>, StreamGuard),
 }
 
+impl Connection {
+    /// Whether it can take a request now, as far as is known.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        match self {
+            Self::H1(sender) => sender.is_ready(),
+            Self::H2(sender, _) => !sender.is_closed(),
+        }
+    }
+}
+
 /// Counts a stream on a shared connection; ends with the answer's body.
 #[derive(Debug)]
 pub struct StreamGuard {

@@ -6,6 +6,11 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod abort;
+mod failover;
+mod hostile;
 mod protocol;
+mod record;
 mod routing;
 mod stand;
+mod streaming;

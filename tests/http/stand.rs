@@ -60,8 +60,6 @@ struct Shared {
 
 /// One connection of a [`Scripted`] upstream.
 pub struct Visit {
-    /// Number of the connection, from 0.
-    pub number: usize,
     stream: TcpStream,
     unread: Vec<u8>,
     shared: Arc<Shared>,
@@ -87,8 +85,8 @@ impl Scripted {
                 let stream = stream.unwrap();
                 stream.set_nodelay(true).unwrap();
                 stream.set_read_timeout(Some(PATIENCE)).unwrap();
-                let number = for_thread.connections.fetch_add(1, SeqCst);
-                let mut visit = Visit { number, stream, unread: Vec::new(), shared: Arc::clone(&for_thread) };
+                for_thread.connections.fetch_add(1, SeqCst);
+                let mut visit = Visit { stream, unread: Vec::new(), shared: Arc::clone(&for_thread) };
                 let script = Arc::clone(&script);
                 std::thread::spawn(move || script(&mut visit));
             }
@@ -165,6 +163,14 @@ impl Visit {
         Some(String::from_utf8_lossy(&self.unread.drain(..count).collect::<Vec<_>>()).into_owned())
     }
 
+    /// Whether anything comes within this time.
+    pub fn comes_within(&self, wait: Duration) -> bool {
+        self.stream.set_read_timeout(Some(wait)).unwrap();
+        let came = matches!(self.stream.peek(&mut [0]), Ok(1));
+        self.stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        came
+    }
+
     /// Reads until the other side closes.
     pub fn until_closed(&mut self) {
         while self.fill().is_some() {}
@@ -200,6 +206,12 @@ impl Visit {
     /// Sends bytes.
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
         let _ = self.stream.write_all(bytes.as_ref());
+    }
+
+    /// Sends for as long as somebody takes it; then that counts as closed by the other side.
+    pub fn send_until_closed(&mut self) {
+        while self.stream.write_all(&[b'x'; 64 << 10]).is_ok() {}
+        self.shared.closed.fetch_add(1, SeqCst);
     }
 
     /// Sends FIN.

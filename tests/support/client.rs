@@ -52,6 +52,28 @@ impl RawClient {
         self
     }
 
+    /// A second handle on the connection, for a thread that sends while this one reads.
+    pub fn clone_for_sending(&self) -> Self {
+        Self { socket: self.socket.try_clone().unwrap(), unread: Vec::new() }
+    }
+
+    /// Ends the connection with RST.
+    pub fn reset(self) {
+        socket2::SockRef::from(&self.socket).set_linger(Some(Duration::ZERO)).unwrap();
+    }
+
+    /// How the connection ends: `end of file`, or the error's kind in words.
+    pub fn end(&mut self) -> String {
+        let mut buffer = [0; 1024];
+        loop {
+            match self.socket.read(&mut buffer) {
+                Ok(0) => return "end of file".to_owned(),
+                Ok(_) => {}
+                Err(error) => return error.kind().to_string(),
+            }
+        }
+    }
+
     /// Sends FIN.
     pub fn finish(&mut self) {
         let _ = self.socket.shutdown(std::net::Shutdown::Write);
@@ -75,8 +97,8 @@ impl RawClient {
     /// Reads exactly `count` bytes; fewer when the connection ended.
     pub fn bytes(&mut self, count: usize) -> Vec<u8> {
         while self.unread.len() < count && self.fill() {}
-        let count = count.min(self.unread.len());
-        self.unread.drain(..count).collect()
+        let rest = self.unread.split_off(count.min(self.unread.len()));
+        std::mem::replace(&mut self.unread, rest)
     }
 
     /// Reads until `end` was seen, and returns everything up to and with it.
@@ -102,7 +124,7 @@ impl RawClient {
 
     /// False at the end of the connection, clean or not.
     fn fill(&mut self) -> bool {
-        let mut buffer = [0; 16 * 1024];
+        let mut buffer = [0; 64 * 1024];
         match self.socket.read(&mut buffer) {
             Ok(count) => {
                 self.unread.extend_from_slice(&buffer[..count]);

@@ -18,6 +18,8 @@ pub struct UploadProgress {
     pub last_ms: Cell<u64>,
     /// The whole body was taken.
     pub done: Cell<bool>,
+    /// The client broke off inside the body.
+    pub broken: Cell<bool>,
     /// The upstream would take more, but the client has not sent it yet.
     pub waits_for_client: Cell<bool>,
     /// Bytes so far.
@@ -59,7 +61,11 @@ impl Body for RequestBody {
                     progress.done.set(true);
                 }
             }
-            Poll::Ready(None | Some(Err(_))) => progress.done.set(true),
+            Poll::Ready(None) => progress.done.set(true),
+            Poll::Ready(Some(Err(_))) => {
+                progress.done.set(true);
+                progress.broken.set(true);
+            }
             Poll::Pending => {}
         }
         polled

@@ -12,7 +12,8 @@
 //! - no first byte within `proxy.try_timeout`: idempotent requests without body are asked elsewhere *too*, and the
 //!   first answer wins; a slow instance that answers after all loses nothing, and a hung one costs nobody a request.
 //!
-//! All but the first kind draw on the retry budget; none happens after the first byte of an answer.
+//! All but the first kind draw on the retry budget, and are refused when it is spent (but for the one retry that follows
+//! a pooled connection found closed); none happens after the first byte of an answer.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -23,7 +24,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
-use http::header::{HeaderName, LOCATION};
+use http::header::{CONNECTION, HeaderName, LOCATION};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::{Body as _, Incoming};
 use smallvec::SmallVec;
@@ -31,7 +32,7 @@ use tokio::time::Instant;
 
 use super::body::{RequestBody, ResponseBody, UploadProgress};
 use super::connection::Downstream;
-use super::forward::{Answer, AttemptError, Original, attempt};
+use super::forward::{Answer, AttemptError, Original, attempt, is_idempotent};
 use super::headers;
 use super::path::{self, NormalPath};
 use super::record::{Finish, RequestNote};
@@ -256,13 +257,17 @@ impl<'a> Exchange<'a> {
                             self.judge(&ended, &running, &answer);
                             return Ok((ended.target, answer));
                         }
+                        Err(_) if upload.broken.get() => return Err(ProxyError::ClientClosed),
                         Err(error) => error,
                     };
                     self.blame(ended.target, error.blames_instance());
                     if error.blames_instance() {
                         tried.push(ended.target.state.key);
                     }
-                    fresh_only = matches!(error, AttemptError::Closed { reused: true, .. });
+                    // At most once, because the next connection is a fresh one: no flood that the budget would have
+                    // to stop, but what a server does that closes idle connections just then.
+                    let stale = !fresh_only && matches!(error, AttemptError::Closed { reused: true, .. });
+                    fresh_only |= stale;
                     let reason = error.retry_reason();
                     let (proxy_error, again) = settle(error, repeatable);
                     last_error = Some(proxy_error.clone());
@@ -271,7 +276,7 @@ impl<'a> Exchange<'a> {
                         continue;
                     }
                     let Some(again) = again else { return Err(proxy_error) };
-                    if left == 0 || !self.may_retry(reason) {
+                    if left == 0 || !(self.may_retry(reason) || stale) {
                         return Err(proxy_error);
                     }
                     body = Some(again);
@@ -529,18 +534,17 @@ fn is_grpc(headers: &HeaderMap) -> bool {
     headers.get(http::header::CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
 }
 
-/// RFC 9110 section 9.2.2.
-fn is_idempotent(method: &Method) -> bool {
-    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE)
-}
-
 fn refuse(settings: &Settings, mut finish: Box<Finish>, error: &ProxyError, grpc: bool) -> Response<ResponseBody> {
     let retry_after_s = settings.proxy.retry_after.as_secs().max(1);
-    let response = if grpc {
+    let mut response = if grpc {
         error.grpc_response()
     } else {
         error.response(settings.no_route_status, &settings.no_route_page, retry_after_s)
     };
+    // Whoever sent one such request is not believed about where the next one begins.
+    if matches!(error, ProxyError::BadRequest(_)) && finish.version() < Version::HTTP_2 {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
     finish.refused(error, response.status().as_u16());
     own(response, finish)
 }

@@ -107,6 +107,7 @@ impl AttemptError {
 ///
 /// # Errors
 /// See [`AttemptError`]; its variants say whether anything was sent.
+#[expect(clippy::too_many_arguments, reason = "each is a thing of its own; a struct would live for this call alone")]
 pub async fn attempt(
     worker: Rc<Worker>,
     downstream: Rc<Downstream>,
@@ -123,7 +124,16 @@ pub async fn attempt(
     let idle_max_ms = ms(settings.proxy.upstream_idle_timeout);
     let mut warm = if fresh_only { None } else { worker.pool.checkout(&key, now_ms, idle_max_ms) };
     let mut body = body;
+    let may_repeat = matches!(body, RequestBody::Empty) && is_idempotent(&original.method);
     loop {
+        if warm.is_some() && !may_repeat {
+            // The end of an idle connection may lie in the kernel, unread: one turn of the event loop, and it is known
+            // before rather than after something was sent that nobody may send twice.
+            tokio::task::yield_now().await;
+            while warm.as_ref().is_some_and(|connection| !connection.is_ready()) {
+                warm = worker.pool.checkout(&key, now_ms, idle_max_ms);
+            }
+        }
         let reused = warm.is_some();
         let connection = match warm.take() {
             Some(connection) => connection,
@@ -147,6 +157,12 @@ pub async fn attempt(
             Err(error) => return Err(error),
         }
     }
+}
+
+/// RFC 9110 section 9.2.2.
+#[must_use]
+pub fn is_idempotent(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE)
 }
 
 async fn send(

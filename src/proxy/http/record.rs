@@ -119,6 +119,12 @@ impl Finish {
         self.started
     }
 
+    /// The version the client spoke.
+    #[must_use]
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
     /// The log's note, to add to.
     pub fn note(&mut self) -> Option<&mut RequestNote> {
         self.note.as_deref_mut()

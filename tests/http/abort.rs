@@ -1,0 +1,153 @@
+//! Clients that go away or stop, at every stage: the upstream learns of it, and nothing stays counted.
+
+use std::time::{Duration, Instant};
+
+use crate::stand::{OK, Scripted, router, wait_quiet};
+use crate::support::client::{RawClient, get};
+use crate::support::lb::Lb;
+
+const QUICK: &str = "[proxy]\nworkers = 1\nbody_timeout = \"300ms\"\n[log]\naccess = \"json\"\n";
+
+/// Waits for the record of the request to `path`.
+fn record(lb: &Lb, path: &str) -> serde_json::Value {
+    let line = lb.wait_stdout("record", |line| line.contains(&format!("\"uri\":\"{path}\"")));
+    serde_json::from_str(&line).unwrap()
+}
+
+/// Reads a head, and then only what comes; counts the end.
+fn silent() -> Scripted {
+    Scripted::start(|visit| {
+        visit.head();
+        visit.until_closed();
+    })
+}
+
+#[test]
+fn before_the_answer() {
+    let upstream = silent();
+    let lb = router(&[("/", &[upstream.address], "")], "[log]\naccess = \"json\"\n");
+    // FIN: the client may only have half-closed, so it gets a moment.
+    let mut client = RawClient::connect(lb.address("http"));
+    client.send("GET /fin HTTP/1.1\r\nHost: h\r\n\r\n");
+    wait_in_flight(&lb);
+    drop(client);
+    let begun = Instant::now();
+    upstream.wait_closed(1);
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+    let fin = record(&lb, "/fin");
+    assert_eq!((&fin["status"], &fin["error"]), (&499.into(), &"client_closed".into()), "{fin}");
+    // RST says it all.
+    let mut client = RawClient::connect(lb.address("http"));
+    client.send("GET /rst HTTP/1.1\r\nHost: h\r\n\r\n");
+    wait_in_flight(&lb);
+    client.reset();
+    let begun = Instant::now();
+    upstream.wait_closed(2);
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    assert_eq!(record(&lb, "/rst")["status"], 499);
+    wait_quiet(&lb, "s0");
+    assert_eq!(lb.metric("lb_http_requests_total{service=\"s0\",method=\"GET\",code=\"499\"}"), Some(2.0));
+}
+
+fn wait_in_flight(lb: &Lb) {
+    crate::stand::wait_until("request in flight", || {
+        lb.metric("lb_http_requests_in_flight{service=\"s0\"}") == Some(1.0)
+    });
+}
+
+#[test]
+fn inside_the_answer() {
+    let upstream = Scripted::start(|visit| {
+        visit.head();
+        visit.send("HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n");
+        // Sends until somebody minds.
+        visit.send_until_closed();
+    });
+    let lb = router(&[("/", &[upstream.address], "")], QUICK);
+    let mut client = RawClient::connect(lb.address("http"));
+    client.send("GET /part HTTP/1.1\r\nHost: h\r\n\r\n").bytes(100_000);
+    drop(client);
+    upstream.wait_closed(1);
+    let seen = record(&lb, "/part");
+    // The status went out before the client did.
+    assert_eq!((&seen["status"], &seen["error"]), (&200.into(), &"client_closed".into()), "{seen}");
+    // One that stays but does not read.
+    let mut client = RawClient::connect(lb.address("http"));
+    client.send("GET /unread HTTP/1.1\r\nHost: h\r\n\r\n").bytes(10);
+    upstream.wait_closed(2);
+    assert_eq!(record(&lb, "/unread")["error"], "client_closed");
+    wait_quiet(&lb, "s0");
+}
+
+#[test]
+fn inside_the_upload() {
+    let upstream = silent();
+    let lb = router(&[("/", &[upstream.address], "")], QUICK);
+    for (number, stays) in [(1, false), (2, true)] {
+        let mut client = RawClient::connect(lb.address("http"));
+        let path = format!("/{number}");
+        client.send(format!("POST {path} HTTP/1.1\r\nHost: h\r\nContent-Length: 100\r\n\r\nonly a part"));
+        wait_in_flight(&lb);
+        if !stays {
+            drop(client);
+            upstream.wait_closed(number);
+        } else {
+            upstream.wait_closed(number);
+            assert!(client.is_closed(), "a client that stalls is not waited for");
+        }
+        let seen = record(&lb, &path);
+        assert_eq!((&seen["status"], &seen["error"]), (&499.into(), &"client_closed".into()), "{seen}");
+        wait_quiet(&lb, "s0");
+    }
+}
+
+#[test]
+fn after_the_request_for_an_upgrade() {
+    // The client is gone when the 101 comes.
+    let upstream = Scripted::start(|visit| {
+        visit.head();
+        std::thread::sleep(Duration::from_millis(200));
+        visit.send("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n");
+        visit.until_closed();
+    });
+    let lb = router(&[("/", &[upstream.address], "")], "");
+    for number in 1..4 {
+        let mut client = RawClient::connect(lb.address("http"));
+        client.send("GET /ws HTTP/1.1\r\nHost: h\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n");
+        if number % 2 == 0 {
+            wait_in_flight(&lb);
+            client.reset();
+        } else {
+            drop(client);
+        }
+        upstream.wait_closed(number);
+        wait_quiet(&lb, "s0");
+    }
+}
+
+#[test]
+fn an_upstream_that_does_not_take_the_upload_is_not_waited_for_forever() {
+    let upstream = Scripted::start(|visit| {
+        visit.head();
+        std::thread::sleep(Duration::from_secs(4));
+    });
+    let lb = router(&[("/", &[upstream.address], "")], "[proxy]\nresponse_timeout = \"500ms\"\n");
+    // A whole body of known length, and one that is too large for all buffers together.
+    let mut client = RawClient::connect(lb.address("http"));
+    client.send("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\nbody");
+    assert_eq!(client.response().unwrap().status, 504);
+    let mut client = RawClient::connect(lb.address("http"));
+    let mut sender = client.clone_for_sending();
+    let begun = Instant::now();
+    std::thread::spawn(move || {
+        sender.send("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 64000000\r\n\r\n");
+        sender.send(vec![b'x'; 64_000_000]);
+    });
+    assert_eq!(client.response().unwrap().status, 504);
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    wait_quiet(&lb, "s0");
+    // The rest still works.
+    let fine = Scripted::replying(OK);
+    let lb = router(&[("/", &[fine.address], "")], "");
+    assert_eq!(get(lb.address("http"), "h", "/").status, 200);
+}
