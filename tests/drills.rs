@@ -189,15 +189,16 @@ fn an_agent_that_dies_and_returns_fails_nothing() {
     agent.restart();
     let restarted = Instant::now();
     wait("a young answer", || {
-        assert_eq!((lb.admin("/ready").0, serving(&lb, "web").len()), (200, 3));
+        assert_eq!(lb.admin("/ready").0, 200);
         age(&lb, "web") < 3.0
     });
-    // The checks have to pass again meanwhile: watched for longer than their interval.
+    // The checks have to pass again meanwhile. Nobody can tell the last one that still has to from one that is sick.
     while restarted.elapsed() < 4 * SECOND {
-        assert_eq!((lb.admin("/ready").0, serving(&lb, "web").len()), (200, 3), "{}", service_row(&lb, "web"));
+        assert_eq!(lb.admin("/ready").0, 200);
+        assert!(serving(&lb, "web").len() >= 2, "{}", service_row(&lb, "web"));
         sleep(SECOND / 20);
     }
-    wait("nothing held any more", || service_row(&lb, "web")["held"].is_null());
+    wait_serving(&lb, "web", &["web-0", "web-1", "web-2"]);
 
     let outcome = load.stop();
     outcome.assert_none_failed();
@@ -205,6 +206,33 @@ fn an_agent_that_dies_and_returns_fails_nothing() {
     let later = Instance::start("web", "later");
     later.register(&agent, &["urlprefix-/web"], Check::Ttl);
     wait_serving(&lb, "web", &["web-0", "web-1", "web-2", "later"]);
+}
+
+#[test]
+fn checks_that_begin_critical_after_a_restart_take_nobody_out() {
+    let server = ConsulAgent::start();
+    let mut agent = ConsulAgent::client_of(std::slice::from_ref(&server));
+    // Reads elsewhere, so it sees everything that the restarted agent tells the catalog, the moment it does.
+    let lb = lb(&consul_section(&server, ""));
+    let instances: Vec<_> = (0..3).map(|number| Instance::start("web", &format!("web-{number}"))).collect();
+    for instance in &instances {
+        instance.register(&agent, &["urlprefix-/web"], Check::Http);
+    }
+    wait_serving(&lb, "web", &["web-0", "web-1", "web-2"]);
+    let load = load(&lb, "/web", 200);
+    agent.kill();
+    agent.restart();
+    let restarted = Instant::now();
+    while restarted.elapsed() < 4 * SECOND {
+        // The first that is told of falls alone, until the second shows what this is. Without the hold, one by one
+        // all would be out until their checks have run again.
+        assert!(serving(&lb, "web").len() >= 2, "{}", service_row(&lb, "web"));
+        sleep(SECOND / 50);
+    }
+    wait("nothing held any more", || service_row(&lb, "web")["held"].is_null() && serving(&lb, "web").len() == 3);
+    let outcome = load.stop();
+    outcome.assert_none_failed();
+    assert_eq!(outcome.instances.len(), 3, "{:?}", outcome.instances);
 }
 
 #[test]
@@ -377,6 +405,7 @@ fn static_routes_are_served_although_consul_never_answers() {
     );
     let lb = lb(&config);
     // Opened after ten seconds of patience, and not ready: a balancer in front may prefer another one.
+    wait("the end of the patience", || lb.stderr().contains("still not synced"));
     assert_eq!(ask(&lb, "/s"), (200, "static".to_owned()));
     let (status, body) = lb.admin("/ready");
     assert!(status == 503 && body.contains("consul"), "{status} {body}");

@@ -14,7 +14,7 @@
 //!
 //! **Holding.** An agent that restarts, and a canary that is promoted, turn healthy instances critical for seconds
 //! although they serve all the time. So an instance that was good keeps its traffic for up to `critical_hold` when
-//! more than half of the good instances fell in the same step, or while no other instance of the service is
+//! more than half of the good instances fell in the same step (or within half a second), or while no other instance of the service is
 //! accepted. A hold ends when the instance passes again, proves dead, is deregistered or put into maintenance. It
 //! does not end for all when the first one passes again: after an agent restart they come back one by one, and the
 //! first would meet the traffic of all.
@@ -72,6 +72,9 @@ pub struct Evaluation {
 /// How often a service with held instances is looked at for instances that proved dead.
 const HOLD_LOOK: Duration = Duration::from_millis(250);
 
+/// Falls this close to each other are one step: a restarted agent tells the catalog of its checks one by one.
+const TOGETHER: Duration = Duration::from_millis(500);
+
 /// What was seen of one service's instances. An instance on another address is another instance.
 #[derive(Clone, Debug, Default)]
 pub struct History {
@@ -91,7 +94,7 @@ struct Seen {
 #[derive(Clone, Copy, Debug)]
 struct Fall {
     at: Instant,
-    /// Together with more than half of the good ones.
+    /// Together with more than half of those that were good.
     with_most: bool,
 }
 
@@ -186,22 +189,27 @@ impl History {
     }
 }
 
-/// Notes who was good until now and is not any more, and whether most fell in this step.
+/// Notes who was good until now and is not any more, and whether most fell together.
 fn note_falls(seen: &mut [Seen], standings: &[Standing], now: Instant) {
-    let good_before = seen.iter().filter(|seen| seen.good).count();
-    let falls =
-        |seen: &Seen, standing: &Standing| seen.good && matches!(standing, Standing::Fallen { by_node: false, .. });
-    let fallen = seen.iter().zip(standings).filter(|(seen, standing)| falls(seen, standing)).count();
-    let with_most = fallen * 2 > good_before;
+    let mut still_good = 0;
     for (seen, standing) in seen.iter_mut().zip(standings) {
         let was_good = std::mem::replace(&mut seen.good, matches!(standing, Standing::Good { .. }));
         match standing {
-            Standing::Fallen { by_node, .. } if was_good => {
-                seen.fell = Some(Fall { at: now, with_most: with_most && !by_node });
-            }
+            Standing::Fallen { .. } if was_good => seen.fell = Some(Fall { at: now, with_most: false }),
             Standing::Fallen { .. } => {}
-            Standing::Good { .. } | Standing::Barred(_) | Standing::Waiting { .. } => seen.fell = None,
+            Standing::Good { .. } => {
+                seen.fell = None;
+                still_good += usize::from(was_good);
+            }
+            Standing::Barred(_) | Standing::Waiting { .. } => seen.fell = None,
         }
+    }
+    let by_itself = |standing: &Standing| matches!(standing, Standing::Fallen { by_node: false, .. });
+    let fallen = seen.iter_mut().zip(standings).filter(|(_, standing)| by_itself(standing));
+    let mut together: Vec<_> = fallen.filter_map(|(seen, _)| seen.fell.as_mut()).collect();
+    together.retain(|fall| now.saturating_duration_since(fall.at) <= TOGETHER);
+    if together.len() > still_good {
+        together.into_iter().for_each(|fall| fall.with_most = true);
     }
 }
 
@@ -415,6 +423,22 @@ mod tests {
                 assert_eq!(got.held.is_some(), expected.contains('h'), "{name}");
                 assert_eq!(got.next_deadline.is_some(), expected.contains('h'), "{name}");
             }
+        }
+    }
+
+    #[test]
+    fn falls_within_half_a_second_are_one_step() {
+        let (p, c) = (Passing, Critical);
+        let start = Instant::now();
+        for (gap_ms, expected) in [(TOGETHER.as_millis() as u64, "+hh"), (TOGETHER.as_millis() as u64 + 1, "+--")] {
+            let mut history = History::default();
+            let mut at = |ms: u64, now_states: &[CheckStatus]| {
+                let now = start + Duration::from_millis(ms);
+                picture(&history.evaluate(&rules(), &states(now_states), now, false, |_, _| false))
+            };
+            at(0, &[p, p, p]);
+            assert_eq!(at(10, &[p, c, p]), "+-+");
+            assert_eq!(at(10 + gap_ms, &[p, c, c]), expected, "{gap_ms} ms apart");
         }
     }
 

@@ -33,7 +33,7 @@ pub enum Check {
     None,
     /// A TTL check that passes; the status is set by the test.
     Ttl,
-    /// An HTTP check by the agent, each second.
+    /// An HTTP check by the agent, every two seconds.
     Http,
 }
 
@@ -81,7 +81,7 @@ impl Instance {
         match check {
             Check::Http => {
                 json!({"CheckID": id, "Name": id, "HTTP": format!("http://{}/health", self.server().address),
-                "Interval": "1s", "Timeout": "1s"})
+                "Interval": "2s", "Timeout": "1s"})
             }
             _ => json!({"CheckID": id, "Name": id, "TTL": "30m", "Status": "passing"}),
         }
