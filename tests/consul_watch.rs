@@ -37,7 +37,7 @@ impl View {
             .iter()
             .map(|instance| match &instance.endpoint {
                 lb::catalog::Endpoint::Addr(address) => address.port(),
-                lb::catalog::Endpoint::Name { port, .. } => *port,
+                lb::catalog::Endpoint::Name { port, .. } | lb::catalog::Endpoint::Unresolved { port, .. } => *port,
             })
             .collect();
         ports.sort_unstable();

@@ -23,7 +23,7 @@ use crate::catalog::ServiceName;
 use crate::catalog::command::CommandError;
 use crate::metrics::Metrics;
 use crate::registry::{SourceName, Update};
-use crate::table::{Clock, SharedTable, TableBuilder, TargetState};
+use crate::table::{Clock, CommandTarget, SharedTable, TableBuilder};
 
 /// Most updates that go into one table: a source that never pauses must not keep tables from being built.
 const UPDATES_PER_BUILD_MAX: usize = 100_000;
@@ -50,7 +50,7 @@ pub struct Control {
     /// Names that may have left for good.
     vanished: BTreeSet<ServiceName>,
     /// Services of route commands, as of the last build.
-    command_services: BTreeMap<ServiceName, Vec<Arc<TargetState>>>,
+    command_services: BTreeMap<ServiceName, Vec<CommandTarget>>,
     commands_changed: bool,
     command_errors: BTreeMap<SourceName, Arc<[CommandError]>>,
     synced: BTreeSet<SourceName>,
@@ -257,8 +257,12 @@ impl Control {
             let of_catalog = self.sources.iter().filter_map(|source| self.services.get(&(*source, Arc::clone(&name))));
             let mut total =
                 of_catalog.map(|service| service.counts(&self.builder, now_ms)).fold(Counts::default(), add);
-            for state in self.command_services.get(&name).into_iter().flatten() {
-                if state.is_ejected(now_ms) { total.ejected += 1 } else { total.healthy += 1 }
+            for target in self.command_services.get(&name).into_iter().flatten() {
+                match target.excluded {
+                    Some(_) => total.excluded += 1,
+                    None if target.state.is_ejected(now_ms) => total.ejected += 1,
+                    None => total.healthy += 1,
+                }
             }
             totals.push((name, total));
         }
@@ -331,13 +335,14 @@ impl Control {
             unknown_options: service.tags.remarks.iter().cloned().collect(),
             held: service.held.clone(),
         });
-        let of_commands = self.command_services.iter().map(|(name, states)| {
-            let from = |state: &Arc<TargetState>| self.command_errors.keys().find(|source| ***source == *state.id.node);
+        let of_commands = self.command_services.iter().map(|(name, targets)| {
+            let from =
+                |target: &CommandTarget| self.command_errors.keys().find(|source| ***source == *target.state.id.node);
             ServiceStatus {
                 name: Arc::clone(name),
-                source: states.first().and_then(from).copied().unwrap_or("commands"),
+                source: targets.first().and_then(from).copied().unwrap_or("commands"),
                 last_success: None,
-                instances: states.iter().map(|state| command_status(state, now_ms)).collect(),
+                instances: targets.iter().map(|target| command_status(target, now_ms)).collect(),
                 rejected: Vec::new(),
                 unknown_options: Vec::new(),
                 held: None,
@@ -361,13 +366,18 @@ impl Control {
     }
 }
 
-fn command_status(state: &TargetState, now_ms: u64) -> InstanceStatus {
-    let ejected = state.is_ejected(now_ms);
+fn command_status(target: &CommandTarget, now_ms: u64) -> InstanceStatus {
+    let state = &target.state;
+    let (word, reason) = match &target.excluded {
+        Some(reason) => ("excluded", Some(reason.to_string())),
+        None if state.is_ejected(now_ms) => ("ejected", Some("too many failures in a row".to_owned())),
+        None => ("healthy", None),
+    };
     InstanceStatus {
         id: state.id.clone(),
         address: state.addr.to_string(),
-        state: if ejected { "ejected" } else { "healthy" },
-        reason: ejected.then(|| "too many failures in a row".to_owned()),
+        state: word,
+        reason,
         tags: Vec::new(),
         in_flight: state.in_flight.load(Relaxed),
         failures: state.failures.load(Relaxed),
@@ -410,7 +420,7 @@ async fn sleep_until(deadline: Option<Instant>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::catalog::command::parse_commands;
+    use crate::catalog::command::{Command, parse_commands};
     use crate::catalog::eligibility::Rules;
     use crate::catalog::options::Strategy;
     use crate::catalog::{Check, CheckScope, CheckStatus, Endpoint, Instance, InstanceId, ServiceSnapshot, Weights};
@@ -557,6 +567,40 @@ mod tests {
             bench.send(none).await;
             assert!(bench.route("a.test", "/").is_some() && bench.route("b.test", "/").is_none());
             assert!(!bench.metrics.control().table_targets.keys().any(|(name, _)| &**name == "fixed"));
+        });
+    }
+
+    #[test]
+    fn an_unresolved_name_keeps_its_place_and_says_why() {
+        let hold = Duration::from_secs(600);
+        let settings = ControlSettings { rules: Rules { critical_hold: hold, ..settings().rules }, ..settings() };
+        Bench::run(settings, |bench| async move {
+            let reason = "name no.invalid does not resolve: no such name";
+            let endpoint = Endpoint::Unresolved { host: "no.invalid".into(), port: 80, reason: reason.into() };
+            let lost = Instance { endpoint: endpoint.clone(), ..instance("b", 2, Passing, &["urlprefix-a.test/x"]) };
+            let (mut commands, _) = parse_commands("route add fixed a.test/noname http://no.invalid:80");
+            if let Command::Add(add) = &mut commands[0] {
+                add.endpoint = endpoint;
+            }
+            bench.send(update("web", vec![instance("a", 1, Passing, &["urlprefix-a.test/"]), lost.clone()])).await;
+            let commands = Update::Commands { source: "static", commands: commands.into(), errors: [].into() };
+            bench.send(commands).await;
+            for path in ["/noname", "/x"] {
+                let route = bench.route("a.test", path).unwrap();
+                assert_eq!((&*route.key.path, route.targets.len()), (path, 0));
+                assert_eq!(&*route.excluded[0].reason, reason);
+            }
+            for (service, at) in [("fixed", 0), ("web", 1)] {
+                let status = bench.status(service).await.instances[at].clone();
+                assert_eq!((status.state, status.reason.as_deref()), ("excluded", Some(reason)), "{service}");
+            }
+            assert_eq!(bench.metrics.control().table_targets[&("fixed".into(), "excluded")], 1);
+            assert_eq!(bench.metrics.control().table_targets[&("fixed".into(), "healthy")], 0);
+
+            // Nobody can be reached there, so it is no reason to let go of the others.
+            bench.send(update("web", vec![instance("a", 1, Critical, &["urlprefix-a.test/"]), lost])).await;
+            assert!(bench.status("web").await.held.is_some());
+            assert_eq!(bench.route("a.test", "/").unwrap().targets.len(), 1);
         });
     }
 

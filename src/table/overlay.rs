@@ -87,6 +87,8 @@ impl Step {
                     old.service == new.service
                         && old.fixed == new.fixed
                         && old.tags == new.tags
+                        // A name has one URL and several addresses.
+                        && old.state.addr == new.state.addr
                         && same_url(&old.destination(), &new.destination())
                 };
                 if !drafts.iter().any(is_same) {
