@@ -22,6 +22,7 @@ pub mod probe;
 mod settings;
 mod shared;
 mod tls;
+mod trouble;
 mod watch;
 pub mod wire;
 
