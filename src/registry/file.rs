@@ -62,6 +62,8 @@ pub fn spawn(path: PathBuf, metrics: Metrics, updates: mpsc::Sender<Update>) -> 
 }
 
 fn spawn_polling(path: PathBuf, metrics: Metrics, updates: mpsc::Sender<Update>, poll: Duration) -> SourceTask {
+    // Shown before the first error, else the first one is no rise.
+    metrics.control().registry_errors.entry("file").or_default();
     let (commands, errors) = (Arc::from([]), Arc::from([]));
     let source = FileSource { path, metrics, updates, text: None, commands, errors, trouble: None };
     SourceTask::spawn(source.run(poll))

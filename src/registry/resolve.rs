@@ -175,6 +175,8 @@ impl<R: Resolve> Stage<R> {
             self.output.send(update).await?;
             return self.send_synced().await;
         }
+        // Shown before the first error, else the first one is no rise.
+        self.metrics.control().registry_errors.entry("dns").or_default();
         let now = Instant::now();
         let before = self.slots.remove(&key);
         let used = before.as_ref().map(|slot| slot.questions.clone()).unwrap_or_default();
@@ -269,6 +271,9 @@ async fn sleep_until(wake: Option<Instant>) {
 fn log(question: &Question, news: &News) {
     let (name, srv) = (&*question.name, question.srv);
     match news {
+        News::Failing { reason, kept: 0 } => {
+            tracing::warn!(name, srv, reason, "name cannot be resolved; its targets get no traffic");
+        }
         News::Failing { reason, kept } => {
             tracing::warn!(name, srv, reason, kept, "name cannot be resolved; known addresses stay");
         }

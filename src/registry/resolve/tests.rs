@@ -174,9 +174,13 @@ async fn several_addresses_make_several_instances_and_changes_are_followed() {
 #[tokio::test(start_paused = true)]
 async fn failures_keep_addresses_and_are_counted() {
     let mut stage = Fixture::new();
+    stage.send(service("plain", &[("a", "10.0.0.1:80")])).await;
+    assert_eq!(stage.next().await, "plain: a=10.0.0.1:80");
+    assert!(stage.metrics.control().registry_errors.is_empty(), "no names, no lookups");
     stage.fake.addrs("web", &[1]);
     stage.send(service("s", &[("z", "web")])).await;
     assert_eq!(stage.next().await, "s: z#10.0.0.1=10.0.0.1:80");
+    assert_eq!(stage.metrics.control().registry_errors["dns"], 0, "shown before the first error");
     stage.fake.fail("web");
     stage.silence(Duration::from_secs(3600)).await;
     assert!(stage.metrics.control().registry_errors["dns"] > 10);
