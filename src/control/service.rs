@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
+use super::change::Seen;
 use super::tags::{TagMemory, TagRules};
 use super::{ControlSettings, InstanceStatus};
 use crate::catalog::eligibility::{History, Verdict};
@@ -19,6 +20,8 @@ pub(super) struct Service {
     pub(super) tags: TagMemory,
     verdicts: Vec<Verdict>,
     pub(super) held: Option<String>,
+    /// As of the last evaluation.
+    pub(super) seen: Option<Seen>,
     /// When to evaluate again although nothing was heard.
     pub(super) next_deadline: Option<Instant>,
 }
@@ -52,6 +55,7 @@ impl Service {
             tags: TagMemory::default(),
             verdicts: Vec::new(),
             held: None,
+            seen: None,
             next_deadline: None,
         }
     }
@@ -87,6 +91,12 @@ impl Service {
             }));
         }
         contributions
+    }
+
+    /// The service as the last evaluation left it.
+    pub(super) fn see(&self) -> Seen {
+        let serving = self.verdicts.iter().filter(|verdict| matches!(verdict, Verdict::Eligible { .. })).count();
+        Seen { snapshot: Arc::clone(&self.snapshot), serving }
     }
 
     /// Every instance as it is now.
