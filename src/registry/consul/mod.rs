@@ -13,6 +13,7 @@ pub mod catalog;
 pub mod client;
 mod dial;
 pub mod error;
+mod expiry;
 pub mod guard;
 mod hint;
 mod list;
@@ -55,7 +56,9 @@ pub fn spawn(
     metrics: Metrics,
     updates: mpsc::Sender<Update>,
 ) -> Result<ConsulSource, ConsulError> {
-    let client = client::Client::new(&config)?;
+    let settings = settings::Settings::load(&config)?;
+    expiry::report(&settings.certificates, &metrics);
+    let client = client::Client::with_settings(settings, config.max_connections);
     init_errors(&metrics);
     let shared = Arc::new(shared::Shared::new(client, config, metrics, updates));
     let task = tokio::spawn(list::run(shared.clone()));
@@ -77,7 +80,9 @@ impl ConsulSource {
     /// # Errors
     /// As [`spawn`]; then the old configuration stays in force.
     pub fn reload(&self, config: ConsulConfig) -> Result<(), ConsulError> {
-        self.shared.client.reload(settings::Settings::load(&config)?);
+        let settings = settings::Settings::load(&config)?;
+        expiry::report(&settings.certificates, self.shared.metrics());
+        self.shared.client.reload(settings);
         self.shared.reload(config);
         Ok(())
     }

@@ -80,6 +80,10 @@ impl Shared {
         self.generation.send_modify(|generation| *generation += 1);
     }
 
+    pub(super) fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
     pub(super) fn generation(&self) -> watch::Receiver<u64> {
         self.generation.subscribe()
     }
