@@ -14,7 +14,7 @@ pub mod strategy;
 pub mod tag;
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 /// The name under which a service is registered.
@@ -48,6 +48,46 @@ pub enum Endpoint {
         /// TCP port.
         port: u16,
     },
+    /// A name that has no address now: nobody to dial, but a place that is still taken (`registry::resolve` makes it).
+    Unresolved {
+        /// DNS name, without port.
+        host: Arc<str>,
+        /// TCP port.
+        port: u16,
+        /// Why there is no address, in words for the operator.
+        reason: Arc<str>,
+    },
+}
+
+impl Endpoint {
+    /// Why nobody can be dialled here, in words for the operator; none for an address.
+    #[must_use]
+    pub fn trouble(&self) -> Option<Arc<str>> {
+        match self {
+            Self::Addr(_) => None,
+            Self::Name { host, .. } => Some(format!("name {host} is not resolved yet").into()),
+            Self::Unresolved { reason, .. } => Some(Arc::clone(reason)),
+        }
+    }
+
+    /// The address to know the place by: `0.0.0.0:PORT` where there is none.
+    #[must_use]
+    pub fn addr(&self) -> SocketAddr {
+        match self {
+            Self::Addr(addr) => *addr,
+            Self::Name { port, .. } | Self::Unresolved { port, .. } => SocketAddr::from((Ipv4Addr::UNSPECIFIED, *port)),
+        }
+    }
+}
+
+/// `address:port` or `name:port`.
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Addr(addr) => addr.fmt(f),
+            Self::Name { host, port } | Self::Unresolved { host, port, .. } => write!(f, "{host}:{port}"),
+        }
+    }
 }
 
 /// State of one health check, as Consul names them.

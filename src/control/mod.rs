@@ -1,5 +1,6 @@
 //! The control loop: takes updates of all sources, decides who may serve, builds tables, publishes them.
 
+mod change;
 mod handle;
 mod run;
 mod service;

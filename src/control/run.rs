@@ -15,6 +15,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::{mpsc, watch};
 
+use super::change::Changed;
 use super::handle::{ControlHandle, ControlRequest, REQUESTS_MAX};
 use super::service::{Counts, Service, Surroundings};
 use super::tags::TagRules;
@@ -23,10 +24,13 @@ use crate::catalog::ServiceName;
 use crate::catalog::command::CommandError;
 use crate::metrics::Metrics;
 use crate::registry::{SourceName, Update};
-use crate::table::{Clock, SharedTable, TableBuilder, TargetState};
+use crate::table::{Clock, CommandTarget, SharedTable, TableBuilder};
 
 /// Most updates that go into one table: a source that never pauses must not keep tables from being built.
 const UPDATES_PER_BUILD_MAX: usize = 100_000;
+
+/// Most rejected commands of one update that are logged one by one; all are in the list of services.
+const LOGGED_ERRORS_MAX: usize = 20;
 
 type ServiceKey = (SourceName, ServiceName);
 
@@ -50,12 +54,15 @@ pub struct Control {
     /// Names that may have left for good.
     vanished: BTreeSet<ServiceName>,
     /// Services of route commands, as of the last build.
-    command_services: BTreeMap<ServiceName, Vec<Arc<TargetState>>>,
-    commands_changed: bool,
+    command_services: BTreeMap<ServiceName, Vec<CommandTarget>>,
+    /// Sources whose commands were replaced since the last build, with the number of commands.
+    commands_changed: BTreeMap<SourceName, usize>,
     command_errors: BTreeMap<SourceName, Arc<[CommandError]>>,
     synced: BTreeSet<SourceName>,
-    /// Told since the last table: what came in the same breath was there before, and counts as known from the start.
+    /// Told since the last table, and not counted as synced before that is live: what came in the same breath was
+    /// there before, and counts as known from the start.
     newly_synced: BTreeSet<SourceName>,
+    started: Instant,
     readiness: Arc<watch::Sender<Readiness>>,
     requests: mpsc::Receiver<ControlRequest>,
 }
@@ -87,10 +94,11 @@ impl Control {
             dirty: BTreeSet::new(),
             vanished: BTreeSet::new(),
             command_services: BTreeMap::new(),
-            commands_changed: false,
+            commands_changed: BTreeMap::new(),
             command_errors: BTreeMap::new(),
             synced: BTreeSet::new(),
             newly_synced: BTreeSet::new(),
+            started: Instant::now(),
             readiness: Arc::clone(&readiness),
             requests,
         };
@@ -152,9 +160,9 @@ impl Control {
             }
             Update::Commands { source, commands, errors } => {
                 let since_ms = self.since_ms(source, Instant::now());
+                self.commands_changed.insert(source, commands.len());
                 self.builder.apply_commands(source, commands, since_ms);
                 self.take_errors(source, errors);
-                self.commands_changed = true;
             }
             Update::Synced { source } => drop(self.newly_synced.insert(source)),
         }
@@ -164,7 +172,12 @@ impl Control {
         if self.command_errors.get(source).is_some_and(|known| *known == errors) {
             return;
         }
-        for error in &*errors {
+        // Lines move, and stay as wrong as they were.
+        let known = self.command_errors.get(source).map_or(&[][..], |known| known);
+        let is_new = |error: &&CommandError| {
+            !known.iter().any(|known| (&known.text, &known.reason) == (&error.text, &error.reason))
+        };
+        for error in errors.iter().take(LOGGED_ERRORS_MAX).filter(is_new) {
             tracing::warn!(
                 source,
                 line = error.line,
@@ -187,26 +200,29 @@ impl Control {
     fn advance(&mut self, now: Instant) {
         let started = Instant::now();
         let dirty = std::mem::take(&mut self.dirty);
-        dirty.iter().for_each(|key| self.evaluate(key, now));
+        let mut changed = Changed::default();
+        let commands_changed = std::mem::take(&mut self.commands_changed);
+        commands_changed.iter().for_each(|(source, count)| changed.note(source, &format!("{count} commands")));
+        self.vanished.iter().for_each(|name| changed.note(name, "gone"));
+        dirty.iter().for_each(|key| self.evaluate(key, now, &mut changed));
         if self.builder.is_dirty() {
-            self.publish(started, dirty.len());
+            self.publish(started, dirty.len(), &changed);
         }
         self.builder.retire();
-        if self.commands_changed {
-            self.commands_changed = false;
+        if !commands_changed.is_empty() {
             let before = std::mem::replace(&mut self.command_services, self.builder.command_services());
             self.vanished.extend(before.into_keys().filter(|name| !self.command_services.contains_key(name)));
         }
         self.count_targets(dirty.iter().map(|(_, name)| Arc::clone(name)).collect());
         self.forget_vanished();
-        self.synced.append(&mut self.newly_synced);
         self.note_synced();
     }
 
-    fn evaluate(&mut self, key: &ServiceKey, now: Instant) {
+    fn evaluate(&mut self, key: &ServiceKey, now: Instant, changed: &mut Changed) {
         let since_ms = self.since_ms(key.0, now);
         let Some(service) = self.services.get_mut(key) else { return };
         let rejected_before = std::mem::take(&mut service.tags.rejected);
+        let remarks_before = std::mem::take(&mut service.tags.remarks);
         let held_before = service.held.clone();
         let around = Surroundings {
             settings: &self.settings,
@@ -217,12 +233,18 @@ impl Control {
             starting: !self.synced.contains(key.0),
         };
         let contributions = service.evaluate(&around);
+        let seen = service.see();
+        changed.service(&key.1, service.seen.as_ref(), &seen);
+        service.seen = Some(seen);
         match service.next_deadline {
             Some(at) => drop(self.deadlines.insert(key.clone(), at)),
             None => drop(self.deadlines.remove(key)),
         }
         for (tag, reason) in service.tags.rejected.iter().filter(|(tag, _)| !rejected_before.contains_key(*tag)) {
             tracing::warn!(service = %key.1, tag, reason, "route tag rejected");
+        }
+        for remark in service.tags.remarks.difference(&remarks_before) {
+            tracing::warn!(service = %key.1, remark, "route tag taken, with a remark");
         }
         match (&held_before, &service.held) {
             (None, Some(held)) => tracing::warn!(service = %key.1, "{held}"),
@@ -233,7 +255,7 @@ impl Control {
         self.builder.apply_service(key.0, &key.1, contributions, since_ms);
     }
 
-    fn publish(&mut self, started: Instant, services: usize) {
+    fn publish(&mut self, started: Instant, services: usize, changed: &Changed) {
         let table = self.builder.build();
         let routes = table.len();
         self.table.publish(table);
@@ -250,6 +272,7 @@ impl Control {
             added = changes.added,
             changed = changes.changed,
             removed = changes.removed,
+            what = changed.to_string(),
             took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
             "routing table changed"
         );
@@ -263,8 +286,12 @@ impl Control {
             let of_catalog = self.sources.iter().filter_map(|source| self.services.get(&(*source, Arc::clone(&name))));
             let mut total =
                 of_catalog.map(|service| service.counts(&self.builder, now_ms)).fold(Counts::default(), add);
-            for state in self.command_services.get(&name).into_iter().flatten() {
-                if state.is_ejected(now_ms) { total.ejected += 1 } else { total.healthy += 1 }
+            for target in self.command_services.get(&name).into_iter().flatten() {
+                match target.excluded {
+                    Some(_) => total.excluded += 1,
+                    None if target.state.is_ejected(now_ms) => total.ejected += 1,
+                    None => total.healthy += 1,
+                }
             }
             totals.push((name, total));
         }
@@ -287,7 +314,16 @@ impl Control {
         }
     }
 
-    fn note_synced(&self) {
+    fn note_synced(&mut self) {
+        for source in std::mem::take(&mut self.newly_synced) {
+            if !self.synced.insert(source) {
+                continue;
+            }
+            let of_catalog = self.services.keys().filter(|(of, _)| *of == source).count();
+            let is_own = |targets: &&Vec<CommandTarget>| targets.iter().any(|target| *target.state.id.node == *source);
+            let services = of_catalog + self.command_services.values().filter(is_own).count();
+            tracing::info!(source, services, took_ms = millis(self.started.elapsed()), "source has synced");
+        }
         self.readiness.send_if_modified(|readiness| {
             let before = readiness.waiting_for.len();
             readiness.waiting_for.retain(|source| !self.synced.contains(source.as_str()));
@@ -337,13 +373,14 @@ impl Control {
             unknown_options: service.tags.remarks.iter().cloned().collect(),
             held: service.held.clone(),
         });
-        let of_commands = self.command_services.iter().map(|(name, states)| {
-            let from = |state: &Arc<TargetState>| self.command_errors.keys().find(|source| ***source == *state.id.node);
+        let of_commands = self.command_services.iter().map(|(name, targets)| {
+            let from =
+                |target: &CommandTarget| self.command_errors.keys().find(|source| ***source == *target.state.id.node);
             ServiceStatus {
                 name: Arc::clone(name),
-                source: states.first().and_then(from).copied().unwrap_or("commands"),
+                source: targets.first().and_then(from).copied().unwrap_or("commands"),
                 last_success: None,
-                instances: states.iter().map(|state| command_status(state, now_ms)).collect(),
+                instances: targets.iter().map(|target| command_status(target, now_ms)).collect(),
                 rejected: Vec::new(),
                 unknown_options: Vec::new(),
                 held: None,
@@ -367,13 +404,18 @@ impl Control {
     }
 }
 
-fn command_status(state: &TargetState, now_ms: u64) -> InstanceStatus {
-    let ejected = state.is_ejected(now_ms);
+fn command_status(target: &CommandTarget, now_ms: u64) -> InstanceStatus {
+    let state = &target.state;
+    let (word, reason) = match &target.excluded {
+        Some(reason) => ("excluded", Some(reason.to_string())),
+        None if state.is_ejected(now_ms) => ("ejected", Some("too many failures in a row".to_owned())),
+        None => ("healthy", None),
+    };
     InstanceStatus {
         id: state.id.clone(),
         address: state.addr.to_string(),
-        state: if ejected { "ejected" } else { "healthy" },
-        reason: ejected.then(|| "too many failures in a row".to_owned()),
+        state: word,
+        reason,
         tags: Vec::new(),
         in_flight: state.in_flight.load(Relaxed),
         failures: state.failures.load(Relaxed),
@@ -405,6 +447,10 @@ fn unix_time(seconds: f64) -> Option<SystemTime> {
     SystemTime::UNIX_EPOCH.checked_add(Duration::try_from_secs_f64(seconds).ok()?)
 }
 
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// Without a deadline: never.
 async fn sleep_until(deadline: Option<Instant>) {
     match deadline {
@@ -415,8 +461,11 @@ async fn sleep_until(deadline: Option<Instant>) {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+    use std::sync::Mutex;
+
     use super::*;
-    use crate::catalog::command::parse_commands;
+    use crate::catalog::command::{Command, parse_commands};
     use crate::catalog::eligibility::Rules;
     use crate::catalog::options::Strategy;
     use crate::catalog::{Check, CheckScope, CheckStatus, Endpoint, Instance, InstanceId, ServiceSnapshot, Weights};
@@ -581,6 +630,98 @@ mod tests {
             bench.send(none).await;
             assert!(bench.route("a.test", "/").is_some() && bench.route("b.test", "/").is_none());
             assert!(!bench.metrics.control().table_targets.keys().any(|(name, _)| &**name == "fixed"));
+        });
+    }
+
+    #[test]
+    fn an_unresolved_name_keeps_its_place_and_says_why() {
+        let hold = Duration::from_secs(600);
+        let settings = ControlSettings { rules: Rules { critical_hold: hold, ..settings().rules }, ..settings() };
+        Bench::run(settings, |bench| async move {
+            let reason = "name no.invalid does not resolve: no such name";
+            let endpoint = Endpoint::Unresolved { host: "no.invalid".into(), port: 80, reason: reason.into() };
+            let lost = Instance { endpoint: endpoint.clone(), ..instance("b", 2, Passing, &["urlprefix-a.test/x"]) };
+            let (mut commands, _) = parse_commands("route add fixed a.test/noname http://no.invalid:80");
+            if let Command::Add(add) = &mut commands[0] {
+                add.endpoint = endpoint;
+            }
+            bench.send(update("web", vec![instance("a", 1, Passing, &["urlprefix-a.test/"]), lost.clone()])).await;
+            let commands = Update::Commands { source: "static", commands: commands.into(), errors: [].into() };
+            bench.send(commands).await;
+            for path in ["/noname", "/x"] {
+                let route = bench.route("a.test", path).unwrap();
+                assert_eq!((&*route.key.path, route.targets.len()), (path, 0));
+                assert_eq!(&*route.excluded[0].reason, reason);
+            }
+            for (service, at) in [("fixed", 0), ("web", 1)] {
+                let status = bench.status(service).await.instances[at].clone();
+                assert_eq!((status.state, status.reason.as_deref()), ("excluded", Some(reason)), "{service}");
+            }
+            assert_eq!(bench.metrics.control().table_targets[&("fixed".into(), "excluded")], 1);
+            assert_eq!(bench.metrics.control().table_targets[&("fixed".into(), "healthy")], 0);
+
+            // Nobody can be reached there, so it is no reason to let go of the others.
+            bench.send(update("web", vec![instance("a", 1, Critical, &["urlprefix-a.test/"]), lost])).await;
+            assert!(bench.status("web").await.held.is_some());
+            assert_eq!(bench.route("a.test", "/").unwrap().targets.len(), 1);
+        });
+    }
+
+    /// Collects what is logged.
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Lines {
+        /// How many lines there are with all these parts.
+        fn count(&self, parts: &[&str]) -> usize {
+            let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
+            text.lines().filter(|line| parts.iter().all(|part| line.contains(part))).count()
+        }
+    }
+
+    #[test]
+    fn the_log_names_each_thing_once() {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+        let _guard = tracing::subscriber::set_default(subscriber);
+        Bench::run(settings(), |bench| async move {
+            let odd = ["urlprefix-a.test/ foo=bar"];
+            bench.send(update("web", vec![instance("a", 1, Passing, &odd)])).await;
+            // Again, with another instance: the option is known to be unknown.
+            bench.send(update("web", vec![instance("a", 1, Passing, &odd), instance("b", 2, Passing, &odd)])).await;
+            assert_eq!(lines.count(&["WARN", "web", "foo=bar"]), 1);
+            assert_eq!(lines.count(&["routing table changed", "web: instances +1 -0, serving 1"]), 1);
+            assert_eq!(lines.count(&["routing table changed", "web: instances +1 -0, serving 2"]), 1);
+            bench.send(update("web", vec![instance("a", 1, Passing, &["urlprefix-a.test/"])])).await;
+            bench.send(update("web", vec![instance("a", 1, Passing, &odd)])).await;
+            assert_eq!(lines.count(&["WARN", "web", "foo=bar"]), 2, "it was gone meanwhile");
+
+            bench.send(Update::Synced { source: "consul" }).await;
+            bench.send(Update::Synced { source: "consul" }).await;
+            assert_eq!(lines.count(&["INFO", "synced", "consul", "services=1", "took_ms="]), 1);
+
+            for text in ["route nonsense", "route add x b.test/ http://127.0.0.1:9/\nroute nonsense\nroute worse"] {
+                let (commands, errors) = parse_commands(text);
+                let commands = Update::Commands { source: "file", commands: commands.into(), errors: errors.into() };
+                bench.send(commands).await;
+            }
+            assert_eq!(lines.count(&["WARN", "route nonsense"]), 1, "it only moved");
+            assert_eq!(lines.count(&["WARN", "route worse"]), 1);
+            assert_eq!(lines.count(&["routing table changed", "file: 1 commands"]), 1);
+            bench.send(Update::Gone { source: "consul", service: "web".into() }).await;
+            assert_eq!(lines.count(&["routing table changed", "web: gone"]), 1);
         });
     }
 

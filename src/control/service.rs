@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
+use super::change::Seen;
 use super::tags::{TagMemory, TagRules};
 use super::{ControlSettings, InstanceStatus};
 use crate::catalog::eligibility::{History, Verdict};
@@ -19,6 +20,8 @@ pub(super) struct Service {
     pub(super) tags: TagMemory,
     verdicts: Vec<Verdict>,
     pub(super) held: Option<String>,
+    /// As of the last evaluation.
+    pub(super) seen: Option<Seen>,
     /// When to evaluate again although nothing was heard.
     pub(super) next_deadline: Option<Instant>,
 }
@@ -52,6 +55,7 @@ impl Service {
             tags: TagMemory::default(),
             verdicts: Vec::new(),
             held: None,
+            seen: None,
             next_deadline: None,
         }
     }
@@ -68,8 +72,9 @@ impl Service {
                 state.is_ejected(now_ms) || (eject_after > 0 && state.failures.load(Relaxed) >= eject_after)
             })
         };
-        let evaluation = self.history.evaluate(&around.settings.rules, &snapshot, around.now, around.starting, is_dead);
-        self.verdicts = evaluation.verdicts;
+        let dialled = dialled(&snapshot);
+        let evaluation = self.history.evaluate(&around.settings.rules, &dialled, around.now, around.starting, is_dead);
+        self.verdicts = with_unresolved(&snapshot, evaluation.verdicts);
         self.held = evaluation.held;
         self.next_deadline = evaluation.next_deadline;
         let tags = self.tags.read(around.tag_rules, &snapshot.instances);
@@ -86,6 +91,12 @@ impl Service {
             }));
         }
         contributions
+    }
+
+    /// The service as the last evaluation left it.
+    pub(super) fn see(&self) -> Seen {
+        let serving = self.verdicts.iter().filter(|verdict| matches!(verdict, Verdict::Eligible { .. })).count();
+        Seen { snapshot: Arc::clone(&self.snapshot), serving }
     }
 
     /// Every instance as it is now.
@@ -115,19 +126,33 @@ impl Service {
     }
 }
 
+/// The service without the instances that have no address: these neither serve nor keep others from being held.
+fn dialled(snapshot: &Arc<ServiceSnapshot>) -> Arc<ServiceSnapshot> {
+    let has_address = |instance: &&Instance| matches!(instance.endpoint, Endpoint::Addr(_));
+    if snapshot.instances.iter().all(|instance| has_address(&instance)) {
+        return Arc::clone(snapshot);
+    }
+    let instances = snapshot.instances.iter().filter(has_address).cloned().collect();
+    Arc::new(ServiceSnapshot { name: Arc::clone(&snapshot.name), instances })
+}
+
+/// One verdict per instance, in their order, from those of the instances with an address.
+fn with_unresolved(snapshot: &ServiceSnapshot, verdicts: Vec<Verdict>) -> Vec<Verdict> {
+    let mut of_dialled = verdicts.into_iter();
+    let verdict = |instance: &Instance| match instance.endpoint.trouble() {
+        Some(reason) => Verdict::Excluded { reason },
+        None => of_dialled.next().expect("a verdict for each instance with an address"),
+    };
+    snapshot.instances.iter().map(verdict).collect()
+}
+
 /// Where the instance is, and whether it may serve there.
 fn place(instance: &Instance, verdict: &Verdict) -> (SocketAddr, Admission) {
     let admission = match verdict {
         Verdict::Eligible { weight, .. } => Admission::Eligible { weight: *weight },
         Verdict::Excluded { reason } => Admission::Excluded { reason: Arc::clone(reason) },
     };
-    match &instance.endpoint {
-        Endpoint::Addr(addr) => (*addr, admission),
-        Endpoint::Name { host, port } => {
-            let reason = format!("its address {host} is a name that could not be resolved yet").into();
-            (SocketAddr::from(([0, 0, 0, 0], *port)), Admission::Excluded { reason })
-        }
-    }
+    (instance.endpoint.addr(), admission)
 }
 
 fn status(instance: &Instance, verdict: &Verdict, builder: &TableBuilder, now_ms: u64) -> InstanceStatus {
@@ -141,10 +166,7 @@ fn status(instance: &Instance, verdict: &Verdict, builder: &TableBuilder, now_ms
     };
     InstanceStatus {
         id: instance.id.clone(),
-        address: match &instance.endpoint {
-            Endpoint::Addr(addr) => addr.to_string(),
-            Endpoint::Name { host, port } => format!("{host}:{port}"),
-        },
+        address: instance.endpoint.to_string(),
         state: word,
         reason,
         tags: instance.tags.iter().map(ToString::to_string).collect(),

@@ -37,8 +37,6 @@ const CONFIRM_EMPTY: Duration = Duration::from_millis(500);
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
 /// Largest file.
 const FILE_BYTES_MAX: u64 = 64 << 20;
-/// Most lines that are logged one by one.
-const LOGGED_ERRORS_MAX: usize = 20;
 
 /// Why a file could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +60,8 @@ pub fn spawn(path: PathBuf, metrics: Metrics, updates: mpsc::Sender<Update>) -> 
 }
 
 fn spawn_polling(path: PathBuf, metrics: Metrics, updates: mpsc::Sender<Update>, poll: Duration) -> SourceTask {
+    // Shown before the first error, else the first one is no rise.
+    metrics.control().registry_errors.entry("file").or_default();
     let (commands, errors) = (Arc::from([]), Arc::from([]));
     let source = FileSource { path, metrics, updates, text: None, commands, errors, trouble: None };
     SourceTask::spawn(source.run(poll))
@@ -133,7 +133,9 @@ impl FileSource {
         if !first && *self.commands == *commands && *self.errors == *errors {
             return Ok(());
         }
-        log_errors(&self.path, commands.len(), &errors);
+        // Which lines are wrong is told by whoever takes the commands, as for every source.
+        let path = self.path.display();
+        tracing::info!(%path, commands = commands.len(), rejected = errors.len(), "routes file read");
         (self.commands, self.errors) = (commands.into(), errors.into());
         let (commands, errors) = (Arc::clone(&self.commands), Arc::clone(&self.errors));
         self.updates.send(Update::Commands { source: SOURCE, commands, errors }).await?;
@@ -151,13 +153,6 @@ impl FileSource {
             tracing::warn!(path = %self.path.display(), reason, "routes file cannot be read; {kept}");
             self.trouble = Some(reason);
         }
-    }
-}
-
-fn log_errors(path: &Path, commands: usize, errors: &[CommandError]) {
-    tracing::info!(path = %path.display(), commands, errors = errors.len(), "routes file read");
-    for error in errors.iter().take(LOGGED_ERRORS_MAX) {
-        tracing::warn!(path = %path.display(), "{error}");
     }
 }
 
@@ -337,6 +332,7 @@ mod tests {
     async fn a_lost_file_keeps_its_commands_and_is_counted() {
         let poll = Duration::from_millis(20);
         let mut source = Fixture::start("routes", poll, |dir| put(&dir.join("routes"), &add("a")));
+        assert_eq!(source.metrics.control().registry_errors.get("file"), Some(&0), "shown before the first error");
         assert_eq!(source.commands().await.0, "a");
         assert!(matches!(source.next().await, Update::Synced { .. }));
         let path = source.dir.path().join("routes");

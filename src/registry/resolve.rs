@@ -11,7 +11,8 @@
 //! a source): it is sent when each of its names was asked for once, or after [`PATIENCE`] with what is known by
 //! then, and again whenever an answer changes it. A newer update of a slot takes the place of the one that waits, so
 //! the order per slot holds, and a slow name delays nobody but its own slot. `Synced` of a source waits for the
-//! source's slots. What to believe of an answer is decided in `names`, asking is left to `dns`.
+//! source's slots. What to believe of an answer is decided in `names`, asking is left to `dns`. What has
+//! no address keeps its place, as an end that cannot be dialled and says why.
 
 mod expand;
 mod names;
@@ -174,6 +175,8 @@ impl<R: Resolve> Stage<R> {
             self.output.send(update).await?;
             return self.send_synced().await;
         }
+        // Shown before the first error, else the first one is no rise.
+        self.metrics.control().registry_errors.entry("dns").or_default();
         let now = Instant::now();
         let before = self.slots.remove(&key);
         let used = before.as_ref().map(|slot| slot.questions.clone()).unwrap_or_default();
@@ -268,10 +271,13 @@ async fn sleep_until(wake: Option<Instant>) {
 fn log(question: &Question, news: &News) {
     let (name, srv) = (&*question.name, question.srv);
     match news {
+        News::Failing { reason, kept: 0 } => {
+            tracing::warn!(name, srv, reason, "name cannot be resolved; its targets get no traffic");
+        }
         News::Failing { reason, kept } => {
             tracing::warn!(name, srv, reason, kept, "name cannot be resolved; known addresses stay");
         }
-        News::Gone => tracing::warn!(name, srv, "name does not exist any more, and neither do its targets"),
+        News::Gone => tracing::warn!(name, srv, "name does not exist any more; its targets get no traffic"),
         News::Recovered => tracing::info!(name, srv, "name resolves again"),
     }
 }

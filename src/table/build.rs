@@ -19,7 +19,7 @@ use super::{Excluded, Matcher, Route, RouteTable, Target, TargetState};
 use crate::catalog::command::Command;
 use crate::catalog::options::{RouteOptions, Strategy};
 use crate::catalog::tag::RouteKey;
-use crate::catalog::{Endpoint, InstanceId, ServiceName};
+use crate::catalog::{InstanceId, ServiceName};
 use crate::metrics::{Metrics, ServiceMetrics};
 use crate::registry::SourceName;
 
@@ -36,6 +36,15 @@ pub enum Admission {
         /// Why, in words for the operator.
         reason: Arc<str>,
     },
+}
+
+/// A target that a route command adds.
+#[derive(Clone, Debug)]
+pub struct CommandTarget {
+    /// Its state.
+    pub state: Arc<TargetState>,
+    /// Why it may not serve, in words for the operator, if it may not.
+    pub excluded: Option<Arc<str>>,
 }
 
 /// One instance at one place: what one route tag of it says.
@@ -275,17 +284,14 @@ impl TableBuilder {
         match command {
             Command::Add(add) => {
                 let id = InstanceId { node: source.into(), id: format!("{}@{}", add.service, add.url).into() };
-                let (addr, admission) = match &add.endpoint {
-                    Endpoint::Addr(addr) => (*addr, Admission::Eligible { weight: 1 }),
-                    Endpoint::Name { host, port } => {
-                        let reason = format!("the name {host} could not be resolved yet").into();
-                        (SocketAddr::from(([0, 0, 0, 0], *port)), Admission::Excluded { reason })
-                    }
+                let admission = match add.endpoint.trouble() {
+                    None => Admission::Eligible { weight: 1 },
+                    Some(reason) => Admission::Excluded { reason },
                 };
                 let draft = Draft {
                     service: Arc::clone(&add.service),
                     metrics: self.metrics.service(&add.service),
-                    state: self.states.acquire(&id, addr, since_ms),
+                    state: self.states.acquire(&id, add.endpoint.addr(), since_ms),
                     options: Arc::new(add.spec.options.clone()),
                     tags: add.tags.as_slice().into(),
                     url: Some(Arc::clone(&add.url)),
@@ -339,15 +345,19 @@ impl TableBuilder {
         self.states.get(id, addr)
     }
 
-    /// Services that route commands name, each with the states of its targets.
+    /// Services that route commands name, each with its targets.
     #[must_use]
-    pub fn command_services(&self) -> BTreeMap<ServiceName, Vec<Arc<TargetState>>> {
-        let mut services: BTreeMap<ServiceName, Vec<Arc<TargetState>>> = BTreeMap::new();
+    pub fn command_services(&self) -> BTreeMap<ServiceName, Vec<CommandTarget>> {
+        let mut services: BTreeMap<ServiceName, Vec<CommandTarget>> = BTreeMap::new();
         let mut seen = BTreeSet::new();
         for draft in self.overlay.added() {
-            let states = services.entry(Arc::clone(&draft.service)).or_default();
+            let targets = services.entry(Arc::clone(&draft.service)).or_default();
             if seen.insert((Arc::clone(&draft.service), draft.state.key)) {
-                states.push(Arc::clone(&draft.state));
+                let excluded = match &draft.admission {
+                    Admission::Eligible { .. } => None,
+                    Admission::Excluded { reason } => Some(Arc::clone(reason)),
+                };
+                targets.push(CommandTarget { state: Arc::clone(&draft.state), excluded });
             }
         }
         services
@@ -436,7 +446,8 @@ mod tests {
     use std::sync::atomic::Ordering::Relaxed;
 
     use super::*;
-    use crate::catalog::command::{AddRoute, parse_commands};
+    use crate::catalog::Endpoint;
+    use crate::catalog::command::parse_commands;
     use crate::table::Scheme;
 
     const SOURCE: SourceName = "consul";
@@ -565,21 +576,37 @@ mod tests {
     }
 
     #[test]
-    fn a_name_with_several_addresses_is_several_targets() {
-        let (commands, errors) = parse_commands("route add x c/ http://many.test:80/");
-        assert!(errors.is_empty(), "{errors:?}");
-        let Command::Add(named) = &commands[0] else { panic!("{commands:?}") };
-        let resolved: Vec<Command> = (1..=3)
-            .map(|last| {
-                let endpoint = Endpoint::Addr(([127, 0, 0, last], 80).into());
-                Command::Add(AddRoute { endpoint, ..named.clone() })
-            })
-            .collect();
+    fn a_command_without_address_holds_its_place() {
         let mut builder = builder();
-        builder.apply_commands("static", resolved.into(), 0);
-        let table = builder.build();
-        let shares: Vec<f64> = table.routes()[0].targets.iter().map(|target| target.share).collect();
-        assert_eq!(shares, [1.0 / 3.0; 3]);
+        apply(&mut builder, "s", vec![at(key("a", "/"), 1)]);
+        let (mut commands, _) =
+            parse_commands("route add x a/deep http://one.invalid\nroute add x a/deep http://two.invalid");
+        for command in &mut commands {
+            let Command::Add(add) = command else { panic!("{command}") };
+            add.endpoint = Endpoint::Unresolved { host: "x".into(), port: 80, reason: "no such name".into() };
+        }
+        builder.apply_commands("static", commands.into(), 0);
+        let route = builder.build().lookup(Scheme::Http, "a", "/deep/x", |_| true).cloned().unwrap();
+        assert_eq!((&*route.key.path, route.targets.len(), route.excluded.len()), ("/deep", 0, 2));
+        assert!(route.excluded.iter().all(|excluded| &*excluded.reason == "no such name"));
+        assert_eq!(builder.command_services()["x"][0].excluded.as_deref(), Some("no such name"));
+    }
+
+    #[test]
+    fn every_address_of_a_name_is_a_target() {
+        let mut builder = builder();
+        let (commands, _) = parse_commands("route add x / http://web:80/");
+        let at = |last: u8| match commands[0].clone() {
+            Command::Add(mut add) => {
+                add.endpoint = Endpoint::Addr(([10, 0, 0, last], 80).into());
+                Command::Add(add)
+            }
+            other => other,
+        };
+        builder.apply_commands("static", [at(1), at(2), at(2)].into(), 0);
+        let route = builder.build().lookup(Scheme::Http, "a", "/", |_| true).cloned().unwrap();
+        let addrs: Vec<String> = route.targets.iter().map(|target| target.state.addr.to_string()).collect();
+        assert_eq!(addrs, ["10.0.0.1:80", "10.0.0.2:80"]);
     }
 
     #[test]

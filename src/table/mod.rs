@@ -37,7 +37,7 @@ use crate::catalog::tag::RouteKey;
 use hosts::Hosts;
 
 pub use balancer::{PickContext, PickState};
-pub use build::{Admission, Contribution, TableBuilder};
+pub use build::{Admission, CommandTarget, Contribution, TableBuilder};
 pub use clock::Clock;
 pub use explain::Explanation;
 pub use publish::{SharedTable, TableReader};

@@ -251,6 +251,7 @@ mod tests {
             for instance in snapshot.instances {
                 match instance.endpoint {
                     Endpoint::Addr(addr) => prop_assert!(addr.port() != 0 && !addr.ip().is_unspecified()),
+                    Endpoint::Unresolved { host, .. } => prop_assert!(false, "{host}: nobody asked"),
                     Endpoint::Name { host, port } => prop_assert!(port != 0 && is_dns_name(&host)),
                 }
             }

@@ -76,8 +76,12 @@ impl Client {
     /// # Errors
     /// A file or an address that cannot be used.
     pub fn new(config: &ConsulConfig) -> Result<Self, ConsulError> {
-        let pool = Pool::new(Settings::load(config)?, config.max_connections);
-        Ok(Self { pool, watches: AtomicUsize::new(0) })
+        Ok(Self::with_settings(Settings::load(config)?, config.max_connections))
+    }
+
+    /// The same with settings that were read before.
+    pub(super) fn with_settings(settings: Settings, max_connections: usize) -> Self {
+        Self { pool: Pool::new(settings, max_connections), watches: AtomicUsize::new(0) }
     }
 
     /// Uses these settings for new requests; those under way finish on the old connections.

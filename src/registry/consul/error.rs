@@ -112,6 +112,10 @@ pub enum ConsulError {
     },
 }
 
+/// All that [`ConsulError::kind`] says.
+pub(super) const KINDS: [&str; 10] =
+    ["config", "resolve", "connect", "tls", "timeout", "transport", "token", "status", "decode", "unconfirmed"];
+
 impl ConsulError {
     /// Kind for `lb_registry_errors_total`.
     #[must_use]
@@ -198,6 +202,10 @@ mod tests {
             text: String::new(),
             retry_after: Some(Duration::from_secs(3)),
         };
+        let transport = |alert| ConsulError::Transport { agent: String::new(), reason: String::new(), alert };
+        for error in [status(403), status(500), transport(None), transport(Some(AlertDescription::UnknownCA))] {
+            assert!(KINDS.contains(&error.kind()), "{error}");
+        }
         assert_eq!(status(403).kind(), "token");
         assert_eq!(status(500).kind(), "status");
         assert_eq!(status(429).retry_after(), Some(Duration::from_secs(3)));

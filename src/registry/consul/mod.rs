@@ -13,6 +13,7 @@ pub mod catalog;
 pub mod client;
 mod dial;
 pub mod error;
+mod expiry;
 pub mod guard;
 mod hint;
 mod list;
@@ -22,6 +23,7 @@ pub mod probe;
 mod settings;
 mod shared;
 mod tls;
+mod trouble;
 mod watch;
 pub mod wire;
 
@@ -54,10 +56,21 @@ pub fn spawn(
     metrics: Metrics,
     updates: mpsc::Sender<Update>,
 ) -> Result<ConsulSource, ConsulError> {
-    let client = client::Client::new(&config)?;
+    let settings = settings::Settings::load(&config)?;
+    expiry::report(&settings.certificates, &metrics);
+    let client = client::Client::with_settings(settings, config.max_connections);
+    init_errors(&metrics);
     let shared = Arc::new(shared::Shared::new(client, config, metrics, updates));
     let task = tokio::spawn(list::run(shared.clone()));
     Ok(ConsulSource { shared, task })
+}
+
+/// Shows every kind of error from the start: what appears with a count of 1 never rose, to those who watch the rise.
+fn init_errors(metrics: &Metrics) {
+    let mut control = metrics.control();
+    for kind in error::KINDS {
+        control.registry_errors.entry(kind).or_default();
+    }
 }
 
 impl ConsulSource {
@@ -67,7 +80,9 @@ impl ConsulSource {
     /// # Errors
     /// As [`spawn`]; then the old configuration stays in force.
     pub fn reload(&self, config: ConsulConfig) -> Result<(), ConsulError> {
-        self.shared.client.reload(settings::Settings::load(&config)?);
+        let settings = settings::Settings::load(&config)?;
+        expiry::report(&settings.certificates, self.shared.metrics());
+        self.shared.client.reload(settings);
         self.shared.reload(config);
         Ok(())
     }
@@ -77,5 +92,19 @@ impl Drop for ConsulSource {
     fn drop(&mut self) {
         // The service watches are owned by this task and end with it.
         self.task.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn every_kind_of_error_has_a_series_before_the_first_error() {
+        let metrics = Metrics::default();
+        *metrics.control().registry_errors.entry("connect").or_default() = 3;
+        init_errors(&metrics);
+        let errors = metrics.control().registry_errors.clone();
+        assert_eq!((errors["connect"], errors["token"], errors.len()), (3, 0, error::KINDS.len()));
     }
 }

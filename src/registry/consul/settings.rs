@@ -11,6 +11,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use rustls::ClientConfig;
 
 use super::error::ConsulError;
+use super::expiry::Expiry;
 use super::tls;
 use crate::config::ConsulConfig;
 
@@ -21,6 +22,8 @@ pub(super) struct Settings {
     pub(super) agents: Vec<Agent>,
     /// TLS; absent when no agent needs it.
     pub(super) tls: Option<Arc<ClientConfig>>,
+    /// When the certificates behind it end.
+    pub(super) certificates: Vec<Expiry>,
     /// Name to verify instead of the agent's host.
     pub(super) server_name: Option<String>,
     /// `X-Consul-Token`, marked sensitive: its debug form hides the value.
@@ -66,8 +69,18 @@ impl Settings {
             return Err(ConsulError::Value { key: "address", value: String::new(), reason });
         }
         let needs_tls = agents.iter().any(Agent::is_tls);
-        let tls = if needs_tls { Some(Arc::new(tls::client_config(config)?)) } else { None };
-        Ok(Self { agents, tls, server_name: config.server_name.clone(), token: token(config)?, scope: scope(config) })
+        let (tls, certificates) = match needs_tls.then(|| tls::client_config(config)).transpose()? {
+            Some((tls, certificates)) => (Some(Arc::new(tls)), certificates),
+            None => (None, Vec::new()),
+        };
+        Ok(Self {
+            agents,
+            tls,
+            certificates,
+            server_name: config.server_name.clone(),
+            token: token(config)?,
+            scope: scope(config),
+        })
     }
 }
 

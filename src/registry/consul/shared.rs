@@ -1,6 +1,6 @@
 //! What all watches of one source share: the client, what is believed, budgets, and what is wrong at present.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -11,6 +11,7 @@ use super::blocking::TokenBucket;
 use super::client::Client;
 use super::error::ConsulError;
 use super::guard::Guard;
+use super::trouble::Trouble;
 use crate::catalog::{ServiceName, ServiceSnapshot};
 use crate::config::ConsulConfig;
 use crate::metrics::Metrics;
@@ -79,6 +80,10 @@ impl Shared {
         self.generation.send_modify(|generation| *generation += 1);
     }
 
+    pub(super) fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
     pub(super) fn generation(&self) -> watch::Receiver<u64> {
         self.generation.subscribe()
     }
@@ -104,13 +109,26 @@ impl Shared {
     pub(super) fn succeeded(&self, label: &ServiceName) {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
         self.metrics.control().registry_success.insert(label.clone(), now);
-        lock(&self.trouble).clear(label);
+        self.ended(label);
     }
 
     /// The watch of `label` failed, or read something that is not believed.
     pub(super) fn failed(&self, label: &ServiceName, error: &ConsulError) {
         self.count(error);
-        lock(&self.trouble).set(label, error);
+        let kind = error.kind();
+        let watch = if label.is_empty() { "list of services" } else { label };
+        if lock(&self.trouble).failed(label, kind, Instant::now()) {
+            warn!(watch, kind, %error, "Consul: cannot read; what is known is kept");
+        } else {
+            debug!(watch, kind, %error, "Consul: still failing");
+        }
+    }
+
+    /// The watch of `label` does not fail, or does not exist, any more.
+    fn ended(&self, label: &ServiceName) {
+        if let Some(outage) = lock(&self.trouble).ended(label, Instant::now()) {
+            info!(after_s = outage.as_secs_f64(), "Consul answers again");
+        }
     }
 
     /// Counts an error that has no consequence for its watch.
@@ -127,7 +145,7 @@ impl Shared {
     /// Passes on that a service left. Its watch must have ended.
     pub(super) async fn gone(&self, service: ServiceName) -> Result<(), Closed> {
         self.guard().forget(&service);
-        lock(&self.trouble).clear(&service);
+        self.ended(&service);
         self.metrics.control().registry_success.remove(&service);
         self.send(Update::Gone { source: SOURCE, service: service.clone() }).await?;
         self.answered(&service).await
@@ -174,42 +192,6 @@ impl Waiting {
             *self = Self::Nobody;
         }
         over
-    }
-}
-
-/// What is wrong at present, so that the log tells of changes: one line when a kind of error begins, one when no watch
-/// has it any more. A thousand watches that lose one agent make one line.
-#[derive(Default)]
-struct Trouble {
-    kinds: HashMap<ServiceName, &'static str>,
-    counts: HashMap<&'static str, usize>,
-}
-
-impl Trouble {
-    fn set(&mut self, label: &ServiceName, error: &ConsulError) {
-        let kind = error.kind();
-        if self.kinds.get(label) == Some(&kind) {
-            debug!(watch = &**label, kind, %error, "Consul: still failing");
-            return;
-        }
-        self.clear(label);
-        self.kinds.insert(label.clone(), kind);
-        let count = self.counts.entry(kind).or_default();
-        *count += 1;
-        if *count == 1 {
-            let watch = if label.is_empty() { "list of services" } else { label };
-            warn!(watch, kind, %error, "Consul: cannot read; what is known is kept");
-        }
-    }
-
-    fn clear(&mut self, label: &ServiceName) {
-        let Some(kind) = self.kinds.remove(label) else { return };
-        let Some(count) = self.counts.get_mut(kind) else { return };
-        *count -= 1;
-        if *count == 0 {
-            self.counts.remove(kind);
-            info!(kind, "Consul: no watch fails this way any more");
-        }
     }
 }
 

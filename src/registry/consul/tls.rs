@@ -11,14 +11,16 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
 use super::error::ConsulError;
+use super::expiry::Expiry;
 use super::settings::read;
 use crate::config::ConsulConfig;
 
-/// Builds the client side of TLS from the files that `[consul]` names.
+/// Builds the client side of TLS from the files that `[consul]` names, and says when these certificates end.
 ///
 /// # Errors
 /// [`ConsulError::File`] with the key and the file that cannot be used.
-pub(super) fn client_config(config: &ConsulConfig) -> Result<ClientConfig, ConsulError> {
+pub(super) fn client_config(config: &ConsulConfig) -> Result<(ClientConfig, Vec<Expiry>), ConsulError> {
+    let mut expiries = Vec::new();
     let provider = Arc::new(aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
@@ -26,11 +28,13 @@ pub(super) fn client_config(config: &ConsulConfig) -> Result<ClientConfig, Consu
     let builder = if config.skip_verify {
         builder.dangerous().with_custom_certificate_verifier(Arc::new(AcceptAny { provider }))
     } else {
-        builder.with_root_certificates(roots(config)?)
+        builder.with_root_certificates(roots(config, &mut expiries)?)
     };
     let mut tls = match (&config.cert_file, &config.key_file) {
         (Some(cert), Some(key)) => {
             let (chain, private) = (certificates("cert_file", cert)?, private_key(key)?);
+            // The first is the own one; those above it are the CA's business.
+            expiries.extend(Expiry::earliest(cert, chain.get(..1).unwrap_or_default()));
             // Fails when the key does not belong to the certificate.
             builder.with_client_auth_cert(chain, private).map_err(|error| file("cert_file", cert, &error))?
         }
@@ -39,14 +43,14 @@ pub(super) fn client_config(config: &ConsulConfig) -> Result<ClientConfig, Consu
         (None, None) => builder.with_no_client_auth(),
     };
     tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(tls)
+    Ok((tls, expiries))
 }
 
 /// The CAs of `ca_file` and `ca_path`, or the system's when neither is given.
-fn roots(config: &ConsulConfig) -> Result<RootCertStore, ConsulError> {
+fn roots(config: &ConsulConfig, expiries: &mut Vec<Expiry>) -> Result<RootCertStore, ConsulError> {
     let mut roots = RootCertStore::empty();
     if let Some(path) = &config.ca_file {
-        add(&mut roots, "ca_file", path)?;
+        expiries.extend(Expiry::earliest(path, &add(&mut roots, "ca_file", path)?));
     }
     if let Some(directory) = &config.ca_path {
         let entries = fs::read_dir(directory).map_err(|error| file("ca_path", directory, &error))?;
@@ -67,11 +71,13 @@ fn roots(config: &ConsulConfig) -> Result<RootCertStore, ConsulError> {
     Ok(roots)
 }
 
-fn add(roots: &mut RootCertStore, key: &'static str, path: &Path) -> Result<(), ConsulError> {
-    for certificate in certificates(key, path)? {
-        roots.add(certificate).map_err(|error| file(key, path, &error))?;
+/// Adds the CAs of one file, and returns them.
+fn add(roots: &mut RootCertStore, key: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, ConsulError> {
+    let certificates = certificates(key, path)?;
+    for certificate in &certificates {
+        roots.add(certificate.clone()).map_err(|error| file(key, path, &error))?;
     }
-    Ok(())
+    Ok(certificates)
 }
 
 fn certificates(key: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, ConsulError> {

@@ -27,7 +27,7 @@ pub(super) fn questions(content: &Content) -> BTreeSet<Question> {
     }
 }
 
-/// `content` with the addresses that are believed now; what has none is left out.
+/// `content` with the addresses that are believed now; what has none keeps its place as [`Endpoint::Unresolved`].
 pub(super) fn expand(content: &Content, names: &Names) -> Content {
     match content {
         Content::Service(snapshot) => {
@@ -45,7 +45,7 @@ pub(super) fn expand(content: &Content, names: &Names) -> Content {
 
 fn question(endpoint: &Endpoint, srv: bool) -> Option<Question> {
     match endpoint {
-        Endpoint::Addr(_) => None,
+        Endpoint::Addr(_) | Endpoint::Unresolved { .. } => None,
         Endpoint::Name { host, .. } => Some(Question { name: Arc::clone(host), srv }),
     }
 }
@@ -64,13 +64,32 @@ fn expand_instance(instance: &Instance, names: &Names) -> Vec<Instance> {
         endpoint: Endpoint::Addr(SocketAddr::new(found.addr, *port)),
         ..instance.clone()
     };
-    names.found(&question).iter().map(at).collect()
+    let found = names.found(&question);
+    if found.is_empty() {
+        return vec![Instance { endpoint: unresolved(&question, *port, names), ..instance.clone() }];
+    }
+    found.iter().map(at).collect()
+}
+
+/// The end of a name without addresses. What has it stays, without traffic: left out, it would hand its place in the
+/// table, and its traffic, to a route with a shorter path.
+fn unresolved(question: &Question, port: u16, names: &Names) -> Endpoint {
+    let host = &question.name;
+    let reason = match names.trouble(question) {
+        Some(trouble) => format!("name {host} does not resolve: {trouble}"),
+        None => format!("name {host} does not resolve: no answer yet"),
+    };
+    Endpoint::Unresolved { host: Arc::clone(host), port, reason: reason.into() }
 }
 
 fn expand_command(command: &Command, names: &Names) -> Vec<Command> {
     let Command::Add(add) = command else { return vec![command.clone()] };
     let Endpoint::Name { port, .. } = &add.endpoint else { return vec![command.clone()] };
-    let found = question(&add.endpoint, add.srv).map_or(&[][..], |question| names.found(&question));
+    let Some(question) = question(&add.endpoint, add.srv) else { return vec![command.clone()] };
+    let found = names.found(&question);
+    if found.is_empty() {
+        return vec![Command::Add(AddRoute { endpoint: unresolved(&question, *port, names), ..add.clone() })];
+    }
     let weights = weights(add.spec.options.weight, found);
     let at = |(found, weight): (&Found, Option<f64>)| {
         let mut own = AddRoute {

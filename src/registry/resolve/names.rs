@@ -47,7 +47,7 @@ struct State {
 /// What an answer changes.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Outcome {
-    /// The addresses differ, or this was the first answer.
+    /// The addresses differ, or this was the first answer, or there are none for another reason than before.
     pub(super) changed: bool,
     /// A change between good and bad that is worth a line in the log.
     pub(super) news: Option<News>,
@@ -106,6 +106,11 @@ impl Names {
     /// What is believed of a name now.
     pub(super) fn found(&self, question: &Question) -> &[Found] {
         self.known.get(question).map_or(&[], |state| &state.found)
+    }
+
+    /// What went wrong with the last question about a name, if it did.
+    pub(super) fn trouble(&self, question: &Question) -> Option<&str> {
+        self.known.get(question)?.trouble.as_deref()
     }
 
     /// Who uses a name.
@@ -200,7 +205,9 @@ impl State {
         // The first questions after an absence come quickly, to confirm it.
         let rounds = self.failures.max(self.absences.saturating_sub(ABSENT_CONFIRMED - 1)).saturating_sub(1);
         let pause = RETRY_MIN.saturating_mul(1 << rounds.min(5)).min(RETRY_MAX);
-        (Outcome { changed: gone, news }, pause)
+        // Whoever has no address is shown with the reason.
+        let changed = gone || (!told && self.found.is_empty());
+        (Outcome { changed, news }, pause)
     }
 }
 
@@ -307,6 +314,12 @@ mod tests {
         assert!(!fixture.names.is_settled(&question("a")));
         assert!(fixture.answer(failed()).0.changed);
         assert!(fixture.names.is_settled(&question("a")) && fixture.found().is_empty());
+        assert_eq!(fixture.names.trouble(&question("a")), Some("timeout"));
+        assert!(!fixture.answer(failed()).0.changed);
+        assert!(fixture.answer(Err(ResolveError::Absent)).0.changed, "another reason to show");
+        assert_eq!(fixture.names.trouble(&question("a")), Some("no such name"));
+        fixture.answer(answer(&[found("a", 1)], 2));
+        assert_eq!(fixture.names.trouble(&question("a")), None);
     }
 
     #[test]

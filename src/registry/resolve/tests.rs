@@ -96,6 +96,7 @@ fn show(update: &Update) -> String {
         Update::Service { snapshot, .. } => {
             let instances = snapshot.instances.iter().map(|instance| match &instance.endpoint {
                 Endpoint::Addr(addr) => format!(" {}={addr}", instance.id.id),
+                Endpoint::Unresolved { reason, .. } => format!(" {}=({reason})", instance.id.id),
                 Endpoint::Name { host, .. } => panic!("{host} is not resolved"),
             });
             format!("{}:{}", snapshot.name, instances.collect::<String>())
@@ -106,6 +107,7 @@ fn show(update: &Update) -> String {
                 Command::Add(add) => match (&add.endpoint, add.spec.options.weight) {
                     (Endpoint::Addr(addr), None) => format!(" {addr}"),
                     (Endpoint::Addr(addr), Some(weight)) => format!(" {addr}*{weight}"),
+                    (Endpoint::Unresolved { port, reason, .. }, _) => format!(" {port}({reason})"),
                     (Endpoint::Name { host, .. }, _) => panic!("{host} is not resolved"),
                 },
                 _ => " other".to_owned(),
@@ -150,7 +152,7 @@ async fn a_slow_name_delays_only_its_own_service_and_not_for_long() {
     assert_eq!(stage.next().await, "other synced");
     assert_eq!(stage.next().await, "old gone");
     assert_eq!(start.elapsed(), Duration::ZERO);
-    assert_eq!(stage.next().await, "slow: b=10.0.0.9:80");
+    assert_eq!(stage.next().await, "slow: a=(name never.answers does not resolve: no answer yet) b=10.0.0.9:80");
     assert!(start.elapsed() <= PATIENCE + Duration::from_millis(5));
     assert_eq!(stage.next().await, "test synced");
 }
@@ -172,27 +174,34 @@ async fn several_addresses_make_several_instances_and_changes_are_followed() {
 #[tokio::test(start_paused = true)]
 async fn failures_keep_addresses_and_are_counted() {
     let mut stage = Fixture::new();
+    stage.send(service("plain", &[("a", "10.0.0.1:80")])).await;
+    assert_eq!(stage.next().await, "plain: a=10.0.0.1:80");
+    assert!(stage.metrics.control().registry_errors.is_empty(), "no names, no lookups");
     stage.fake.addrs("web", &[1]);
     stage.send(service("s", &[("z", "web")])).await;
     assert_eq!(stage.next().await, "s: z#10.0.0.1=10.0.0.1:80");
+    assert_eq!(stage.metrics.control().registry_errors["dns"], 0, "shown before the first error");
     stage.fake.fail("web");
     stage.silence(Duration::from_secs(3600)).await;
     assert!(stage.metrics.control().registry_errors["dns"] > 10);
     stage.fake.set("web", Err(ResolveError::Absent));
-    assert_eq!(stage.next().await, "s:");
+    assert_eq!(stage.next().await, "s: z=(name web does not resolve: no such name)");
     stage.fake.addrs("web", &[3]);
     assert_eq!(stage.next().await, "s: z#10.0.0.3=10.0.0.3:80");
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_unresolvable_name_is_left_out_until_it_resolves() {
+async fn an_unresolvable_name_keeps_its_place_until_it_resolves() {
     let mut stage = Fixture::new();
     stage.fake.addrs("good", &[1]);
     stage.fake.fail("bad");
     stage.send(commands("route add a / http://good\nroute add b / http://bad:81\nroute del c")).await;
     stage.send(Update::Synced { source: "test" }).await;
-    assert_eq!(stage.next().await, "commands: 10.0.0.1:80 other");
+    assert_eq!(stage.next().await, "commands: 10.0.0.1:80 81(name bad does not resolve: timeout) other");
     assert_eq!(stage.next().await, "test synced");
+    stage.fake.set("bad", Err(ResolveError::Absent));
+    let absent = "commands: 10.0.0.1:80 81(name bad does not resolve: no such name) other";
+    assert_eq!(stage.next().await, absent);
     stage.fake.addrs("bad", &[2]);
     assert_eq!(stage.next().await, "commands: 10.0.0.1:80 10.0.0.2:81 other");
 }
@@ -291,5 +300,5 @@ async fn a_dns_server_is_asked_again_after_the_ttl() {
     change(&|zone| drop(zone.services.insert("srv.test", vec![(1, 1, 8001, "two.test."), (1, 3, 7000, "gone.test.")])));
     assert_eq!(next().await, "commands: 127.0.0.3:8001");
     change(&|zone| drop(zone.services.remove("srv.test")));
-    assert_eq!(next().await, "commands:");
+    assert_eq!(next().await, "commands: 0(name srv.test does not resolve: no such name)");
 }

@@ -1,0 +1,74 @@
+//! What is wrong with the watches at present, so that the log tells of changes: one line when Consul cannot be read any
+//! more, one when every watch can read again. A thousand watches that lose one agent make one line. Pure: time is an
+//! argument, the lines are written by `shared`.
+
+use std::collections::{HashMap, HashSet};
+use std::time::{Duration, Instant};
+
+use crate::catalog::ServiceName;
+
+/// Present failures of all watches.
+#[derive(Debug, Default)]
+pub(super) struct Trouble {
+    kinds: HashMap<ServiceName, &'static str>,
+    /// When the first of them began; none while all is well.
+    since: Option<Instant>,
+    /// What was told since then.
+    told: HashSet<&'static str>,
+}
+
+impl Trouble {
+    /// A watch failed in this way. Returns whether that is worth a line: a fault of its own that was not told of in this
+    /// outage. A lost connection that cannot be made again is one fault, whatever the kinds of its errors.
+    pub(super) fn failed(&mut self, label: &ServiceName, kind: &'static str, now: Instant) -> bool {
+        self.since.get_or_insert(now);
+        self.kinds.insert(label.clone(), kind);
+        self.told.insert(fault(kind))
+    }
+
+    /// A watch reads again, or is gone. Returns how long it took until this was true of all that failed, if it is now.
+    pub(super) fn ended(&mut self, label: &ServiceName, now: Instant) -> Option<Duration> {
+        self.kinds.remove(label)?;
+        if !self.kinds.is_empty() {
+            return None;
+        }
+        self.told.clear();
+        self.since.take().map(|since| now.saturating_duration_since(since))
+    }
+}
+
+/// Kinds that say the same to an operator.
+fn fault(kind: &'static str) -> &'static str {
+    match kind {
+        "transport" | "connect" | "timeout" | "resolve" => "unreachable",
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_outage_is_told_once_and_ends_with_the_last_watch() {
+        let mut trouble = Trouble::default();
+        let start = Instant::now();
+        let after = |seconds| start + Duration::from_secs(seconds);
+        let (list, web) = (ServiceName::from(""), ServiceName::from("web"));
+        assert_eq!(trouble.ended(&web, start), None, "nothing was wrong");
+        assert!(trouble.failed(&web, "transport", start));
+        assert!(!trouble.failed(&list, "transport", after(1)));
+        // Reconnecting fails in another way: neither a recovery nor news.
+        assert!(!trouble.failed(&web, "connect", after(1)));
+        assert!(!trouble.failed(&list, "timeout", after(2)));
+        // The agent is back and does not want us: that is news, once.
+        assert!(trouble.failed(&list, "tls", after(3)));
+        assert!(!trouble.failed(&web, "tls", after(3)));
+        assert!(!trouble.failed(&web, "connect", after(4)));
+        assert_eq!(trouble.ended(&list, after(5)), None);
+        assert_eq!(trouble.ended(&list, after(5)), None);
+        assert_eq!(trouble.ended(&web, after(7)), Some(Duration::from_secs(7)));
+        assert!(trouble.failed(&web, "connect", after(9)), "the next outage is told again");
+        assert_eq!(trouble.ended(&web, after(10)), Some(Duration::from_secs(1)));
+    }
+}
