@@ -139,7 +139,12 @@ fn outcome(route: Option<&Route>, http: bool, now_ms: u64) -> String {
     let out = route.excluded.len();
     let Some(first) = route.targets.first() else {
         let answer = if http { "503 with Retry-After" } else { "closed at once" };
-        return format!("{answer}: the route exists, but all {out} of its instances are out");
+        let which = match out {
+            0 => "it has no instance".to_owned(),
+            1 => "its only instance is out".to_owned(),
+            _ => format!("all {out} of its instances are out"),
+        };
+        return format!("{answer}: the route exists, but {which}");
     };
     if let Some(redirect) = &first.options.redirect {
         return format!("redirected with {} to {}", redirect.code, redirect.url);

@@ -1,5 +1,6 @@
 //! `/api/routes`: the table in Fabio's JSON shape. (As route commands, the table writes itself.)
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -29,6 +30,36 @@ pub(super) struct RouteRow {
 /// All targets in the order of the routes.
 pub(super) fn list<'a>(routes: impl IntoIterator<Item = &'a Arc<Route>>) -> Vec<RouteRow> {
     routes.into_iter().flat_map(|route| route.targets.iter().map(|target| row(route, target))).collect()
+}
+
+/// As [`list`], with one row, without a destination, for each service of a route that has no target: what Fabio's
+/// readers do not expect, and people ask about.
+pub(super) fn list_with_empty<'a>(routes: impl IntoIterator<Item = &'a Arc<Route>>) -> Vec<RouteRow> {
+    let mut rows = Vec::new();
+    for route in routes {
+        rows.extend(route.targets.iter().map(|target| row(route, target)));
+        if route.targets.is_empty() {
+            let services: BTreeSet<&str> = route.excluded.iter().map(|out| out.service.as_ref()).collect();
+            rows.extend(services.into_iter().map(|service| empty_row(route, service)));
+        }
+    }
+    rows
+}
+
+fn empty_row(route: &Route, service: &str) -> RouteRow {
+    RouteRow {
+        service: service.to_owned(),
+        host: route.key.host.clone(),
+        path: route.key.path.clone(),
+        src: format!("{}{}", route.key.host, route.key.path),
+        dst: String::new(),
+        opts: String::new(),
+        cmd: "route add",
+        tags: Vec::new(),
+        weight: 0.0,
+        rate1: 0.0,
+        pct99: 0.0,
+    }
 }
 
 fn row(route: &Route, target: &Target) -> RouteRow {
