@@ -204,7 +204,7 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 }
 
 fn version(json: bool) -> String {
-    let (version, revision) = (env!("CARGO_PKG_VERSION"), option_env!("LB_REVISION").unwrap_or("unknown"));
+    let (version, revision) = (env!("CARGO_PKG_VERSION"), lb::metrics::text::REVISION);
     match json {
         true => format!("{}\n", serde_json::json!({ "version": version, "revision": revision })),
         false => format!("lb {version} ({revision})\n"),
