@@ -87,6 +87,7 @@ fn wrong_usage_is_two_and_names_what_was_meant() {
     assert!(shown.err.contains("--consul.address"), "{}", shown.err);
     assert_eq!(lb(&["fly"]).code, Some(2));
     assert_eq!(lb(&["explain"]).code, Some(2));
+    assert_eq!(lb(&["demo", "--json"]).code, Some(2));
 }
 
 #[test]
