@@ -113,7 +113,7 @@ pub fn read_draft(path: Option<&Path>, flags: Vec<(String, String)>) -> Draft {
     let file = path.and_then(|path| match read_file(path) {
         Ok(text) => Some((path.to_owned(), text)),
         Err(mistake) => {
-            unread = Some(mistake);
+            unread = Some(*mistake);
             None
         }
     });
@@ -132,13 +132,15 @@ pub fn read_draft(path: Option<&Path>, flags: Vec<(String, String)>) -> Draft {
     draft
 }
 
-fn read_file(path: &Path) -> Result<String, Mistake> {
-    let fail = |problem: String, advice: &str| Mistake {
-        key: path.display().to_string(),
-        value: None,
-        place: Place::Flag("--config".to_owned()),
-        problem,
-        advice: advice.to_owned(),
+fn read_file(path: &Path) -> Result<String, Box<Mistake>> {
+    let fail = |problem: String, advice: &str| {
+        Box::new(Mistake {
+            key: path.display().to_string(),
+            value: None,
+            place: Place::Flag("--config".to_owned()),
+            problem,
+            advice: advice.to_owned(),
+        })
     };
     let length = std::fs::metadata(path).map(|meta| meta.len());
     if length.is_ok_and(|length| length > FILE_BYTES_MAX) {
