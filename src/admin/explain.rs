@@ -209,7 +209,7 @@ mod tests {
     use std::sync::atomic::Ordering::Relaxed;
 
     use super::*;
-    use crate::admin::routes::tests::table;
+    use crate::admin::routes::tests::{all_out, table};
 
     fn ask(table: &RouteTable, query: &str) -> Result<Answer, ExplainError> {
         explain(table, |path| Ok(path.to_owned()), 1_000, &Query::parse(query))
@@ -238,6 +238,16 @@ mod tests {
         }
         assert!(told.text.contains("50.0 %, ejected for 2.5 s more, 0 in flight"), "{}", told.text);
         assert!(told.text.contains("; options strip=/a\n"), "{}", told.text);
+    }
+
+    #[test]
+    fn how_many_are_out_is_said_in_words() {
+        for (count, words) in
+            [(0, "it has no instance"), (1, "its only instance is out"), (3, "all 3 of its instances")]
+        {
+            let told = outcome(Some(&all_out("/", count)), true, 0);
+            assert!(told.starts_with("503 with Retry-After") && told.contains(words), "{told}");
+        }
     }
 
     #[test]
