@@ -3,6 +3,9 @@
 # Tools that scripts/install-test-tools.sh builds land beside cargo's own.
 export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
 
+# What `lb version` and lb_build_info say; empty outside git.
+export LB_REVISION ?= $(shell git rev-parse --short HEAD 2>/dev/null)
+
 CARGO ?= cargo
 IMAGE ?= lb:dev
 

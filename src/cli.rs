@@ -6,6 +6,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::config::keys::{Kind, SECTIONS, Section, Shape};
@@ -17,7 +18,7 @@ pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Action,
-    /// Print results as JSON.
+    /// Print results as JSON (check, routes, explain, version).
     #[arg(long, global = true)]
     pub json: bool,
 }
@@ -176,6 +177,11 @@ fn with_keys(mut command: Command) -> Command {
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
     let matches = command().try_get_matches_from(named_keys(args))?;
     let mut cli = Cli::from_arg_matches(&matches)?;
+    if cli.json && !matches!(cli.command, Action::Check(_) | Action::Routes(_) | Action::Explain(_) | Action::Version) {
+        let name = matches.subcommand_name().unwrap_or_default();
+        let problem = format!("'--json' makes no sense for '{name}', which prints no such result");
+        return Err(command().error(ErrorKind::ArgumentConflict, problem));
+    }
     if let (Action::Run(config) | Action::Check(CheckArgs { config, .. }), Some((_, matches))) =
         (&mut cli.command, matches.subcommand())
     {
@@ -264,6 +270,18 @@ mod tests {
         let found = run_settings(&["--certificates.main.cert_file", "a.pem", "--listener.0.protocol=tcp"]);
         assert_eq!(found, [pair("certificates.main.cert_file", "a.pem"), pair("listener.0.protocol", "tcp")]);
         assert_eq!(run_settings(&["--set", "consul.wait=1s"]), [pair("consul.wait", "1s")]);
+    }
+
+    #[test]
+    fn json_is_for_results() {
+        let parsed = |args: &[&str]| parse(["lb"].iter().chain(args).map(OsString::from));
+        for args in [&["demo", "--json"][..], &["--json", "run"], &["man", "--json"]] {
+            let error = parsed(args).unwrap_err();
+            assert!(error.exit_code() == 2 && error.to_string().contains("--json"), "{error}");
+        }
+        for args in [&["check", "--json"][..], &["--json", "routes"], &["version", "--json"]] {
+            assert!(parsed(args).unwrap().json, "{args:?}");
+        }
     }
 
     #[test]

@@ -4,11 +4,11 @@ use std::io::{ErrorKind, IsTerminal, Write};
 use std::process::ExitCode;
 use std::time::SystemTime;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use lb::admin;
 use lb::check::{self, Finding, Report, Severity};
 use lb::cli::{self, Action, CheckArgs, ConfigArgs, ExplainArgs, RoutesArgs, RoutesFormat};
-use lb::config::{self, Loaded};
+use lb::config::{self, Draft, LogFormat};
 use lb::registry::consul::{self, probe::ProbeStep};
 use lb::serve::RunOptions;
 
@@ -61,32 +61,51 @@ fn dispatch(cli: cli::Cli) -> Result<u8> {
 }
 
 fn run(args: &ConfigArgs) -> Result<u8> {
-    let (findings, loaded) = load(args);
+    let (findings, draft) = load(args);
     let report = Report::new(findings);
-    show(&report);
-    let Some(loaded) = loaded.filter(|_| report.exit_code() == 0) else { return Ok(report.exit_code()) };
+    if report.exit_code() != 0 {
+        show(&report);
+        return Ok(report.exit_code());
+    }
+    let Ok(loaded) = draft.finish() else { return Ok(WRONG) };
+    match loaded.config.log.format {
+        // Who reads the log as JSON must be able to read all of it.
+        LogFormat::Json => lb::log::before_start(&loaded.config.log, || log_warnings(&report))?,
+        LogFormat::Text => show(&report),
+    }
     let options = RunOptions { config: args.config.clone(), flags: args.settings.clone() };
     lb::serve::run(loaded.config, &options)?;
     Ok(0)
 }
 
-/// The configuration and everything found in it and in the files it names.
-fn load(args: &ConfigArgs) -> (Vec<Finding>, Option<Loaded>) {
-    match config::read(args.config.as_deref(), args.settings.clone()) {
-        Err(mistakes) => {
-            (mistakes.0.iter().map(|mistake| Finding::from_mistake(mistake, Severity::Error)).collect(), None)
-        }
-        Ok(loaded) => {
-            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
-            let warnings = loaded.warnings.iter().map(|mistake| Finding::from_mistake(mistake, Severity::Warning));
-            let files = check::files::check_files(&loaded.config, i64::try_from(now).unwrap_or(i64::MAX));
-            (warnings.chain(files).collect(), Some(loaded))
-        }
+/// Warnings as lines of the log.
+fn log_warnings(report: &Report) {
+    for finding in report.findings() {
+        tracing::warn!(
+            file = finding.file,
+            line = finding.line,
+            subject = finding.subject,
+            value = finding.value,
+            advice = finding.advice,
+            "{}",
+            finding.problem
+        );
     }
 }
 
+/// The configuration as far as it goes, and everything found in it and in the files it names.
+fn load(args: &ConfigArgs) -> (Vec<Finding>, Draft) {
+    let draft = config::read_draft(args.config.as_deref(), args.settings.clone());
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let finding = |severity| move |mistake| Finding::from_mistake(mistake, severity);
+    let mut findings: Vec<Finding> = draft.mistakes.iter().map(finding(Severity::Error)).collect();
+    findings.extend(draft.warnings.iter().map(finding(Severity::Warning)));
+    findings.extend(check::files::check_files(&draft.config, i64::try_from(now).unwrap_or(i64::MAX)));
+    (findings, draft)
+}
+
 fn check_all(args: &CheckArgs, json: bool) -> Result<u8> {
-    let (mut findings, loaded) = load(&args.config);
+    let (mut findings, draft) = load(&args.config);
     let mut jobs = Vec::new();
     for path in &args.jobs {
         match std::fs::read_to_string(path) {
@@ -94,14 +113,13 @@ fn check_all(args: &CheckArgs, json: bool) -> Result<u8> {
             Err(error) => findings.push(Finding::unreadable(path, &error)),
         }
     }
-    let consul = loaded.as_ref().and_then(|loaded| loaded.config.consul.as_ref());
-    let prefix = consul.map_or("urlprefix-", |consul| &consul.tag_prefix);
+    let prefix = draft.config.consul.as_ref().map_or("urlprefix-", |consul| &consul.tag_prefix);
     findings.extend(check::lints::check_jobs(&jobs, prefix));
     let report = Report::new(findings);
-    let live = match (args.live, consul) {
-        (true, Some(consul)) => Some(block_on(consul::probe::probe(consul))?),
-        (true, None) => bail!("--live: no Consul is configured"),
+    let live = match (args.live, draft.consul()) {
         (false, _) => None,
+        (true, Some(consul)) => Some(block_on(consul::probe::probe(consul))?),
+        (true, None) => Some(vec![not_dialled(&draft)]),
     };
     if json {
         let mut document = report.to_json();
@@ -112,14 +130,22 @@ fn check_all(args: &CheckArgs, json: bool) -> Result<u8> {
         text.push('\n');
         print(text.as_bytes())?;
     } else {
-        show(&report);
-        for step in live.iter().flatten() {
-            say(&step_text(step));
-        }
-        say(&format!("{}\n", report.summary()));
+        let mut text = report.to_text(colour_wanted(&std::io::stdout()));
+        text.extend(live.iter().flatten().map(step_text));
+        text.push_str(&format!("{}\n", report.summary()));
+        print(text.as_bytes())?;
     }
     let reachable = live.iter().flatten().all(|step| step.ok);
     Ok(if reachable { report.exit_code() } else { report.exit_code().max(FAILED) })
+}
+
+/// What stands in the place of the steps when there is nothing to dial, or no telling what was meant.
+fn not_dialled(draft: &Draft) -> ProbeStep {
+    let (detail, hint) = match draft.config.consul {
+        Some(_) => ("not dialled: the configuration of Consul is wrong", None),
+        None => ("no Consul is configured", Some("add [consul], or set CONSUL_HTTP_ADDR".to_owned())),
+    };
+    ProbeStep { name: "config", ok: false, detail: detail.to_owned(), hint }
 }
 
 fn step_json(step: &ProbeStep) -> serde_json::Value {
@@ -151,10 +177,14 @@ fn block_on<T>(future: impl Future<Output = T>) -> Result<T> {
     Ok(runtime.block_on(future))
 }
 
-/// Writes findings for people.
+/// Writes findings for people, beside whatever the command's result is.
 fn show(report: &Report) {
-    let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    say(&report.to_text(colour));
+    say(&report.to_text(colour_wanted(&std::io::stderr())));
+}
+
+/// Colour is for people (<https://no-color.org>: set and not empty means none).
+fn colour_wanted(stream: &impl IsTerminal) -> bool {
+    stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
 /// Writes to standard error; when that is closed there is nobody left to tell.
@@ -174,7 +204,7 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 }
 
 fn version(json: bool) -> String {
-    let (version, revision) = (env!("CARGO_PKG_VERSION"), option_env!("LB_REVISION").unwrap_or("unknown"));
+    let (version, revision) = (env!("CARGO_PKG_VERSION"), lb::metrics::text::REVISION);
     match json {
         true => format!("{}\n", serde_json::json!({ "version": version, "revision": revision })),
         false => format!("lb {version} ({revision})\n"),

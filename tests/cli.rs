@@ -87,14 +87,15 @@ fn wrong_usage_is_two_and_names_what_was_meant() {
     assert!(shown.err.contains("--consul.address"), "{}", shown.err);
     assert_eq!(lb(&["fly"]).code, Some(2));
     assert_eq!(lb(&["explain"]).code, Some(2));
+    assert_eq!(lb(&["demo", "--json"]).code, Some(2));
 }
 
 #[test]
 fn check_passes_the_shipped_file() {
     let shown = lb(&["check", "--config", "config/lb.toml"]);
-    assert_eq!((shown.code, shown.out.as_str(), shown.err.as_str()), (Some(0), "", "no mistakes found\n"));
+    assert_eq!((shown.code, shown.out.as_str(), shown.err.as_str()), (Some(0), "no mistakes found\n", ""));
     let shown = lb(&["check"]);
-    assert_eq!((shown.code, shown.err.as_str()), (Some(0), "no mistakes found\n"));
+    assert_eq!((shown.code, shown.out.as_str()), (Some(0), "no mistakes found\n"));
 }
 
 #[test]
@@ -120,7 +121,7 @@ command line
 4 errors
 "
     );
-    assert_eq!((shown.code, shown.out.as_str(), shown.err.as_str()), (Some(2), "", expected.as_str()));
+    assert_eq!((shown.code, shown.out.as_str(), shown.err.as_str()), (Some(2), expected.as_str(), ""));
 }
 
 #[test]
@@ -134,10 +135,30 @@ fn run_refuses_a_bad_configuration_with_the_same_report() {
 }
 
 #[test]
+fn run_says_its_warnings_in_the_form_of_the_log() {
+    // A taken port ends it at once, after the warnings.
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let listener = taken.local_addr().unwrap().to_string();
+    let dir = tempfile::tempdir().unwrap();
+    let routes = write(dir.path(), "routes.txt", "route ad\n");
+    let run = |format: &str| {
+        let admin = ["run", "--admin.address", "127.0.0.1:0", "--listener", &listener];
+        lb(&[&admin[..], &["--routes_file", &routes, "--log.format", format]].concat())
+    };
+    let json = run("json");
+    assert_eq!(json.code, Some(1), "{}", json.err);
+    let line: serde_json::Value = serde_json::from_str(json.err.lines().next().unwrap()).unwrap();
+    assert_eq!((&line["level"], &line["file"], &line["line"]), (&"WARN".into(), &routes.as_str().into(), &1.into()));
+    assert!(line["message"].as_str().unwrap().contains("route ad"), "{line}");
+    let text = run("text").err;
+    assert!(text.starts_with(&format!("{routes}\n  1: warning: ")), "{text}");
+}
+
+#[test]
 fn check_reads_job_files() {
     let shown = lb(&["check", "tests/fixtures/jobs/good.nomad.hcl"]);
-    assert_eq!(shown.code, Some(0), "{}", shown.err);
-    assert!(shown.err.ends_with("1 warning\n"), "{}", shown.err);
+    assert_eq!((shown.code, shown.err.as_str()), (Some(0), ""));
+    assert!(shown.out.ends_with("1 warning\n"), "{}", shown.out);
 
     let jobs = ["tests/fixtures/jobs/bad.nomad.hcl", "tests/fixtures/jobs/missing.hcl"];
     let shown = lb(&["check", "--json", jobs[0], jobs[1]]);
@@ -162,8 +183,32 @@ fn check_names_files_that_are_missing() {
     let flags =
         ["--certificates", "main;cert_file=a.pem", "--listener", "127.0.0.1:0;protocol=https;certificates=main"];
     let shown = lb(&[&["check"][..], &flags].concat());
+    assert_eq!((shown.code, shown.err.as_str()), (Some(2), ""));
+    assert!(shown.out.contains("a.pem\n  error: certificates.main.cert_file cannot be read"), "{}", shown.out);
+}
+
+#[test]
+fn check_looks_at_files_in_spite_of_wrong_keys() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = "[consul]\nca_file = \"ca.pem\"\ncert_file = \"client.pem\"\nwait = 5\n[proxy]\nworkers = -1\n";
+    let file = write(dir.path(), "lb.toml", text);
+    let shown = lb(&["check", "--config", &file]);
     assert_eq!(shown.code, Some(2));
-    assert!(shown.err.contains("a.pem\n  error: certificates.main.cert_file cannot be read"), "{}", shown.err);
+    for part in ["consul.ca_file cannot be read", "consul.cert_file cannot be read", "has no unit", "is too small"] {
+        assert!(shown.out.contains(part), "{part}\n{}", shown.out);
+    }
+    assert!(shown.out.ends_with("5 errors\n"), "{}", shown.out);
+}
+
+#[test]
+fn live_steps_wait_for_a_consul_section_that_is_right() {
+    let shown = lb_with(&[("CONSUL_CLIENT_CERT", "client.pem")], &["check", "--live"]);
+    assert_eq!((shown.code, shown.err.as_str()), (Some(2), ""));
+    assert!(shown.out.contains("has no key beside it\n      set consul.key_file too"), "{}", shown.out);
+    assert!(shown.out.contains("not dialled: the configuration of Consul is wrong"), "{}", shown.out);
+    let shown = lb(&["check", "--live", "--static.route", "web / http://127.0.0.1:1/"]);
+    assert_eq!((shown.code, shown.err.as_str()), (Some(1), ""));
+    assert!(shown.out.contains("no Consul is configured"), "{}", shown.out);
 }
 
 #[test]

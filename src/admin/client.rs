@@ -17,6 +17,9 @@ use super::tabular::{aligned, printable};
 /// Where `lb` listens unless told otherwise.
 pub const DEFAULT_ADMIN: &str = "http://127.0.0.1:9998";
 
+/// Its port: also that of an address without one, because nobody keeps the admin listener on port 80.
+const DEFAULT_PORT: u16 = 9998;
+
 /// Limit for the whole exchange.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -91,7 +94,7 @@ pub async fn routes(admin: &str, format: RoutesFormat) -> Result<String, AdminCl
         RoutesFormat::Json => admin.get("/api/routes?pretty").await,
         RoutesFormat::Fabio => admin.get("/api/routes?raw").await.map(|text| printable(&text)),
         RoutesFormat::Table => {
-            let rows: Vec<Row> = admin.read(&admin.get("/api/routes").await?)?;
+            let rows: Vec<Row> = admin.read(&admin.get("/api/routes?empty").await?)?;
             let services: Vec<Service> = admin.read(&admin.get("/api/services").await?)?;
             Ok(table(&rows, &services))
         }
@@ -164,6 +167,10 @@ fn table(rows: &[Row], services: &[Service]) -> String {
     let shown: Vec<[String; 5]> = rows
         .iter()
         .map(|row| {
+            if row.dst.is_empty() {
+                let answer = if row.src.starts_with(':') { "closed at once" } else { "503" };
+                return [row.src.clone(), row.service.clone(), "no instance".into(), answer.into(), row.opts.clone()];
+            }
             let share = format!("{:.1}%", row.weight * 100.0);
             [row.src.clone(), row.service.clone(), row.dst.clone(), share, row.opts.clone()]
         })
@@ -214,7 +221,7 @@ impl Admin {
         if authority.as_str().contains('@') {
             return Err(wrong("a user name is not used there"));
         }
-        Ok(Self { address: format!("{}:{}", authority.host(), authority.port_u16().unwrap_or(80)) })
+        Ok(Self { address: format!("{}:{}", authority.host(), authority.port_u16().unwrap_or(DEFAULT_PORT)) })
     }
 
     async fn get(&self, path: &str) -> Result<String, AdminClientError> {
@@ -291,7 +298,9 @@ mod tests {
             (DEFAULT_ADMIN, "127.0.0.1:9998"),
             ("localhost:1", "localhost:1"),
             ("http://[::1]:9998/", "[::1]:9998"),
-            ("http://lb.example", "lb.example:80"),
+            ("http://lb.example", "lb.example:9998"),
+            ("lb.example", "lb.example:9998"),
+            ("http://lb.example:80/", "lb.example:80"),
         ] {
             assert_eq!(Admin::parse(given).unwrap().address, address);
         }
@@ -304,7 +313,8 @@ mod tests {
     #[test]
     fn the_table_shows_routes_then_what_is_out_then_rejected_tags() {
         let rows: Vec<Row> = serde_json::from_value(serde_json::json!([
-            { "service": "web", "src": "a/", "dst": "http://10.0.0.1:80/", "opts": "", "weight": 1.0 }
+            { "service": "web", "src": "a/", "dst": "http://10.0.0.1:80/", "opts": "", "weight": 1.0 },
+            { "service": "web", "src": "b/", "dst": "", "opts": "", "weight": 0.0 },
         ]))
         .unwrap();
         let services: Vec<Service> = serde_json::from_value(serde_json::json!([{
@@ -320,6 +330,7 @@ mod tests {
             table(&rows, &services),
             "ROUTE  SERVICE  TARGET               SHARE   OPTIONS\n\
              a/     web      http://10.0.0.1:80/  100.0%  -\n\
+             b/     web      no instance          503     -\n\
              \n\
              SERVICE  INSTANCE OUT  ADDRESS      STATE     WHY\n\
              web      n/2           10.0.0.2:80  excluded  critical\n\

@@ -139,7 +139,12 @@ fn outcome(route: Option<&Route>, http: bool, now_ms: u64) -> String {
     let out = route.excluded.len();
     let Some(first) = route.targets.first() else {
         let answer = if http { "503 with Retry-After" } else { "closed at once" };
-        return format!("{answer}: the route exists, but all {out} of its instances are out");
+        let which = match out {
+            0 => "it has no instance".to_owned(),
+            1 => "its only instance is out".to_owned(),
+            _ => format!("all {out} of its instances are out"),
+        };
+        return format!("{answer}: the route exists, but {which}");
     };
     if let Some(redirect) = &first.options.redirect {
         return format!("redirected with {} to {}", redirect.code, redirect.url);
@@ -204,7 +209,7 @@ mod tests {
     use std::sync::atomic::Ordering::Relaxed;
 
     use super::*;
-    use crate::admin::routes::tests::table;
+    use crate::admin::routes::tests::{all_out, table};
 
     fn ask(table: &RouteTable, query: &str) -> Result<Answer, ExplainError> {
         explain(table, |path| Ok(path.to_owned()), 1_000, &Query::parse(query))
@@ -233,6 +238,16 @@ mod tests {
         }
         assert!(told.text.contains("50.0 %, ejected for 2.5 s more, 0 in flight"), "{}", told.text);
         assert!(told.text.contains("; options strip=/a\n"), "{}", told.text);
+    }
+
+    #[test]
+    fn how_many_are_out_is_said_in_words() {
+        for (count, words) in
+            [(0, "it has no instance"), (1, "its only instance is out"), (3, "all 3 of its instances")]
+        {
+            let told = outcome(Some(&all_out("/", count)), true, 0);
+            assert!(told.starts_with("503 with Retry-After") && told.contains(words), "{told}");
+        }
     }
 
     #[test]

@@ -104,6 +104,8 @@ async fn route_list(state: &AdminState, query: Query) -> Answer {
     let made = off_thread(move || {
         if query.has("raw") {
             with_body(StatusCode::OK, PLAIN, table.to_fabio_commands())
+        } else if query.has("empty") {
+            json_answer(StatusCode::OK, &routes::list_with_empty(table.routes()), &query)
         } else {
             json_answer(StatusCode::OK, &routes::list(table.routes()), &query)
         }

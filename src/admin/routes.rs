@@ -1,5 +1,6 @@
 //! `/api/routes`: the table in Fabio's JSON shape. (As route commands, the table writes itself.)
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -31,6 +32,36 @@ pub(super) fn list<'a>(routes: impl IntoIterator<Item = &'a Arc<Route>>) -> Vec<
     routes.into_iter().flat_map(|route| route.targets.iter().map(|target| row(route, target))).collect()
 }
 
+/// As [`list`], with one row, without a destination, for each service of a route that has no target: what Fabio's
+/// readers do not expect, and people ask about.
+pub(super) fn list_with_empty<'a>(routes: impl IntoIterator<Item = &'a Arc<Route>>) -> Vec<RouteRow> {
+    let mut rows = Vec::new();
+    for route in routes {
+        rows.extend(route.targets.iter().map(|target| row(route, target)));
+        if route.targets.is_empty() {
+            let services: BTreeSet<&str> = route.excluded.iter().map(|out| out.service.as_ref()).collect();
+            rows.extend(services.into_iter().map(|service| empty_row(route, service)));
+        }
+    }
+    rows
+}
+
+fn empty_row(route: &Route, service: &str) -> RouteRow {
+    RouteRow {
+        service: service.to_owned(),
+        host: route.key.host.clone(),
+        path: route.key.path.clone(),
+        src: format!("{}{}", route.key.host, route.key.path),
+        dst: String::new(),
+        opts: String::new(),
+        cmd: "route add",
+        tags: Vec::new(),
+        weight: 0.0,
+        rate1: 0.0,
+        pct99: 0.0,
+    }
+}
+
 fn row(route: &Route, target: &Target) -> RouteRow {
     RouteRow {
         service: target.service.name().to_string(),
@@ -50,9 +81,11 @@ fn row(route: &Route, target: &Target) -> RouteRow {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::catalog::InstanceId;
     use crate::catalog::command::parse_commands;
     use crate::catalog::options::Strategy;
     use crate::metrics::Metrics;
+    use crate::table::Excluded;
     use crate::table::build::TableBuilder;
     use crate::table::{Matcher, RouteTable};
 
@@ -63,6 +96,33 @@ pub(super) mod tests {
         let mut builder = TableBuilder::new(Matcher::Prefix, Strategy::P2c, Metrics::default());
         builder.apply_commands("static", commands.into(), 0);
         builder.build()
+    }
+
+    /// A route of `web` at `path` whose `count` instances are all out.
+    pub(in super::super) fn all_out(path: &str, count: usize) -> Route {
+        let table = table(&format!("route add web {path} http://10.0.0.1:80/"));
+        let old = &table.routes()[0];
+        let id = |n| InstanceId { node: Arc::from("n"), id: Arc::from(format!("web-{n}")) };
+        let service = old.targets[0].service.name();
+        let out = |n| Excluded { service: service.clone(), id: id(n), reason: Arc::from("critical") };
+        Route {
+            id: old.id,
+            key: old.key.clone(),
+            targets: Box::default(),
+            excluded: (0..count).map(out).collect(),
+            strategy: old.strategy.clone(),
+            even: true,
+            ring: Box::default(),
+        }
+    }
+
+    #[test]
+    fn a_route_without_targets_is_shown_to_those_who_ask() {
+        let routes = [Arc::new(all_out("/a", 2))];
+        assert_eq!(list(&routes), [], "Fabio's readers expect a destination in each row");
+        let rows = list_with_empty(&routes);
+        let shown: Vec<_> = rows.iter().map(|row| (&*row.service, &*row.src, &*row.dst, row.weight)).collect();
+        assert_eq!(shown, [("web", "/a", "", 0.0)]);
     }
 
     #[test]

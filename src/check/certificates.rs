@@ -24,8 +24,12 @@ pub(crate) fn check(config: &Config, now: i64, files: &mut Files) {
         for path in consul.ca_path.iter().flat_map(|path| files.folder("consul.ca_path", path)).collect::<Vec<_>>() {
             authorities(files, "consul.ca_path", Some(&path), now);
         }
-        if let (Some(cert), Some(key)) = (&consul.cert_file, &consul.key_file) {
-            pair(files, "consul.cert_file", cert, "consul.key_file", key, now);
+        match (&consul.cert_file, &consul.key_file) {
+            (Some(cert), Some(key)) => pair(files, "consul.cert_file", cert, "consul.key_file", key, now),
+            // Half a pair is a mistake of the configuration; whether the half is sound is worth knowing as well.
+            (Some(cert), None) => drop(chain(files, "consul.cert_file", cert, now)),
+            (None, Some(key)) => drop(private_key(files, "consul.key_file", key)),
+            (None, None) => {}
         }
     }
     authorities(files, "proxy.upstream_ca_file", config.proxy.upstream_ca_file.as_deref(), now);
@@ -33,6 +37,9 @@ pub(crate) fn check(config: &Config, now: i64, files: &mut Files) {
         let key = |field: &str| format!("certificates.{name}.{field}");
         authorities(files, &key("client_ca_file"), certificates.client_ca_file.as_deref(), now);
         match &certificates.source {
+            // Nothing to look at: that it is missing is a mistake of the configuration.
+            CertificateSource::File { cert_file: path, .. } | CertificateSource::Path { path }
+                if path.as_os_str().is_empty() => {}
             CertificateSource::File { cert_file, key_file } => {
                 pair(files, &key("cert_file"), cert_file, &key("key_file"), key_file, now);
             }
@@ -67,12 +74,7 @@ fn pairs_of(paths: &[PathBuf]) -> Vec<(PathBuf, PathBuf)> {
 
 fn pair(files: &mut Files, cert_key: &str, cert_file: &Path, key_key: &str, key_file: &Path, now: i64) {
     let chain = chain(files, cert_key, cert_file, now);
-    files.secret(key_key, key_file);
-    let Some(bytes) = files.read(key_key, key_file) else { return };
-    let Ok(key) = PrivateKeyDer::from_pem_slice(&bytes) else {
-        let advice = "name the PEM file of the private key; encrypted keys cannot be used";
-        return files.error(key_key, key_file, "holds no private key", advice);
-    };
+    let Some(key) = private_key(files, key_key, key_file) else { return };
     if chain.is_empty() {
         return;
     }
@@ -84,6 +86,17 @@ fn pair(files: &mut Files, cert_key: &str, cert_file: &Path, key_key: &str, key_
         }
         Err(error) => files.error(key_key, key_file, &format!("cannot be used: {error}"), "make a new pair"),
     }
+}
+
+fn private_key(files: &mut Files, key: &str, path: &Path) -> Option<PrivateKeyDer<'static>> {
+    files.secret(key, path);
+    let bytes = files.read(key, path)?;
+    let found = PrivateKeyDer::from_pem_slice(&bytes).ok();
+    if found.is_none() {
+        let advice = "name the PEM file of the private key; encrypted keys cannot be used";
+        files.error(key, path, "holds no private key", advice);
+    }
+    found
 }
 
 fn chain(files: &mut Files, key: &str, path: &Path, now: i64) -> Vec<CertificateDer<'static>> {

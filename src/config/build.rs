@@ -107,21 +107,8 @@ fn static_route(reader: &mut Reader<'_>) -> Option<StaticRoute> {
     let options = reader.text_or_empty("options");
     let route = StaticRoute { service: service?, source: source?, targets, options };
     if !route.targets.is_empty() {
-        for error in crate::catalog::command::from_static(&route).err().into_iter().flatten() {
-            // The text of the error says which of the keys it is about.
-            let name = ["service", "source", "options"].into_iter().find(|name| {
-                error.text
-                    == *match *name {
-                        "service" => &route.service,
-                        "source" => &route.source,
-                        _ => &route.options,
-                    }
-            });
-            let problem = match name {
-                Some(_) => format!("makes no route: {}", error.reason),
-                None => format!("makes no route: {:?}: {}", error.text, error.reason),
-            };
-            reader.wrong(name.unwrap_or("targets"), &problem, "");
+        for (name, problem) in static_routes::problems(&route) {
+            reader.wrong(name, &format!("makes no route: {problem}"), "");
         }
     }
     Some(route)
@@ -205,9 +192,8 @@ fn dns(reader: &mut Reader<'_>) -> DnsConfig {
 
 fn log(reader: &mut Reader<'_>, terminal: bool) -> LogConfig {
     let level = reader.text("level").unwrap_or_else(|| "info".to_owned());
-    if let Err(error) = level.parse::<tracing_subscriber::filter::targets::Targets>() {
-        let problem = format!("is not a filter ({error})");
-        reader.wrong("level", &problem, "write error, warn, info, debug or trace, or \"info,lb::registry=debug\"");
+    if let Some((problem, advice)) = level::problem(&level) {
+        reader.wrong("level", &problem, &advice);
     }
     LogConfig {
         level,

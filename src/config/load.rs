@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::build::{Surroundings, build};
 use super::mistake::{Mistake, Mistakes, Place};
-use super::{Config, file, overlay};
+use super::{Config, ConsulConfig, file, overlay};
 
 /// Largest configuration file that is read.
 const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
@@ -32,11 +32,50 @@ pub struct Loaded {
     pub warnings: Vec<Mistake>,
 }
 
+/// A configuration as far as it could be built: what does not fit has its default in it. For `lb check`, which looks
+/// at the rest as well; only one without mistakes is fit to run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Draft {
+    /// What could be built.
+    pub config: Config,
+    /// What is wrong, in the order file, environment, flags.
+    pub mistakes: Vec<Mistake>,
+    /// What works but is hardly meant.
+    pub warnings: Vec<Mistake>,
+    /// Whether `[consul]` says what was meant: nothing in it is wrong, and the file was read.
+    consul_is_whole: bool,
+}
+
+impl Draft {
+    /// How to reach Consul, if that is configured and nothing about it is wrong.
+    #[must_use]
+    pub fn consul(&self) -> Option<&ConsulConfig> {
+        self.config.consul.as_ref().filter(|_| self.consul_is_whole)
+    }
+
+    /// The configuration, if nothing is wrong with it.
+    ///
+    /// # Errors
+    /// Every mistake.
+    pub fn finish(self) -> Result<Loaded, Mistakes> {
+        match self.mistakes.is_empty() {
+            true => Ok(Loaded { config: self.config, warnings: self.warnings }),
+            false => Err(Mistakes(self.mistakes)),
+        }
+    }
+}
+
 /// Builds the configuration. Touches nothing outside its argument.
 ///
 /// # Errors
 /// Every mistake found, in the order file, environment, flags.
 pub fn load(inputs: &Inputs) -> Result<Loaded, Mistakes> {
+    draft(inputs).finish()
+}
+
+/// As [`load`], with what could be built in spite of the mistakes.
+#[must_use]
+pub fn draft(inputs: &Inputs) -> Draft {
     let (mut mistakes, mut warnings) = (Vec::new(), Vec::new());
     let mut settings = match &inputs.file {
         Some((path, text)) => file::read(&Arc::from(path.as_path()), text, &mut mistakes, &mut warnings),
@@ -47,16 +86,16 @@ pub fn load(inputs: &Inputs) -> Result<Loaded, Mistakes> {
     overlay::flags(&inputs.flags, &mut settings, &mut mistakes);
     let around = Surroundings { terminal: inputs.terminal, consul };
     let config = build(&settings, around, &mut mistakes, &mut warnings);
-    if mistakes.is_empty() {
-        return Ok(Loaded { config, warnings });
-    }
     mistakes.sort_by_key(|mistake| match &mistake.place {
         Place::File(_, line) => (0, *line),
         Place::Env(_) => (1, 0),
         Place::Flag(_) => (2, 0),
         Place::Absent => (3, 0),
     });
-    Err(Mistakes(mistakes))
+    // A mistake without a key is about the file as a whole.
+    let spoils = |mistake: &Mistake| mistake.key.is_empty() || mistake.key.to_ascii_lowercase().starts_with("consul");
+    let consul_is_whole = !mistakes.iter().any(spoils);
+    Draft { config, mistakes, warnings, consul_is_whole }
 }
 
 /// Reads file and environment of this process, and loads.
@@ -64,10 +103,20 @@ pub fn load(inputs: &Inputs) -> Result<Loaded, Mistakes> {
 /// # Errors
 /// As [`load`]; a file that cannot be read is a mistake too.
 pub fn read(path: Option<&Path>, flags: Vec<(String, String)>) -> Result<Loaded, Mistakes> {
-    let file = match path {
-        Some(path) => Some((path.to_owned(), read_file(path)?)),
-        None => None,
-    };
+    read_draft(path, flags).finish()
+}
+
+/// As [`read`], with what could be built in spite of the mistakes.
+#[must_use]
+pub fn read_draft(path: Option<&Path>, flags: Vec<(String, String)>) -> Draft {
+    let mut unread = None;
+    let file = path.and_then(|path| match read_file(path) {
+        Ok(text) => Some((path.to_owned(), text)),
+        Err(mistake) => {
+            unread = Some(*mistake);
+            None
+        }
+    });
     let ours = |name: &str| name.starts_with("LB_") || name.starts_with("CONSUL_");
     // What is not UTF-8 fits no key; shown with replacement characters it becomes a mistake with a place.
     let env = std::env::vars_os()
@@ -75,18 +124,23 @@ pub fn read(path: Option<&Path>, flags: Vec<(String, String)>) -> Result<Loaded,
         .filter(|(name, _)| ours(name))
         .collect();
     let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    load(&Inputs { file, env, flags, terminal })
+    let mut draft = draft(&Inputs { file, env, flags, terminal });
+    if let Some(mistake) = unread {
+        draft.mistakes.insert(0, mistake);
+        draft.consul_is_whole = false;
+    }
+    draft
 }
 
-fn read_file(path: &Path) -> Result<String, Mistakes> {
+fn read_file(path: &Path) -> Result<String, Box<Mistake>> {
     let fail = |problem: String, advice: &str| {
-        Mistakes(vec![Mistake {
+        Box::new(Mistake {
             key: path.display().to_string(),
             value: None,
             place: Place::Flag("--config".to_owned()),
             problem,
             advice: advice.to_owned(),
-        }])
+        })
     };
     let length = std::fs::metadata(path).map(|meta| meta.len());
     if length.is_ok_and(|length| length > FILE_BYTES_MAX) {
@@ -99,6 +153,7 @@ fn read_file(path: &Path) -> Result<String, Mistakes> {
 #[cfg(test)]
 mod tests {
     use std::net::SocketAddr;
+    use std::path::Path;
     use std::time::Duration;
 
     use proptest::prelude::*;
@@ -345,6 +400,7 @@ routes_file = "routes.txt"
             ("[dns]\nmin_ttl = \"10m\"".to_owned(), "is shorter than min_ttl"),
             ("[health]\neject_base = \"2m\"".to_owned(), "is shorter than eject_base"),
             ("[log]\nlevel = \"lb=loud\"".to_owned(), "is not a filter"),
+            ("[log]\nlevel = \"inof\"".to_owned(), "did you mean info?"),
             ("[proxy]\nclient_ip_header = \"a b\"".to_owned(), "is not the name of a header"),
             ("[proxy]\nworkers = \"4\"".to_owned(), "is a text, not a number"),
             ("x = ".to_owned(), "conf/lb.toml:1: "),
@@ -360,6 +416,29 @@ routes_file = "routes.txt"
     fn port_zero_may_repeat() {
         let file = "[[listener]]\naddress = \"127.0.0.1:0\"\n".repeat(2) + "[admin]\naddress = \"127.0.0.1:0\"";
         assert_eq!(loaded(&file, &[], &[]).listeners.len(), 2);
+    }
+
+    #[test]
+    fn a_draft_holds_what_is_right_beside_the_mistakes() {
+        let file = "routes_file = \"routes.txt\"\n[consul]\nca_file = \"ca.pem\"\n[proxy]\nworkers = -1\n";
+        let found = draft(&inputs(file, &[], &[]));
+        assert_eq!(found.mistakes.len(), 1, "{:?}", found.mistakes);
+        assert_eq!(found.config.routes_file, Some("conf/routes.txt".into()));
+        assert_eq!(found.consul().unwrap().ca_file, Some("conf/ca.pem".into()), "nothing is wrong with [consul]");
+        assert!(found.finish().is_err());
+
+        for (file, env) in [
+            ("", &[("CONSUL_CLIENT_CERT", "client.pem")][..]),
+            ("", &[("CONSUL_HTTP_SSL", "perhaps")]),
+            ("[consul]\nwait = 5", &[]),
+            ("[consul]\nadress = \"https://h:1\"", &[]),
+            ("[consul\n", &[]),
+        ] {
+            let found = draft(&inputs(file, env, &[]));
+            assert_eq!((found.consul(), found.mistakes.len()), (None, 1), "{file}");
+        }
+        let unread = read_draft(Some(Path::new("/nonexistent/lb.toml")), vec![("proxy.workers".into(), "x".into())]);
+        assert_eq!((unread.consul(), unread.mistakes.len()), (None, 2), "{:?}", unread.mistakes);
     }
 
     #[test]

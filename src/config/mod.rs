@@ -16,6 +16,7 @@ mod agents;
 mod build;
 mod defaults;
 mod file;
+mod level;
 mod listeners;
 mod load;
 mod overlay;
@@ -23,6 +24,7 @@ mod raw;
 mod reader;
 mod reload;
 mod show;
+mod static_routes;
 mod template;
 
 use std::collections::BTreeMap;
@@ -36,7 +38,7 @@ use crate::table::Matcher;
 use crate::table::health::HealthConfig;
 
 pub use duration::{format_duration, parse_duration};
-pub use load::{Inputs, Loaded, load, read};
+pub use load::{Draft, Inputs, Loaded, draft, load, read, read_draft};
 pub use mistake::{Mistake, Mistakes, Place};
 pub use template::template;
 

@@ -78,13 +78,18 @@ impl Agent {
         }
     }
 
-    /// `curl` options and address for trying the agent's API by hand.
-    pub(super) fn curl(&self, path: &str) -> String {
-        let folder = self.folder.path().display();
-        format!(
-            "(cd {folder} && curl --cacert ca.pem --cert client.pem --key client-key.pem https://{}{path})",
-            self.address
-        )
+    /// A `curl` line, short enough to be copied from a terminal, that asks the agent's API for `path`.
+    ///
+    /// # Errors
+    /// When the file with its options cannot be written.
+    pub(super) fn curl(&self, path: &str) -> anyhow::Result<String> {
+        let (ca, client) = (&self.certificates.ca_file, &self.certificates.client);
+        let options = format!(
+            "cacert = {ca:?}\ncert = {:?}\nkey = {:?}\nurl = \"https://{}{path}\"\n",
+            client.cert_file, client.key_file, self.address
+        );
+        let file = self.folder.write("curl.conf", &options)?;
+        Ok(format!("curl -K {}", file.display()))
     }
 
     /// Registers an instance with a health check that Consul runs.

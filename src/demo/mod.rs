@@ -130,7 +130,8 @@ impl Show {
             screen::progress("starting consul, TLS only …");
             let agent = Arc::new(Agent::start().await?);
             config.consul = Some(agent.config());
-            notes.push(format!("consul  {}", agent.curl("/v1/health/service/shop")));
+            notes.push(format!("consul  {}", agent.curl("/v1/health/service/shop")?));
+            notes.push("        (\"table after\" includes the wait for Consul's next health check)".to_owned());
             (Announcer::Consul { agent: Arc::clone(&agent), registered: BTreeMap::new() }, Some(agent))
         } else {
             let (updates, received) = mpsc::channel(UPDATES_MAX);
@@ -227,15 +228,20 @@ fn http_address(running: &Running) -> anyhow::Result<SocketAddr> {
 }
 
 fn intro(http: SocketAddr, admin: SocketAddr, notes: Vec<String>) -> Vec<String> {
+    let program =
+        std::env::args_os().next().map_or_else(|| "lb".to_owned(), |name| name.to_string_lossy().into_owned());
+    // The default needs no flag.
+    let flag = if admin.port() == ADMIN_PORT { String::new() } else { format!(" --admin {admin}") };
     let mut lines = vec![
         format!("open    http://{http}/shop    another instance at each reload"),
         format!("        http://{admin}/        the router's own page"),
         format!("try     curl http://{http}/api/hello"),
-        format!("        curl -N http://{http}/time/stream"),
-        format!("        curl http://{admin}/api/services"),
-        format!("        lb explain http://{http}/shop --admin http://{admin}"),
+        format!("        {program} explain http://{http}/shop{flag}"),
     ];
+    // A small screen shows the first lines only.
     lines.extend(notes);
+    lines.push(format!("        curl -N http://{http}/time/stream"));
+    lines.push(format!("        curl http://{admin}/api/services"));
     lines
 }
 
@@ -256,6 +262,14 @@ mod tests {
         assert!(note.unwrap().contains(&port.to_string()));
         drop(taken);
         assert_eq!(address(port), (SocketAddr::from((Ipv4Addr::LOCALHOST, port)), None));
+    }
+
+    #[test]
+    fn the_admin_flag_is_shown_only_where_it_is_needed() {
+        let http = SocketAddr::from((Ipv4Addr::LOCALHOST, HTTP_PORT));
+        let explain = |port| intro(http, SocketAddr::from((Ipv4Addr::LOCALHOST, port)), Vec::new())[3].clone();
+        assert!(explain(ADMIN_PORT).ends_with(" explain http://127.0.0.1:9999/shop"), "{}", explain(ADMIN_PORT));
+        assert!(explain(1234).ends_with("/shop --admin 127.0.0.1:1234"), "{}", explain(1234));
     }
 
     #[test]

@@ -10,6 +10,9 @@ const REDRAW: Duration = Duration::from_millis(250);
 /// Elsewhere: a summary line this often, and events as they come.
 const SUMMARY: Duration = Duration::from_secs(5);
 
+/// Elsewhere an event waits this long for the table to follow it, so that one line can say both.
+const FOLLOW_WAIT: Duration = Duration::from_secs(2);
+
 /// Enters the alternate screen and hides the cursor.
 const ENTER: &str = "\x1b[?1049h\x1b[?25l";
 /// Shows the cursor and gives the old screen back.
@@ -55,6 +58,9 @@ impl Screen {
     /// Gives the terminal back and says the last words. Errors are of no use any more.
     pub(super) fn close(&mut self, frame: &Frame) {
         self.leave();
+        if !self.live {
+            let _ = self.append_events(frame, Duration::ZERO);
+        }
         let _ = io::stdout().lock().write_all(view::closing(frame).as_bytes());
     }
 
@@ -87,17 +93,30 @@ impl Screen {
             }
             self.summarised = Some(Instant::now());
         }
-        // Old events fall off the frame: count from its end.
-        let new = usize::try_from(frame.totals.changes - self.told).unwrap_or(usize::MAX).min(frame.events.len());
-        for event in &frame.events[frame.events.len() - new..] {
-            writeln!(stdout, "{}", view::event(event))?;
-        }
-        self.told = frame.totals.changes;
+        drop(stdout);
+        self.append_events(frame, FOLLOW_WAIT)?;
+        let mut stdout = io::stdout().lock();
         if self.summarised.is_some_and(|at| at.elapsed() >= SUMMARY) {
             writeln!(stdout, "{}", view::summary(frame))?;
             self.summarised = Some(Instant::now());
         }
         stdout.flush()
+    }
+
+    /// Writes new events; one that the table has not followed yet is held back for `wait`, and what comes after it.
+    fn append_events(&mut self, frame: &Frame, wait: Duration) -> io::Result<()> {
+        let mut stdout = io::stdout().lock();
+        // Old events fall off the frame: count from its end.
+        let new = usize::try_from(frame.totals.changes - self.told).unwrap_or(usize::MAX).min(frame.events.len());
+        self.told = frame.totals.changes - new as u64;
+        for event in &frame.events[frame.events.len() - new..] {
+            if event.followed.is_none() && frame.uptime.saturating_sub(event.at) < wait {
+                break;
+            }
+            writeln!(stdout, "{}", view::event(event))?;
+            self.told += 1;
+        }
+        Ok(())
     }
 
     fn leave(&mut self) {

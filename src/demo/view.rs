@@ -104,21 +104,39 @@ const YELLOW: &str = "33";
 const CYAN: &str = "36";
 /// Columns taken by everything in an instance's line but its bar.
 const FIXED_COLUMNS: usize = 56;
+/// Lines of news that a screen of usual height always has room for.
+const NEWS_MIN: usize = 4;
+/// Blank lines between the parts, where there is room for them.
+const BLANKS: usize = 3;
 /// Widest bar.
 const BAR_MAX: usize = 40;
 
 /// The whole screen, at most `style.height` lines of at most `style.width` visible columns.
 pub(super) fn screen(frame: &Frame, style: Style) -> String {
-    let mut lines = vec![headline(frame, style), String::new()];
-    lines.extend(frame.intro.iter().map(|line| paint(style, CYAN, &fit(line, style.width))));
-    lines.push(String::new());
+    let mut lines = vec![headline(frame, style)];
     let busiest = frame.services.iter().flat_map(|service| &service.instances).map(|row| row.per_second);
     let busiest = busiest.fold(1.0, f64::max);
+    let rows: usize = frame.services.iter().map(|service| 1 + service.instances.len()).sum();
+    // The last line stays free. What happens is what the demo is for: a small screen gives up blank lines first, then
+    // the introduction from its end, then rows.
+    let spare = style.height.saturating_sub(1 + lines.len() + rows + NEWS_MIN);
+    let blank = spare >= frame.intro.len() + BLANKS;
+    let intro = frame.intro.iter().take(if blank { spare - BLANKS } else { spare });
+    if blank {
+        lines.push(String::new());
+    }
+    lines.extend(intro.map(|line| paint(style, CYAN, &fit(line, style.width))));
+    if blank {
+        lines.push(String::new());
+    }
     for service in &frame.services {
         lines.push(service_line(service, style));
         lines.extend(service.instances.iter().map(|row| instance_line(row, busiest, style)));
     }
-    lines.push(String::new());
+    lines.truncate(style.height.saturating_sub(1 + NEWS_MIN).max(1));
+    if blank {
+        lines.push(String::new());
+    }
     let room = style.height.saturating_sub(lines.len() + 1);
     let from = frame.events.len().saturating_sub(room);
     lines.extend(frame.events[from..].iter().map(|event| event_line(event, style)));
@@ -146,18 +164,19 @@ pub(super) fn summary(frame: &Frame) -> String {
 
 /// One event as a line for logs and pipes.
 pub(super) fn event(event: &EventRow) -> String {
-    format!("{}  {}", clock(event.at), event.text)
+    let followed = event.followed.map(|took| format!("  · table after {}", milliseconds(took)));
+    format!("{}  {}{}", clock(event.at), event.text, followed.unwrap_or_default())
 }
 
 /// The last words.
 pub(super) fn closing(frame: &Frame) -> String {
     let totals = &frame.totals;
     let mut text = format!(
-        "{} requests in {}, {} failed, while {} things changed.\n",
+        "{} requests in {}, {} failed, {}.\n",
         totals.requests,
         clock(frame.uptime),
         totals.failed,
-        totals.changes
+        changes(totals.changes)
     );
     if let Some(failure) = &totals.last_failure {
         let _ = writeln!(text, "The last failure: {failure}");
@@ -175,17 +194,31 @@ fn headline(frame: &Frame, style: Style) -> String {
     let totals = &frame.totals;
     let failed = format!("{} failed", totals.failed);
     let failed_colour = if totals.failed == 0 { GREEN } else { RED };
-    let plain = format!(
-        " · {} · {:.0} req/s · {:.1} ms · {} requests · {failed} · {} changes · Ctrl-C ends it",
+    let parts = [
         clock(frame.uptime),
-        totals.per_second,
-        totals.mean_ms,
-        totals.requests,
-        totals.changes
-    );
+        format!("{:.0} req/s", totals.per_second),
+        format!("{:.1} ms", totals.mean_ms),
+        format!("{} requests", totals.requests),
+        failed.clone(),
+        changes(totals.changes),
+        "Ctrl-C ends it".to_owned(),
+    ];
+    let mut shown: Vec<&str> = parts.iter().map(String::as_str).collect();
+    // How to end it and what failed are worth the most.
+    let columns = |shown: &[&str]| shown.iter().map(|part| part.chars().count() + 3).sum::<usize>() + "lb demo".len();
+    for least in [&parts[3], &parts[2], &parts[5], &parts[1], &parts[0]] {
+        if columns(&shown) > style.width {
+            shown.retain(|part| part != least);
+        }
+    }
+    let plain: String = shown.iter().map(|part| format!(" · {part}")).collect();
     let plain = fit(&plain, style.width.saturating_sub("lb demo".len()));
     let painted = plain.replace(&failed, &paint(style, failed_colour, &failed));
     format!("{}{painted}", paint(style, BOLD, "lb demo"))
+}
+
+fn changes(count: u64) -> String {
+    if count == 1 { "1 change".to_owned() } else { format!("{count} changes") }
 }
 
 fn service_line(service: &ServiceRow, style: Style) -> String {
@@ -318,6 +351,26 @@ mod tests {
     }
 
     #[test]
+    fn eighty_by_twenty_four_shows_news_and_how_to_end_it() {
+        let mut frame = frame();
+        frame.intro = (0..7).map(|n| format!("intro {n}")).collect();
+        frame.totals = Totals { requests: 123_456, changes: 1, ..frame.totals };
+        let row = frame.services[0].instances[0].clone();
+        frame.services = vec![frame.services[0].clone(); 3];
+        for service in &mut frame.services {
+            service.instances = vec![row.clone(); 4];
+        }
+        let text = screen(&frame, Style { colour: false, width: 80, height: 24 });
+        let news = text.lines().filter(|line| line.contains("event ")).count();
+        assert!(news >= 3, "{text}");
+        assert!(text.contains("intro 0") && text.lines().count() < 24, "{text}");
+        let first = text.lines().next().unwrap();
+        assert!(first.ends_with("1 change · Ctrl-C ends it") && first.contains("0 failed"), "{first}");
+        let narrow = screen(&frame, Style { colour: false, width: 40, height: 24 });
+        assert!(narrow.lines().next().unwrap().ends_with("0 failed · Ctrl-C ends it"), "{narrow}");
+    }
+
+    #[test]
     fn no_colour_means_no_escape() {
         assert!(!screen(&frame(), PLAIN).contains('\x1b'));
         let colourful = screen(&frame(), Style { colour: true, ..PLAIN });
@@ -339,12 +392,12 @@ mod tests {
     #[test]
     fn plain_lines() {
         assert_eq!(summary(&frame()), "01:23  61 req/s, 4210 requests, 0 failed; shop 2/3 serving");
-        assert_eq!(event(&frame().events[5]), "00:05  event 5");
+        assert_eq!(event(&frame().events[5]), "00:05  event 5  · table after 2.3 ms");
         let mut frame = frame();
         frame.totals.last_failure = Some("502 from /shop/".into());
         assert_eq!(
             closing(&frame),
-            "4210 requests in 01:23, 0 failed, while 17 things changed.\nThe last failure: 502 from /shop/\n"
+            "4210 requests in 01:23, 0 failed, 17 changes.\nThe last failure: 502 from /shop/\n"
         );
     }
 }

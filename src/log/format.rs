@@ -57,8 +57,13 @@ fn push_common(line: &mut Vec<u8>, record: &AccessRecord<'_>, time: &mut TimeCac
     line.extend_from_slice(b"] \"");
     push_quoted(line, record.method.as_bytes());
     line.push(b' ');
-    push_quoted(line, record.uri.as_bytes());
+    push_quoted(line, target_of(record).as_bytes());
     let _ = write!(line, " {:?}\" {} {}", record.version, record.status, record.bytes_out);
+}
+
+/// What was asked for. CONNECT has no path: its target is the authority alone (RFC 9110, 9.3.6).
+fn target_of<'a>(record: &AccessRecord<'a>) -> &'a str {
+    if record.uri.is_empty() && record.method == "CONNECT" { record.host } else { record.uri }
 }
 
 fn push_optional_quoted(line: &mut Vec<u8>, text: Option<&[u8]>) {
@@ -74,7 +79,7 @@ fn push_json_line(line: &mut Vec<u8>, record: &AccessRecord<'_>, time: &mut Time
     let _ = write!(line, "\",\"remote\":\"{}\"", record.remote);
     push_text(line, "method", Some(record.method.as_bytes()));
     push_text(line, "host", Some(record.host.as_bytes()));
-    push_text(line, "uri", Some(record.uri.as_bytes()));
+    push_text(line, "uri", Some(target_of(record).as_bytes()));
     let _ = write!(line, ",\"proto\":\"{:?}\"", record.version);
     let _ = write!(line, ",\"status\":{},\"bytes_out\":{}", record.status, record.bytes_out);
     push_milliseconds(line, "duration_ms", Some(record.duration));
@@ -200,6 +205,14 @@ mod tests {
             "referer": "ref", "tls": "TLSv1.3",
         });
         assert_eq!(parsed, expected);
+    }
+
+    #[test]
+    fn the_target_of_connect_is_the_host() {
+        let connect = AccessRecord { method: "CONNECT", host: "db.example:443", uri: "", ..record() };
+        assert!(line(Form::Common, &connect).contains("\"CONNECT db.example:443 HTTP/1.1\""));
+        let parsed: serde_json::Value = serde_json::from_str(&line(Form::Json, &connect)).unwrap();
+        assert_eq!(parsed["uri"], "db.example:443");
     }
 
     #[test]

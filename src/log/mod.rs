@@ -70,6 +70,16 @@ pub fn init(config: &LogConfig) -> Result<LogHandle, LogError> {
     Ok(handle)
 }
 
+/// Runs `say` with the log that [`init`] will set up, for what has to be said before that.
+///
+/// # Errors
+/// When `config.level` is no filter.
+pub fn before_start(config: &LogConfig, say: impl FnOnce()) -> Result<(), LogError> {
+    let (subscriber, _) = subscriber(config, std::io::stderr, colour_wanted())?;
+    tracing::subscriber::with_default(subscriber, say);
+    Ok(())
+}
+
 fn subscriber<W>(config: &LogConfig, writer: W, colour: bool) -> Result<(impl Subscriber, LogHandle), LogError>
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,

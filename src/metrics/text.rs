@@ -21,8 +21,8 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Source revision, when the build was told (`LB_REVISION`).
 pub const REVISION: &str = match option_env!("LB_REVISION") {
-    Some(revision) => revision,
-    None => "unknown",
+    Some(revision) if !revision.is_empty() => revision,
+    _ => "unknown",
 };
 
 /// Writes everything that `metrics` holds, and the figures of the process.
