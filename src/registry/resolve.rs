@@ -8,7 +8,7 @@
 //! ```
 //!
 //! What holds no name passes through at once. What does is a *slot* (one service of a source, or the command list of
-//! a source): it is sent when each of its names was asked for once, or after [`PATIENCE`] with what is known by
+//! a source): it is sent when each of its names was asked for once, or after `PATIENCE` with what is known by
 //! then, and again whenever an answer changes it. A newer update of a slot takes the place of the one that waits, so
 //! the order per slot holds, and a slow name delays nobody but its own slot. `Synced` of a source waits for the
 //! source's slots. What to believe of an answer is decided in `names`, asking is left to `dns`. What has

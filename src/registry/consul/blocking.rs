@@ -94,7 +94,7 @@ pub fn resync_after(resync: Duration, random: f64) -> Duration {
 
 /// How long a query may be held when `watches` share room for `slots` at once.
 ///
-/// With room for all (and [`SPARE`] for confirming reads) each keeps its full `wait`. Otherwise they take turns, first
+/// With room for all (and `SPARE` for confirming reads) each keeps its full `wait`. Otherwise they take turns, first
 /// come first served, and each turn is so short that all have had theirs within about five seconds: that bounds how old
 /// any of them can be, at the price of `watches / 5` requests a second.
 #[must_use]
