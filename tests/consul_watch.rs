@@ -353,6 +353,26 @@ async fn a_reload_with_bad_files_changes_nothing() {
     watched.until_ports("web", &[1001, 1002]).await;
 }
 
+#[tokio::test]
+async fn a_restarted_agent_is_believed_at_once_by_every_watch() {
+    let mut fake = FakeConsul::start().await;
+    let names: Vec<_> = (0..20).map(|number| format!("api-{number}")).collect();
+    names.iter().for_each(|name| fake.set(name, &[1001]));
+    let mut watched = Watched::start(ConsulConfig { max_connections: 64, ..plain_config(&fake.url()) });
+    watched.until("synced", |view| view.synced == 1).await;
+    fake.down().await;
+    // Long enough for a backoff of each watch to reach its upper bound, if it were counted.
+    watched.until_errors("connect", 21 * 9).await;
+    fake.fault(Fault::Status(500, None));
+    names.iter().for_each(|name| fake.set(name, &[1002]));
+    fake.up().await;
+    watched.until_errors("status", 21).await;
+    fake.fault(Fault::None);
+    let began = Instant::now();
+    watched.until("all on 1002", |view| names.iter().all(|name| view.ports(name).as_deref() == Some(&[1002]))).await;
+    assert!(began.elapsed() < Duration::from_secs(4), "found again only after {:?}", began.elapsed());
+}
+
 async fn fake(wait: Duration) -> (FakeConsul, Watched) {
     let fake = FakeConsul::start().await;
     fake.set("web", &[1001]);

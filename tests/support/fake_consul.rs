@@ -16,7 +16,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 
 /// What goes wrong, with every answer until it is set back.
@@ -74,6 +74,18 @@ impl FakeConsul {
         Self { address, state, requests, task }
     }
 
+    /// Ends as a killed agent does: connections break, and new ones are refused.
+    pub async fn down(&mut self) {
+        self.task.abort();
+        let _ = (&mut self.task).await;
+    }
+
+    /// Listens again where it did before.
+    pub async fn up(&mut self) {
+        let listener = TcpListener::bind(self.address).await.expect("the same port");
+        self.task = tokio::spawn(accept(listener, self.state.clone(), self.requests.clone()));
+    }
+
     /// Its URL.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
@@ -124,10 +136,12 @@ impl Drop for FakeConsul {
 }
 
 async fn accept(listener: TcpListener, state: watch::Sender<State>, requests: Arc<Mutex<Vec<String>>>) {
+    // They end with the listener.
+    let mut connections = JoinSet::new();
     loop {
         let Ok((stream, _)) = listener.accept().await else { continue };
         let (state, requests) = (state.clone(), requests.clone());
-        tokio::spawn(async move {
+        connections.spawn(async move {
             let service = service_fn(move |request: Request<Incoming>| {
                 requests.lock().expect("lock").push(request.uri().to_string());
                 answer(request, state.subscribe())

@@ -11,6 +11,7 @@ use http::header::{HOST, HeaderMap, HeaderName, RETRY_AFTER};
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Empty, Limited};
 use rustls::AlertDescription;
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::blocking::{client_deadline, retry_after, turn_wait};
@@ -90,6 +91,11 @@ impl Client {
         self.pool.next_agent();
     }
 
+    /// Changes with the first answer after no agent could be reached.
+    pub(super) fn recovered(&self) -> watch::Receiver<u64> {
+        self.pool.recovered()
+    }
+
     /// Counts a watch.
     pub(super) fn watching(self: &Arc<Self>) -> Watching {
         self.watches.fetch_add(1, Relaxed);
@@ -121,6 +127,7 @@ impl Client {
             return Err(ConsulError::Timeout { what: format!("{}: GET {path}", lease.agent().name), after: deadline });
         };
         let mut answer = result?;
+        self.pool.answered();
         answer.early = block.is_some_and(|block| asked.elapsed() < block.wait / 2);
         lease.finish().await;
         Ok(answer)

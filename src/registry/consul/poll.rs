@@ -102,19 +102,35 @@ impl Poller {
     pub(super) async fn failed(&mut self, error: &ConsulError) {
         self.shared.failed(&self.label, error);
         self.position.forget();
+        if error.is_dial() {
+            // The next dial is held back for all watches together: it must neither be delayed for each, nor be charged
+            // to the reads that follow once there is a connection again.
+            self.unpaced = true;
+            return;
+        }
         let refused = matches!(error, ConsulError::Status { .. });
         let backoff = self.backoff.failed(&mut self.rng);
         if refused && self.label.is_empty() && self.backoff.failures().is_multiple_of(REFUSALS_MAX) {
             self.shared.client.next_agent();
         }
-        let pause = match error.retry_after() {
+        match error.retry_after() {
             // Not all at the very moment that was named.
-            Some(after) => after + backoff,
-            // The next dial is held back for all watches together, and must not be delayed for each.
-            None if error.is_dial() => Duration::ZERO,
-            None => backoff,
+            Some(after) => self.rest(after + backoff).await,
+            None => self.rest_until_recovery(backoff).await,
+        }
+    }
+
+    /// Rests, but no longer than until Consul answers again after it could not be reached: what made this watch fail
+    /// so often may have gone with the agent that was replaced.
+    async fn rest_until_recovery(&mut self, pause: Duration) {
+        let mut recovered = self.shared.client.recovered();
+        let again = tokio::select! {
+            () = self.rest(pause) => false,
+            Ok(()) = recovered.changed() => true,
         };
-        self.rest(pause).await;
+        if again {
+            self.backoff.succeeded();
+        }
     }
 
     /// Waits for the token bucket, but for the very first read and those after a reload.

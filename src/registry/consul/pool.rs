@@ -20,7 +20,7 @@ use http::{Request, Response};
 use http_body_util::Empty;
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::sleep;
 
 use super::dial::{Connection, Fate, Granted, STREAMS_MAX, dial};
@@ -28,8 +28,9 @@ use super::error::ConsulError;
 use super::settings::{Agent, Settings};
 use crate::registry::backoff::Backoff;
 
-/// Bounds of the pause between dials that fail. The upper one is small because a single dial serves every watch.
-const DIAL_BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
+/// Bounds of the pause between dials that fail. The upper one is small because a single dial serves every watch, and
+/// because an agent that was restarted must be found again within about a second.
+const DIAL_BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 
 /// The connections to Consul.
 pub(super) struct Pool {
@@ -37,6 +38,10 @@ pub(super) struct Pool {
     dialer: tokio::sync::Mutex<Dialer>,
     rooms: [Arc<Semaphore>; 2],
     multiplexed: AtomicBool,
+    /// A dial failed, and nothing was answered since.
+    unreachable: AtomicBool,
+    /// Moves when that ends.
+    recovered: watch::Sender<u64>,
     max_connections: usize,
 }
 
@@ -117,6 +122,8 @@ impl Pool {
             }),
             rooms: [max_connections, max_connections * STREAMS_MAX].map(|room| Arc::new(Semaphore::new(room))),
             multiplexed: AtomicBool::new(guess),
+            unreachable: AtomicBool::new(false),
+            recovered: watch::Sender::new(0),
             max_connections,
         }
     }
@@ -136,6 +143,19 @@ impl Pool {
             state.agent = (state.agent + 1) % state.settings.agents.len();
             state.renew();
         }
+    }
+
+    /// Something was answered. Only an answer shows that an agent is back: one that takes connections just to end them
+    /// must not make every watch start over with each.
+    pub(super) fn answered(&self) {
+        if self.unreachable.load(Relaxed) && self.unreachable.swap(false, Relaxed) {
+            self.recovered.send_modify(|times| *times += 1);
+        }
+    }
+
+    /// Changes with the first answer after dials that failed.
+    pub(super) fn recovered(&self) -> watch::Receiver<u64> {
+        self.recovered.subscribe()
     }
 
     /// How many requests may be under way at once.
@@ -220,6 +240,7 @@ impl Pool {
             agent: "consul.address".to_owned(),
             reason: "no agent configured".to_owned(),
         });
+        self.unreachable.store(true, Relaxed);
         self.state().failed = Some((Instant::now(), error.clone()));
         Err(error)
     }
