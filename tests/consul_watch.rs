@@ -373,6 +373,54 @@ async fn a_restarted_agent_is_believed_at_once_by_every_watch() {
     assert!(began.elapsed() < Duration::from_secs(4), "found again only after {:?}", began.elapsed());
 }
 
+#[tokio::test]
+async fn one_service_that_cannot_be_read_does_not_hold_up_the_others() {
+    for fault in [Fault::Truncated, Fault::Status(500, None), Fault::Status(301, None), Fault::Hang, Fault::EmptyHealth]
+    {
+        let fake = FakeConsul::start().await;
+        fake.set("web", &[1001]);
+        fake.set("odd", &[1002]);
+        fake.break_service("odd", fault.clone());
+        let mut watched = Watched::start(plain_config(&fake.url()));
+        watched.until(&format!("synced with {fault:?}"), |view| view.synced == 1).await;
+        assert_eq!(watched.view.borrow().ports("web"), Some(vec![1001]), "{fault:?}");
+        assert_eq!(watched.view.borrow().ports("odd"), None, "{fault:?}");
+        fake.break_service("odd", Fault::None);
+        watched.until_ports("odd", &[1002]).await;
+        assert_eq!(watched.view.borrow().synced, 1, "said once, {fault:?}");
+    }
+}
+
+#[tokio::test]
+async fn names_that_agents_redirect_are_left_out_and_reported_once() {
+    let fake = FakeConsul::start().await;
+    for name in ["web", ".", "..", "a//b"] {
+        fake.set(name, &[1001]);
+    }
+    let mut watched = Watched::start(plain_config(&fake.url()));
+    watched.until("synced", |view| view.synced == 1).await;
+    fake.set("late", &[1002]);
+    watched.until_ports("late", &[1002]).await;
+    assert_eq!(watched.errors("name"), 3, "once each, though the list was read again");
+    let asked: Vec<_> = fake.requests().into_iter().filter(|r| r.starts_with("/v1/health/service/")).collect();
+    assert!(asked.iter().all(|r| r.contains("/web?") || r.contains("/late?")), "{asked:?}");
+}
+
+#[tokio::test]
+async fn a_token_that_sees_names_but_no_instances_is_not_synced() {
+    let fake = FakeConsul::start().await;
+    fake.set("web", &[1001]);
+    fake.set("api", &[2001]);
+    fake.fault(Fault::EmptyHealth);
+    let mut watched = Watched::start(ConsulConfig { wait: SHORT, ..plain_config(&fake.url()) });
+    // Each service several times, that is beyond the failures after which one would be excused.
+    watched.until_errors("token", 8).await;
+    assert_eq!(watched.view.borrow().updates, 0, "neither tables nor the word that they are complete");
+    fake.fault(Fault::None);
+    watched.until("synced", |view| view.synced == 1).await;
+    assert_eq!(watched.view.borrow().services.len(), 2);
+}
+
 async fn fake(wait: Duration) -> (FakeConsul, Watched) {
     let fake = FakeConsul::start().await;
     fake.set("web", &[1001]);

@@ -51,6 +51,7 @@ pub enum Fault {
 struct State {
     index: u64,
     services: BTreeMap<String, Vec<u16>>,
+    broken: HashMap<String, Fault>,
     fault: Fault,
 }
 
@@ -115,6 +116,14 @@ impl FakeConsul {
         });
     }
 
+    /// Misbehaves when asked for the instances of this service.
+    pub fn break_service(&self, service: &str, fault: Fault) {
+        self.state.send_modify(|state| {
+            state.broken.insert(service.to_owned(), fault);
+            state.index += 1;
+        });
+    }
+
     /// Sets the index, and a service in the same moment, without waking what blocks on a higher one.
     pub fn turn_back(&self, index: u64, service: &str, ports: &[u16]) {
         self.state.send_modify(|state| {
@@ -170,11 +179,14 @@ async fn answer(
     if index > 0 {
         let _ = timeout(wait, state.wait_for(|state| state.index > index)).await;
     }
-    let now = state.borrow().clone();
+    let service = request.uri().path().strip_prefix("/v1/health/service/");
+    let mut now = state.borrow().clone();
+    if let Some(fault) = service.and_then(|name| now.broken.get(name)) {
+        now.fault = fault.clone();
+    }
     if now.fault == Fault::Hang {
         std::future::pending::<()>().await;
     }
-    let service = request.uri().path().strip_prefix("/v1/health/service/");
     Ok(respond(&now, service, stale))
 }
 

@@ -69,6 +69,12 @@ impl Guard {
         self.total = self.total - before + instances;
     }
 
+    /// Instances believed of all services together.
+    #[must_use]
+    pub fn instances(&self) -> usize {
+        self.total
+    }
+
     /// Forgets a service.
     pub fn forget(&mut self, name: &ServiceName) {
         self.total -= self.counts.remove(name).unwrap_or(0);

@@ -108,6 +108,8 @@ impl Poller {
             self.unpaced = true;
             return;
         }
+        // When nobody takes updates any more, the next one that is sent tells.
+        let _ = self.shared.roll_call(|roll| roll.failed(&self.label)).await;
         let refused = matches!(error, ConsulError::Status { .. });
         let backoff = self.backoff.failed(&mut self.rng);
         if refused && self.label.is_empty() && self.backoff.failures().is_multiple_of(REFUSALS_MAX) {

@@ -14,7 +14,8 @@ use super::shared::{Closed, Shared};
 use super::wire::HealthEntry;
 use crate::catalog::{ServiceName, ServiceSnapshot};
 
-/// Characters that may stand in a path as they are.
+/// Characters that may stand in a path as they are; a slash may not, though the agent's server decodes it again before
+/// it judges the path (see [`is_readable`]).
 const PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// One service.
@@ -36,10 +37,14 @@ pub(super) async fn run(shared: Arc<Shared>, name: ServiceName) {
 impl ServiceWatch {
     async fn turn(&mut self) -> Result<(), Closed> {
         let entries = self.poller.next(decode).await;
-        if let Some(entries) = self.believable(entries).await {
-            self.believe(&entries).await?;
+        let name = self.name.clone();
+        match self.believable(entries).await {
+            Some(entries) => {
+                self.believe(&entries).await?;
+                self.shared.roll_call(|roll| roll.answered(&name)).await
+            }
+            None => self.shared.roll_call(|roll| roll.lacks_rights(&name)).await,
         }
-        self.shared.answered(&self.name).await
     }
 
     /// The answer itself; or, when it says that much is gone, what a second read says; or nothing to believe.
@@ -118,7 +123,39 @@ pub(super) fn path(name: &str) -> String {
     format!("/v1/health/service/{}", utf8_percent_encode(name, PATH))
 }
 
+/// Whether the instances of a service of this name can be asked for. The agent's server (Go's `http.ServeMux`) cleans
+/// the decoded path, and redirects to another one for `.`, `..` and empty segments; only the last may be empty. Consul
+/// takes such names at registration nevertheless.
+pub(super) fn is_readable(name: &str) -> bool {
+    let name = name.strip_suffix('/').unwrap_or(name);
+    name.split('/').all(|segment| !matches!(segment, "" | "." | ".."))
+}
+
 /// Reads the answer.
 pub(super) fn decode(body: &[u8]) -> Result<Vec<HealthEntry>, serde_json::Error> {
     serde_json::from_slice(body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_the_agents_server_would_redirect_are_told_from_all_others() {
+        for good in ["web", "a.b", "...", ".a", "a..", "a/b", "a/", "a b", "%2e%2e", "ä?#", "-"] {
+            assert!(is_readable(good), "{good}");
+        }
+        for bad in ["", ".", "..", "/", "//", "/a", "a//b", "a//", "a/./b", "a/..", "../a", "./"] {
+            assert!(!is_readable(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn names_are_encoded() {
+        let cases =
+            [("web-1.x_y~", "web-1.x_y~"), ("a/b", "a%2Fb"), ("a b?c#d%e", "a%20b%3Fc%23d%25e"), ("ä", "%C3%A4")];
+        for (name, encoded) in cases {
+            assert_eq!(path(name), format!("/v1/health/service/{encoded}"));
+        }
+    }
 }
