@@ -421,6 +421,34 @@ async fn a_token_that_sees_names_but_no_instances_is_not_synced() {
     assert_eq!(watched.view.borrow().services.len(), 2);
 }
 
+#[tokio::test]
+async fn a_reload_with_the_same_token_does_not_forget_what_it_could_see() {
+    let fake = FakeConsul::start().await;
+    fake.set("web", &[1001]);
+    fake.set("api", &[2001]);
+    let folder = tempfile::tempdir().unwrap();
+    let token_file = folder.path().join("token");
+    std::fs::write(&token_file, "one").unwrap();
+    let config = ConsulConfig { wait: SHORT, token_file: Some(token_file.clone()), ..plain_config(&fake.url()) };
+    let mut watched = Watched::start(config.clone());
+    watched.until("synced", |view| view.synced == 1).await;
+
+    std::fs::write(&token_file, "").unwrap();
+    let error = watched.source.reload(config.clone()).unwrap_err();
+    assert!(error.to_string().contains("token_file"), "{error}");
+    std::fs::write(&token_file, "one").unwrap();
+    fake.fault(Fault::Without("api".into()));
+    let before = watched.errors("token");
+    watched.source.reload(config.clone()).expect("usable");
+    watched.until_errors("token", before + 3).await;
+    assert_eq!(watched.view.borrow().ports("api"), Some(vec![2001]), "lost rights are no deregistration");
+
+    std::fs::write(&token_file, "two").unwrap();
+    watched.source.reload(config).expect("usable");
+    watched.until("another token sees less", |view| !view.services.contains_key("api")).await;
+    assert_eq!(watched.view.borrow().ports("web"), Some(vec![1001]));
+}
+
 async fn fake(wait: Duration) -> (FakeConsul, Watched) {
     let fake = FakeConsul::start().await;
     fake.set("web", &[1001]);

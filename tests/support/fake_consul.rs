@@ -39,6 +39,8 @@ pub enum Fault {
     EmptyUnlessDefault,
     /// 200 and nothing, whoever is asked; `consul` is not listed.
     Empty,
+    /// `consul` is not listed, and neither is the service of this name, as for a token for some services only.
+    Without(String),
     /// Health answers are empty, the list is whole.
     EmptyHealth,
     /// Stale answers say so: last contact in ms, and known leader. Default reads fail with 500.
@@ -249,8 +251,12 @@ fn respond(state: &State, service: Option<&str>, stale: bool) -> Response<Full<B
 }
 
 fn list(state: &State) -> Value {
-    let mut list = json!({"consul": []});
-    for name in state.services.keys() {
+    let mut list = json!({});
+    let hidden = if let Fault::Without(name) = &state.fault { Some(name) } else { None };
+    if hidden.is_none() {
+        list["consul"] = json!([]);
+    }
+    for name in state.services.keys().filter(|name| Some(*name) != hidden) {
         list[name] = json!([format!("urlprefix-/{name}")]);
     }
     list

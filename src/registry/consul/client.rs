@@ -17,7 +17,7 @@ use tokio::time::timeout;
 use super::blocking::{client_deadline, retry_after, turn_wait};
 use super::error::{ConsulError, alert, chain};
 use super::pool::{Lease, Pool};
-use super::settings::Settings;
+use super::settings::{Reader, Settings};
 use crate::config::ConsulConfig;
 
 /// Largest answer that is read. A service of 100,000 instances stays below it.
@@ -84,6 +84,11 @@ impl Client {
     /// Uses these settings for new requests; those under way finish on the old connections.
     pub(super) fn reload(&self, settings: Settings) {
         self.pool.reload(settings);
+    }
+
+    /// Who reads at present.
+    pub(super) fn reader(&self) -> Reader {
+        self.pool.reader()
     }
 
     /// Goes on with the next configured agent.

@@ -13,6 +13,7 @@ use super::error::ConsulError;
 use super::guard::{Sight, Verdict, lacks_rights, routed, sight};
 use super::poll::Poller;
 use super::roll::Roll;
+use super::settings::Reader;
 use super::shared::{Closed, Shared};
 use super::watch;
 use super::wire::ServiceList;
@@ -29,9 +30,9 @@ struct ListWatch {
     shared: Arc<Shared>,
     poller: Poller,
     watches: HashMap<ServiceName, Running>,
-    /// `consul` was listed for the present token.
+    /// `consul` was listed for this reader.
     seen_whole: bool,
-    token_generation: u64,
+    reader: Reader,
     /// Names that cannot be read, as reported.
     unreadable: BTreeSet<ServiceName>,
     /// Ends the time for first answers.
@@ -50,12 +51,13 @@ impl Drop for Running {
 /// Watches until aborted, or until nobody takes updates any more.
 pub(super) async fn run(shared: Arc<Shared>) {
     let poller = Poller::new(shared.clone(), PATH.to_owned(), ServiceName::from(""));
+    let reader = shared.client.reader();
     let mut list = ListWatch {
         shared,
         poller,
         watches: HashMap::new(),
         seen_whole: false,
-        token_generation: 0,
+        reader,
         unreadable: BTreeSet::new(),
         patience: None,
     };
@@ -80,10 +82,10 @@ impl ListWatch {
 
     /// The routed names, unless the token lacks the rights to see them.
     fn names(&mut self, list: &ServiceList) -> Option<BTreeSet<ServiceName>> {
-        let generation = *self.shared.generation().borrow();
-        if generation != self.token_generation {
-            // A reload may have brought another token, which may be one for some services only.
-            self.token_generation = generation;
+        let reader = self.shared.client.reader();
+        if reader != self.reader {
+            // Another token may be one for some services only. A reload that brought the same one changes nothing.
+            self.reader = reader;
             self.seen_whole = false;
         }
         let sight = sight(list);

@@ -25,7 +25,7 @@ use tokio::time::sleep;
 
 use super::dial::{Connection, Fate, Granted, STREAMS_MAX, dial};
 use super::error::ConsulError;
-use super::settings::{Agent, Settings};
+use super::settings::{Agent, Reader, Settings};
 use crate::registry::backoff::Backoff;
 
 /// Bounds of the pause between dials that fail. The upper one is small because a single dial serves every watch, and
@@ -134,6 +134,11 @@ impl Pool {
         state.settings = Arc::new(settings);
         state.agent = 0;
         state.renew();
+    }
+
+    /// Who reads at present.
+    pub(super) fn reader(&self) -> Reader {
+        self.state().settings.reader()
     }
 
     /// Goes on with the next agent, where there is one.
