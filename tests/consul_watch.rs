@@ -449,6 +449,42 @@ async fn a_reload_with_the_same_token_does_not_forget_what_it_could_see() {
     assert_eq!(watched.view.borrow().ports("web"), Some(vec![1001]));
 }
 
+#[tokio::test]
+async fn while_nobody_can_confirm_a_loss_additions_are_taken() {
+    let (fake, mut watched) = fake(Duration::from_secs(20)).await;
+    fake.set("api", &[2001, 2002, 2003, 2004]);
+    watched.until_ports("api", &[2001, 2002, 2003, 2004]).await;
+    fake.fault(Fault::FrozenLeader(0));
+    let began = Instant::now();
+    fake.set("api", &[2001, 2005]);
+    watched.until_ports("api", &[2001, 2002, 2003, 2004, 2005]).await;
+    assert!(began.elapsed() < Duration::from_secs(2), "additions waited {:?}", began.elapsed());
+    watched.until_errors("unconfirmed", 1).await;
+    fake.set("api", &[2001, 2005, 2006]);
+    watched.until_ports("api", &[2001, 2002, 2003, 2004, 2005, 2006]).await;
+    // A service that leaves the list is the same for the list watch, which must still see those that come.
+    fake.remove("web");
+    watched.until_errors("unconfirmed", 3).await;
+    fake.set("late", &[4001]);
+    watched.until_ports("late", &[4001]).await;
+    assert_eq!(watched.view.borrow().ports("web"), Some(vec![1001]));
+    assert!(began.elapsed() < Duration::from_secs(25), "blind for long: {:?}", began.elapsed());
+    fake.fault(Fault::None);
+    watched.until_ports("api", &[2001, 2005, 2006]).await;
+    watched.until("web gone", |view| !view.services.contains_key("web")).await;
+}
+
+#[tokio::test]
+async fn an_old_answer_does_not_wait_for_a_leader_that_is_frozen() {
+    let (fake, mut watched) = fake(Duration::from_secs(20)).await;
+    let began = Instant::now();
+    fake.fault(Fault::FrozenLeader(60_000));
+    fake.set("web", &[1001, 1002]);
+    watched.until_ports("web", &[1001, 1002]).await;
+    assert!(began.elapsed() < Duration::from_secs(6), "withheld for {:?}", began.elapsed());
+    assert!(watched.errors("timeout") >= 1, "the leader was asked first");
+}
+
 async fn fake(wait: Duration) -> (FakeConsul, Watched) {
     let fake = FakeConsul::start().await;
     fake.set("web", &[1001]);
@@ -568,7 +604,11 @@ async fn mass_removal_is_confirmed_and_then_believed() {
     assert_eq!(confirming("/v1/health/service/api"), 0, "nothing needed a second look so far");
     fake.set("api", &[2001, 2009]);
     watched.until_ports("api", &[2001, 2009]).await;
-    assert_eq!(confirming("/v1/health/service/api"), 0, "one of three is no mass");
+    fake.set("api", &[2001]);
+    watched.until_ports("api", &[2001]).await;
+    assert_eq!(confirming("/v1/health/service/api"), 0, "one at a time is no mass");
+    fake.set("api", &[2001, 2002, 2003, 2004]);
+    watched.until_ports("api", &[2001, 2002, 2003, 2004]).await;
     fake.set("api", &[3001]);
     watched.until_ports("api", &[3001]).await;
     assert_eq!(confirming("/v1/health/service/api"), 1);

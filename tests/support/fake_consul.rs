@@ -45,6 +45,8 @@ pub enum Fault {
     EmptyHealth,
     /// Stale answers say so: last contact in ms, and known leader. Default reads fail with 500.
     Leaderless(u64),
+    /// Stale answers are this old (ms); default reads are never answered.
+    FrozenLeader(u64),
     /// Stale answers are this old (ms), and empty; default reads are right.
     Old(u64),
 }
@@ -186,7 +188,7 @@ async fn answer(
     if let Some(fault) = service.and_then(|name| now.broken.get(name)) {
         now.fault = fault.clone();
     }
-    if now.fault == Fault::Hang {
+    if now.fault == Fault::Hang || matches!(now.fault, Fault::FrozenLeader(_)) && !stale {
         std::future::pending::<()>().await;
     }
     Ok(respond(&now, service, stale))
@@ -239,7 +241,7 @@ fn respond(state: &State, service: Option<&str>, stale: bool) -> Response<Full<B
                 .header("X-Consul-LastContact", age.to_string())
                 .header("X-Consul-Index", state.index.to_string());
         }
-        Fault::Old(age) if stale => {
+        Fault::Old(age) | Fault::FrozenLeader(age) if stale => {
             response = Response::builder()
                 .header("X-Consul-KnownLeader", "true")
                 .header("X-Consul-LastContact", age.to_string())

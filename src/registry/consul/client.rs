@@ -114,19 +114,41 @@ impl Client {
     /// # Errors
     /// Anything but a 200 that was read to its end within the deadline.
     pub async fn get(&self, path: &str, mode: Mode, block: Option<Block>) -> Result<Answer, ConsulError> {
+        self.read(path, mode, block, None).await
+    }
+
+    /// Asks the leader, and gives up after `limit` (from when the request could be sent): for a second opinion, which is
+    /// not worth the 20 s that agents wait for a leader that froze.
+    ///
+    /// Cancel safe, as [`Client::get`].
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub(super) async fn ask_leader(&self, path: &str, limit: Duration) -> Result<Answer, ConsulError> {
+        self.read(path, Mode::Default, None, Some(limit)).await
+    }
+
+    async fn read(
+        &self,
+        path: &str,
+        mode: Mode,
+        block: Option<Block>,
+        limit: Option<Duration>,
+    ) -> Result<Answer, ConsulError> {
         let mut lease = self.pool.acquire().await?;
         // Only now is it known how many requests fit at once.
         let block = block.map(|block| Block { wait: self.turn(block.wait), ..block });
-        let deadline = match (block, mode) {
+        let deadline = limit.unwrap_or(match (block, mode) {
             (Some(block), _) => client_deadline(block.wait),
             (None, Mode::Stale) => STALE_TIMEOUT,
             (None, Mode::Default) => DEFAULT_TIMEOUT,
-        };
+        });
         let request = request(&lease, path, mode, block)?;
         let asked = Instant::now();
         let Ok(result) = timeout(deadline, exchange(&mut lease, path, request)).await else {
-            if !lease.is_multiplexed() {
-                // Nothing else would notice that this agent froze; HTTP/2 has its pings.
+            if !lease.is_multiplexed() && limit.is_none() {
+                // Nothing else would notice that this agent froze; HTTP/2 has its pings. A short limit shows nothing:
+                // it may be the leader that does not answer.
                 self.pool.next_agent();
             }
             return Err(ConsulError::Timeout { what: format!("{}: GET {path}", lease.agent().name), after: deadline });

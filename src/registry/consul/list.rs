@@ -113,17 +113,16 @@ impl ListWatch {
 
     /// The names, once more from the leader when services with instances are missing; none when they are not believed.
     async fn confirmed(&mut self, names: BTreeSet<ServiceName>) -> Option<BTreeSet<ServiceName>> {
-        loop {
-            let missing: Vec<_> = self.watches.keys().filter(|name| !names.contains(*name)).cloned().collect();
-            if self.shared.guard().judge_missing(missing.iter()) == Verdict::Believe {
-                return Some(names);
-            }
-            match self.poller.confirm(None, decode).await {
-                Ok(list) => return self.names(&list),
-                Err(error) => {
-                    let what = format!("{} of {} services leaving the list", missing.len(), self.watches.len());
-                    self.poller.failed(&ConsulError::Unconfirmed { what, reason: error.to_string() }).await;
-                }
+        let missing: Vec<_> = self.watches.keys().filter(|name| !names.contains(*name)).cloned().collect();
+        if self.shared.guard().judge_missing(missing.iter()) == Verdict::Believe {
+            return Some(names);
+        }
+        match self.poller.confirm(None, decode).await {
+            Ok(list) => self.names(&list),
+            Err(error) => {
+                let what = format!("{} of {} services leaving the list", missing.len(), self.watches.len());
+                self.poller.unconfirmed(what, &error).await;
+                None
             }
         }
     }

@@ -21,6 +21,10 @@ const BUCKET: (u32, f64) = (10, 2.0);
 const BACKOFF_BASE: Duration = Duration::from_millis(200);
 /// Longest wait while an answer is not believed: rights that come back wake no query.
 const HELD_WAIT: Duration = Duration::from_secs(5);
+/// Limit for the read that confirms an answer: the next try follows with news of what else has changed meanwhile.
+const CONFIRM_LIMIT: Duration = Duration::from_secs(3);
+/// Limit for asking the leader instead of a server that lags.
+const FRESH_LIMIT: Duration = Duration::from_secs(2);
 /// Refusals in a row after which the list watch goes on with the next agent.
 const REFUSALS_MAX: u32 = 3;
 
@@ -35,6 +39,8 @@ pub(super) struct Poller {
     position: Position,
     bucket: TokenBucket,
     backoff: Backoff,
+    /// Paces answers that could not be confirmed: the reads in between succeed, and end the other backoff.
+    doubts: Backoff,
     generation: watch::Receiver<u64>,
     resync_at: Instant,
     rng: fastrand::Rng,
@@ -56,6 +62,7 @@ impl Poller {
             position: Position::default(),
             bucket: TokenBucket::new(BUCKET.0, BUCKET.1, now),
             backoff: Backoff::new(BACKOFF_BASE, CAP),
+            doubts: Backoff::new(BACKOFF_BASE, HELD_WAIT),
             generation: shared.generation(),
             resync_at,
             rng,
@@ -82,13 +89,14 @@ impl Poller {
     /// Reads the same path once more, from the leader, to confirm an answer.
     pub(super) async fn confirm<T>(&mut self, path: Option<&str>, decode: Decode<T>) -> Result<T, ConsulError> {
         let path = path.unwrap_or(&self.path);
-        let answer = self.shared.client.get(path, Mode::Default, None).await?;
+        let answer = self.shared.client.ask_leader(path, CONFIRM_LIMIT).await?;
         decoded(path, &answer, decode)
     }
 
     /// The answer was believed.
     pub(super) fn believed(&mut self) {
         self.held = false;
+        self.doubts.succeeded();
         self.shared.succeeded(&self.label);
     }
 
@@ -96,6 +104,18 @@ impl Poller {
     pub(super) fn held(&mut self, error: &ConsulError) {
         self.held = true;
         self.shared.failed(&self.label, error);
+    }
+
+    /// What the answer said could not be confirmed: waits a little, and makes the next read an unconditional one, so that
+    /// the watch sees what else changes while there is nobody to confirm the loss.
+    pub(super) async fn unconfirmed(&mut self, what: String, error: &ConsulError) {
+        let error = ConsulError::Unconfirmed { what, reason: error.to_string() };
+        self.shared.failed(&self.label, &error);
+        // When nobody takes updates any more, the next one that is sent tells.
+        let _ = self.shared.roll_call(|roll| roll.failed(&self.label)).await;
+        self.position.forget();
+        let pause = self.doubts.failed(&mut self.rng);
+        self.rest(pause).await;
     }
 
     /// Notes a failure and waits as long as it asks for. A reload ends the wait.
@@ -163,6 +183,7 @@ impl Poller {
     fn start_over(&mut self) {
         self.position.forget();
         self.backoff.succeeded();
+        self.doubts.succeeded();
         self.pause = Duration::ZERO;
         self.unpaced = true;
     }
@@ -196,7 +217,7 @@ impl Poller {
         if !stale || self.shared.is_leaderless(Instant::now()) {
             return answer;
         }
-        match self.shared.client.get(&self.path, Mode::Default, None).await {
+        match self.shared.client.ask_leader(&self.path, FRESH_LIMIT).await {
             Ok(fresh) => fresh,
             Err(error) => {
                 self.shared.count(&error);

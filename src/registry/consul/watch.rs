@@ -7,12 +7,12 @@ use tracing::warn;
 
 use super::catalog::{Rejected, snapshot};
 use super::error::ConsulError;
-use super::guard::{Verdict, lacks_rights, sight};
+use super::guard::{Verdict, lacks_rights, sight, undisputed};
 use super::list;
 use super::poll::Poller;
 use super::shared::{Closed, Shared};
 use super::wire::HealthEntry;
-use crate::catalog::{ServiceName, ServiceSnapshot};
+use crate::catalog::{InstanceId, ServiceName, ServiceSnapshot};
 
 /// Characters that may stand in a path as they are; a slash may not, though the agent's server decodes it again before
 /// it judges the path (see [`is_readable`]).
@@ -24,44 +24,34 @@ struct ServiceWatch {
     name: ServiceName,
     poller: Poller,
     known: Option<Arc<ServiceSnapshot>>,
+    /// Kept although an answer lacks them, until that is confirmed. What was added meanwhile makes their share smaller,
+    /// but not their loss more credible.
+    kept: Vec<InstanceId>,
     rejected: Vec<Rejected>,
 }
 
 /// Watches until aborted, or until nobody takes updates any more.
 pub(super) async fn run(shared: Arc<Shared>, name: ServiceName) {
     let poller = Poller::new(shared.clone(), path(&name), name.clone());
-    let mut watch = ServiceWatch { shared, name, poller, known: None, rejected: Vec::new() };
+    let mut watch = ServiceWatch { shared, name, poller, known: None, kept: Vec::new(), rejected: Vec::new() };
     while watch.turn().await.is_ok() {}
 }
 
 impl ServiceWatch {
     async fn turn(&mut self) -> Result<(), Closed> {
         let entries = self.poller.next(decode).await;
-        let name = self.name.clone();
-        match self.believable(entries).await {
-            Some(entries) => {
-                self.believe(&entries).await?;
-                self.shared.roll_call(|roll| roll.answered(&name)).await
+        let Some(what) = self.doubt(&entries) else { return self.believe(&entries).await };
+        // What is new should not wait until somebody has confirmed what is gone.
+        self.take_undisputed(&entries).await?;
+        match self.second_look().await {
+            Ok(confirmed) => self.believe(&confirmed).await,
+            Err(error @ ConsulError::Rights { .. }) => {
+                self.poller.held(&error);
+                self.shared.roll_call(|roll| roll.lacks_rights(&self.name)).await
             }
-            None => self.shared.roll_call(|roll| roll.lacks_rights(&name)).await,
-        }
-    }
-
-    /// The answer itself; or, when it says that much is gone, what a second read says; or nothing to believe.
-    async fn believable(&mut self, entries: Vec<HealthEntry>) -> Option<Vec<HealthEntry>> {
-        loop {
-            let what = self.doubt(&entries);
-            let Some(what) = what else { return Some(entries) };
-            match self.second_look().await {
-                Ok(confirmed) => return Some(confirmed),
-                Err(error @ ConsulError::Rights { .. }) => {
-                    self.poller.held(&error);
-                    return None;
-                }
-                Err(error) => {
-                    let error = ConsulError::Unconfirmed { what, reason: error.to_string() };
-                    self.poller.failed(&error).await;
-                }
+            Err(error) => {
+                self.poller.unconfirmed(what, &error).await;
+                Ok(())
             }
         }
     }
@@ -70,6 +60,11 @@ impl ServiceWatch {
     fn doubt(&self, entries: &[HealthEntry]) -> Option<String> {
         let (fresh, _) = snapshot(&self.name, entries);
         let before = self.known.as_ref().map(|known| known.instances.as_slice());
+        let lacks = |id: &&InstanceId| fresh.instances.binary_search_by(|new| new.id.cmp(id)).is_err();
+        let missing = self.kept.iter().filter(lacks).count();
+        if missing > 0 {
+            return Some(format!("{}: the loss of {missing} known instances", self.name));
+        }
         let percent = self.shared.config().confirm_percent;
         match self.shared.guard().judge(before.unwrap_or_default(), &fresh.instances, percent) {
             Verdict::ConfirmLoss { vanished, of } => {
@@ -100,15 +95,32 @@ impl ServiceWatch {
         Ok(entries)
     }
 
+    /// Takes all of the answer.
     async fn believe(&mut self, entries: &[HealthEntry]) -> Result<(), Closed> {
         let (fresh, rejected) = snapshot(&self.name, entries);
         self.poller.believed();
+        self.kept.clear();
         if rejected != self.rejected {
             for Rejected { id, reason } in &rejected {
                 warn!(service = &*self.name, instance = %id, reason, "Consul: instance cannot be dialled and is left out");
             }
             self.rejected = rejected;
         }
+        self.publish(fresh).await?;
+        self.shared.roll_call(|roll| roll.answered(&self.name)).await
+    }
+
+    /// Takes what the answer adds and changes. Nothing, while nothing is known.
+    async fn take_undisputed(&mut self, entries: &[HealthEntry]) -> Result<(), Closed> {
+        let Some(known) = &self.known else { return Ok(()) };
+        let (mut fresh, _) = snapshot(&self.name, entries);
+        let lacks = |id: &&InstanceId| fresh.instances.binary_search_by(|new| new.id.cmp(id)).is_err();
+        self.kept = known.instances.iter().map(|instance| &instance.id).filter(lacks).cloned().collect();
+        fresh.instances = undisputed(&known.instances, &fresh.instances);
+        self.publish(fresh).await
+    }
+
+    async fn publish(&mut self, fresh: ServiceSnapshot) -> Result<(), Closed> {
         if self.known.as_deref() != Some(&fresh) {
             let fresh = Arc::new(fresh);
             self.known = Some(fresh.clone());
