@@ -485,6 +485,18 @@ async fn an_old_answer_does_not_wait_for_a_leader_that_is_frozen() {
     assert!(watched.errors("timeout") >= 1, "the leader was asked first");
 }
 
+#[tokio::test]
+async fn a_restored_snapshot_is_seen_late_in_the_wait_too() {
+    let wait = Duration::from_secs(30);
+    let (fake, mut watched) = fake(wait).await;
+    // Beyond the half of the wait, which is less than 30 s by up to an eighth; nothing else tells how far it is.
+    tokio::time::sleep(Duration::from_millis(16_500)).await;
+    fake.restore(50, "web", &[1007]);
+    let began = Instant::now();
+    watched.until_ports("web", &[1007]).await;
+    assert!(began.elapsed() < Duration::from_secs(5), "seen after {:?}", began.elapsed());
+}
+
 async fn fake(wait: Duration) -> (FakeConsul, Watched) {
     let fake = FakeConsul::start().await;
     fake.set("web", &[1001]);

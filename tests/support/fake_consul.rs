@@ -57,6 +57,8 @@ struct State {
     services: BTreeMap<String, Vec<u16>>,
     broken: HashMap<String, Fault>,
     fault: Fault,
+    /// How often a snapshot was restored, and what was before.
+    restored: Option<(u32, Box<State>)>,
 }
 
 /// The stand-in. Ends with its handle.
@@ -136,6 +138,17 @@ impl FakeConsul {
         });
     }
 
+    /// Restores a snapshot: every blocked query is answered with what it waited for unchanged, index and all, and only
+    /// then is this the present state, with a lower index.
+    pub fn restore(&self, index: u64, service: &str, ports: &[u16]) {
+        let old = self.state.borrow().clone();
+        self.state.send_modify(|state| {
+            state.services.insert(service.to_owned(), ports.to_vec());
+            state.index = index;
+            state.restored = Some((state.restored.take().map_or(1, |(times, _)| times + 1), Box::new(old)));
+        });
+    }
+
     /// Path and query of all requests so far.
     pub fn requests(&self) -> Vec<String> {
         self.requests.lock().expect("lock").clone()
@@ -181,7 +194,16 @@ async fn answer(
     let wait = query.get("wait").and_then(|text| text.strip_suffix("ms")).and_then(|text| text.parse().ok());
     let wait = Duration::from_millis(wait.unwrap_or(0));
     if index > 0 {
-        let _ = timeout(wait, state.wait_for(|state| state.index > index)).await;
+        let times = |state: &State| state.restored.as_ref().map_or(0, |(times, _)| *times);
+        let before = times(&state.borrow());
+        let woken = timeout(wait, state.wait_for(|state| state.index > index || times(state) > before)).await;
+        if let Ok(Ok(now)) = woken
+            && times(&now) > before
+            && let Some((_, old)) = &now.restored
+        {
+            let service = request.uri().path().strip_prefix("/v1/health/service/");
+            return Ok(respond(old, service, stale));
+        }
     }
     let service = request.uri().path().strip_prefix("/v1/health/service/");
     let mut now = state.borrow().clone();

@@ -14,7 +14,7 @@ use rustls::AlertDescription;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::blocking::{client_deadline, retry_after, turn_wait};
+use super::blocking::{came_early, client_deadline, retry_after, turn_wait};
 use super::error::{ConsulError, alert, chain};
 use super::pool::{Lease, Pool};
 use super::settings::{Reader, Settings};
@@ -62,7 +62,7 @@ pub struct Answer {
     pub known_leader: Option<bool>,
     /// `X-Consul-LastContact`.
     pub last_contact: Option<Duration>,
-    /// It blocked, and came well before its wait was over.
+    /// It blocked, and came before its wait was over: something woke it.
     pub early: bool,
     /// JSON.
     pub body: Bytes,
@@ -155,7 +155,7 @@ impl Client {
         };
         let mut answer = result?;
         self.pool.answered();
-        answer.early = block.is_some_and(|block| asked.elapsed() < block.wait / 2);
+        answer.early = block.is_some_and(|block| came_early(asked.elapsed(), block.wait));
         lease.finish().await;
         Ok(answer)
     }
