@@ -91,9 +91,9 @@ impl Client {
         self.pool.reader()
     }
 
-    /// Goes on with the next configured agent.
-    pub(super) fn next_agent(&self) {
-        self.pool.next_agent();
+    /// Goes on with the next configured agent, if this is the present one.
+    pub(super) fn leave_agent(&self, name: &str) {
+        self.pool.leave_agent(name);
     }
 
     /// Changes with the first answer after no agent could be reached.
@@ -149,7 +149,7 @@ impl Client {
             if !lease.is_multiplexed() && limit.is_none() {
                 // Nothing else would notice that this agent froze; HTTP/2 has its pings. A short limit shows nothing:
                 // it may be the leader that does not answer.
-                self.pool.next_agent();
+                self.pool.leave(&lease);
             }
             return Err(ConsulError::Timeout { what: format!("{}: GET {path}", lease.agent().name), after: deadline });
         };

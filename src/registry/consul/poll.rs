@@ -130,10 +130,12 @@ impl Poller {
         }
         // When nobody takes updates any more, the next one that is sent tells.
         let _ = self.shared.roll_call(|roll| roll.failed(&self.label)).await;
-        let refused = matches!(error, ConsulError::Status { .. });
         let backoff = self.backoff.failed(&mut self.rng);
-        if refused && self.label.is_empty() && self.backoff.failures().is_multiple_of(REFUSALS_MAX) {
-            self.shared.client.next_agent();
+        if let ConsulError::Status { agent, .. } = error
+            && self.label.is_empty()
+            && self.backoff.failures().is_multiple_of(REFUSALS_MAX)
+        {
+            self.shared.client.leave_agent(agent);
         }
         match error.retry_after() {
             // Not all at the very moment that was named.

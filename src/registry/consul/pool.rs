@@ -141,10 +141,20 @@ impl Pool {
         self.state().settings.reader()
     }
 
-    /// Goes on with the next agent, where there is one.
-    pub(super) fn next_agent(&self) {
+    /// Goes on with the next agent, where there is one, unless somebody else did since this lease was taken: many
+    /// requests fail together when an agent freezes, and the second must not lead back to it.
+    pub(super) fn leave(&self, lease: &Lease<'_>) {
+        self.leave_if(|state| state.generation == lease.link.generation);
+    }
+
+    /// The same for an agent of this name, as errors tell it.
+    pub(super) fn leave_agent(&self, name: &str) {
+        self.leave_if(|state| state.settings.agents[state.agent].name == name);
+    }
+
+    fn leave_if(&self, is_present: impl FnOnce(&State) -> bool) {
         let mut state = self.state();
-        if state.settings.agents.len() > 1 {
+        if state.settings.agents.len() > 1 && is_present(&state) {
             state.agent = (state.agent + 1) % state.settings.agents.len();
             state.renew();
         }
@@ -379,5 +389,45 @@ impl Drop for Lease<'_> {
             Wire::Http1(Some(_)) => self.pool.state().http1_open -= 1,
             Wire::Http1(None) => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::config::ConsulConfig;
+
+    fn pool(addresses: Vec<String>) -> Pool {
+        let settings = Settings::load(&ConsulConfig { addresses, ..ConsulConfig::default() }).unwrap();
+        Pool::new(settings, 4)
+    }
+
+    #[tokio::test]
+    async fn requests_that_fail_together_leave_an_agent_once() {
+        let agents = [TcpListener::bind("127.0.0.1:0").await.unwrap(), TcpListener::bind("127.0.0.1:0").await.unwrap()];
+        let names = agents.each_ref().map(|agent| format!("http://{}", agent.local_addr().unwrap()));
+        let pool = pool(names.to_vec());
+        let (one, other) = (pool.acquire().await.unwrap(), pool.acquire().await.unwrap());
+        pool.leave(&one);
+        pool.leave(&other);
+        let next = pool.acquire().await.unwrap();
+        assert_eq!(
+            [one.agent(), other.agent(), next.agent()].map(|agent| &agent.name),
+            [&names[0], &names[0], &names[1]]
+        );
+        // The second is no better: back to the first, where the old leases have nothing more to say.
+        pool.leave(&next);
+        pool.leave(&one);
+        assert_eq!(pool.acquire().await.unwrap().agent().name, names[0]);
+    }
+
+    #[test]
+    fn an_agent_that_refuses_is_left_only_while_it_is_the_present_one() {
+        let pool = pool(vec!["http://a:1".into(), "http://b:1".into()]);
+        pool.leave_agent("http://a:1");
+        pool.leave_agent("http://a:1");
+        assert_eq!(pool.state().agent, 1);
     }
 }
