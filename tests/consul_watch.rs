@@ -353,6 +353,150 @@ async fn a_reload_with_bad_files_changes_nothing() {
     watched.until_ports("web", &[1001, 1002]).await;
 }
 
+#[tokio::test]
+async fn a_restarted_agent_is_believed_at_once_by_every_watch() {
+    let mut fake = FakeConsul::start().await;
+    let names: Vec<_> = (0..20).map(|number| format!("api-{number}")).collect();
+    names.iter().for_each(|name| fake.set(name, &[1001]));
+    let mut watched = Watched::start(ConsulConfig { max_connections: 64, ..plain_config(&fake.url()) });
+    watched.until("synced", |view| view.synced == 1).await;
+    fake.down().await;
+    // Long enough for a backoff of each watch to reach its upper bound, if it were counted.
+    watched.until_errors("connect", 21 * 9).await;
+    fake.fault(Fault::Status(500, None));
+    names.iter().for_each(|name| fake.set(name, &[1002]));
+    fake.up().await;
+    watched.until_errors("status", 21).await;
+    fake.fault(Fault::None);
+    let began = Instant::now();
+    watched.until("all on 1002", |view| names.iter().all(|name| view.ports(name).as_deref() == Some(&[1002]))).await;
+    assert!(began.elapsed() < Duration::from_secs(4), "found again only after {:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn one_service_that_cannot_be_read_does_not_hold_up_the_others() {
+    for fault in [Fault::Truncated, Fault::Status(500, None), Fault::Status(301, None), Fault::Hang, Fault::EmptyHealth]
+    {
+        let fake = FakeConsul::start().await;
+        fake.set("web", &[1001]);
+        fake.set("odd", &[1002]);
+        fake.break_service("odd", fault.clone());
+        let mut watched = Watched::start(plain_config(&fake.url()));
+        watched.until(&format!("synced with {fault:?}"), |view| view.synced == 1).await;
+        assert_eq!(watched.view.borrow().ports("web"), Some(vec![1001]), "{fault:?}");
+        assert_eq!(watched.view.borrow().ports("odd"), None, "{fault:?}");
+        fake.break_service("odd", Fault::None);
+        watched.until_ports("odd", &[1002]).await;
+        assert_eq!(watched.view.borrow().synced, 1, "said once, {fault:?}");
+    }
+}
+
+#[tokio::test]
+async fn names_that_agents_redirect_are_left_out_and_reported_once() {
+    let fake = FakeConsul::start().await;
+    for name in ["web", ".", "..", "a//b"] {
+        fake.set(name, &[1001]);
+    }
+    let mut watched = Watched::start(plain_config(&fake.url()));
+    watched.until("synced", |view| view.synced == 1).await;
+    fake.set("late", &[1002]);
+    watched.until_ports("late", &[1002]).await;
+    assert_eq!(watched.errors("name"), 3, "once each, though the list was read again");
+    let asked: Vec<_> = fake.requests().into_iter().filter(|r| r.starts_with("/v1/health/service/")).collect();
+    assert!(asked.iter().all(|r| r.contains("/web?") || r.contains("/late?")), "{asked:?}");
+}
+
+#[tokio::test]
+async fn a_token_that_sees_names_but_no_instances_is_not_synced() {
+    let fake = FakeConsul::start().await;
+    fake.set("web", &[1001]);
+    fake.set("api", &[2001]);
+    fake.fault(Fault::EmptyHealth);
+    let mut watched = Watched::start(ConsulConfig { wait: SHORT, ..plain_config(&fake.url()) });
+    // Each service several times, that is beyond the failures after which one would be excused.
+    watched.until_errors("token", 8).await;
+    assert_eq!(watched.view.borrow().updates, 0, "neither tables nor the word that they are complete");
+    fake.fault(Fault::None);
+    watched.until("synced", |view| view.synced == 1).await;
+    assert_eq!(watched.view.borrow().services.len(), 2);
+}
+
+#[tokio::test]
+async fn a_reload_with_the_same_token_does_not_forget_what_it_could_see() {
+    let fake = FakeConsul::start().await;
+    fake.set("web", &[1001]);
+    fake.set("api", &[2001]);
+    let folder = tempfile::tempdir().unwrap();
+    let token_file = folder.path().join("token");
+    std::fs::write(&token_file, "one").unwrap();
+    let config = ConsulConfig { wait: SHORT, token_file: Some(token_file.clone()), ..plain_config(&fake.url()) };
+    let mut watched = Watched::start(config.clone());
+    watched.until("synced", |view| view.synced == 1).await;
+
+    std::fs::write(&token_file, "").unwrap();
+    let error = watched.source.reload(config.clone()).unwrap_err();
+    assert!(error.to_string().contains("token_file"), "{error}");
+    std::fs::write(&token_file, "one").unwrap();
+    fake.fault(Fault::Without("api".into()));
+    let before = watched.errors("token");
+    watched.source.reload(config.clone()).expect("usable");
+    watched.until_errors("token", before + 3).await;
+    assert_eq!(watched.view.borrow().ports("api"), Some(vec![2001]), "lost rights are no deregistration");
+
+    std::fs::write(&token_file, "two").unwrap();
+    watched.source.reload(config).expect("usable");
+    watched.until("another token sees less", |view| !view.services.contains_key("api")).await;
+    assert_eq!(watched.view.borrow().ports("web"), Some(vec![1001]));
+}
+
+#[tokio::test]
+async fn while_nobody_can_confirm_a_loss_additions_are_taken() {
+    let (fake, mut watched) = fake(Duration::from_secs(20)).await;
+    fake.set("api", &[2001, 2002, 2003, 2004]);
+    watched.until_ports("api", &[2001, 2002, 2003, 2004]).await;
+    fake.fault(Fault::FrozenLeader(0));
+    let began = Instant::now();
+    fake.set("api", &[2001, 2005]);
+    watched.until_ports("api", &[2001, 2002, 2003, 2004, 2005]).await;
+    assert!(began.elapsed() < Duration::from_secs(2), "additions waited {:?}", began.elapsed());
+    watched.until_errors("unconfirmed", 1).await;
+    fake.set("api", &[2001, 2005, 2006]);
+    watched.until_ports("api", &[2001, 2002, 2003, 2004, 2005, 2006]).await;
+    // A service that leaves the list is the same for the list watch, which must still see those that come.
+    fake.remove("web");
+    watched.until_errors("unconfirmed", 3).await;
+    fake.set("late", &[4001]);
+    watched.until_ports("late", &[4001]).await;
+    assert_eq!(watched.view.borrow().ports("web"), Some(vec![1001]));
+    assert!(began.elapsed() < Duration::from_secs(25), "blind for long: {:?}", began.elapsed());
+    fake.fault(Fault::None);
+    watched.until_ports("api", &[2001, 2005, 2006]).await;
+    watched.until("web gone", |view| !view.services.contains_key("web")).await;
+}
+
+#[tokio::test]
+async fn an_old_answer_does_not_wait_for_a_leader_that_is_frozen() {
+    let (fake, mut watched) = fake(Duration::from_secs(20)).await;
+    let began = Instant::now();
+    fake.fault(Fault::FrozenLeader(60_000));
+    fake.set("web", &[1001, 1002]);
+    watched.until_ports("web", &[1001, 1002]).await;
+    assert!(began.elapsed() < Duration::from_secs(6), "withheld for {:?}", began.elapsed());
+    assert!(watched.errors("timeout") >= 1, "the leader was asked first");
+}
+
+#[tokio::test]
+async fn a_restored_snapshot_is_seen_late_in_the_wait_too() {
+    let wait = Duration::from_secs(30);
+    let (fake, mut watched) = fake(wait).await;
+    // Beyond the half of the wait, which is less than 30 s by up to an eighth; nothing else tells how far it is.
+    tokio::time::sleep(Duration::from_millis(16_500)).await;
+    fake.restore(50, "web", &[1007]);
+    let began = Instant::now();
+    watched.until_ports("web", &[1007]).await;
+    assert!(began.elapsed() < Duration::from_secs(5), "seen after {:?}", began.elapsed());
+}
+
 async fn fake(wait: Duration) -> (FakeConsul, Watched) {
     let fake = FakeConsul::start().await;
     fake.set("web", &[1001]);
@@ -472,7 +616,11 @@ async fn mass_removal_is_confirmed_and_then_believed() {
     assert_eq!(confirming("/v1/health/service/api"), 0, "nothing needed a second look so far");
     fake.set("api", &[2001, 2009]);
     watched.until_ports("api", &[2001, 2009]).await;
-    assert_eq!(confirming("/v1/health/service/api"), 0, "one of three is no mass");
+    fake.set("api", &[2001]);
+    watched.until_ports("api", &[2001]).await;
+    assert_eq!(confirming("/v1/health/service/api"), 0, "one at a time is no mass");
+    fake.set("api", &[2001, 2002, 2003, 2004]);
+    watched.until_ports("api", &[2001, 2002, 2003, 2004]).await;
     fake.set("api", &[3001]);
     watched.until_ports("api", &[3001]).await;
     assert_eq!(confirming("/v1/health/service/api"), 1);

@@ -27,8 +27,10 @@ use crate::metrics::Metrics;
 /// Name of the source.
 pub const SOURCE: SourceName = "routes_file";
 
-/// How long writers may take between the first sign of a change and the end of it.
+/// How long there must be no sign of a change before the file is read: a writer that pauses for longer is taken for done.
 const SETTLE: Duration = Duration::from_millis(50);
+/// The longest that signs of further changes put a look off.
+const SETTLE_MAX: Duration = Duration::from_secs(1);
 /// How often the file is read without any sign.
 const POLL: Duration = Duration::from_secs(5);
 /// How long an emptied file is given to be filled again.
@@ -49,6 +51,8 @@ enum ReadError {
     TooLarge,
     #[error("is not UTF-8 text")]
     NotText,
+    #[error("is being written")]
+    Changing,
     #[error("no answer from the file system within {READ_TIMEOUT:?}")]
     Timeout,
 }
@@ -88,7 +92,7 @@ impl FileSource {
                 return;
             }
             tokio::select! {
-                () = hints.changed() => time::sleep(SETTLE).await,
+                () = hints.changed() => hints.settled().await,
                 () = time::sleep(poll) => {}
                 () = self.updates.closed() => return,
             }
@@ -162,7 +166,8 @@ async fn read_limited(path: &Path) -> Result<String, ReadError> {
 
 async fn read(path: &Path) -> Result<String, ReadError> {
     // Before opening: to open a pipe waits for its writer.
-    if !tokio::fs::metadata(path).await?.is_file() {
+    let before = tokio::fs::metadata(path).await?;
+    if !before.is_file() {
         return Err(ReadError::NotAFile);
     }
     let mut bytes = Vec::new();
@@ -170,6 +175,11 @@ async fn read(path: &Path) -> Result<String, ReadError> {
     let count = file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).await?;
     if count as u64 > FILE_BYTES_MAX {
         return Err(ReadError::TooLarge);
+    }
+    // Half of a file is as good as a list of withdrawn routes.
+    let after = tokio::fs::metadata(path).await?;
+    if count as u64 != after.len() || before.len() != after.len() || before.modified().ok() != after.modified().ok() {
+        return Err(ReadError::Changing);
     }
     String::from_utf8(bytes).map_err(|_| ReadError::NotText)
 }
@@ -210,6 +220,11 @@ impl Hints {
         if self.receiver.recv().await.is_none() {
             std::future::pending::<()>().await;
         }
+    }
+
+    /// Waits until the signs have ended, for a limited time.
+    async fn settled(&mut self) {
+        let _ = time::timeout(SETTLE_MAX, async { while time::timeout(SETTLE, self.changed()).await.is_ok() {} }).await;
     }
 
     fn forget(&mut self) {
@@ -287,6 +302,21 @@ mod tests {
 
     fn add(service: &str) -> String {
         format!("route add {service} / http://10.0.0.1:80/\n")
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_written_slowly_is_read_when_it_is_whole() {
+        let mut fixture = Fixture::start("routes", NEVER, |dir| put(&dir.join("routes"), &add("old")));
+        assert_eq!(fixture.commands().await, ("old".to_owned(), 0));
+        assert!(matches!(fixture.next().await, Update::Synced { .. }));
+        let mut file = fs::File::create(fixture.dir.path().join("routes")).expect("truncated");
+        for service in ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"] {
+            // Longer together than one settle time, each shorter.
+            time::sleep(SETTLE / 5).await;
+            std::io::Write::write_all(&mut file, add(service).as_bytes()).expect("written");
+        }
+        drop(file);
+        assert_eq!(fixture.commands().await, ("a b c d e f g h i j".to_owned(), 0));
     }
 
     fn put(path: &Path, text: &str) {

@@ -171,7 +171,7 @@ fn listeners_are_opened_changed_and_closed() {
     let taken = format!("[[listener]]\naddress = \"{}\"\nprotocol = \"http\"\n", other.local_addr().unwrap());
     rewrite(&lb, &web(&upstream, &("no_route_status = 418\n".to_owned() + &taken)));
     lb.sighup();
-    lb.wait_for_line("a refusal", |line| line.contains("not reloaded") && line.contains("listener"));
+    lb.wait_for_line("a refusal", |line| line.contains("not reloaded") && line.contains("cannot listen on"));
     assert_eq!(client::get(stays, "nowhere", "/").status, 404);
 }
 

@@ -16,7 +16,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 
 /// What goes wrong, with every answer until it is set back.
@@ -39,10 +39,14 @@ pub enum Fault {
     EmptyUnlessDefault,
     /// 200 and nothing, whoever is asked; `consul` is not listed.
     Empty,
+    /// `consul` is not listed, and neither is the service of this name, as for a token for some services only.
+    Without(String),
     /// Health answers are empty, the list is whole.
     EmptyHealth,
     /// Stale answers say so: last contact in ms, and known leader. Default reads fail with 500.
     Leaderless(u64),
+    /// Stale answers are this old (ms); default reads are never answered.
+    FrozenLeader(u64),
     /// Stale answers are this old (ms), and empty; default reads are right.
     Old(u64),
 }
@@ -52,7 +56,10 @@ struct State {
     index: u64,
     services: BTreeMap<String, Vec<u16>>,
     critical: BTreeSet<String>,
+    broken: HashMap<String, Fault>,
     fault: Fault,
+    /// How often a snapshot was restored, and what was before.
+    restored: Option<(u32, Box<State>)>,
 }
 
 /// The stand-in. Ends with its handle.
@@ -73,6 +80,18 @@ impl FakeConsul {
         let requests = Arc::new(Mutex::new(Vec::new()));
         let task = tokio::spawn(accept(listener, state.clone(), requests.clone()));
         Self { address, state, requests, task }
+    }
+
+    /// Ends as a killed agent does: connections break, and new ones are refused.
+    pub async fn down(&mut self) {
+        self.task.abort();
+        let _ = (&mut self.task).await;
+    }
+
+    /// Listens again where it did before.
+    pub async fn up(&mut self) {
+        let listener = TcpListener::bind(self.address).await.expect("the same port");
+        self.task = tokio::spawn(accept(listener, self.state.clone(), self.requests.clone()));
     }
 
     /// Its URL.
@@ -112,11 +131,30 @@ impl FakeConsul {
         });
     }
 
+    /// Misbehaves when asked for the instances of this service.
+    pub fn break_service(&self, service: &str, fault: Fault) {
+        self.state.send_modify(|state| {
+            state.broken.insert(service.to_owned(), fault);
+            state.index += 1;
+        });
+    }
+
     /// Sets the index, and a service in the same moment, without waking what blocks on a higher one.
     pub fn turn_back(&self, index: u64, service: &str, ports: &[u16]) {
         self.state.send_modify(|state| {
             state.services.insert(service.to_owned(), ports.to_vec());
             state.index = index;
+        });
+    }
+
+    /// Restores a snapshot: every blocked query is answered with what it waited for unchanged, index and all, and only
+    /// then is this the present state, with a lower index.
+    pub fn restore(&self, index: u64, service: &str, ports: &[u16]) {
+        let old = self.state.borrow().clone();
+        self.state.send_modify(|state| {
+            state.services.insert(service.to_owned(), ports.to_vec());
+            state.index = index;
+            state.restored = Some((state.restored.take().map_or(1, |(times, _)| times + 1), Box::new(old)));
         });
     }
 
@@ -133,10 +171,12 @@ impl Drop for FakeConsul {
 }
 
 async fn accept(listener: TcpListener, state: watch::Sender<State>, requests: Arc<Mutex<Vec<String>>>) {
+    // They end with the listener.
+    let mut connections = JoinSet::new();
     loop {
         let Ok((stream, _)) = listener.accept().await else { continue };
         let (state, requests) = (state.clone(), requests.clone());
-        tokio::spawn(async move {
+        connections.spawn(async move {
             let service = service_fn(move |request: Request<Incoming>| {
                 requests.lock().expect("lock").push(request.uri().to_string());
                 answer(request, state.subscribe())
@@ -163,13 +203,25 @@ async fn answer(
     let wait = query.get("wait").and_then(|text| text.strip_suffix("ms")).and_then(|text| text.parse().ok());
     let wait = Duration::from_millis(wait.unwrap_or(0));
     if index > 0 {
-        let _ = timeout(wait, state.wait_for(|state| state.index > index)).await;
-    }
-    let now = state.borrow().clone();
-    if now.fault == Fault::Hang {
-        std::future::pending::<()>().await;
+        let times = |state: &State| state.restored.as_ref().map_or(0, |(times, _)| *times);
+        let before = times(&state.borrow());
+        let woken = timeout(wait, state.wait_for(|state| state.index > index || times(state) > before)).await;
+        if let Ok(Ok(now)) = woken
+            && times(&now) > before
+            && let Some((_, old)) = &now.restored
+        {
+            let service = request.uri().path().strip_prefix("/v1/health/service/");
+            return Ok(respond(old, service, stale));
+        }
     }
     let service = request.uri().path().strip_prefix("/v1/health/service/");
+    let mut now = state.borrow().clone();
+    if let Some(fault) = service.and_then(|name| now.broken.get(name)) {
+        now.fault = fault.clone();
+    }
+    if now.fault == Fault::Hang || matches!(now.fault, Fault::FrozenLeader(_)) && !stale {
+        std::future::pending::<()>().await;
+    }
     Ok(respond(&now, service, stale))
 }
 
@@ -223,7 +275,7 @@ fn respond(state: &State, service: Option<&str>, stale: bool) -> Response<Full<B
                 .header("X-Consul-LastContact", age.to_string())
                 .header("X-Consul-Index", state.index.to_string());
         }
-        Fault::Old(age) if stale => {
+        Fault::Old(age) | Fault::FrozenLeader(age) if stale => {
             response = Response::builder()
                 .header("X-Consul-KnownLeader", "true")
                 .header("X-Consul-LastContact", age.to_string())
@@ -235,8 +287,12 @@ fn respond(state: &State, service: Option<&str>, stale: bool) -> Response<Full<B
 }
 
 fn list(state: &State) -> Value {
-    let mut list = json!({"consul": []});
-    for name in state.services.keys() {
+    let mut list = json!({});
+    let hidden = if let Fault::Without(name) = &state.fault { Some(name) } else { None };
+    if hidden.is_none() {
+        list["consul"] = json!([]);
+    }
+    for name in state.services.keys().filter(|name| Some(*name) != hidden) {
         list[name] = json!([format!("urlprefix-/{name}")]);
     }
     list

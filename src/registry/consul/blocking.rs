@@ -57,7 +57,7 @@ impl Position {
         self.index = None;
     }
 
-    /// Takes the index of a 200. `early`: the answer came well before its `wait` was over.
+    /// Takes the index of a 200. `early`: see [`came_early`].
     pub fn advance(&mut self, answered: Option<u64>, early: bool) -> Next {
         let previous = self.index;
         match (previous, answered) {
@@ -77,6 +77,13 @@ impl Position {
 #[must_use]
 pub fn client_deadline(wait: Duration) -> Duration {
     wait + wait / 16 + DEADLINE_MARGIN
+}
+
+/// Whether a blocked answer came before its `wait` was over. Consul only ever adds to the wait, so this holds up to its
+/// very end, less a twentieth for clocks that differ.
+#[must_use]
+pub fn came_early(elapsed: Duration, wait: Duration) -> bool {
+    elapsed < wait - wait / 20
 }
 
 /// `wait` less up to an eighth, so that watches that started together do not time out together.
@@ -186,6 +193,15 @@ mod tests {
     fn deadline_is_above_what_consul_may_take() {
         assert_eq!(client_deadline(SECOND * 48), SECOND * (48 + 3 + 5));
         assert!(client_deadline(Duration::ZERO) >= SECOND * 5);
+    }
+
+    #[test]
+    fn an_answer_is_early_up_to_the_end_of_its_wait() {
+        let wait = SECOND * 40;
+        for (elapsed, early) in [(0, true), (21, true), (37, true), (38, false), (40, false), (43, false)] {
+            assert_eq!(came_early(SECOND * elapsed, wait), early, "{elapsed} s");
+        }
+        assert!(!came_early(Duration::ZERO, Duration::ZERO));
     }
 
     #[test]

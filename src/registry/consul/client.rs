@@ -11,12 +11,13 @@ use http::header::{HOST, HeaderMap, HeaderName, RETRY_AFTER};
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Empty, Limited};
 use rustls::AlertDescription;
+use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::blocking::{client_deadline, retry_after, turn_wait};
+use super::blocking::{came_early, client_deadline, retry_after, turn_wait};
 use super::error::{ConsulError, alert, chain};
 use super::pool::{Lease, Pool};
-use super::settings::Settings;
+use super::settings::{Reader, Settings};
 use crate::config::ConsulConfig;
 
 /// Largest answer that is read. A service of 100,000 instances stays below it.
@@ -61,7 +62,7 @@ pub struct Answer {
     pub known_leader: Option<bool>,
     /// `X-Consul-LastContact`.
     pub last_contact: Option<Duration>,
-    /// It blocked, and came well before its wait was over.
+    /// It blocked, and came before its wait was over: something woke it.
     pub early: bool,
     /// JSON.
     pub body: Bytes,
@@ -89,9 +90,19 @@ impl Client {
         self.pool.reload(settings);
     }
 
-    /// Goes on with the next configured agent.
-    pub(super) fn next_agent(&self) {
-        self.pool.next_agent();
+    /// Who reads at present.
+    pub(super) fn reader(&self) -> Reader {
+        self.pool.reader()
+    }
+
+    /// Goes on with the next configured agent, if this is the present one.
+    pub(super) fn leave_agent(&self, name: &str) {
+        self.pool.leave_agent(name);
+    }
+
+    /// Changes with the first answer after no agent could be reached.
+    pub(super) fn recovered(&self) -> watch::Receiver<u64> {
+        self.pool.recovered()
     }
 
     /// Counts a watch.
@@ -107,25 +118,48 @@ impl Client {
     /// # Errors
     /// Anything but a 200 that was read to its end within the deadline.
     pub async fn get(&self, path: &str, mode: Mode, block: Option<Block>) -> Result<Answer, ConsulError> {
+        self.read(path, mode, block, None).await
+    }
+
+    /// Asks the leader, and gives up after `limit` (from when the request could be sent): for a second opinion, which is
+    /// not worth the 20 s that agents wait for a leader that froze.
+    ///
+    /// Cancel safe, as [`Client::get`].
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub(super) async fn ask_leader(&self, path: &str, limit: Duration) -> Result<Answer, ConsulError> {
+        self.read(path, Mode::Default, None, Some(limit)).await
+    }
+
+    async fn read(
+        &self,
+        path: &str,
+        mode: Mode,
+        block: Option<Block>,
+        limit: Option<Duration>,
+    ) -> Result<Answer, ConsulError> {
         let mut lease = self.pool.acquire().await?;
         // Only now is it known how many requests fit at once.
         let block = block.map(|block| Block { wait: self.turn(block.wait), ..block });
-        let deadline = match (block, mode) {
+        let deadline = limit.unwrap_or(match (block, mode) {
             (Some(block), _) => client_deadline(block.wait),
             (None, Mode::Stale) => STALE_TIMEOUT,
             (None, Mode::Default) => DEFAULT_TIMEOUT,
-        };
+        });
         let request = request(&lease, path, mode, block)?;
         let asked = Instant::now();
         let Ok(result) = timeout(deadline, exchange(&mut lease, path, request)).await else {
-            if !lease.is_multiplexed() {
-                // Nothing else would notice that this agent froze; HTTP/2 has its pings.
-                self.pool.next_agent();
+            if !lease.is_multiplexed() && limit.is_none() {
+                // Nothing else would notice that this agent froze; HTTP/2 has its pings. A short limit shows nothing:
+                // it may be the leader that does not answer.
+                self.pool.leave(&lease);
             }
             return Err(ConsulError::Timeout { what: format!("{}: GET {path}", lease.agent().name), after: deadline });
         };
         let mut answer = result?;
-        answer.early = block.is_some_and(|block| asked.elapsed() < block.wait / 2);
+        self.pool.answered();
+        answer.early = block.is_some_and(|block| came_early(asked.elapsed(), block.wait));
         lease.finish().await;
         Ok(answer)
     }

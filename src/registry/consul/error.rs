@@ -102,6 +102,15 @@ pub enum ConsulError {
         /// What is missing.
         what: String,
     },
+    /// A service that cannot be asked for.
+    #[error(
+        "service {name:?} cannot be read, as agents redirect requests for it: register it under a name without empty, \
+         `.` and `..` segments; it is left out"
+    )]
+    Name {
+        /// Its name.
+        name: String,
+    },
     /// An answer that may not be believed could not be confirmed.
     #[error("{what} could not be confirmed; what was known is kept: {reason}")]
     Unconfirmed {
@@ -131,6 +140,7 @@ impl ConsulError {
             Self::Status { .. } => "status",
             Self::Decode { .. } => "decode",
             Self::Unconfirmed { .. } => "unconfirmed",
+            Self::Name { .. } => "name",
         }
     }
 

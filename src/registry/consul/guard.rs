@@ -15,6 +15,9 @@ use crate::catalog::{Instance, ServiceName};
 /// Registered by every Consul cluster that works.
 const CONSUL: &str = "consul";
 
+/// Fewer instances than this are no mass, whatever their share: in a small catalog every one is a large part.
+const MASS_MIN: usize = 3;
+
 /// Counts of what is believed, to judge what comes.
 #[derive(Debug, Default)]
 pub struct Guard {
@@ -47,7 +50,7 @@ impl Guard {
         }
         // Both are sorted by id.
         let vanished = before.iter().filter(|old| after.binary_search_by(|new| new.id.cmp(&old.id)).is_err()).count();
-        if vanished as u128 * 100 > u128::from(confirm_percent) * self.total as u128 {
+        if vanished >= MASS_MIN && vanished as u128 * 100 > u128::from(confirm_percent) * self.total as u128 {
             return Verdict::ConfirmLoss { vanished, of: self.total };
         }
         Verdict::Believe
@@ -69,10 +72,26 @@ impl Guard {
         self.total = self.total - before + instances;
     }
 
+    /// Instances believed of all services together.
+    #[must_use]
+    pub fn instances(&self) -> usize {
+        self.total
+    }
+
     /// Forgets a service.
     pub fn forget(&mut self, name: &ServiceName) {
         self.total -= self.counts.remove(name).unwrap_or(0);
     }
+}
+
+/// What an answer says beyond dispute while a loss is being confirmed: all that it holds, and what it lacks is kept. Both
+/// must be sorted by id, and so is the result.
+#[must_use]
+pub fn undisputed(before: &[Instance], after: &[Instance]) -> Vec<Instance> {
+    let missing = before.iter().filter(|old| after.binary_search_by(|new| new.id.cmp(&old.id)).is_err());
+    let mut all: Vec<_> = after.iter().chain(missing).cloned().collect();
+    all.sort_by(|one, other| one.id.cmp(&other.id));
+    all
 }
 
 /// What a token may see, judged by one answer of the list.
@@ -160,6 +179,31 @@ mod tests {
             let verdict = guard.judge(&instances(before), &instances(after), percent);
             assert_eq!(verdict, expected, "{before:?} -> {after:?} at {percent} %");
         }
+    }
+
+    #[test]
+    fn single_removals_are_no_mass_in_a_small_catalog() {
+        let mut guard = Guard::default();
+        guard.believe(&"a".into(), 3);
+        assert_eq!(guard.judge(&instances(&["1", "2", "3"]), &instances(&["1", "2"]), 20), Verdict::Believe);
+        assert_eq!(guard.judge(&instances(&["1", "2", "3"]), &instances(&["1"]), 0), Verdict::Believe);
+        let all = Verdict::ConfirmLoss { vanished: 3, of: 3 };
+        assert_eq!(guard.judge(&instances(&["1", "2", "3"]), &instances(&["4"]), 20), all);
+        // The last one: rarely urgent, and what a token without rights would show.
+        assert_eq!(guard.judge(&instances(&["1"]), &[], 20), Verdict::ConfirmEmpty);
+    }
+
+    #[test]
+    fn what_is_new_is_beyond_dispute_and_what_is_missing_is_kept() {
+        let before = instances(&["1", "3", "5"]);
+        let mut after = instances(&["2", "3", "6"]);
+        after[1].tags = vec!["changed".into()];
+        let all = undisputed(&before, &after);
+        let ids: Vec<_> = all.iter().map(|instance| instance.id.id.to_string()).collect();
+        assert_eq!(ids, ["1", "2", "3", "5", "6"]);
+        assert_eq!(all[2].tags, after[1].tags, "the newer one counts");
+        assert_eq!(undisputed(&before, &[]), before);
+        assert_eq!(undisputed(&[], &after), after);
     }
 
     #[test]

@@ -3,12 +3,17 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::task::JoinHandle;
+use tokio::time::sleep;
+use tracing::warn;
 
 use super::error::ConsulError;
 use super::guard::{Sight, Verdict, lacks_rights, routed, sight};
 use super::poll::Poller;
+use super::roll::Roll;
+use super::settings::Reader;
 use super::shared::{Closed, Shared};
 use super::watch;
 use super::wire::ServiceList;
@@ -17,14 +22,21 @@ use crate::catalog::ServiceName;
 /// What it reads.
 pub(super) const PATH: &str = "/v1/catalog/services";
 
+/// How long the services of the first list have to answer before those that did not are excused.
+const FIRST_ANSWERS: Duration = Duration::from_secs(5);
+
 /// The list watch, owner of all others.
 struct ListWatch {
     shared: Arc<Shared>,
     poller: Poller,
     watches: HashMap<ServiceName, Running>,
-    /// `consul` was listed for the present token.
+    /// `consul` was listed for this reader.
     seen_whole: bool,
-    token_generation: u64,
+    reader: Reader,
+    /// Names that cannot be read, as reported.
+    unreadable: BTreeSet<ServiceName>,
+    /// Ends the time for first answers.
+    patience: Option<Running>,
 }
 
 /// A running watch; ends with its handle.
@@ -39,7 +51,16 @@ impl Drop for Running {
 /// Watches until aborted, or until nobody takes updates any more.
 pub(super) async fn run(shared: Arc<Shared>) {
     let poller = Poller::new(shared.clone(), PATH.to_owned(), ServiceName::from(""));
-    let mut list = ListWatch { shared, poller, watches: HashMap::new(), seen_whole: false, token_generation: 0 };
+    let reader = shared.client.reader();
+    let mut list = ListWatch {
+        shared,
+        poller,
+        watches: HashMap::new(),
+        seen_whole: false,
+        reader,
+        unreadable: BTreeSet::new(),
+        patience: None,
+    };
     while list.turn().await.is_ok() {}
 }
 
@@ -50,6 +71,7 @@ impl ListWatch {
         // Before anything is taken away, which may need a second look: what is new should not wait for that.
         self.shared.listed(names.iter().cloned()).await?;
         self.start(&names);
+        self.patience.get_or_insert_with(|| Running(tokio::spawn(end_patience(self.shared.clone()))));
         if let Some(names) = self.confirmed(names).await {
             self.end_all_but(&names).await?;
             self.start(&names);
@@ -60,10 +82,10 @@ impl ListWatch {
 
     /// The routed names, unless the token lacks the rights to see them.
     fn names(&mut self, list: &ServiceList) -> Option<BTreeSet<ServiceName>> {
-        let generation = *self.shared.generation().borrow();
-        if generation != self.token_generation {
-            // A reload may have brought another token, which may be one for some services only.
-            self.token_generation = generation;
+        let reader = self.shared.client.reader();
+        if reader != self.reader {
+            // Another token may be one for some services only. A reload that brought the same one changes nothing.
+            self.reader = reader;
             self.seen_whole = false;
         }
         let sight = sight(list);
@@ -73,22 +95,34 @@ impl ListWatch {
             return None;
         }
         self.seen_whole |= sight == Sight::Whole;
-        Some(routed(list, &self.shared.config().tag_prefix))
+        let names = routed(list, &self.shared.config().tag_prefix);
+        let (names, unreadable) = names.into_iter().partition(|name| watch::is_readable(name));
+        self.report(unreadable);
+        Some(names)
+    }
+
+    /// Says once which services are left out.
+    fn report(&mut self, unreadable: BTreeSet<ServiceName>) {
+        for name in unreadable.difference(&self.unreadable) {
+            let error = ConsulError::Name { name: name.to_string() };
+            self.shared.count(&error);
+            warn!(%error, "Consul: service left out");
+        }
+        self.unreadable = unreadable;
     }
 
     /// The names, once more from the leader when services with instances are missing; none when they are not believed.
     async fn confirmed(&mut self, names: BTreeSet<ServiceName>) -> Option<BTreeSet<ServiceName>> {
-        loop {
-            let missing: Vec<_> = self.watches.keys().filter(|name| !names.contains(*name)).cloned().collect();
-            if self.shared.guard().judge_missing(missing.iter()) == Verdict::Believe {
-                return Some(names);
-            }
-            match self.poller.confirm(None, decode).await {
-                Ok(list) => return self.names(&list),
-                Err(error) => {
-                    let what = format!("{} of {} services leaving the list", missing.len(), self.watches.len());
-                    self.poller.failed(&ConsulError::Unconfirmed { what, reason: error.to_string() }).await;
-                }
+        let missing: Vec<_> = self.watches.keys().filter(|name| !names.contains(*name)).cloned().collect();
+        if self.shared.guard().judge_missing(missing.iter()) == Verdict::Believe {
+            return Some(names);
+        }
+        match self.poller.confirm(None, decode).await {
+            Ok(list) => self.names(&list),
+            Err(error) => {
+                let what = format!("{} of {} services leaving the list", missing.len(), self.watches.len());
+                self.poller.unconfirmed(what, &error).await;
+                None
             }
         }
     }
@@ -115,6 +149,12 @@ impl ListWatch {
         }
         Ok(())
     }
+}
+
+async fn end_patience(shared: Arc<Shared>) {
+    sleep(FIRST_ANSWERS).await;
+    // When nobody takes updates any more, the next one that is sent tells.
+    let _ = shared.roll_call(Roll::overdue).await;
 }
 
 /// Reads the answer.

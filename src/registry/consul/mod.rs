@@ -20,6 +20,7 @@ mod list;
 mod poll;
 mod pool;
 pub mod probe;
+mod roll;
 mod settings;
 mod shared;
 mod tls;

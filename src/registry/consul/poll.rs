@@ -22,6 +22,10 @@ const BUCKET: (u32, f64) = (10, 2.0);
 const BACKOFF_BASE: Duration = Duration::from_millis(200);
 /// Longest wait while an answer is not believed: rights that come back wake no query.
 const HELD_WAIT: Duration = Duration::from_secs(5);
+/// Limit for the read that confirms an answer: the next try follows with news of what else has changed meanwhile.
+const CONFIRM_LIMIT: Duration = Duration::from_secs(3);
+/// Limit for asking the leader instead of a server that lags.
+const FRESH_LIMIT: Duration = Duration::from_secs(2);
 /// Refusals in a row after which the list watch goes on with the next agent.
 const REFUSALS_MAX: u32 = 3;
 
@@ -36,6 +40,8 @@ pub(super) struct Poller {
     position: Position,
     bucket: TokenBucket,
     backoff: Backoff,
+    /// Paces answers that could not be confirmed: the reads in between succeed, and end the other backoff.
+    doubts: Backoff,
     generation: watch::Receiver<u64>,
     resync_at: Instant,
     rng: fastrand::Rng,
@@ -62,6 +68,7 @@ impl Poller {
             position: Position::default(),
             bucket: TokenBucket::new(BUCKET.0, BUCKET.1, now),
             backoff: Backoff::new(BACKOFF_BASE, CAP),
+            doubts: Backoff::new(BACKOFF_BASE, HELD_WAIT),
             generation: shared.generation(),
             resync_at,
             rng,
@@ -92,7 +99,7 @@ impl Poller {
     /// Reads the same path once more, from the leader, to confirm an answer.
     pub(super) async fn confirm<T>(&mut self, path: Option<&str>, decode: Decode<T>) -> Result<T, ConsulError> {
         let path = path.unwrap_or(&self.path);
-        let answer = self.shared.client.get(path, Mode::Default, None).await?;
+        let answer = self.shared.client.ask_leader(path, CONFIRM_LIMIT).await?;
         // What is believed next is not the answer under judgement: that one is to be judged again if it comes again.
         self.judged = None;
         decoded(path, &answer, decode)
@@ -102,6 +109,7 @@ impl Poller {
     pub(super) fn believed(&mut self) {
         self.held = false;
         self.believed = self.judged;
+        self.doubts.succeeded();
         self.shared.succeeded(&self.label);
     }
 
@@ -112,23 +120,55 @@ impl Poller {
         self.shared.failed(&self.label, error);
     }
 
+    /// What the answer said could not be confirmed: waits a little, and makes the next read an unconditional one, so that
+    /// the watch sees what else changes while there is nobody to confirm the loss.
+    pub(super) async fn unconfirmed(&mut self, what: String, error: &ConsulError) {
+        let error = ConsulError::Unconfirmed { what, reason: error.to_string() };
+        self.shared.failed(&self.label, &error);
+        // When nobody takes updates any more, the next one that is sent tells.
+        let _ = self.shared.roll_call(|roll| roll.failed(&self.label)).await;
+        self.position.forget();
+        let pause = self.doubts.failed(&mut self.rng);
+        self.rest(pause).await;
+    }
+
     /// Notes a failure and waits as long as it asks for. A reload ends the wait.
     pub(super) async fn failed(&mut self, error: &ConsulError) {
         self.shared.failed(&self.label, error);
         self.forget();
-        let refused = matches!(error, ConsulError::Status { .. });
-        let backoff = self.backoff.failed(&mut self.rng);
-        if refused && self.label.is_empty() && self.backoff.failures().is_multiple_of(REFUSALS_MAX) {
-            self.shared.client.next_agent();
+        if error.is_dial() {
+            // The next dial is held back for all watches together: it must neither be delayed for each, nor be charged
+            // to the reads that follow once there is a connection again.
+            self.unpaced = true;
+            return;
         }
-        let pause = match error.retry_after() {
+        // When nobody takes updates any more, the next one that is sent tells.
+        let _ = self.shared.roll_call(|roll| roll.failed(&self.label)).await;
+        let backoff = self.backoff.failed(&mut self.rng);
+        if let ConsulError::Status { agent, .. } = error
+            && self.label.is_empty()
+            && self.backoff.failures().is_multiple_of(REFUSALS_MAX)
+        {
+            self.shared.client.leave_agent(agent);
+        }
+        match error.retry_after() {
             // Not all at the very moment that was named.
-            Some(after) => after + backoff,
-            // The next dial is held back for all watches together, and must not be delayed for each.
-            None if error.is_dial() => Duration::ZERO,
-            None => backoff,
+            Some(after) => self.rest(after + backoff).await,
+            None => self.rest_until_recovery(backoff).await,
+        }
+    }
+
+    /// Rests, but no longer than until Consul answers again after it could not be reached: what made this watch fail
+    /// so often may have gone with the agent that was replaced.
+    async fn rest_until_recovery(&mut self, pause: Duration) {
+        let mut recovered = self.shared.client.recovered();
+        let again = tokio::select! {
+            () = self.rest(pause) => false,
+            Ok(()) = recovered.changed() => true,
         };
-        self.rest(pause).await;
+        if again {
+            self.backoff.succeeded();
+        }
     }
 
     /// Waits for the token bucket, but for the very first read and those after a reload.
@@ -165,6 +205,7 @@ impl Poller {
     fn start_over(&mut self) {
         self.forget();
         self.backoff.succeeded();
+        self.doubts.succeeded();
         self.pause = Duration::ZERO;
         self.unpaced = true;
     }
@@ -203,7 +244,7 @@ impl Poller {
         if !stale || self.shared.is_leaderless(Instant::now()) {
             return answer;
         }
-        match self.shared.client.get(&self.path, Mode::Default, None).await {
+        match self.shared.client.ask_leader(&self.path, FRESH_LIMIT).await {
             Ok(fresh) => fresh,
             Err(error) => {
                 self.shared.count(&error);

@@ -20,16 +20,17 @@ use http::{Request, Response};
 use http_body_util::Empty;
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::sleep;
 
 use super::dial::{Connection, Fate, Granted, STREAMS_MAX, dial};
 use super::error::ConsulError;
-use super::settings::{Agent, Settings};
+use super::settings::{Agent, Reader, Settings};
 use crate::registry::backoff::Backoff;
 
-/// Bounds of the pause between dials that fail. The upper one is small because a single dial serves every watch.
-const DIAL_BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
+/// Bounds of the pause between dials that fail. The upper one is small because a single dial serves every watch, and
+/// because an agent that was restarted must be found again within about a second.
+const DIAL_BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 
 /// The connections to Consul.
 pub(super) struct Pool {
@@ -37,6 +38,10 @@ pub(super) struct Pool {
     dialer: tokio::sync::Mutex<Dialer>,
     rooms: [Arc<Semaphore>; 2],
     multiplexed: AtomicBool,
+    /// A dial failed, and nothing was answered since.
+    unreachable: AtomicBool,
+    /// Moves when that ends.
+    recovered: watch::Sender<u64>,
     max_connections: usize,
 }
 
@@ -117,6 +122,8 @@ impl Pool {
             }),
             rooms: [max_connections, max_connections * STREAMS_MAX].map(|room| Arc::new(Semaphore::new(room))),
             multiplexed: AtomicBool::new(guess),
+            unreachable: AtomicBool::new(false),
+            recovered: watch::Sender::new(0),
             max_connections,
         }
     }
@@ -129,13 +136,41 @@ impl Pool {
         state.renew();
     }
 
-    /// Goes on with the next agent, where there is one.
-    pub(super) fn next_agent(&self) {
+    /// Who reads at present.
+    pub(super) fn reader(&self) -> Reader {
+        self.state().settings.reader()
+    }
+
+    /// Goes on with the next agent, where there is one, unless somebody else did since this lease was taken: many
+    /// requests fail together when an agent freezes, and the second must not lead back to it.
+    pub(super) fn leave(&self, lease: &Lease<'_>) {
+        self.leave_if(|state| state.generation == lease.link.generation);
+    }
+
+    /// The same for an agent of this name, as errors tell it.
+    pub(super) fn leave_agent(&self, name: &str) {
+        self.leave_if(|state| state.settings.agents[state.agent].name == name);
+    }
+
+    fn leave_if(&self, is_present: impl FnOnce(&State) -> bool) {
         let mut state = self.state();
-        if state.settings.agents.len() > 1 {
+        if state.settings.agents.len() > 1 && is_present(&state) {
             state.agent = (state.agent + 1) % state.settings.agents.len();
             state.renew();
         }
+    }
+
+    /// Something was answered. Only an answer shows that an agent is back: one that takes connections just to end them
+    /// must not make every watch start over with each.
+    pub(super) fn answered(&self) {
+        if self.unreachable.load(Relaxed) && self.unreachable.swap(false, Relaxed) {
+            self.recovered.send_modify(|times| *times += 1);
+        }
+    }
+
+    /// Changes with the first answer after dials that failed.
+    pub(super) fn recovered(&self) -> watch::Receiver<u64> {
+        self.recovered.subscribe()
     }
 
     /// How many requests may be under way at once.
@@ -220,6 +255,7 @@ impl Pool {
             agent: "consul.address".to_owned(),
             reason: "no agent configured".to_owned(),
         });
+        self.unreachable.store(true, Relaxed);
         self.state().failed = Some((Instant::now(), error.clone()));
         Err(error)
     }
@@ -353,5 +389,45 @@ impl Drop for Lease<'_> {
             Wire::Http1(Some(_)) => self.pool.state().http1_open -= 1,
             Wire::Http1(None) => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::config::ConsulConfig;
+
+    fn pool(addresses: Vec<String>) -> Pool {
+        let settings = Settings::load(&ConsulConfig { addresses, ..ConsulConfig::default() }).unwrap();
+        Pool::new(settings, 4)
+    }
+
+    #[tokio::test]
+    async fn requests_that_fail_together_leave_an_agent_once() {
+        let agents = [TcpListener::bind("127.0.0.1:0").await.unwrap(), TcpListener::bind("127.0.0.1:0").await.unwrap()];
+        let names = agents.each_ref().map(|agent| format!("http://{}", agent.local_addr().unwrap()));
+        let pool = pool(names.to_vec());
+        let (one, other) = (pool.acquire().await.unwrap(), pool.acquire().await.unwrap());
+        pool.leave(&one);
+        pool.leave(&other);
+        let next = pool.acquire().await.unwrap();
+        assert_eq!(
+            [one.agent(), other.agent(), next.agent()].map(|agent| &agent.name),
+            [&names[0], &names[0], &names[1]]
+        );
+        // The second is no better: back to the first, where the old leases have nothing more to say.
+        pool.leave(&next);
+        pool.leave(&one);
+        assert_eq!(pool.acquire().await.unwrap().agent().name, names[0]);
+    }
+
+    #[test]
+    fn an_agent_that_refuses_is_left_only_while_it_is_the_present_one() {
+        let pool = pool(vec!["http://a:1".into(), "http://b:1".into()]);
+        pool.leave_agent("http://a:1");
+        pool.leave_agent("http://a:1");
+        assert_eq!(pool.state().agent, 1);
     }
 }

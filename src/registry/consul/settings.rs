@@ -84,6 +84,22 @@ impl Settings {
     }
 }
 
+/// Who reads, and from where: what was seen of the catalog holds as long as this stays the same. Its debug form hides
+/// the token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Reader {
+    token: Option<HeaderValue>,
+    scope: String,
+    agents: Vec<Agent>,
+}
+
+impl Settings {
+    /// Who reads with these settings.
+    pub(super) fn reader(&self) -> Reader {
+        Reader { token: self.token.clone(), scope: self.scope.clone(), agents: self.agents.clone() }
+    }
+}
+
 impl Agent {
     /// Parses `http://`, `https://` and `unix://`; a bare `host:port` means `http://`, as Consul's own tools read it.
     pub(super) fn parse(address: &str) -> Result<Self, ConsulError> {
@@ -147,7 +163,14 @@ fn token(config: &ConsulConfig) -> Result<Option<HeaderValue>, ConsulError> {
     };
     let text = text.trim();
     if text.is_empty() {
-        return Ok(None);
+        return match &config.token_file {
+            // Being rewritten, most likely. Going on with the rights of the anonymous token would be a guess.
+            Some(path) => {
+                let reason = "is empty: write the token into it, or leave the key out".to_owned();
+                Err(ConsulError::File { key: "token_file", path: path.clone(), reason })
+            }
+            None => Ok(None),
+        };
     }
     let mut value = HeaderValue::from_str(text).map_err(|_| ConsulError::Value {
         key: if config.token_file.is_some() { "token_file" } else { "token" },
@@ -204,6 +227,37 @@ mod tests {
         for (address, expected) in cases {
             assert_eq!(Agent::parse(address).ok().map(|agent| agent.transport), expected, "{address}");
         }
+    }
+
+    #[test]
+    fn an_empty_token_file_is_an_error_and_not_the_anonymous_token() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("token");
+        let config = ConsulConfig { token_file: Some(path.clone()), ..ConsulConfig::default() };
+        for empty in ["", "\n", " \t\r\n"] {
+            fs::write(&path, empty).unwrap();
+            let error = token(&config).unwrap_err();
+            assert!(matches!(error, ConsulError::File { key: "token_file", .. }), "{empty:?}: {error}");
+        }
+        fs::write(&path, " abc\n").unwrap();
+        assert_eq!(token(&config).unwrap().unwrap(), "abc");
+        assert_eq!(token(&ConsulConfig { token: Some(String::new()), ..ConsulConfig::default() }).unwrap(), None);
+    }
+
+    #[test]
+    fn only_what_can_change_the_sight_of_the_catalog_makes_another_reader() {
+        let load = |change: fn(&mut ConsulConfig)| {
+            let mut config = ConsulConfig { addresses: vec!["http://a:1".into()], ..ConsulConfig::default() };
+            config.token = Some("one".into());
+            change(&mut config);
+            Settings::load(&config).unwrap().reader()
+        };
+        let before = load(|_| ());
+        assert_eq!(before, load(|config| config.max_connections += 1));
+        assert_ne!(before, load(|config| config.token = Some("two".into())));
+        assert_ne!(before, load(|config| config.token = None));
+        assert_ne!(before, load(|config| config.namespace = Some("team".into())));
+        assert_ne!(before, load(|config| config.addresses = vec!["http://b:1".into()]));
     }
 
     #[test]

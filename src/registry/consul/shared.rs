@@ -1,6 +1,5 @@
 //! What all watches of one source share: the client, what is believed, budgets, and what is wrong at present.
 
-use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -11,6 +10,7 @@ use super::blocking::TokenBucket;
 use super::client::Client;
 use super::error::ConsulError;
 use super::guard::Guard;
+use super::roll::Roll;
 use super::trouble::Trouble;
 use crate::catalog::{ServiceName, ServiceSnapshot};
 use crate::config::ConsulConfig;
@@ -49,7 +49,7 @@ pub(super) struct Closed;
 /// Who still has to answer before the source counts as synced.
 enum Waiting {
     List,
-    For(HashSet<ServiceName>),
+    For(Roll),
     Nobody,
 }
 
@@ -148,50 +148,42 @@ impl Shared {
         self.ended(&service);
         self.metrics.control().registry_success.remove(&service);
         self.send(Update::Gone { source: SOURCE, service: service.clone() }).await?;
-        self.answered(&service).await
+        self.roll_call(|roll| roll.gone(&service)).await
     }
 
-    /// The first list is known: these watches have to answer.
+    /// The first list is known: these watches have to answer. Later lists change nothing.
     pub(super) async fn listed(&self, names: impl Iterator<Item = ServiceName>) -> Result<(), Closed> {
-        let waiting = {
+        {
             let mut waiting = lock(&self.waiting);
             if matches!(*waiting, Waiting::List) {
-                *waiting = Waiting::For(names.collect());
+                *waiting = Waiting::For(Roll::new(names));
             }
-            waiting.is_over()
-        };
-        self.synced_if(waiting).await
+        }
+        self.roll_call(|_| ()).await
     }
 
-    /// The watch of a service has answered, or is gone.
-    pub(super) async fn answered(&self, service: &ServiceName) -> Result<(), Closed> {
+    /// Notes news of the services of the first list; the source is synced as soon as that is enough.
+    pub(super) async fn roll_call(&self, note: impl FnOnce(&mut Roll)) -> Result<(), Closed> {
+        let instances = self.guard().instances();
         let over = {
             let mut waiting = lock(&self.waiting);
-            if let Waiting::For(names) = &mut *waiting {
-                names.remove(service);
+            let over = match &mut *waiting {
+                Waiting::For(roll) => {
+                    note(roll);
+                    roll.is_over(instances)
+                }
+                Waiting::List | Waiting::Nobody => false,
+            };
+            if over {
+                *waiting = Waiting::Nobody;
             }
-            waiting.is_over()
+            over
         };
-        self.synced_if(over).await
-    }
-
-    async fn synced_if(&self, over: bool) -> Result<(), Closed> {
         if over { self.send(Update::Synced { source: SOURCE }).await } else { Ok(()) }
     }
 
     async fn send(&self, update: Update) -> Result<(), Closed> {
         self.updates.send(update).await.map_err(|_| Closed)
-    }
-}
-
-impl Waiting {
-    /// Says so once, when nobody is left.
-    fn is_over(&mut self) -> bool {
-        let over = matches!(self, Self::For(names) if names.is_empty());
-        if over {
-            *self = Self::Nobody;
-        }
-        over
     }
 }
 

@@ -7,14 +7,15 @@ use tracing::warn;
 
 use super::catalog::{Rejected, snapshot};
 use super::error::ConsulError;
-use super::guard::{Verdict, lacks_rights, sight};
+use super::guard::{Verdict, lacks_rights, sight, undisputed};
 use super::list;
 use super::poll::Poller;
 use super::shared::{Closed, Shared};
 use super::wire::HealthEntry;
-use crate::catalog::{ServiceName, ServiceSnapshot};
+use crate::catalog::{InstanceId, ServiceName, ServiceSnapshot};
 
-/// Characters that may stand in a path as they are.
+/// Characters that may stand in a path as they are; a slash may not, though the agent's server decodes it again before
+/// it judges the path (see [`is_readable`]).
 const PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// One service.
@@ -23,40 +24,34 @@ struct ServiceWatch {
     name: ServiceName,
     poller: Poller,
     known: Option<Arc<ServiceSnapshot>>,
+    /// Kept although an answer lacks them, until that is confirmed. What was added meanwhile makes their share smaller,
+    /// but not their loss more credible.
+    kept: Vec<InstanceId>,
     rejected: Vec<Rejected>,
 }
 
 /// Watches until aborted, or until nobody takes updates any more.
 pub(super) async fn run(shared: Arc<Shared>, name: ServiceName) {
     let poller = Poller::new(shared.clone(), path(&name), name.clone());
-    let mut watch = ServiceWatch { shared, name, poller, known: None, rejected: Vec::new() };
+    let mut watch = ServiceWatch { shared, name, poller, known: None, kept: Vec::new(), rejected: Vec::new() };
     while watch.turn().await.is_ok() {}
 }
 
 impl ServiceWatch {
     async fn turn(&mut self) -> Result<(), Closed> {
         let entries = self.poller.next(decode).await;
-        if let Some(entries) = self.believable(entries).await {
-            self.believe(&entries).await?;
-        }
-        self.shared.answered(&self.name).await
-    }
-
-    /// The answer itself; or, when it says that much is gone, what a second read says; or nothing to believe.
-    async fn believable(&mut self, entries: Vec<HealthEntry>) -> Option<Vec<HealthEntry>> {
-        loop {
-            let what = self.doubt(&entries);
-            let Some(what) = what else { return Some(entries) };
-            match self.second_look().await {
-                Ok(confirmed) => return Some(confirmed),
-                Err(error @ ConsulError::Rights { .. }) => {
-                    self.poller.held(&error);
-                    return None;
-                }
-                Err(error) => {
-                    let error = ConsulError::Unconfirmed { what, reason: error.to_string() };
-                    self.poller.failed(&error).await;
-                }
+        let Some(what) = self.doubt(&entries) else { return self.believe(&entries).await };
+        // What is new should not wait until somebody has confirmed what is gone.
+        self.take_undisputed(&entries).await?;
+        match self.second_look().await {
+            Ok(confirmed) => self.believe(&confirmed).await,
+            Err(error @ ConsulError::Rights { .. }) => {
+                self.poller.held(&error);
+                self.shared.roll_call(|roll| roll.lacks_rights(&self.name)).await
+            }
+            Err(error) => {
+                self.poller.unconfirmed(what, &error).await;
+                Ok(())
             }
         }
     }
@@ -65,6 +60,11 @@ impl ServiceWatch {
     fn doubt(&self, entries: &[HealthEntry]) -> Option<String> {
         let (fresh, _) = snapshot(&self.name, entries);
         let before = self.known.as_ref().map(|known| known.instances.as_slice());
+        let lacks = |id: &&InstanceId| fresh.instances.binary_search_by(|new| new.id.cmp(id)).is_err();
+        let missing = self.kept.iter().filter(lacks).count();
+        if missing > 0 {
+            return Some(format!("{}: the loss of {missing} known instances", self.name));
+        }
         let percent = self.shared.config().confirm_percent;
         match self.shared.guard().judge(before.unwrap_or_default(), &fresh.instances, percent) {
             Verdict::ConfirmLoss { vanished, of } => {
@@ -95,15 +95,32 @@ impl ServiceWatch {
         Ok(entries)
     }
 
+    /// Takes all of the answer.
     async fn believe(&mut self, entries: &[HealthEntry]) -> Result<(), Closed> {
         let (fresh, rejected) = snapshot(&self.name, entries);
         self.poller.believed();
+        self.kept.clear();
         if rejected != self.rejected {
             for Rejected { id, reason } in &rejected {
                 warn!(service = &*self.name, instance = %id, reason, "Consul: instance cannot be dialled and is left out");
             }
             self.rejected = rejected;
         }
+        self.publish(fresh).await?;
+        self.shared.roll_call(|roll| roll.answered(&self.name)).await
+    }
+
+    /// Takes what the answer adds and changes. Nothing, while nothing is known.
+    async fn take_undisputed(&mut self, entries: &[HealthEntry]) -> Result<(), Closed> {
+        let Some(known) = &self.known else { return Ok(()) };
+        let (mut fresh, _) = snapshot(&self.name, entries);
+        let lacks = |id: &&InstanceId| fresh.instances.binary_search_by(|new| new.id.cmp(id)).is_err();
+        self.kept = known.instances.iter().map(|instance| &instance.id).filter(lacks).cloned().collect();
+        fresh.instances = undisputed(&known.instances, &fresh.instances);
+        self.publish(fresh).await
+    }
+
+    async fn publish(&mut self, fresh: ServiceSnapshot) -> Result<(), Closed> {
         if self.known.as_deref() != Some(&fresh) {
             let fresh = Arc::new(fresh);
             self.known = Some(fresh.clone());
@@ -118,7 +135,39 @@ pub(super) fn path(name: &str) -> String {
     format!("/v1/health/service/{}", utf8_percent_encode(name, PATH))
 }
 
+/// Whether the instances of a service of this name can be asked for. The agent's server (Go's `http.ServeMux`) cleans
+/// the decoded path, and redirects to another one for `.`, `..` and empty segments; only the last may be empty. Consul
+/// takes such names at registration nevertheless.
+pub(super) fn is_readable(name: &str) -> bool {
+    let name = name.strip_suffix('/').unwrap_or(name);
+    name.split('/').all(|segment| !matches!(segment, "" | "." | ".."))
+}
+
 /// Reads the answer.
 pub(super) fn decode(body: &[u8]) -> Result<Vec<HealthEntry>, serde_json::Error> {
     serde_json::from_slice(body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_the_agents_server_would_redirect_are_told_from_all_others() {
+        for good in ["web", "a.b", "...", ".a", "a..", "a/b", "a/", "a b", "%2e%2e", "ä?#", "-"] {
+            assert!(is_readable(good), "{good}");
+        }
+        for bad in ["", ".", "..", "/", "//", "/a", "a//b", "a//", "a/./b", "a/..", "../a", "./"] {
+            assert!(!is_readable(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn names_are_encoded() {
+        let cases =
+            [("web-1.x_y~", "web-1.x_y~"), ("a/b", "a%2Fb"), ("a b?c#d%e", "a%20b%3Fc%23d%25e"), ("ä", "%C3%A4")];
+        for (name, encoded) in cases {
+            assert_eq!(path(name), format!("/v1/health/service/{encoded}"));
+        }
+    }
 }
