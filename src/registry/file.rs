@@ -310,13 +310,22 @@ mod tests {
         assert_eq!(fixture.commands().await, ("old".to_owned(), 0));
         assert!(matches!(fixture.next().await, Update::Synced { .. }));
         let mut file = fs::File::create(fixture.dir.path().join("routes")).expect("truncated");
+        let mut longest_gap = Duration::ZERO;
         for service in ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"] {
+            let before = std::time::Instant::now();
             // Longer together than one settle time, each shorter.
             time::sleep(SETTLE / 5).await;
             std::io::Write::write_all(&mut file, add(service).as_bytes()).expect("written");
+            longest_gap = longest_gap.max(before.elapsed());
         }
         drop(file);
-        assert_eq!(fixture.commands().await, ("a b c d e f g h i j".to_owned(), 0));
+        let whole = ("a b c d e f g h i j".to_owned(), 0);
+        let mut read = fixture.commands().await;
+        // A machine that stopped the writer for longer than the settle time made a quiet moment of its own.
+        while read != whole && longest_gap >= SETTLE / 2 {
+            read = fixture.commands().await;
+        }
+        assert_eq!(read, whole);
     }
 
     fn put(path: &Path, text: &str) {
