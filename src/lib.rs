@@ -14,3 +14,4 @@ pub mod proxy;
 pub mod registry;
 pub mod serve;
 pub mod table;
+pub mod trust;

@@ -229,11 +229,6 @@ impl UpstreamPool {
         });
     }
 
-    /// Drops every idle connection.
-    pub fn clear(&self) {
-        self.instances.borrow_mut().clear();
-    }
-
     fn slot<T>(&self, key: &PoolKey, target: &Target, with: impl FnOnce(&mut Slot) -> T) -> T {
         with(self.instances.borrow_mut().entry(key.clone()).or_insert_with(|| Slot::new(&target.state)))
     }

@@ -8,7 +8,7 @@ use http::StatusCode;
 
 use super::http::headers::HeaderRules;
 use super::tls::UpstreamTls;
-use crate::config::{AccessLog, ProxyConfig};
+use crate::config::ProxyConfig;
 use crate::table::health::HealthConfig;
 
 /// What a request needs to know beside the table.
@@ -26,8 +26,6 @@ pub struct Settings {
     pub header_rules: HeaderRules,
     /// TLS towards upstreams.
     pub upstream_tls: UpstreamTls,
-    /// `log.access`.
-    pub access_log: AccessLog,
 }
 
 /// The present settings; one writer, one cached reader per worker.

@@ -127,12 +127,6 @@ impl Running {
         self.workers.opened().await
     }
 
-    /// As [`Running::opened`], for callers outside a runtime.
-    #[must_use]
-    pub fn wait_opened(&self, limit: Duration) -> bool {
-        self.workers.wait_opened(limit)
-    }
-
     /// Takes over everything of `next` that can change while sockets are open. Returns the keys that need a restart.
     ///
     /// # Errors

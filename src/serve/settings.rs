@@ -30,6 +30,5 @@ pub(super) fn build(config: &Config) -> anyhow::Result<Settings> {
         proxy,
         health: config.health.clone(),
         upstream_tls,
-        access_log: config.log.access,
     })
 }

@@ -3,7 +3,6 @@
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use socket2::Socket;
@@ -211,19 +210,6 @@ impl Workers {
         let mut stage = self.stage.subscribe();
         let reached = stage.wait_for(|stage| *stage != Stage::Bound).await;
         reached.is_ok_and(|stage| *stage == Stage::Open)
-    }
-
-    /// The same, blocking.
-    pub(super) fn wait_opened(&self, limit: Duration) -> bool {
-        let deadline = Instant::now() + limit;
-        let stage = self.stage.subscribe();
-        while Instant::now() < deadline {
-            if *stage.borrow() == Stage::Open {
-                return true;
-            }
-            thread::sleep(Duration::from_millis(5));
-        }
-        false
     }
 
     /// Waits until all have ended; at once if they never started.

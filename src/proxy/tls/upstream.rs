@@ -6,14 +6,13 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, RootCertStore};
 
 use super::{TlsError, provider, roots_of};
 use crate::catalog::options::HostRewrite;
 use crate::table::Target;
+use crate::trust::AcceptAny;
 
 /// Client settings, by how much is verified and which protocol is spoken.
 #[derive(Clone, Debug)]
@@ -57,7 +56,7 @@ impl UpstreamTls {
             Ok(builder.with_root_certificates(Arc::clone(&roots)).with_no_client_auth())
         })?;
         let unverified = PerProtocol::new(|| {
-            let verifier = Arc::new(AcceptAny(provider()));
+            let verifier = Arc::new(AcceptAny::new(provider()));
             let builder = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
             Ok(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth())
         })?;
@@ -110,45 +109,5 @@ impl PerProtocol {
             Ok(Arc::new(config))
         };
         Ok(Self { h1: with(&[b"http/1.1"])?, h2: with(&[b"h2"])?, plain: with(&[])? })
-    }
-}
-
-/// Takes any certificate, as `tlsskipverify=true` asks. The handshake's signature is still checked: the peer holds
-/// the key of whatever certificate it shows.
-#[derive(Debug)]
-struct AcceptAny(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for AcceptAny {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, cert, signed, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, cert, signed, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
     }
 }

@@ -4,16 +4,16 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
+use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, RootCertStore};
 
 use super::error::ConsulError;
 use super::expiry::Expiry;
 use super::settings::read;
 use crate::config::ConsulConfig;
+use crate::trust::AcceptAny;
 
 /// Builds the client side of TLS from the files that `[consul]` names, and says when these certificates end.
 ///
@@ -26,7 +26,7 @@ pub(super) fn client_config(config: &ConsulConfig) -> Result<(ClientConfig, Vec<
         .with_safe_default_protocol_versions()
         .map_err(|error| value("address", "https", &error))?;
     let builder = if config.skip_verify {
-        builder.dangerous().with_custom_certificate_verifier(Arc::new(AcceptAny { provider }))
+        builder.dangerous().with_custom_certificate_verifier(Arc::new(AcceptAny::new(provider)))
     } else {
         builder.with_root_certificates(roots(config, &mut expiries)?)
     };
@@ -100,45 +100,4 @@ fn file(key: &'static str, path: &Path, reason: &dyn std::fmt::Display) -> Consu
 
 fn value(key: &'static str, value: &str, reason: &dyn std::fmt::Display) -> ConsulError {
     ConsulError::Value { key, value: value.to_owned(), reason: reason.to_string() }
-}
-
-/// `skip_verify`: any certificate will do, as long as its owner holds the key.
-#[derive(Debug)]
-struct AcceptAny {
-    provider: Arc<CryptoProvider>,
-}
-
-impl ServerCertVerifier for AcceptAny {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, cert, signed, &self.provider.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, cert, signed, &self.provider.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
-    }
 }
