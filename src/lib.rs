@@ -1,6 +1,7 @@
 //! A dynamic load balancer fed by the Consul catalog.
 
 pub mod admin;
+pub mod bootstrap;
 pub mod catalog;
 pub mod check;
 pub mod cli;

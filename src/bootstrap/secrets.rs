@@ -1,0 +1,64 @@
+//! What only the operator and the nodes may know, as it is handed to `render`. Kept by `state`, made by `pki`.
+//!
+//! `Debug` of these types shows no secret, so that a stray `{:?}` cannot put one into a log.
+
+use std::fmt;
+
+/// Text that must not be shown.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps it.
+    #[must_use]
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The text itself, for files and request bodies alone.
+    #[must_use]
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+/// A certificate and its key, PEM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pair {
+    /// The certificate.
+    pub cert: String,
+    /// Its key (PKCS #8).
+    pub key: Secret,
+}
+
+/// The pairs of one node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodePairs {
+    /// Of its Consul agent.
+    pub consul: Pair,
+    /// Of its Nomad agent, if it has one; also its client certificate towards Consul.
+    pub nomad: Option<Pair>,
+}
+
+/// What the whole cluster shares.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shared {
+    /// CA certificates that nodes trust, PEM; two of them while the CA changes.
+    pub ca_bundle: String,
+    /// Consul's gossip key, base64 of 32 bytes.
+    pub consul_gossip: Secret,
+    /// Nomad's gossip key, base64 of 32 bytes.
+    pub nomad_gossip: Secret,
+    /// lb's pair: client authentication only.
+    pub lb: Pair,
+    /// The Consul token of Nomad's agents, with ACLs and once it is made.
+    pub nomad_consul_token: Option<Secret>,
+    /// The Consul token of lb, with ACLs and once it is made.
+    pub lb_consul_token: Option<Secret>,
+}
