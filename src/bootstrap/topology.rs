@@ -6,6 +6,8 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
+use serde::Serialize;
+
 /// Port of Consul's HTTPS API.
 pub const CONSUL_HTTPS_PORT: u16 = 8501;
 /// Port of Consul's server RPC.
@@ -27,7 +29,8 @@ pub enum Role {
 }
 
 /// One of the two programs that make the cluster.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Product {
     /// HashiCorp Consul.
     Consul,
