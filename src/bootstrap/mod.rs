@@ -11,8 +11,17 @@
 //! is carried out (`plan`), one server at a time once the cluster lives, with a gate after each step (`gates`). So the
 //! first run, the second, a resumed one, a rotation and an upgrade are the same walk with another starting point.
 
+pub mod acl;
+pub mod api;
+pub mod causes;
+pub mod gates;
+pub mod gossip;
+pub mod members;
+pub mod peers;
 pub mod plan;
 pub mod progress;
+pub mod reach;
 pub mod secrets;
 pub mod spec;
 pub mod topology;
+
