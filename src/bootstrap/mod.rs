@@ -16,6 +16,7 @@ pub mod api;
 pub mod causes;
 pub mod gates;
 pub mod gossip;
+pub mod host;
 pub mod members;
 pub mod peers;
 pub mod plan;
