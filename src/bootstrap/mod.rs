@@ -22,6 +22,7 @@ pub mod peers;
 pub mod plan;
 pub mod progress;
 pub mod reach;
+pub mod render;
 pub mod secrets;
 pub mod spec;
 pub mod topology;

@@ -1,0 +1,117 @@
+//! Consul's configuration, in the form that its version reads. Unknown keys are fatal to an agent, so every form has the
+//! version at which it began.
+//!
+//! Source: <https://developer.hashicorp.com/consul/docs/reference/agent/configuration-file>.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use super::hcl::Hcl;
+use super::{Version, join_addresses};
+use crate::bootstrap::secrets::Secret;
+use crate::bootstrap::topology::{CONSUL_HTTPS_PORT, Cluster, Layout, Node, Product};
+
+/// `ui_config {}` instead of `ui`.
+const UI_BLOCK: Version = Version::new(1, 9, 0);
+/// `tls {}` instead of keys at the top.
+const TLS_BLOCK: Version = Version::new(1, 12, 0);
+/// gRPC with TLS has a port of its own, open on servers unless told otherwise.
+const GRPC_TLS: Version = Version::new(1, 14, 0);
+
+/// `consul.hcl`: everything but secrets.
+pub(super) fn agent(cluster: &Cluster, node: &Node, layout: &Layout, version: Version) -> String {
+    let server = node.is_server(Product::Consul);
+    let mut hcl = Hcl::file();
+    hcl.text("datacenter", &cluster.datacenter).text("domain", &cluster.domain).text("node_name", &node.name);
+    hcl.text("data_dir", &layout.consul_data).text("log_level", "INFO");
+    if server {
+        hcl.flag("server", true).number("bootstrap_expect", count(cluster, Product::Consul));
+    }
+
+    hcl.comment("No plain HTTP anywhere; HTTPS wants a client certificate.");
+    hcl.text("bind_addr", &node.address.to_string());
+    // Locally all nodes share the machine: the usual 127.0.0.1 would be taken by the first.
+    let loopback = loopback_like(node.address).to_string();
+    let own = node.address.to_string();
+    if cluster.is_local() {
+        hcl.text("client_addr", &own);
+    } else {
+        hcl.text("client_addr", &loopback);
+        hcl.block("addresses", |hcl| {
+            hcl.text("https", &format!("{loopback} {own}"));
+        });
+    }
+    hcl.block("ports", |hcl| {
+        hcl.number("http", -1).number("https", CONSUL_HTTPS_PORT).number("dns", 8600).number("grpc", -1);
+        if version >= GRPC_TLS {
+            hcl.number("grpc_tls", -1);
+        }
+    });
+
+    hcl.comment("The default of 30s makes half a minute of one missed join.");
+    hcl.list("retry_join", &join_addresses(cluster, Product::Consul)).text("retry_interval", "1s");
+    hcl.comment("A restart is no farewell: the node keeps its place in the catalog.");
+    hcl.flag("leave_on_terminate", false).flag("skip_leave_on_interrupt", true);
+    hcl.flag("disable_update_check", true);
+    if server {
+        hcl.comment("Timing for production: a lost leader is replaced in 3 s.");
+        hcl.block("performance", |hcl| {
+            hcl.number("raft_multiplier", 1);
+        });
+        if version >= UI_BLOCK {
+            hcl.block("ui_config", |hcl| {
+                hcl.flag("enabled", true);
+            });
+        } else {
+            hcl.gap().flag("ui", true);
+        }
+    }
+    if cluster.acl {
+        hcl.block("acl", |hcl| {
+            hcl.flag("enabled", true).text("default_policy", "deny").text("down_policy", "extend-cache");
+            hcl.flag("enable_token_persistence", true);
+        });
+    }
+    tls(&mut hcl, layout, version);
+    hcl.finish()
+}
+
+fn tls(hcl: &mut Hcl, layout: &Layout, version: Version) {
+    let files = |hcl: &mut Hcl| {
+        for (key, file) in [("ca_file", "ca.pem"), ("cert_file", "cert.pem"), ("key_file", "key.pem")] {
+            hcl.text(key, &format!("{}/{file}", layout.consul_config));
+        }
+        hcl.flag("verify_incoming", true).flag("verify_outgoing", true);
+    };
+    if version >= TLS_BLOCK {
+        hcl.block("tls", |hcl| {
+            hcl.block("defaults", files);
+            hcl.block("internal_rpc", |hcl| {
+                hcl.flag("verify_server_hostname", true);
+            });
+        });
+    } else {
+        files(hcl.gap());
+        hcl.flag("verify_server_hostname", true);
+    }
+}
+
+/// `encrypt.hcl`. Read at the very first start alone: from then on the key lives in the agent's keyring, where a
+/// rotation changes it.
+pub(super) fn encrypt(key: &Secret) -> String {
+    let mut hcl = Hcl::file();
+    hcl.text("encrypt", key.reveal()).flag("encrypt_verify_incoming", true).flag("encrypt_verify_outgoing", true);
+    hcl.finish()
+}
+
+/// How many servers there are. Descriptions have a handful.
+pub(super) fn count(cluster: &Cluster, product: Product) -> i64 {
+    i64::try_from(cluster.servers(product).count()).unwrap_or(i64::MAX)
+}
+
+/// The loopback address of the same family.
+pub(super) fn loopback_like(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
+    }
+}

@@ -1,0 +1,36 @@
+//! What lb reads on a Nomad client, when the job of `deploy/nomad/lb.nomad.hcl` runs it there.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use super::consul::loopback_like;
+use super::hcl::HEAD;
+use crate::bootstrap::topology::{CONSUL_HTTPS_PORT, Cluster, Node};
+
+/// Where lb takes requests.
+pub(super) const LISTENER_PORT: u16 = 9999;
+/// Its admin listener.
+pub(super) const ADMIN_PORT: u16 = 9998;
+
+/// Address of the admin listener: it speaks plain HTTP, so that other machines are kept from it.
+pub(super) fn admin_address(cluster: &Cluster, node: &Node) -> IpAddr {
+    if cluster.is_local() { node.address } else { loopback_like(node.address) }
+}
+
+/// `lb.toml`. The files it names lie beside it.
+pub(super) fn config(cluster: &Cluster, node: &Node, with_token: bool) -> String {
+    let agent = if cluster.is_local() { node.address } else { loopback_like(node.address) };
+    let listen: IpAddr = match (cluster.is_local(), node.address) {
+        (true, own) => own,
+        (false, IpAddr::V4(_)) => Ipv4Addr::UNSPECIFIED.into(),
+        (false, IpAddr::V6(_)) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let agent = SocketAddr::new(agent, CONSUL_HTTPS_PORT);
+    let listener = SocketAddr::new(listen, LISTENER_PORT);
+    let admin = SocketAddr::new(admin_address(cluster, node), ADMIN_PORT);
+    let token = if with_token { "token_file = \"token\"\n" } else { "" };
+    format!(
+        "{HEAD}\n[consul]\naddress = \"https://{agent}\"\nca_file = \"ca.pem\"\ncert_file = \"cert.pem\"\n\
+         key_file = \"key.pem\"\n{token}\n[[listener]]\naddress = \"{listener}\"\n\n[admin]\naddress = \"{admin}\"\n\n\
+         # Shorter than the job's kill_timeout.\n[drain]\ntimeout = \"25s\"\n"
+    )
+}

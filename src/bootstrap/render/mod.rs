@@ -1,0 +1,212 @@
+//! What stands on each node: users, folders, programs, files, daemons, from the description of the cluster, its
+//! certificates and its keys. Pure: nothing is read, nothing is written.
+//!
+//! ```text
+//!   consul.d/  consul.hcl encrypt.hcl ca.pem cert.pem key.pem                       every node
+//!   nomad.d/   nomad.hcl [encrypt.hcl] [consul-token.hcl] ca.pem cert.pem key.pem   Nomad servers and clients
+//!   lb/        lb.toml [token] ca.pem cert.pem key.pem                              Nomad clients
+//! ```
+//!
+//! Files are cut by what a change of them asks for: what is rotated under a running agent (gossip key, certificates)
+//! has files of its own, so that a rotation does not look like a reason to restart. `host` carries it out, `plan`
+//! decides when.
+
+mod consul;
+mod hcl;
+pub mod jobs;
+mod lb;
+mod nomad;
+mod systemd;
+mod version;
+
+use std::net::IpAddr;
+
+pub use version::{OLDEST_CONSUL, OLDEST_NOMAD, Version, Versions};
+
+use super::secrets::{NodePairs, Pair, Shared};
+use super::spec::{BinarySpec, DaemonSpec, DirSpec, Effect, FileSpec, NodeSpec, Owner};
+use super::topology::{BinarySource, Cluster, Layout, Node, Product, Role, Runner, Scope, Target};
+
+/// All that the node shall have. With [`Scope::ConsulOnly`], and where no Nomad is known, Consul alone.
+#[must_use]
+pub fn node(
+    cluster: &Cluster,
+    node: &Node,
+    pairs: &NodePairs,
+    shared: &Shared,
+    versions: &Versions,
+    scope: Scope,
+) -> NodeSpec {
+    let layout = cluster.layout(node);
+    let mut spec = NodeSpec::default();
+    let mut place = Place { cluster, layout: &layout, spec: &mut spec };
+    place.ground();
+    place.consul(node, pairs, shared, versions);
+    if let (Scope::All, Some(source), Some(pair), Some(_)) = (scope, &cluster.nomad, &pairs.nomad, versions.nomad) {
+        let lb = versions.lb.as_ref().filter(|_| node.role == Role::NomadClient);
+        let lb = lb.map(|path| Program::new("lb", &BinarySource::File(path.clone()), &layout));
+        place.nomad(node, source, pair, shared, versions, lb.as_ref());
+        if let Some(lb) = lb {
+            place.lb(node, shared, lb);
+        }
+    }
+    spec
+}
+
+/// A program on a node.
+struct Program {
+    name: &'static str,
+    path: String,
+    source: BinarySource,
+}
+
+impl Program {
+    fn new(name: &'static str, source: &BinarySource, layout: &Layout) -> Self {
+        let path = match (&layout.bin, source) {
+            (Some(folder), _) => format!("{folder}/{name}"),
+            (None, BinarySource::File(path)) => path.to_string_lossy().into_owned(),
+            // Nothing is fetched for this machine itself; its PATH decides.
+            (None, BinarySource::Release(_)) => name.to_owned(),
+        };
+        Self { name, path, source: source.clone() }
+    }
+
+    fn into_spec(self) -> BinarySpec {
+        BinarySpec { name: self.name.to_owned(), path: self.path, source: self.source, sha256: None }
+    }
+}
+
+/// The node being furnished.
+struct Place<'a> {
+    cluster: &'a Cluster,
+    layout: &'a Layout,
+    spec: &'a mut NodeSpec,
+}
+
+impl Place<'_> {
+    /// What every node has, whatever runs there.
+    fn ground(&mut self) {
+        if self.cluster.is_local() {
+            // The node's folder, and the one that holds all of them.
+            let folders: Vec<String> = std::path::Path::new(&self.layout.run)
+                .ancestors()
+                .skip(1)
+                .take(2)
+                .map(|path| path.to_string_lossy().into_owned())
+                .collect();
+            for folder in folders.into_iter().rev() {
+                self.directory(&folder, 0o700, Owner::Root);
+            }
+        }
+        self.directory(&self.layout.run, 0o700, Owner::Root);
+    }
+
+    fn consul(&mut self, node: &Node, pairs: &NodePairs, shared: &Shared, versions: &Versions) {
+        let (owner, config) = (Owner::Consul, &self.layout.consul_config);
+        self.user(owner);
+        self.directory(config, 0o750, owner);
+        self.directory(&self.layout.consul_data, 0o750, owner);
+        let program = Program::new("consul", &self.cluster.consul, self.layout);
+        let text = consul::agent(self.cluster, node, self.layout, versions.consul);
+        self.file(config, "consul.hcl", text, 0o640, owner, Effect::Restart(Product::Consul));
+        self.secret(config, "encrypt.hcl", consul::encrypt(&shared.consul_gossip), owner, Effect::None);
+        self.certificates(config, &shared.ca_bundle, &pairs.consul, owner, Effect::Reload(Product::Consul));
+        let command = vec![program.path.clone(), "agent".to_owned(), format!("-config-dir={config}")];
+        self.daemon(DaemonSpec { product: Product::Consul, command, user: owner, keeps_children: false });
+        self.spec.binaries.push(program.into_spec());
+    }
+
+    fn nomad(
+        &mut self,
+        node: &Node,
+        source: &BinarySource,
+        pair: &Pair,
+        shared: &Shared,
+        versions: &Versions,
+        lb: Option<&Program>,
+    ) {
+        let client = node.role == Role::NomadClient;
+        let owner = if client { Owner::Root } else { Owner::Nomad };
+        let config = &self.layout.nomad_config;
+        self.user(owner);
+        self.directory(config, 0o700, owner);
+        self.directory(&self.layout.nomad_data, 0o700, owner);
+        let program = Program::new("nomad", source, self.layout);
+        let text = nomad::agent(self.cluster, node, self.layout, versions, lb);
+        self.file(config, "nomad.hcl", text, 0o600, owner, Effect::Restart(Product::Nomad));
+        if !client {
+            self.secret(config, "encrypt.hcl", nomad::encrypt(&shared.nomad_gossip), owner, Effect::None);
+        }
+        if let Some(token) = shared.nomad_consul_token.as_ref().filter(|_| self.cluster.acl) {
+            self.secret(config, "consul-token.hcl", nomad::token(token), owner, Effect::Restart(Product::Nomad));
+        }
+        self.certificates(config, &shared.ca_bundle, pair, owner, Effect::Reload(Product::Nomad));
+        let command = ["agent", "-config", config].map(str::to_owned);
+        let command = std::iter::once(program.path.clone()).chain(command).collect();
+        self.daemon(DaemonSpec { product: Product::Nomad, command, user: owner, keeps_children: client });
+        self.spec.binaries.push(program.into_spec());
+    }
+
+    /// The task runs as the client's own user, and no other may read these.
+    fn lb(&mut self, node: &Node, shared: &Shared, program: Program) {
+        let (owner, folder) = (Owner::Root, &self.layout.lb);
+        self.directory(folder, 0o700, owner);
+        let token = shared.lb_consul_token.as_ref().filter(|_| self.cluster.acl);
+        self.file(folder, "lb.toml", lb::config(self.cluster, node, token.is_some()), 0o600, owner, Effect::None);
+        if let Some(token) = token {
+            self.secret(folder, "token", format!("{}\n", token.reveal()), owner, Effect::None);
+        }
+        self.certificates(folder, &shared.ca_bundle, &shared.lb, owner, Effect::None);
+        self.spec.binaries.push(program.into_spec());
+    }
+
+    fn certificates(&mut self, folder: &str, ca: &str, pair: &Pair, owner: Owner, effect: Effect) {
+        self.file(folder, "ca.pem", ca.to_owned(), 0o644, owner, effect);
+        self.file(folder, "cert.pem", pair.cert.clone(), 0o644, owner, effect);
+        self.secret(folder, "key.pem", pair.key.reveal().to_owned(), owner, effect);
+    }
+
+    fn daemon(&mut self, daemon: DaemonSpec) {
+        let systemd = matches!(&self.cluster.target, Target::Ssh(ssh) if ssh.runner == Runner::Systemd);
+        if let Some(folder) = self.layout.units.as_ref().filter(|_| systemd) {
+            let name = format!("{}.service", daemon.product.name());
+            let text = systemd::unit(&daemon, self.layout);
+            self.file(folder, &name, text, 0o644, Owner::Root, Effect::Restart(daemon.product));
+        }
+        self.spec.daemons.push(daemon);
+    }
+
+    /// Users are made on machines of the cluster alone: locally all runs as who called.
+    fn user(&mut self, user: Owner) {
+        if !self.cluster.is_local() && user != Owner::Root {
+            self.spec.users.push(user);
+        }
+    }
+
+    fn directory(&mut self, path: &str, mode: u32, owner: Owner) {
+        self.spec.directories.push(DirSpec { path: path.to_owned(), mode, owner });
+    }
+
+    fn secret(&mut self, folder: &str, name: &str, text: String, owner: Owner, effect: Effect) {
+        self.push(folder, name, text, 0o600, owner, effect, true);
+    }
+
+    fn file(&mut self, folder: &str, name: &str, text: String, mode: u32, owner: Owner, effect: Effect) {
+        self.push(folder, name, text, mode, owner, effect, false);
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "the fields of a file, each once")]
+    fn push(&mut self, folder: &str, name: &str, text: String, mode: u32, owner: Owner, effect: Effect, secret: bool) {
+        let path = format!("{folder}/{name}");
+        self.spec.files.push(FileSpec { path, content: text.into_bytes(), mode, owner, effect, secret });
+    }
+}
+
+/// Addresses to join, with brackets where an address has colons of its own.
+fn join_addresses(cluster: &Cluster, product: Product) -> Vec<String> {
+    let join = |node: &Node| match node.address {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => format!("[{address}]"),
+    };
+    cluster.servers(product).map(join).collect()
+}
