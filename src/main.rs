@@ -50,6 +50,7 @@ fn dispatch(cli: cli::Cli) -> Result<u8> {
         Action::Check(args) => check_all(&args, cli.json),
         Action::Routes(args) => routes(&args, cli.json),
         Action::Explain(args) => explain(&args, cli.json),
+        Action::Bootstrap(args) => lb::bootstrap::run(&args, cli.json),
         Action::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut cli::command(), "lb", &mut script);

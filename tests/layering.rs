@@ -19,7 +19,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("proxy", &["table", "catalog", "metrics", "config", "log", "trust"]),
     ("admin", &["table", "control", "catalog", "metrics", "config"]),
     ("check", &["config", "catalog"]),
-    ("bootstrap", &["config"]),
+    ("bootstrap", &["config", "cli"]),
     ("cli", &["config"]),
     ("manual", &["cli", "config"]),
 ];

@@ -11,6 +11,12 @@ use clap::{Arg, ArgAction, ArgMatches, Args, Command, CommandFactory, FromArgMat
 
 use crate::config::keys::{Kind, SECTIONS, Section, Shape};
 
+mod bootstrap;
+
+pub use bootstrap::{
+    BootstrapAction, BootstrapArgs, ClusterArgs, DownArgs, Only, ReplaceNodeArgs, RotateCertsArgs, UpArgs, UpgradeArgs,
+};
+
 /// A dynamic load balancer fed by the Consul catalog.
 #[derive(Debug, Parser)]
 #[command(name = "lb", version, arg_required_else_help = true, subcommand_required = true)]
@@ -18,7 +24,7 @@ pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Action,
-    /// Print results as JSON (check, routes, explain, version).
+    /// Print results as JSON (check, routes, explain, version; of bootstrap: plan, status, env).
     #[arg(long, global = true)]
     pub json: bool,
 }
@@ -43,6 +49,10 @@ pub enum Action {
     Routes(RoutesArgs),
     /// Tell which route and which targets a request would meet, and why.
     Explain(ExplainArgs),
+    /// Bring up a Consul and Nomad cluster with mTLS everywhere, and look after it.
+    ///
+    /// Without a word: up. It can be run again at any time, and goes on where an earlier run ended.
+    Bootstrap(BootstrapArgs),
     /// Print a completion script for a shell.
     Completions {
         /// Which shell.
@@ -177,9 +187,15 @@ fn with_keys(mut command: Command) -> Command {
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
     let matches = command().try_get_matches_from(named_keys(args))?;
     let mut cli = Cli::from_arg_matches(&matches)?;
-    if cli.json && !matches!(cli.command, Action::Check(_) | Action::Routes(_) | Action::Explain(_) | Action::Version) {
-        let name = matches.subcommand_name().unwrap_or_default();
+    if cli.json && !has_result(&cli.command) {
+        let name = words(&matches);
         let problem = format!("'--json' makes no sense for '{name}', which prints no such result");
+        return Err(command().error(ErrorKind::ArgumentConflict, problem));
+    }
+    if let Action::Bootstrap(args) = &cli.command
+        && let Some(flag) = args.misplaced_flag()
+    {
+        let problem = format!("'{flag}' makes no sense for '{}'; it belongs to 'bootstrap up'", words(&matches));
         return Err(command().error(ErrorKind::ArgumentConflict, problem));
     }
     if let (Action::Run(config) | Action::Check(CheckArgs { config, .. }), Some((_, matches))) =
@@ -189,6 +205,26 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Erro
         config.settings.append(&mut config.set);
     }
     Ok(cli)
+}
+
+/// Whether the subcommand prints something that has a form in JSON.
+fn has_result(action: &Action) -> bool {
+    match action {
+        Action::Check(_) | Action::Routes(_) | Action::Explain(_) | Action::Version => true,
+        Action::Bootstrap(args) => args.has_result(),
+        Action::Run(_) | Action::Demo(_) | Action::Completions { .. } | Action::Man => false,
+    }
+}
+
+/// The subcommand as typed: `run`, `bootstrap status`.
+fn words(matches: &ArgMatches) -> String {
+    let mut words = Vec::new();
+    let mut at = matches;
+    while let Some((name, below)) = at.subcommand() {
+        words.push(name);
+        at = below;
+    }
+    words.join(" ")
 }
 
 fn settings(matches: &ArgMatches) -> Vec<(String, String)> {

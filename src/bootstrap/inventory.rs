@@ -1,0 +1,1 @@
+//! Nodes as `terraform output -json` prints them.

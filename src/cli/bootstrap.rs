@@ -1,0 +1,192 @@
+//! Arguments of `lb bootstrap`: plain values as typed; `bootstrap` makes a cluster's description of them.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Subcommand, ValueEnum};
+use ipnet::Ipv4Net;
+
+use crate::config::parse_duration;
+
+/// How long `up` and its kin wait for the cluster when `--timeout` is absent.
+const TIMEOUT: Duration = Duration::from_secs(5 * 60);
+
+/// Arguments of `bootstrap`.
+#[derive(Clone, Debug, Args)]
+pub struct BootstrapArgs {
+    /// Which cluster, and with what.
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
+    /// Flags of `up`, which may be left out as a word; read them by [`BootstrapArgs::action`].
+    #[command(flatten)]
+    pub up: UpArgs,
+    /// What to do with the cluster; `up` when absent.
+    #[command(subcommand)]
+    pub command: Option<BootstrapAction>,
+}
+
+/// Flags of every subcommand of `bootstrap`.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Cluster")]
+pub struct ClusterArgs {
+    /// Description of the cluster [default: cluster.toml, else config/cluster.toml].
+    #[arg(long, global = true, value_name = "FILE")]
+    pub cluster: Option<PathBuf>,
+    /// All nodes are processes of this machine, on loopback addresses. Needs no description.
+    #[arg(long, global = true)]
+    pub local: bool,
+    /// Be about this part alone.
+    #[arg(long, global = true, value_enum, value_name = "PART")]
+    pub only: Option<Only>,
+    /// Folder of the CA, keys, tokens and the plan applied [default: beside the description].
+    #[arg(long, global = true, value_name = "DIR")]
+    pub state: Option<PathBuf>,
+    /// Loopback network of the nodes, for --local [default: 127.0.1.0/24].
+    #[arg(long, global = true, value_name = "CIDR")]
+    pub network: Option<Ipv4Net>,
+    /// The consul program on this machine [default: the one on PATH].
+    #[arg(long, global = true, value_name = "FILE")]
+    pub consul_bin: Option<PathBuf>,
+    /// The nomad program on this machine [default: the one on PATH].
+    #[arg(long, global = true, value_name = "FILE")]
+    pub nomad_bin: Option<PathBuf>,
+    /// Switch ACLs on, default deny, with a token for each that needs one.
+    #[arg(long, global = true)]
+    pub acl: bool,
+    /// File with the passphrase of the CA key. Also LB_BOOTSTRAP_PASSPHRASE, the passphrase itself.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub passphrase_file: Option<PathBuf>,
+    /// Nodes as `terraform output -json` prints them; `-`: standard input.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub inventory: Option<PathBuf>,
+    /// Give up when the cluster is not where it should be after this time [default: 5m].
+    #[arg(long, global = true, value_name = "DURATION", value_parser = parse_duration)]
+    pub timeout: Option<Duration>,
+}
+
+impl ClusterArgs {
+    /// `--timeout`, or its default.
+    #[must_use]
+    pub fn timeout(&self) -> Duration {
+        self.timeout.unwrap_or(TIMEOUT)
+    }
+}
+
+/// Part of the cluster that a command is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Only {
+    /// Consul, on all nodes.
+    Consul,
+}
+
+/// What to do with the cluster.
+#[derive(Clone, Debug, Subcommand)]
+pub enum BootstrapAction {
+    /// Bring the cluster up, or to what its description says. Changes nothing that is right already.
+    Up(UpArgs),
+    /// Print what `up` would change, node by node. Exit code 3 when it would change something.
+    Plan,
+    /// Print members, leaders, nodes and the days left of each certificate. Exit code 3 when degraded.
+    Status,
+    /// Print the exports for the consul and nomad commands, and write the browser's client.pfx.
+    Env,
+    /// Make new certificates and have the nodes take them, one after the other.
+    RotateCerts(RotateCertsArgs),
+    /// Make new gossip keys and have the agents take them. `--only consul`: Consul's alone.
+    RotateGossip,
+    /// Put a new machine in the place of a lost one.
+    ReplaceNode(ReplaceNodeArgs),
+    /// Take other versions of consul and nomad, one node at a time.
+    Upgrade(UpgradeArgs),
+    /// Stop the cluster.
+    Down(DownArgs),
+}
+
+/// Arguments of `up`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Args)]
+pub struct UpArgs {
+    /// Leave a cluster of this machine running in the background.
+    #[arg(long)]
+    pub detach: bool,
+    /// Also run a sample service, and lb on every client in front of it.
+    #[arg(long)]
+    pub with_sample: bool,
+}
+
+/// Arguments of `rotate-certs`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Args)]
+pub struct RotateCertsArgs {
+    /// Make a new CA, too. Both are trusted until every node has a certificate of the new one.
+    #[arg(long)]
+    pub ca: bool,
+}
+
+/// Arguments of `replace-node`.
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
+pub struct ReplaceNodeArgs {
+    /// Which node, by its name in the description.
+    #[arg(value_name = "NAME")]
+    pub name: String,
+    /// Address of the new machine, when it is another than before.
+    #[arg(long, value_name = "ADDR")]
+    pub address: Option<IpAddr>,
+    /// Do not ask.
+    #[arg(long)]
+    pub yes: bool,
+}
+
+/// Arguments of `upgrade`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Args)]
+pub struct UpgradeArgs {
+    /// Release of Consul that the nodes are to fetch.
+    #[arg(long, value_name = "VERSION")]
+    pub consul_version: Option<String>,
+    /// Release of Nomad that the nodes are to fetch.
+    #[arg(long, value_name = "VERSION")]
+    pub nomad_version: Option<String>,
+}
+
+/// Arguments of `down`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Args)]
+pub struct DownArgs {
+    /// Do not ask.
+    #[arg(long)]
+    pub yes: bool,
+    /// Remove data, configuration and the state (CA, keys, tokens), too. There is no way back.
+    #[arg(long)]
+    pub purge: bool,
+}
+
+impl BootstrapArgs {
+    /// What to do, the flags of `up` before and after the word put together.
+    #[must_use]
+    pub fn action(&self) -> BootstrapAction {
+        let up = |after: &UpArgs| {
+            BootstrapAction::Up(UpArgs {
+                detach: self.up.detach || after.detach,
+                with_sample: self.up.with_sample || after.with_sample,
+            })
+        };
+        match &self.command {
+            None => up(&UpArgs::default()),
+            Some(BootstrapAction::Up(after)) => up(after),
+            Some(other) => other.clone(),
+        }
+    }
+
+    /// Whether `--json` means something: there is a result to print.
+    pub(super) fn has_result(&self) -> bool {
+        matches!(self.action(), BootstrapAction::Plan | BootstrapAction::Status | BootstrapAction::Env)
+    }
+
+    /// The flag of `up` that was given to another subcommand, if one was.
+    pub(super) fn misplaced_flag(&self) -> Option<&'static str> {
+        match self.command {
+            None | Some(BootstrapAction::Up(_)) => None,
+            Some(_) if self.up.detach => Some("--detach"),
+            Some(_) if self.up.with_sample => Some("--with-sample"),
+            Some(_) => None,
+        }
+    }
+}
