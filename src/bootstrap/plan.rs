@@ -124,6 +124,15 @@ impl NodePlan {
         })
     }
 
+    /// Decides about the daemons, again where the digest of a program became known only after it was installed.
+    pub(super) fn decide_daemons(&mut self, spec: &NodeSpec, seen: &Observed) {
+        self.steps.retain(|step| !matches!(step, Step::Daemon { .. }));
+        for daemon in &spec.daemons {
+            let action = daemon_action(spec, seen, daemon.product);
+            self.steps.extend(action.map(|action| Step::Daemon { product: daemon.product, action }));
+        }
+    }
+
     /// Whether a file or program is to be written.
     #[must_use]
     pub fn writes(&self, wanted: &str) -> bool {
@@ -159,12 +168,16 @@ pub fn compare(node: &str, spec: &NodeSpec, seen: &Observed, ownership: Ownershi
         }
     }
     for binary in &spec.binaries {
+        if ownership == Ownership::Ignored {
+            // Programs of this machine run where they are.
+            break;
+        }
         let found = seen.paths.get(&binary.path);
         let why = match (found, &binary.sha256) {
             (None, _) => Some(Why::Missing),
             (Some(found), Some(wanted)) if found.sha256 != *wanted => Some(Why::Content),
-            // Of a release nobody has installed yet, whatever stands there is taken for another one.
-            (Some(_), None) if ownership == Ownership::Compared => Some(Why::Content),
+            // Of a release that nobody has installed yet, whatever stands there is taken for another one.
+            (Some(_), None) => Some(Why::Content),
             _ => None,
         };
         steps.extend(why.map(|why| Step::Program { path: binary.path.clone(), why }));
@@ -174,11 +187,9 @@ pub fn compare(node: &str, spec: &NodeSpec, seen: &Observed, ownership: Ownershi
             steps.push(Step::File { path: file.path.clone(), why });
         }
     }
-    for daemon in &spec.daemons {
-        let action = daemon_action(spec, seen, daemon.product);
-        steps.extend(action.map(|action| Step::Daemon { product: daemon.product, action }));
-    }
-    NodePlan { node: node.to_owned(), steps }
+    let mut plan = NodePlan { node: node.to_owned(), steps };
+    plan.decide_daemons(spec, seen);
+    plan
 }
 
 fn file_difference(file: &FileSpec, found: Option<&Seen>, ownership: Ownership) -> Option<Why> {

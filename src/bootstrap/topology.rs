@@ -39,6 +39,9 @@ pub enum Product {
 }
 
 impl Product {
+    /// Both, in the order of their start.
+    pub const ALL: [Self; 2] = [Self::Consul, Self::Nomad];
+
     /// Name of the program, its unit and its folder.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -93,6 +96,17 @@ impl Node {
     #[must_use]
     pub fn is_server(&self, product: Product) -> bool {
         matches!((self.role, product), (Role::ConsulServer, Product::Consul) | (Role::NomadServer, Product::Nomad))
+    }
+
+    /// TCP ports that the program listens on here.
+    #[must_use]
+    pub fn ports(&self, product: Product) -> &'static [u16] {
+        match (product, self.is_server(product)) {
+            (Product::Consul, true) => &[8300, 8301, 8302, CONSUL_HTTPS_PORT, 8600],
+            (Product::Consul, false) => &[8301, CONSUL_HTTPS_PORT, 8600],
+            (Product::Nomad, true) => &[NOMAD_HTTPS_PORT, NOMAD_RPC_PORT, 4648],
+            (Product::Nomad, false) => &[NOMAD_HTTPS_PORT, NOMAD_RPC_PORT],
+        }
     }
 
     /// Where the program's HTTPS API listens for other nodes.

@@ -1,0 +1,107 @@
+//! `lb bootstrap up`: from whatever there is to the cluster as described.
+
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+
+use super::{Asked, INTERRUPTED};
+use crate::bootstrap::plan::NodePlan;
+use crate::bootstrap::topology::{Product, Role, Scope};
+use crate::bootstrap::world::World;
+use crate::bootstrap::{access, compatible, converge, file, hold, preflight, sample};
+use crate::cli::UpArgs;
+
+/// Brings the cluster up.
+///
+/// # Errors
+/// What is in the way, or the gate that did not open.
+pub(super) async fn run(asked: &Asked, args: UpArgs) -> Result<u8> {
+    if asked.described.scope == Scope::All && asked.needs_nomad() {
+        asked.say(&file::no_nomad(&asked.described.cluster));
+        return Ok(super::WRONG);
+    }
+    let begun = Instant::now();
+    let mut world = asked.world_for_change()?;
+    let known = world.state.applied().is_some();
+    compatible::check(&world)?;
+    world.want_sample(args.with_sample);
+    // A local cluster in the foreground belongs to this command: Ctrl-C at any time ends what it has begun.
+    let holds = world.cluster.is_local() && !args.detach && hold::is_ours(&world)?;
+    let walk = async {
+        world.make_keys()?;
+        preflight::run(&world, known).await?;
+        world.note_applied(args.detach || !holds)?;
+        preflight::claim(&world).await?;
+        let plans = converge::converge(&mut world).await?;
+        access::write(&world.state, &world.cluster, world.scope)?;
+        let sample = if world.wants_sample() { Some(sample::run(&mut world).await?) } else { None };
+        anyhow::Ok((plans, sample))
+    };
+    let (plans, sample) = tokio::select! {
+        walked = walk => walked?,
+        () = hold::asked_to_stop() => {
+            if holds {
+                world.progress.note("stopping what was started");
+                hold::stop_all(&world).await?;
+            } else {
+                world.progress.note("interrupted: run the command again to go on from here");
+            }
+            return Ok(INTERRUPTED);
+        }
+    };
+    if let Some(url) = &sample {
+        world.progress.note(&format!("\nsample service behind lb: {url}"));
+    }
+    world.progress.note(&told(&world, &plans, begun));
+    if !holds {
+        return Ok(0);
+    }
+    world.progress.note("running in the foreground; Ctrl-C stops all nodes (--detach leaves them running)");
+    hold::until_stopped(&world).await
+}
+
+/// What happened, and what can be done now.
+fn told(world: &World, plans: &[NodePlan], begun: Instant) -> String {
+    let cluster = &world.cluster;
+    let count = |role| cluster.of_role(role).count();
+    let what = match plans.is_empty() {
+        true => "nothing to change".to_owned(),
+        false => format!("{} nodes changed", changed_nodes(plans)),
+    };
+    let mut text = format!(
+        "\n{}: {what}; {} Consul servers, {} Nomad servers, {} Nomad clients are up ({:.1} s)\n",
+        cluster.name,
+        count(Role::ConsulServer),
+        if world.scope == Scope::All { count(Role::NomadServer) } else { 0 },
+        if world.scope == Scope::All { count(Role::NomadClient) } else { 0 },
+        begun.elapsed().as_secs_f64()
+    );
+    let flags = world.flags();
+    text.push_str(&format!("\n  eval \"$(lb bootstrap env{flags})\"   then: consul members"));
+    if world.scope == Scope::All {
+        text.push_str(", nomad node status");
+    }
+    text.push_str(&format!("\n  lb bootstrap status{flags}"));
+    text.push_str(&format!("\n  lb run --config {}", world.state.folder().join("lb.toml").display()));
+    for product in Product::ALL {
+        let server = cluster.servers(product).next().filter(|_| world.scope == Scope::All || product == Product::Consul);
+        if let Some(server) = server {
+            text.push_str(&format!("\n  https://{}/ui   ({product}; the browser needs client.pfx)", server.https(product)));
+        }
+    }
+    text.push('\n');
+    text
+}
+
+fn changed_nodes(plans: &[NodePlan]) -> usize {
+    plans.iter().map(|plan| &plan.node).collect::<std::collections::BTreeSet<_>>().len()
+}
+
+
+/// Fails where Nomad is asked for and not there.
+pub(super) fn need_nomad(asked: &Asked) -> Result<()> {
+    if asked.described.scope == Scope::All && asked.needs_nomad() {
+        bail!(file::no_nomad(&asked.described.cluster));
+    }
+    Ok(())
+}

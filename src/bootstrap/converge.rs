@@ -1,0 +1,343 @@
+//! The walk from what the nodes have to what they shall have, phase by phase, each behind its gate.
+//!
+//! ```text
+//!   for each phase:  observe all its nodes ─▶ plan each
+//!     down?          prepare and start all of them at once
+//!     certificates?  write and reload, one node after the other
+//!     restart?       gate, then one node after the other, leader last, a gate after each
+//!     gate
+//! ```
+//! See docs/decisions/0006-bootstrap-converges.md for what makes it safe to kill at any point.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
+
+use super::gates::{self, GateFailure};
+use super::plan::{DaemonAction, NodePlan, compare, wanted_stamps};
+use super::progress::PhaseProgress;
+use super::spec::{Effect, FileSpec, NodeSpec, Observed};
+use super::topology::{BinarySource, Layout, Node, Phase, Product};
+use super::world::World;
+
+/// How long a daemon may take to end on SIGINT.
+const STOP_PATIENCE: Duration = Duration::from_secs(20);
+/// How long a living cluster may take to show that it is whole before the first of its servers is restarted.
+const BEFORE_RESTART: Duration = Duration::from_secs(30);
+
+/// A node, what its part in the phase shall be, and what differs.
+pub(super) struct Work {
+    /// The node.
+    pub node: Node,
+    /// What belongs to the phase's product, of all that the node shall have.
+    pub part: NodeSpec,
+    /// What was seen.
+    pub seen: Observed,
+    /// The difference.
+    pub plan: NodePlan,
+}
+
+/// What belongs to a product on a node: its folder, its files, its program and its daemon. What belongs to neither
+/// (lb's files) comes with the node's last product.
+pub(super) fn part(spec: &NodeSpec, layout: &Layout, node: &Node, product: Product) -> NodeSpec {
+    let last = node.products().last() == Some(&product);
+    let owner_of = |path: &str| {
+        [Product::Consul, Product::Nomad].into_iter().find(|&product| {
+            path.starts_with(&format!("{}/", layout.config(product))) || path.starts_with(layout.data(product))
+        })
+    };
+    let mine = |path: &str| owner_of(path).map_or(last, |owner| owner == product);
+    let of_file = |file: &FileSpec| match file.effect {
+        Effect::Restart(owner) | Effect::Reload(owner) => owner == product,
+        Effect::None => mine(&file.path),
+    };
+    NodeSpec {
+        users: spec.users.clone(),
+        directories: spec.directories.clone(),
+        binaries: (spec.binaries.iter())
+            .filter(|binary| binary.name == product.name() || (last && binary.name == "lb"))
+            .cloned()
+            .collect(),
+        files: spec.files.iter().filter(|file| of_file(file)).cloned().collect(),
+        daemons: spec.daemons.iter().filter(|daemon| daemon.product == product).cloned().collect(),
+    }
+}
+
+/// Observes all nodes of a phase at once and tells what differs.
+///
+/// # Errors
+/// A node that cannot be observed.
+pub(super) async fn look(world: &World, phase: Phase) -> Result<Vec<Work>> {
+    let nodes = world.of_phase(phase);
+    let all = nodes.into_iter().map(|node| async move {
+        let part = part(&world.spec(&node)?, &world.cluster.layout(&node), &node, phase.product());
+        let seen = world.observe(&node, &part).await.with_context(|| node.name.clone())?;
+        let plan = compare(&node.name, &part, &seen, world.ownership());
+        anyhow::Ok(Work { node, part, seen, plan })
+    });
+    stream::iter(all).buffered(world.parallel()).try_collect().await
+}
+
+/// Goes through all phases. The plans that were carried out; all empty when nothing differed.
+///
+/// # Errors
+/// What could not be done, or the gate that did not open, with a reason per node.
+pub(super) async fn converge(world: &mut World) -> Result<Vec<NodePlan>> {
+    let mut done: Vec<NodePlan> = Vec::new();
+    for phase in world.phases() {
+        done.extend(run_phase(world, phase).await?);
+        world.after(phase).await?;
+    }
+    done.retain(|plan| !plan.is_empty());
+    Ok(done)
+}
+
+/// One phase, from looking to its gate.
+///
+/// # Errors
+/// As [`converge`].
+pub(super) async fn run_phase(world: &mut World, phase: Phase) -> Result<Vec<NodePlan>> {
+    let mut works = look(world, phase).await?;
+    let bar = world.progress.phase(title(phase), works.len());
+    let product = phase.product();
+    let wanted = |action: DaemonAction| move |work: &&Work| work.plan.daemon(product) == Some(action);
+
+    // Programs come first: what a release hashes to is known only when it is there.
+    let installs = works.iter_mut().map(|work| install(world, work));
+    let installed: Vec<_> = stream::iter(installs).buffer_unordered(world.parallel()).try_collect().await?;
+    for (node, name, source, digest) in installed.into_iter().flatten() {
+        world.state.remember_program(&node, &name, &source, &digest)?;
+    }
+    bar.set(0, "starting");
+    let down: Vec<&Work> = works.iter().filter(wanted(DaemonAction::Start)).collect();
+    stream::iter(down.into_iter().map(|work| start(world, work, product)))
+        .buffer_unordered(world.parallel())
+        .try_collect::<Vec<()>>()
+        .await?;
+    for work in works.iter().filter(|work| !work.plan.is_empty() && work.plan.daemon(product).is_none()) {
+        write(world, work).await?;
+    }
+    for work in works.iter().filter(wanted(DaemonAction::Reload)) {
+        bar.set(0, &format!("{} reads its certificates", work.node.name));
+        reload(world, work, product).await?;
+    }
+    let restarts: Vec<&Work> = works.iter().filter(wanted(DaemonAction::Restart)).collect();
+    if !restarts.is_empty() {
+        restart_all(world, phase, restarts, &bar).await?;
+    }
+    gate(world, phase, &bar, world.limit).await?;
+    bar.done(&summary(&works, product));
+    Ok(works.into_iter().map(|work| work.plan).collect())
+}
+
+/// A program that was installed: node, name, source, digest.
+type Installed = (String, String, BinarySource, String);
+
+/// Makes users and folders, and installs programs; afterwards the plan knows their digests.
+async fn install(world: &World, work: &mut Work) -> Result<Vec<Installed>> {
+    let (host, name) = (world.host(&work.node), work.node.name.clone());
+    if work.plan.is_empty() {
+        return Ok(Vec::new());
+    }
+    host.ensure_users(&work.part.users).await.with_context(|| name.clone())?;
+    host.ensure_directories(&work.part.directories).await.with_context(|| name.clone())?;
+    let mut installed = Vec::new();
+    if world.cluster.is_local() {
+        return Ok(installed);
+    }
+    for binary in work.part.binaries.iter_mut().filter(|binary| work.plan.writes(&binary.path)) {
+        let digest = host.install(binary, &world.releases).await.with_context(|| name.clone())?;
+        binary.sha256 = Some(digest.clone());
+        installed.push((name.clone(), binary.name.clone(), binary.source.clone(), digest));
+    }
+    work.plan.decide_daemons(&work.part, &work.seen);
+    Ok(installed)
+}
+
+async fn write(world: &World, work: &Work) -> Result<()> {
+    let files: Vec<&FileSpec> = work.part.files.iter().filter(|file| work.plan.writes(&file.path)).collect();
+    if files.is_empty() {
+        return Ok(());
+    }
+    world.host(&work.node).write(&files).await.with_context(|| work.node.name.clone())
+}
+
+/// The stamps go before the start: whatever runs afterwards has read these files.
+async fn start(world: &World, work: &Work, product: Product) -> Result<()> {
+    let (host, name) = (world.host(&work.node), || work.node.name.clone());
+    let daemon = work.part.daemon(product).with_context(name)?;
+    write(world, work).await?;
+    host.stamp(product, &wanted_stamps(&work.part, &work.seen, product)).await.with_context(name)?;
+    host.start(daemon).await.with_context(name)
+}
+
+async fn reload(world: &World, work: &Work, product: Product) -> Result<()> {
+    let (host, name) = (world.host(&work.node), || work.node.name.clone());
+    let daemon = work.part.daemon(product).with_context(name)?;
+    write(world, work).await?;
+    host.reload(daemon).await.with_context(name)?;
+    host.stamp(product, &wanted_stamps(&work.part, &work.seen, product)).await.with_context(name)
+}
+
+async fn restart(world: &World, work: &Work, product: Product) -> Result<()> {
+    let (host, name) = (world.host(&work.node), || work.node.name.clone());
+    host.stop(work.part.daemon(product).with_context(name)?, STOP_PATIENCE).await.with_context(name)?;
+    start(world, work, product).await
+}
+
+/// One after the other behind a gate, the leader last; all at once where nothing leads and nothing can be lost.
+async fn restart_all(world: &World, phase: Phase, mut works: Vec<&Work>, bar: &PhaseProgress) -> Result<()> {
+    let product = phase.product();
+    let serving = works[0].node.is_server(product);
+    let reach = world.reach()?;
+    let leader = gates::leader_of(&world.cluster, &reach, product).await.map(|node| node.name.clone());
+    if serving && leader.is_none() {
+        world.progress.note(&format!("{product} has no leader: all its servers are restarted at once"));
+        return stream::iter(works.into_iter().map(|work| restart(world, work, product)))
+            .buffer_unordered(world.parallel())
+            .try_collect()
+            .await;
+    }
+    gate(world, phase, bar, world.limit.min(BEFORE_RESTART)).await.context("not restarted, because not all is well")?;
+    works.sort_by_key(|work| Some(&work.node.name) == leader.as_ref());
+    for (done, work) in works.iter().enumerate() {
+        bar.set(done, &format!("restarting {}", work.node.name));
+        restart(world, work, product).await?;
+        if serving {
+            rolling_gate(world, product, &work.node).await?;
+        } else {
+            gate(world, phase, bar, world.limit).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Waits for the gate of a phase.
+///
+/// # Errors
+/// A reason per node that is not well.
+pub(super) async fn gate(world: &World, phase: Phase, bar: &PhaseProgress, limit: Duration) -> Result<()> {
+    let reach = world.reach()?;
+    let progress = |done, _| bar.set(done, waiting_for(phase));
+    let logs = world.logs();
+    let gates = gates::Gates {
+        cluster: &world.present,
+        reach: &reach,
+        absent: &world.absent,
+        logs: &logs,
+        progress: &progress,
+        deadline: limit,
+    };
+    told(gates.phase(phase).await)
+}
+
+async fn rolling_gate(world: &World, product: Product, node: &Node) -> Result<()> {
+    let reach = world.reach()?;
+    let logs = world.logs();
+    let gates = gates::Gates {
+        cluster: &world.present,
+        reach: &reach,
+        absent: &world.absent,
+        logs: &logs,
+        progress: &|_, _| {},
+        deadline: world.limit,
+    };
+    told(gates.rolling(product, node).await)
+}
+
+/// Every reason on a line of its own, with what is likely behind it and what to do.
+fn told(result: Result<(), GateFailure>) -> Result<()> {
+    let Err(failure) = result else { return Ok(()) };
+    let mut text = format!("{}: not well in time", title(failure.phase));
+    for reason in &failure.reasons {
+        text.push_str(&format!("\n  {}: {}", reason.node, reason.text));
+        if let Some(cause) = &reason.cause {
+            text.push_str(&format!("\n    likely cause: {}\n    what to do: {}", cause.text, cause.advice));
+        }
+    }
+    bail!(text)
+}
+
+/// Name of a phase for people.
+pub(super) fn title(phase: Phase) -> &'static str {
+    match phase {
+        Phase::ConsulServers => "Consul servers",
+        Phase::ConsulClients => "Consul agents",
+        Phase::NomadServers => "Nomad servers",
+        Phase::NomadClients => "Nomad clients",
+    }
+}
+
+fn waiting_for(phase: Phase) -> &'static str {
+    match phase {
+        Phase::ConsulServers | Phase::NomadServers => "waiting for one leader and all peers",
+        Phase::ConsulClients => "waiting for all members, each with a way to the leader",
+        Phase::NomadClients => "waiting for all nodes to be ready",
+    }
+}
+
+fn summary(works: &[Work], product: Product) -> String {
+    let count = |action| works.iter().filter(|work| work.plan.daemon(product) == Some(action)).count();
+    let parts: Vec<String> = [
+        (count(DaemonAction::Start), "started"),
+        (count(DaemonAction::Restart), "restarted"),
+        (count(DaemonAction::Reload), "reloaded"),
+    ]
+    .iter()
+    .filter(|(count, _)| *count > 0)
+    .map(|(count, what)| format!("{count} {what}"))
+    .collect();
+    let written = works.iter().filter(|work| !work.plan.is_empty()).count();
+    match (parts.is_empty(), written) {
+        (false, _) => format!("{} up, {}", works.len(), parts.join(", ")),
+        (true, 0) => format!("{} up, unchanged", works.len()),
+        (true, written) => format!("{} up, files of {written} written", works.len()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::spec::Owner;
+    use super::super::topology::Role;
+    use super::*;
+
+    #[test]
+    fn each_file_belongs_to_one_product() {
+        let layout = Layout::system();
+        let file = |path: &str, effect| FileSpec {
+            path: path.to_owned(),
+            content: Vec::new(),
+            mode: 0o600,
+            owner: Owner::Root,
+            effect,
+            secret: false,
+        };
+        let spec = NodeSpec {
+            files: vec![
+                file("/etc/consul.d/consul.hcl", Effect::Restart(Product::Consul)),
+                file("/etc/consul.d/encrypt.hcl", Effect::None),
+                file("/etc/nomad.d/encrypt.hcl", Effect::None),
+                file("/etc/systemd/system/nomad.service", Effect::Restart(Product::Nomad)),
+                file("/etc/lb/lb.toml", Effect::None),
+            ],
+            ..NodeSpec::default()
+        };
+        let node = Node {
+            name: "nomad-client-0".to_owned(),
+            role: Role::NomadClient,
+            address: [10, 0, 0, 1].into(),
+            ssh: None,
+            dynamic_ports: None,
+        };
+        let names = |product| {
+            let part = part(&spec, &layout, &node, product);
+            part.files.iter().map(|file| file.path.clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(names(Product::Consul), ["/etc/consul.d/consul.hcl", "/etc/consul.d/encrypt.hcl"]);
+        assert_eq!(
+            names(Product::Nomad),
+            ["/etc/nomad.d/encrypt.hcl", "/etc/systemd/system/nomad.service", "/etc/lb/lb.toml"]
+        );
+    }
+}

@@ -1,0 +1,113 @@
+//! A local cluster in the foreground: watched until it is asked to stop, then stopped in order.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::spec::NodeSpec;
+use super::topology::{Node, Phase, Product};
+use super::world::World;
+
+/// How often the processes are looked at.
+const LOOK: Duration = Duration::from_secs(5);
+/// How long an agent, or its tasks, may take to end.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Lines of the log shown of an agent that ended by itself.
+const LOG_LINES: usize = 5;
+
+/// Whether a run without `--detach` is to stay: the cluster is new, was stopped, or ran in the foreground before. One
+/// that was left in the background stays there.
+///
+/// # Errors
+/// When the state cannot be read.
+pub(super) fn is_ours(world: &World) -> Result<bool> {
+    Ok(world.state.applied().is_none_or(|applied| !applied.detached))
+}
+
+/// Waits for SIGINT or SIGTERM; for ever where they cannot be caught.
+pub(super) async fn asked_to_stop() {
+    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+}
+
+/// Tells of agents that end or come back, until asked to stop; then stops all. The exit code.
+///
+/// # Errors
+/// When an agent cannot be stopped.
+pub(super) async fn until_stopped(world: &World) -> Result<u8> {
+    let stop = asked_to_stop();
+    tokio::pin!(stop);
+    let mut down: BTreeSet<(String, Product)> = BTreeSet::new();
+    loop {
+        tokio::select! {
+            () = &mut stop => break,
+            () = tokio::time::sleep(LOOK) => {}
+        }
+        let now = ended(world).await?;
+        for (node, product) in now.difference(&down) {
+            let log = match world.cluster.nodes.iter().find(|candidate| candidate.name == *node) {
+                Some(node) => world.host(node).log(*product, LOG_LINES).await.unwrap_or_default(),
+                None => String::new(),
+            };
+            world.progress.note(&format!("{node}: {product} ended; `up` starts it again\n{}", log.trim_end()));
+        }
+        for (node, product) in down.difference(&now) {
+            world.progress.note(&format!("{node}: {product} is back"));
+        }
+        down = now;
+    }
+    world.progress.note("stopping all nodes");
+    stop_all(world).await?;
+    Ok(0)
+}
+
+async fn ended(world: &World) -> Result<BTreeSet<(String, Product)>> {
+    let mut ended = BTreeSet::new();
+    for node in &world.cluster.nodes {
+        let daemons = world.spec(node)?.daemons;
+        let spec = NodeSpec { daemons: daemons.clone(), ..NodeSpec::default() };
+        let seen = world.host(node).observe(&spec).await?;
+        let runs = |product| seen.daemons.get(product).is_some_and(|daemon| daemon.pid.is_some());
+        ended.extend(daemons.iter().filter(|daemon| !runs(&daemon.product)).map(|daemon| (node.name.clone(), daemon.product)));
+    }
+    Ok(ended)
+}
+
+/// Stops everything against the order of its start: tasks and their clients first, Consul's servers last.
+///
+/// # Errors
+/// When something cannot be stopped.
+pub(super) async fn stop_all(world: &World) -> Result<()> {
+    for phase in world.phases().into_iter().rev() {
+        let nodes = world.of_phase(phase);
+        let bar = world.progress.phase(&format!("stop {}", super::converge::title(phase)), nodes.len());
+        let stops = nodes.iter().map(|node| stop(world, node, phase));
+        let tasks: Vec<usize> = stream::iter(stops).buffer_unordered(world.parallel()).try_collect().await?;
+        match tasks.iter().sum::<usize>() {
+            0 => bar.done(&format!("{} stopped", nodes.len())),
+            tasks => bar.done(&format!("{} stopped, {tasks} processes of their tasks ended", nodes.len())),
+        }
+    }
+    Ok(())
+}
+
+async fn stop(world: &World, node: &Node, phase: Phase) -> Result<usize> {
+    let spec = world.spec(node)?;
+    let Some(daemon) = spec.daemon(phase.product()) else { return Ok(0) };
+    let host = world.host(node);
+    host.stop(daemon, PATIENCE).await.with_context(|| node.name.clone())?;
+    match phase {
+        // The tasks of a client outlive its agent.
+        Phase::NomadClients => host.stop_tasks(PATIENCE).await.with_context(|| node.name.clone()),
+        _ => Ok(0),
+    }
+}

@@ -1,0 +1,110 @@
+//! Whether the nodes can be worked on, before anything is touched: what `host` found, judged.
+
+use std::fmt::Write as _;
+
+use anyhow::{Context as _, Result, bail};
+use futures_util::stream::{self, StreamExt as _};
+
+use super::host::{Facts, Preflight};
+use super::topology::{Node, Product, Runner, Scope, Target};
+use super::world::World;
+
+/// Clocks further apart than this make fresh certificates invalid and logs misleading.
+const CLOCK_SKEW_MAX_MS: i64 = 5_000;
+/// Less room than this does not last for the raft logs of a day.
+const DISK_MIN_BYTES: u64 = 500 << 20;
+
+/// Looks at all nodes at once.
+///
+/// # Errors
+/// Everything that is in the way, node by node.
+pub(super) async fn run(world: &World, known: bool) -> Result<()> {
+    let bar = world.progress.phase("Nodes", world.cluster.nodes.len());
+    let looks = world.cluster.nodes.iter().filter(|node| !world.absent.contains(&node.name)).map(|node| async move {
+        let ask = Preflight { cluster_id: world.state.id().to_owned(), ports: ports(world, node) };
+        let spec = world.spec(node)?;
+        let facts = world.host(node).preflight(&spec, &ask).await;
+        anyhow::Ok((node, facts))
+    });
+    let found: Vec<_> = stream::iter(looks).buffered(world.parallel()).collect().await;
+    let mut problems = String::new();
+    let mut good = 0;
+    for look in found {
+        let (node, facts) = look?;
+        let here = match &facts {
+            Ok(facts) => judge(world, node, facts, known),
+            Err(error) => vec![format!("{error:#}")],
+        };
+        good += usize::from(here.is_empty());
+        bar.set(good, "looking");
+        for problem in here {
+            let _ = write!(problems, "\n  {}: {problem}", node.name);
+        }
+    }
+    if !problems.is_empty() {
+        bail!("nothing was changed, because of this:{problems}");
+    }
+    bar.done(&format!("{good} can be worked on"));
+    Ok(())
+}
+
+fn ports(world: &World, node: &Node) -> Vec<u16> {
+    let wanted = |product: &&Product| world.scope == Scope::All || **product == Product::Consul;
+    node.products().iter().filter(wanted).flat_map(|&product| node.ports(product)).copied().collect()
+}
+
+fn judge(world: &World, node: &Node, facts: &Facts, known: bool) -> Vec<String> {
+    let mut problems = Vec::new();
+    let mut say = |problem: String| problems.push(problem);
+    let systemd = matches!(&world.cluster.target, Target::Ssh(ssh) if ssh.runner == Runner::Systemd);
+    if !facts.missing_tools.is_empty() {
+        say(format!("lacks {}: install it there", facts.missing_tools.join(", ")));
+    }
+    if systemd && !facts.systemd {
+        say("is not run by systemd: set `runner = \"process\"` in [ssh] to do without".to_owned());
+    }
+    if !facts.has_address {
+        say(format!("{} is no address of that machine: correct it in {}", node.address, world.source));
+    }
+    if facts.clock_skew_ms.abs() > CLOCK_SKEW_MAX_MS {
+        let seconds = facts.clock_skew_ms as f64 / 1000.0;
+        say(format!("its clock is {seconds:+.1} s from ours: certificates would not be valid; let it keep time (NTP)"));
+    }
+    for port in &facts.ports_taken {
+        let by = port.by.as_deref().unwrap_or("another program");
+        let ours = Product::ALL.iter().any(|product| by.starts_with(product.name()));
+        let advice = match ours && !known {
+            true => "it looks like a cluster whose state folder is gone: bring the folder back, or stop that cluster",
+            false if world.cluster.is_local() => "stop it, or choose other addresses with --network",
+            false => "stop it there",
+        };
+        say(format!("port {} of {} is taken by {by}: {advice}", port.port, node.address));
+    }
+    if let Some(id) = facts.cluster_id.as_ref().filter(|id| *id != world.state.id()) {
+        say(format!(
+            "belongs to the cluster {id}, whose keys are not in {}: bring that state folder back (--state), or run \
+             `lb bootstrap down --purge` with it first. New keys for a cluster that lives would cut it in two",
+            world.state.folder().display()
+        ));
+    } else if !facts.foreign.is_empty() {
+        say(format!(
+            "{} is there already, and not of this cluster: move it away first, nothing of it is taken over",
+            facts.foreign.join(", ")
+        ));
+    }
+    if facts.free_disk_bytes < DISK_MIN_BYTES {
+        say(format!("has only {} MB of room for data: 500 MB are needed", facts.free_disk_bytes >> 20));
+    }
+    problems
+}
+
+/// Writes our mark on all nodes.
+///
+/// # Errors
+/// A node that carries another mark.
+pub(super) async fn claim(world: &World) -> Result<()> {
+    for node in world.cluster.nodes.iter().filter(|node| !world.absent.contains(&node.name)) {
+        world.host(node).claim(world.state.id()).await.with_context(|| node.name.clone())?;
+    }
+    Ok(())
+}
