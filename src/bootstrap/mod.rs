@@ -11,6 +11,9 @@
 //! is carried out (`plan`), one server at a time once the cluster lives, with a gate after each step (`gates`). So the
 //! first run, the second, a resumed one, a rotation and an upgrade are the same walk with another starting point.
 
+pub mod access;
+pub mod pki;
 pub mod secrets;
 pub mod spec;
+pub mod state;
 pub mod topology;
