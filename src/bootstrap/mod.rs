@@ -11,6 +11,7 @@
 //! is carried out (`plan`), one server at a time once the cluster lives, with a gate after each step (`gates`). So the
 //! first run, the second, a resumed one, a rotation and an upgrade are the same walk with another starting point.
 
+pub mod access;
 pub mod acl;
 pub mod api;
 pub mod causes;
@@ -21,12 +22,14 @@ pub mod host;
 pub mod inventory;
 pub mod members;
 pub mod peers;
+pub mod pki;
 pub mod plan;
 pub mod progress;
 pub mod reach;
 pub mod render;
 pub mod secrets;
 pub mod spec;
+pub mod state;
 pub mod topology;
 
 use crate::cli::BootstrapArgs;

@@ -1,0 +1,348 @@
+//! The JSON files: their forms, each with a version so that an older `lb` refuses what it would misread.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context as _, Result, bail};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::bootstrap::pki;
+use crate::bootstrap::secrets::Secret;
+use crate::bootstrap::topology::{Cluster, Product, Role, Scope};
+
+/// Version of all forms here.
+const VERSION: u32 = 1;
+
+/// A form of one of the files.
+pub(super) trait Record: Serialize + DeserializeOwned {}
+
+impl Record for Applied {}
+impl Record for Tokens {}
+impl Record for Gossip {}
+impl Record for Rotation {}
+
+/// As in the file, with the version in front.
+#[derive(Serialize, Deserialize)]
+struct Versioned<T> {
+    version: u32,
+    #[serde(flatten)]
+    record: T,
+}
+
+/// Reads one.
+pub(super) fn parse<T: Record>(text: &str) -> Result<T> {
+    #[derive(Deserialize)]
+    struct Version {
+        version: u32,
+    }
+    // serde's own words may quote a value, which may be a secret: line and column say enough.
+    let place = |error: &serde_json::Error| format!("line {}, column {}", error.line(), error.column());
+    let found: Version = serde_json::from_str(text)
+        .map_err(|error| anyhow::anyhow!("not a state file of lb, or damaged ({})", place(&error)))?;
+    if found.version > VERSION {
+        bail!("has format {}, this lb knows up to {VERSION}: a newer lb wrote it; use that one", found.version);
+    }
+    let record: Versioned<T> =
+        serde_json::from_str(text).map_err(|error| anyhow::anyhow!("damaged ({})", place(&error)))?;
+    Ok(record.record)
+}
+
+/// Writes one.
+pub(super) fn text<T: Record>(record: &T) -> Result<String> {
+    let mut text = serde_json::to_string_pretty(&Versioned { version: VERSION, record })?;
+    text.push('\n');
+    Ok(text)
+}
+
+/// A node's role, as written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AppliedRole {
+    /// Consul server.
+    ConsulServer,
+    /// Nomad server.
+    NomadServer,
+    /// Nomad client.
+    NomadClient,
+}
+
+impl From<Role> for AppliedRole {
+    fn from(role: Role) -> Self {
+        match role {
+            Role::ConsulServer => Self::ConsulServer,
+            Role::NomadServer => Self::NomadServer,
+            Role::NomadClient => Self::NomadClient,
+        }
+    }
+}
+
+impl From<AppliedRole> for Role {
+    fn from(role: AppliedRole) -> Self {
+        match role {
+            AppliedRole::ConsulServer => Self::ConsulServer,
+            AppliedRole::NomadServer => Self::NomadServer,
+            AppliedRole::NomadClient => Self::NomadClient,
+        }
+    }
+}
+
+/// A node that was applied.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AppliedNode {
+    /// Its name.
+    pub name: String,
+    /// Its role.
+    pub role: AppliedRole,
+    /// Its address.
+    pub address: IpAddr,
+}
+
+/// `cluster.json`: what was applied last.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Applied {
+    /// Made once, at the very first run.
+    pub id: String,
+    /// Name of the cluster.
+    pub name: String,
+    /// Consul's datacenter.
+    pub datacenter: String,
+    /// Nomad's region.
+    pub region: String,
+    /// Consul's DNS domain.
+    pub domain: String,
+    /// Whether ACLs are on.
+    pub acl: bool,
+    /// The nodes.
+    pub nodes: Vec<AppliedNode>,
+    /// Versions of the programs by name, as far as they are known.
+    #[serde(default)]
+    pub versions: BTreeMap<String, String>,
+    /// When the cluster was begun, Unix seconds.
+    pub created_at: i64,
+    /// Whether only Consul was brought up.
+    #[serde(default)]
+    pub consul_only: bool,
+    /// Whether it stays up in the background (local target).
+    #[serde(default)]
+    pub detached: bool,
+    /// Whether the sample jobs were run.
+    #[serde(default)]
+    pub sample: bool,
+}
+
+impl Applied {
+    /// The note for this description; identity and birthday are those of `before`, if there was one.
+    #[must_use]
+    pub fn of(cluster: &Cluster, scope: Scope, before: Option<&Self>, now: SystemTime) -> Self {
+        let nodes = cluster.nodes.iter().map(|node| AppliedNode {
+            name: node.name.clone(),
+            role: node.role.into(),
+            address: node.address,
+        });
+        Self {
+            id: before.map_or_else(|| uuid::Uuid::new_v4().to_string(), |before| before.id.clone()),
+            name: cluster.name.clone(),
+            datacenter: cluster.datacenter.clone(),
+            region: cluster.region.clone(),
+            domain: cluster.domain.clone(),
+            acl: cluster.acl,
+            nodes: nodes.collect(),
+            versions: before.map(|before| before.versions.clone()).unwrap_or_default(),
+            created_at: before.map_or_else(|| unix(now), |before| before.created_at),
+            consul_only: scope == Scope::ConsulOnly,
+            detached: before.is_some_and(|before| before.detached),
+            sample: before.is_some_and(|before| before.sample),
+        }
+    }
+}
+
+/// A token of Consul or Nomad.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Token {
+    /// Its public name.
+    pub accessor: String,
+    /// What is shown at the door.
+    #[serde(with = "hidden")]
+    pub secret: Secret,
+}
+
+/// `tokens.json`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Tokens {
+    /// Consul's first token, which may do everything.
+    pub consul_management: Option<Token>,
+    /// Nomad's first token, which may do everything.
+    pub nomad_management: Option<Token>,
+    /// Of the Consul agents, by node.
+    pub agents: BTreeMap<String, Token>,
+    /// The Consul token of Nomad's agents.
+    pub nomad_consul: Option<Token>,
+    /// The operator's Consul token.
+    pub operator: Option<Token>,
+    /// The operator's Nomad token.
+    pub nomad_operator: Option<Token>,
+    /// lb's Consul token: it may read services, nodes and `lb/` keys.
+    pub lb: Option<Token>,
+}
+
+impl Tokens {
+    /// What the operator uses with a product: the own token, else the management token.
+    #[must_use]
+    pub fn operator_of(&self, product: Product) -> Option<&Token> {
+        match product {
+            Product::Consul => self.operator.as_ref().or(self.consul_management.as_ref()),
+            Product::Nomad => self.nomad_operator.as_ref().or(self.nomad_management.as_ref()),
+        }
+    }
+}
+
+/// How far the change of a gossip key is. Each step is repeated when it is not known to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GossipStep {
+    /// The new key is being handed to all members.
+    Install,
+    /// All have it; they are being told to encrypt with it.
+    Use,
+    /// All encrypt with it; the old one is being taken away.
+    Remove,
+}
+
+/// The key that is to follow.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NextKey {
+    /// Base64 of 32 bytes.
+    #[serde(with = "hidden")]
+    pub key: Secret,
+    /// How far the change is.
+    pub step: GossipStep,
+}
+
+/// The keys of one product.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GossipKeys {
+    /// The key that configuration files carry, base64.
+    #[serde(with = "hidden")]
+    pub current: Secret,
+    /// The key that is to follow, while it changes.
+    #[serde(default)]
+    pub next: Option<NextKey>,
+}
+
+impl GossipKeys {
+    fn create() -> Result<Self> {
+        Ok(Self { current: Self::key()?, next: None })
+    }
+
+    /// A new random key: base64 of 32 bytes.
+    ///
+    /// # Errors
+    /// When the operating system gives no random bytes.
+    pub fn key() -> Result<Secret> {
+        let mut bytes = [0; 32];
+        pki::random(&mut bytes)?;
+        Ok(Secret::new(STANDARD.encode(bytes)))
+    }
+}
+
+/// `gossip.json`: the keys of both products.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gossip {
+    /// Consul's.
+    pub consul: GossipKeys,
+    /// Nomad's.
+    pub nomad: GossipKeys,
+}
+
+impl Gossip {
+    pub(super) fn create() -> Result<Self> {
+        Ok(Self { consul: GossipKeys::create()?, nomad: GossipKeys::create()? })
+    }
+
+    /// The keys of a product.
+    #[must_use]
+    pub fn of(&self, product: Product) -> &GossipKeys {
+        match product {
+            Product::Consul => &self.consul,
+            Product::Nomad => &self.nomad,
+        }
+    }
+
+    /// The keys of a product, to be changed.
+    pub fn of_mut(&mut self, product: Product) -> &mut GossipKeys {
+        match product {
+            Product::Consul => &mut self.consul,
+            Product::Nomad => &mut self.nomad,
+        }
+    }
+
+    /// Agents stop at once at a key of another length.
+    pub(super) fn check(&self) -> Result<()> {
+        for (product, keys) in [(Product::Consul, &self.consul), (Product::Nomad, &self.nomad)] {
+            for key in [Some(&keys.current), keys.next.as_ref().map(|next| &next.key)].into_iter().flatten() {
+                let length = STANDARD.decode(key.reveal()).ok().context("a gossip key is not base64")?.len();
+                if !matches!(length, 16 | 24 | 32) {
+                    bail!("a gossip key of {product} has {length} bytes: 16, 24 or 32 are needed");
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What is being made anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RotationKind {
+    /// All leaf certificates.
+    Leaves,
+    /// The CA, and all leaf certificates with it.
+    Authority,
+}
+
+/// How far the rotation is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RotationStep {
+    /// The bundle with both CAs goes to all nodes; the old CA still signs. Only of [`RotationKind::Authority`].
+    BothTrusted,
+    /// New leaves are made and go to all nodes.
+    NewLeaves,
+    /// All nodes have their new leaves; the bundle without the old CA goes to all of them.
+    OldDropped,
+}
+
+/// `rotation.json`: a rotation of certificates that is under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rotation {
+    /// What is made anew.
+    pub kind: RotationKind,
+    /// How far it is.
+    pub step: RotationStep,
+    /// When it was begun, Unix seconds: leaves made before that are the old ones.
+    pub started_at: i64,
+}
+
+pub(super) fn unix(now: SystemTime) -> i64 {
+    now.duration_since(UNIX_EPOCH).map_or(0, |passed| i64::try_from(passed.as_secs()).unwrap_or(i64::MAX))
+}
+
+/// Secrets as plain text, here and nowhere else.
+mod hidden {
+    use serde::{Deserialize as _, Deserializer, Serializer};
+
+    use crate::bootstrap::secrets::Secret;
+
+    pub(super) fn serialize<S: Serializer>(secret: &Secret, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(secret.reveal())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Secret, D::Error> {
+        String::deserialize(deserializer).map(Secret::new)
+    }
+}
