@@ -14,12 +14,14 @@ pub(super) struct Hcl {
     depth: usize,
     /// Attributes since the last block or gap, to be aligned with each other.
     run: Vec<(String, String)>,
+    /// The last line is a comment, which belongs to what follows.
+    commented: bool,
 }
 
 impl Hcl {
     /// An empty file with the usual head.
     pub(super) fn file() -> Self {
-        Self { out: HEAD.to_owned(), depth: 0, run: Vec::new() }
+        Self { out: HEAD.to_owned(), depth: 0, run: Vec::new(), commented: false }
     }
 
     /// `key = "value"`.
@@ -44,15 +46,17 @@ impl Hcl {
     }
 
     fn raw(&mut self, key: &str, value: String) -> &mut Self {
+        self.commented = false;
         self.run.push((key.to_owned(), value));
         self
     }
 
-    /// `header { … }`, set off by an empty line unless it comes first in its block.
+    /// `header { … }`, set off by an empty line unless it comes first in its block or has a comment. A header that ends
+    /// in `=` makes a map.
     pub(super) fn block(&mut self, header: &str, fill: impl FnOnce(&mut Self)) -> &mut Self {
         self.flush();
-        if !self.out.ends_with("{\n") {
-            self.out.push('\n');
+        if !std::mem::take(&mut self.commented) {
+            self.set_off();
         }
         self.indent();
         let _ = writeln!(self.out, "{header} {{");
@@ -68,11 +72,10 @@ impl Hcl {
     /// A comment of one line, set off from what is above.
     pub(super) fn comment(&mut self, text: &str) -> &mut Self {
         self.flush();
-        if !self.out.ends_with("{\n") {
-            self.out.push('\n');
-        }
+        self.set_off();
         self.indent();
         let _ = writeln!(self.out, "# {text}");
+        self.commented = true;
         self
     }
 
@@ -94,6 +97,12 @@ impl Hcl {
         for (key, value) in std::mem::take(&mut self.run) {
             self.indent();
             let _ = writeln!(self.out, "{key:width$} = {value}");
+        }
+    }
+
+    fn set_off(&mut self) {
+        if !self.out.ends_with("{\n") {
+            self.out.push('\n');
         }
     }
 

@@ -17,6 +17,8 @@ pub mod jobs;
 mod lb;
 mod nomad;
 mod systemd;
+#[cfg(test)]
+mod tests;
 mod version;
 
 use std::net::IpAddr;

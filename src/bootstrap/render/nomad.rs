@@ -95,8 +95,8 @@ fn client(hcl: &mut Hcl, cluster: &Cluster, node: &Node, layout: &Layout, versio
             }
         });
         hcl.comment("Nobody answers these questions outside the clouds; each costs seconds at start.");
-        hcl.block("options", |hcl| {
-            hcl.text("fingerprint.denylist", "env_aws,env_gce,env_azure,env_digitalocean");
+        hcl.block("options =", |hcl| {
+            hcl.text("\"fingerprint.denylist\"", "env_aws,env_gce,env_azure,env_digitalocean");
         });
     });
     hcl.block("plugin \"raw_exec\"", |hcl| {

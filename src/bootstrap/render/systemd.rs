@@ -23,8 +23,7 @@ pub(super) fn unit(daemon: &DaemonSpec, layout: &Layout) -> String {
          Wants={after}\nAfter={after}\nConditionDirectoryNotEmpty={config}\n\
          # It is started again for ever: a node must come back by itself, however long the trouble lasts.\n\
          StartLimitIntervalSec=0\n\n[Service]\nType=exec\nUser={user}\nGroup={user}\nExecStart={command}\n\
-         ExecReload=/bin/kill -HUP $MAINPID\nKillSignal=SIGINT\nTimeoutStopSec=30\nRestart=on-failure\nRestartSec=2\n\
-         UMask=0077\n",
+         ExecReload=/bin/kill -HUP $MAINPID\nKillSignal=SIGINT\nTimeoutStopSec=30\nRestart=on-failure\nRestartSec=2\n",
         config = layout.config(product),
         user = daemon.user.name(),
         command = daemon.command.iter().map(|word| escaped(word)).collect::<Vec<_>>().join(" "),
@@ -39,11 +38,12 @@ pub(super) fn unit(daemon: &DaemonSpec, layout: &Layout) -> String {
 }
 
 /// A Nomad client starts other people's programs as their users, in cgroups and mounts that it makes: it needs root.
-/// Tasks outlive their agent, so that an upgrade of it does not touch them.
+/// Tasks outlive their agent, so that an upgrade of it does not touch them. They inherit what is set here, so no umask,
+/// and no exemption from the killer of processes that use too much memory.
 const CLIENT: &str = "\
 LimitNOFILE=infinity
 TasksMax=infinity
-OOMScoreAdjust=-1000
+OOMScoreAdjust=-500
 KillMode=process
 Delegate=yes
 LockPersonality=yes
@@ -54,6 +54,7 @@ RestrictRealtime=yes
 const CONFINED: &str = "\
 LimitNOFILE=65536
 KillMode=mixed
+UMask=0077
 NoNewPrivileges=yes
 CapabilityBoundingSet=
 AmbientCapabilities=
