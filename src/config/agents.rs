@@ -7,12 +7,15 @@ use super::*;
 
 /// Reads the section.
 pub(super) fn consul(reader: &mut Reader<'_>, env: ConsulEnvironment, warnings: &mut Vec<Mistake>) -> ConsulConfig {
-    let config = ConsulConfig {
+    let mut config = ConsulConfig {
         addresses: Vec::new(),
         ca_file: reader.path("ca_file"),
+        ca_pem: reader.text("ca_pem"),
         ca_path: reader.path("ca_path"),
         cert_file: reader.path("cert_file"),
+        cert_pem: reader.text("cert_pem"),
         key_file: reader.path("key_file"),
+        key_pem: reader.text("key_pem"),
         server_name: reader.text("server_name"),
         skip_verify: reader.bool("skip_verify"),
         token: reader.text("token"),
@@ -52,9 +55,21 @@ pub(super) fn consul(reader: &mut Reader<'_>, env: ConsulEnvironment, warnings: 
     if config.tag_prefix.is_empty() {
         reader.wrong("tag_prefix", "is empty, so that every tag would be a route", "write \"urlprefix-\"");
     }
-    match (&config.cert_file, &config.key_file) {
-        (Some(_), None) => reader.wrong("cert_file", "has no key beside it", "set consul.key_file too"),
-        (None, Some(_)) => reader.wrong("key_file", "has no certificate beside it", "set consul.cert_file too"),
+    one_of(reader, ("ca_file", &mut config.ca_file), ("ca_pem", &mut config.ca_pem), warnings);
+    one_of(reader, ("cert_file", &mut config.cert_file), ("cert_pem", &mut config.cert_pem), warnings);
+    one_of(reader, ("key_file", &mut config.key_file), ("key_pem", &mut config.key_pem), warnings);
+    let given = |file: bool, pem: bool, names: [&'static str; 2]| match (file, pem) {
+        (true, _) => Some(names[0]),
+        (_, true) => Some(names[1]),
+        _ => None,
+    };
+    let cert = given(config.cert_file.is_some(), config.cert_pem.is_some(), ["cert_file", "cert_pem"]);
+    let key = given(config.key_file.is_some(), config.key_pem.is_some(), ["key_file", "key_pem"]);
+    match (cert, key) {
+        (Some("cert_pem"), None) => reader.wrong("cert_pem", "has no key beside it", "set consul.key_pem too"),
+        (Some(cert), None) => reader.wrong(cert, "has no key beside it", "set consul.key_file too"),
+        (None, Some("key_pem")) => reader.wrong("key_pem", "has no certificate beside it", "set consul.cert_pem too"),
+        (None, Some(key)) => reader.wrong(key, "has no certificate beside it", "set consul.cert_file too"),
         _ => {}
     }
     if config.token.is_some() && config.token_file.is_some() {
@@ -65,6 +80,31 @@ pub(super) fn consul(reader: &mut Reader<'_>, env: ConsulEnvironment, warnings: 
     ConsulConfig { addresses, token, ..config }
 }
 
+/// A file and a text that say the same thing. Given side by side one of them is a mistake, and which is not ours to
+/// guess; but an environment made for the command-line tools, or a flag, goes before the file as it does everywhere.
+fn one_of(
+    reader: &mut Reader<'_>,
+    (file_key, file): (&'static str, &mut Option<PathBuf>),
+    (pem_key, pem): (&'static str, &mut Option<String>),
+    warnings: &mut Vec<Mistake>,
+) {
+    if file.is_none() || pem.is_none() {
+        return;
+    }
+    let in_file = |reader: &Reader<'_>, key| matches!(reader.place(key), Some(Place::File { .. }));
+    match (in_file(reader, file_key), in_file(reader, pem_key)) {
+        (false, true) => {
+            *pem = None;
+            warnings.push(reader.about(pem_key, &format!("is not used, because consul.{file_key} goes before it"), ""));
+        }
+        (true, false) => {
+            *file = None;
+            warnings.push(reader.about(file_key, &format!("is not used, because consul.{pem_key} goes before it"), ""));
+        }
+        _ => reader.wrong(pem_key, &format!("stands beside consul.{file_key}"), "remove one of them"),
+    }
+}
+
 /// The agents' URLs. A bare address gets its scheme from what else is configured.
 fn consul_addresses(
     reader: &mut Reader<'_>,
@@ -72,7 +112,8 @@ fn consul_addresses(
     env: ConsulEnvironment,
     warnings: &mut Vec<Mistake>,
 ) -> Vec<String> {
-    let wants_tls = config.cert_file.is_some() || config.ca_file.is_some() || config.ca_path.is_some();
+    let wants_tls =
+        config.has_certificate() || config.ca_file.is_some() || config.ca_pem.is_some() || config.ca_path.is_some();
     // Consul's own tools take CONSUL_HTTP_SSL=true as the last word on their own address variable.
     let forced = env.ssl && matches!(reader.place("address"), Some(Place::Env(name)) if name == "CONSUL_HTTP_ADDR");
     let mut addresses = Vec::new();
@@ -89,7 +130,7 @@ fn consul_addresses(
             reader.wrong("address", &problem, advice);
             continue;
         }
-        if url.starts_with("http://") && config.cert_file.is_some() {
+        if url.starts_with("http://") && config.has_certificate() {
             let advice = "write https:// if the agent speaks TLS (its port is usually 8501)";
             warnings.push(reader.about("address", "is plain HTTP, so the client certificate is not used", advice));
         }

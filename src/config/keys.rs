@@ -348,6 +348,12 @@ const CONSUL: &[Key] = &[
         "ca.pem",
         "PEM file of the CAs that sign the agents' certificates. Also CONSUL_CACERT. Without it: the system's.",
     ),
+    unset(
+        "ca_pem",
+        Kind::Text,
+        "-----BEGIN CERTIFICATE-----…",
+        "The same as text, in place of ca_file: for a configuration that is one file.",
+    ),
     unset("ca_path", Kind::Path, "ca.d", "Folder of such files. Also CONSUL_CAPATH."),
     unset(
         "cert_file",
@@ -356,7 +362,19 @@ const CONSUL: &[Key] = &[
         "Client certificate for agents that verify it (verify_incoming). Read again when it changes. Also \
          CONSUL_CLIENT_CERT.",
     ),
+    unset(
+        "cert_pem",
+        Kind::Text,
+        "-----BEGIN CERTIFICATE-----…",
+        "The same as text, in place of cert_file.",
+    ),
     unset("key_file", Kind::Path, "client-key.pem", "Its private key. Also CONSUL_CLIENT_KEY."),
+    unset(
+        "key_pem",
+        Kind::Secret,
+        "-----BEGIN PRIVATE KEY-----…",
+        "The same as text, in place of key_file. Never shown; keep the file to yourself (chmod 600).",
+    ),
     unset(
         "server_name",
         Kind::Text,

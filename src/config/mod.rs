@@ -76,12 +76,18 @@ pub struct ConsulConfig {
     pub addresses: Vec<String>,
     /// PEM bundle of CAs (`ca_file`).
     pub ca_file: Option<PathBuf>,
+    /// The same, written in the configuration itself (`ca_pem`).
+    pub ca_pem: Option<String>,
     /// Directory of PEM bundles (`ca_path`).
     pub ca_path: Option<PathBuf>,
     /// Client certificate (`cert_file`).
     pub cert_file: Option<PathBuf>,
+    /// Client certificate, written in the configuration itself (`cert_pem`).
+    pub cert_pem: Option<String>,
     /// Its key (`key_file`).
     pub key_file: Option<PathBuf>,
+    /// Its key, written in the configuration itself (`key_pem`).
+    pub key_pem: Option<String>,
     /// Name to verify instead of the address's host (`server_name`).
     pub server_name: Option<String>,
     /// Accept any server certificate (`skip_verify`).
@@ -118,6 +124,14 @@ pub struct ConsulConfig {
     pub critical_hold: Duration,
     /// Most connections kept to an agent (`max_connections`).
     pub max_connections: usize,
+}
+
+impl ConsulConfig {
+    /// Whether there is a client certificate to be shown, whichever way it is given.
+    #[must_use]
+    pub fn has_certificate(&self) -> bool {
+        self.cert_file.is_some() || self.cert_pem.is_some()
+    }
 }
 
 /// One `[[static.route]]`.

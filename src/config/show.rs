@@ -86,9 +86,12 @@ fn consul(config: &ConsulConfig) -> Value {
     json!({
         "address": config.addresses.iter().map(|url| without_password(url)).collect::<Vec<_>>().join(","),
         "ca_file": config.ca_file,
+        "ca_pem": config.ca_pem,
         "ca_path": config.ca_path,
         "cert_file": config.cert_file,
+        "cert_pem": config.cert_pem,
         "key_file": config.key_file,
+        "key_pem": config.key_pem.as_ref().map(|_| MASK),
         "server_name": config.server_name,
         "skip_verify": config.skip_verify,
         "token": config.token.as_ref().map(|_| MASK),
@@ -189,6 +192,8 @@ mod tests {
             [consul]
             address = "https://me:secret@127.0.0.1:8501"
             token = "secret"
+            cert_pem = "public"
+            key_pem = "secret"
             [[listener]]
             address = "127.0.0.1:1"
             protocol = "https"
@@ -228,5 +233,6 @@ mod tests {
         let text = sample().to_masked_json().to_string();
         assert!(!text.contains("secret"), "{text}");
         assert!(text.contains(r#""token":"***""#), "{text}");
+        assert!(text.contains(r#""key_pem":"***""#) && text.contains(r#""cert_pem":"public""#), "{text}");
     }
 }

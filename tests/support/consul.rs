@@ -356,9 +356,12 @@ pub fn plain_config(address: &str) -> ConsulConfig {
     ConsulConfig {
         addresses: vec![address.to_owned()],
         ca_file: None,
+        ca_pem: None,
         ca_path: None,
         cert_file: None,
+        cert_pem: None,
         key_file: None,
+        key_pem: None,
         server_name: None,
         skip_verify: false,
         token: None,

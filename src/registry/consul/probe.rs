@@ -68,7 +68,7 @@ impl Steps {
 
 /// Tries every configured agent in turn until one can be read; returns the steps of all that were tried.
 pub async fn probe(config: &ConsulConfig) -> Vec<ProbeStep> {
-    let certificate = config.cert_file.is_some();
+    let certificate = config.has_certificate();
     let settings = match Settings::load(config) {
         Ok(settings) => settings,
         Err(error) => return vec![ProbeStep::bad("config", &error, certificate)],
@@ -97,7 +97,7 @@ async fn attempt(settings: &Settings, agent: &Agent, config: &ConsulConfig, step
     };
     steps.note(name, leader)?;
     if agent.is_tls() {
-        let shown = if config.cert_file.is_some() {
+        let shown = if config.has_certificate() {
             "client certificate accepted or not asked for"
         } else {
             "no client certificate asked for"

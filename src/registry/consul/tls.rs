@@ -1,7 +1,8 @@
 //! TLS towards Consul: which CAs to believe, which certificate to show.
 
+use std::borrow::Cow;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::crypto::aws_lc_rs;
@@ -15,10 +16,10 @@ use super::settings::read;
 use crate::config::ConsulConfig;
 use crate::trust::AcceptAny;
 
-/// Builds the client side of TLS from the files that `[consul]` names, and says when these certificates end.
+/// Builds the client side of TLS from the files or texts that `[consul]` gives, and says when these certificates end.
 ///
 /// # Errors
-/// [`ConsulError::File`] with the key and the file that cannot be used.
+/// [`ConsulError::File`] with the key and the file that cannot be used, [`ConsulError::Value`] for a text.
 pub(super) fn client_config(config: &ConsulConfig) -> Result<(ClientConfig, Vec<Expiry>), ConsulError> {
     let mut expiries = Vec::new();
     let provider = Arc::new(aws_lc_rs::default_provider());
@@ -30,68 +31,117 @@ pub(super) fn client_config(config: &ConsulConfig) -> Result<(ClientConfig, Vec<
     } else {
         builder.with_root_certificates(roots(config, &mut expiries)?)
     };
-    let mut tls = match (&config.cert_file, &config.key_file) {
+    let cert = Pem::given("cert_file", config.cert_file.as_deref(), "cert_pem", config.cert_pem.as_deref());
+    let key = Pem::given("key_file", config.key_file.as_deref(), "key_pem", config.key_pem.as_deref());
+    let mut tls = match (cert, key) {
         (Some(cert), Some(key)) => {
-            let (chain, private) = (certificates("cert_file", cert)?, private_key(key)?);
+            let (chain, private) = (cert.certificates()?, key.private_key()?);
             // The first is the own one; those above it are the CA's business.
-            expiries.extend(Expiry::earliest(cert, chain.get(..1).unwrap_or_default()));
+            expiries.extend(Expiry::earliest(&cert.name(), chain.get(..1).unwrap_or_default()));
             // Fails when the key does not belong to the certificate.
-            builder.with_client_auth_cert(chain, private).map_err(|error| file("cert_file", cert, &error))?
+            builder.with_client_auth_cert(chain, private).map_err(|error| cert.error(&error))?
         }
-        (Some(cert), None) => return Err(file("cert_file", cert, &"needs consul.key_file beside it")),
-        (None, Some(key)) => return Err(file("key_file", key, &"needs consul.cert_file beside it")),
+        (Some(cert), None) => return Err(cert.error(&"needs consul.key_file or consul.key_pem beside it")),
+        (None, Some(key)) => return Err(key.error(&"needs consul.cert_file or consul.cert_pem beside it")),
         (None, None) => builder.with_no_client_auth(),
     };
     tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok((tls, expiries))
 }
 
-/// The CAs of `ca_file` and `ca_path`, or the system's when neither is given.
+/// The CAs of `ca_file` or `ca_pem`, and of `ca_path`; the system's when none is given.
 fn roots(config: &ConsulConfig, expiries: &mut Vec<Expiry>) -> Result<RootCertStore, ConsulError> {
     let mut roots = RootCertStore::empty();
-    if let Some(path) = &config.ca_file {
-        expiries.extend(Expiry::earliest(path, &add(&mut roots, "ca_file", path)?));
+    let given = Pem::given("ca_file", config.ca_file.as_deref(), "ca_pem", config.ca_pem.as_deref());
+    if let Some(pem) = given {
+        expiries.extend(Expiry::earliest(&pem.name(), &add(&mut roots, pem)?));
     }
     if let Some(directory) = &config.ca_path {
         let entries = fs::read_dir(directory).map_err(|error| file("ca_path", directory, &error))?;
         for entry in entries {
             let path = entry.map_err(|error| file("ca_path", directory, &error))?.path();
             if path.is_file() && path.extension().is_some_and(|ext| ext == "pem" || ext == "crt" || ext == "cer") {
-                add(&mut roots, "ca_path", &path)?;
+                add(&mut roots, Pem::File("ca_path", &path))?;
             }
         }
         if roots.is_empty() {
             return Err(file("ca_path", directory, &"no *.pem, *.crt or *.cer file in it"));
         }
     }
-    if config.ca_file.is_none() && config.ca_path.is_none() {
+    if given.is_none() && config.ca_path.is_none() {
         // Certificates of the system that cannot be read are no fault of ours; without any, verifying fails and says so.
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     }
     Ok(roots)
 }
 
-/// Adds the CAs of one file, and returns them.
-fn add(roots: &mut RootCertStore, key: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, ConsulError> {
-    let certificates = certificates(key, path)?;
+/// Adds the CAs of one file or text, and returns them.
+fn add(roots: &mut RootCertStore, pem: Pem<'_>) -> Result<Vec<CertificateDer<'static>>, ConsulError> {
+    let certificates = pem.certificates()?;
     for certificate in &certificates {
-        roots.add(certificate.clone()).map_err(|error| file(key, path, &error))?;
+        roots.add(certificate.clone()).map_err(|error| pem.error(&error))?;
     }
     Ok(certificates)
 }
 
-fn certificates(key: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, ConsulError> {
-    let pem = read(key, path)?;
-    let chain: Vec<_> =
-        CertificateDer::pem_slice_iter(&pem).collect::<Result<_, _>>().map_err(|error| file(key, path, &error))?;
-    if chain.is_empty() {
-        return Err(file(key, path, &"no certificate in it (PEM, BEGIN CERTIFICATE)"));
-    }
-    Ok(chain)
+/// PEM, with the key that gives it.
+#[derive(Clone, Copy)]
+enum Pem<'a> {
+    /// In a file of its own.
+    File(&'static str, &'a Path),
+    /// In the configuration itself.
+    Text(&'static str, &'a str),
 }
 
-fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, ConsulError> {
-    PrivateKeyDer::from_pem_slice(&read("key_file", path)?).map_err(|error| file("key_file", path, &error))
+impl<'a> Pem<'a> {
+    fn given(
+        file_key: &'static str,
+        file: Option<&'a Path>,
+        text_key: &'static str,
+        text: Option<&'a str>,
+    ) -> Option<Self> {
+        file.map(|path| Self::File(file_key, path)).or_else(|| text.map(|text| Self::Text(text_key, text)))
+    }
+
+    /// What the expiry is reported under.
+    fn name(self) -> PathBuf {
+        match self {
+            Self::File(_, path) => path.to_owned(),
+            Self::Text(key, _) => format!("consul.{key}").into(),
+        }
+    }
+
+    fn bytes(self) -> Result<Cow<'a, [u8]>, ConsulError> {
+        match self {
+            Self::File(key, path) => read(key, path).map(Cow::Owned),
+            Self::Text(_, text) => Ok(Cow::Borrowed(text.as_bytes())),
+        }
+    }
+
+    fn certificates(self) -> Result<Vec<CertificateDer<'static>>, ConsulError> {
+        let chain: Vec<_> = CertificateDer::pem_slice_iter(&self.bytes()?)
+            .collect::<Result<_, _>>()
+            .map_err(|error| self.error(&error))?;
+        if chain.is_empty() {
+            return Err(self.error(&"no certificate in it (PEM, BEGIN CERTIFICATE)"));
+        }
+        Ok(chain)
+    }
+
+    fn private_key(self) -> Result<PrivateKeyDer<'static>, ConsulError> {
+        PrivateKeyDer::from_pem_slice(&self.bytes()?).map_err(|error| match self {
+            Self::File(..) => self.error(&error),
+            // What it says may quote what it read.
+            Self::Text(..) => self.error(&"no private key in it (PEM, BEGIN PRIVATE KEY, not encrypted)"),
+        })
+    }
+
+    fn error(self, reason: &dyn std::fmt::Display) -> ConsulError {
+        match self {
+            Self::File(key, path) => file(key, path, reason),
+            Self::Text(key, _) => value(key, "(text)", reason),
+        }
+    }
 }
 
 fn file(key: &'static str, path: &Path, reason: &dyn std::fmt::Display) -> ConsulError {
