@@ -18,10 +18,13 @@ pub const NOMAD_MANAGEMENT: &str = "nomad-management";
 /// Name of the operator's Nomad token: everything but ACLs.
 pub const NOMAD_OPERATOR: &str = "nomad-operator";
 
+/// What the name of the Consul token of a node's agent begins with; the node's name follows.
+pub const CONSUL_AGENT: &str = "consul-agent-";
+
 /// Name of the Consul token of a node's agent.
 #[must_use]
 pub fn consul_agent(node: &Node) -> String {
-    format!("consul-agent-{}", node.name)
+    format!("{CONSUL_AGENT}{}", node.name)
 }
 
 /// Keeps tokens for good.

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail};
 
-use super::state::Applied;
+use super::state::{Applied, AppliedRole};
 use super::topology::Cluster;
 use super::world::World;
 
@@ -11,12 +11,12 @@ use super::world::World;
 /// # Errors
 /// Everything that cannot be changed so, and how it can.
 pub(super) fn check(world: &World) -> Result<()> {
-    let Some(applied) = world.state.applied() else { return Ok(()) };
+    let Some(applied) = world.state.cluster()? else { return Ok(()) };
     let problems = problems(&applied, &world.cluster);
     if problems.is_empty() {
         return Ok(());
     }
-    bail!("{} is not the cluster in {}:\n  {}", world.source, world.state.folder().display(), problems.join("\n  "))
+    bail!("{} is not the cluster in {}:\n  {}", world.source, world.state.dir().display(), problems.join("\n  "))
 }
 
 fn problems(applied: &Applied, cluster: &Cluster) -> Vec<String> {
@@ -32,7 +32,10 @@ fn problems(applied: &Applied, cluster: &Cluster) -> Vec<String> {
     }
     if applied.acl != cluster.acl {
         let (before, now) = if applied.acl { ("on", "off") } else { ("off", "on") };
-        problems.push(format!("ACLs were {before} and cannot be switched {now} without an interruption: keep acl = {}", applied.acl));
+        problems.push(format!(
+            "ACLs were {before} and cannot be switched {now} without an interruption: keep acl = {}",
+            applied.acl
+        ));
     }
     for before in &applied.nodes {
         match cluster.nodes.iter().find(|node| node.name == before.name) {
@@ -40,7 +43,7 @@ fn problems(applied: &Applied, cluster: &Cluster) -> Vec<String> {
                 "{} is not described any more: put it back (nodes are not removed by leaving them out)",
                 before.name
             )),
-            Some(node) if node.role != before.role => {
+            Some(node) if AppliedRole::from(node.role) != before.role => {
                 problems.push(format!("{} had another role: give the new one another name", node.name));
             }
             Some(node) if node.address != before.address => problems.push(format!(

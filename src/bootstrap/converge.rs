@@ -18,11 +18,12 @@ use super::gates::{self, GateFailure};
 use super::plan::{DaemonAction, NodePlan, compare, wanted_stamps};
 use super::progress::PhaseProgress;
 use super::spec::{Effect, FileSpec, NodeSpec, Observed};
+use super::state::Program;
 use super::topology::{BinarySource, Layout, Node, Phase, Product};
 use super::world::World;
 
 /// How long a daemon may take to end on SIGINT.
-const STOP_PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const STOP_PATIENCE: Duration = Duration::from_secs(20);
 /// How long a living cluster may take to show that it is whole before the first of its servers is restarted.
 const BEFORE_RESTART: Duration = Duration::from_secs(30);
 
@@ -106,8 +107,12 @@ pub(super) async fn run_phase(world: &mut World, phase: Phase) -> Result<Vec<Nod
     // Programs come first: what a release hashes to is known only when it is there.
     let installs = works.iter_mut().map(|work| install(world, work));
     let installed: Vec<_> = stream::iter(installs).buffer_unordered(world.parallel()).try_collect().await?;
-    for (node, name, source, digest) in installed.into_iter().flatten() {
-        world.state.remember_program(&node, &name, &source, &digest)?;
+    let releases: Vec<Installed> = installed.into_iter().flatten().collect();
+    if !releases.is_empty() {
+        for (node, name, program) in releases {
+            world.applied.programs.entry(node).or_default().insert(name, program);
+        }
+        world.save_applied()?;
     }
     bar.set(0, "starting");
     let down: Vec<&Work> = works.iter().filter(wanted(DaemonAction::Start)).collect();
@@ -131,8 +136,8 @@ pub(super) async fn run_phase(world: &mut World, phase: Phase) -> Result<Vec<Nod
     Ok(works.into_iter().map(|work| work.plan).collect())
 }
 
-/// A program that was installed: node, name, source, digest.
-type Installed = (String, String, BinarySource, String);
+/// A program that was installed from a release: node, name, and what it is.
+type Installed = (String, String, Program);
 
 /// Makes users and folders, and installs programs; afterwards the plan knows their digests.
 async fn install(world: &World, work: &mut Work) -> Result<Vec<Installed>> {
@@ -148,8 +153,11 @@ async fn install(world: &World, work: &mut Work) -> Result<Vec<Installed>> {
     }
     for binary in work.part.binaries.iter_mut().filter(|binary| work.plan.writes(&binary.path)) {
         let digest = host.install(binary, &world.releases).await.with_context(|| name.clone())?;
-        binary.sha256 = Some(digest.clone());
-        installed.push((name.clone(), binary.name.clone(), binary.source.clone(), digest));
+        if let BinarySource::Release(version) = &binary.source {
+            let program = Program { version: version.clone(), sha256: digest.clone() };
+            installed.push((name.clone(), binary.name.clone(), program));
+        }
+        binary.sha256 = Some(digest);
     }
     work.plan.decide_daemons(&work.part, &work.seen);
     Ok(installed)
@@ -222,7 +230,7 @@ pub(super) async fn gate(world: &World, phase: Phase, bar: &PhaseProgress, limit
     let progress = |done, _| bar.set(done, waiting_for(phase));
     let logs = world.logs();
     let gates = gates::Gates {
-        cluster: &world.present,
+        cluster: &world.cluster,
         reach: &reach,
         absent: &world.absent,
         logs: &logs,
@@ -236,7 +244,7 @@ async fn rolling_gate(world: &World, product: Product, node: &Node) -> Result<()
     let reach = world.reach()?;
     let logs = world.logs();
     let gates = gates::Gates {
-        cluster: &world.present,
+        cluster: &world.cluster,
         reach: &reach,
         absent: &world.absent,
         logs: &logs,

@@ -8,6 +8,7 @@ use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::spec::NodeSpec;
+use super::state::Foreground;
 use super::topology::{Node, Phase, Product};
 use super::world::World;
 
@@ -18,13 +19,16 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Lines of the log shown of an agent that ended by itself.
 const LOG_LINES: usize = 5;
 
-/// Whether a run without `--detach` is to stay: the cluster is new, was stopped, or ran in the foreground before. One
-/// that was left in the background stays there.
+/// Takes the cluster into the foreground, where it belongs there: it is new, was stopped, or ran there before. One that
+/// was left in the background stays there, and one that another command has in its foreground is that command's.
 ///
 /// # Errors
 /// When the state cannot be read.
-pub(super) fn is_ours(world: &World) -> Result<bool> {
-    Ok(world.state.applied().is_none_or(|applied| !applied.detached))
+pub(super) fn take(world: &World) -> Result<Option<Foreground>> {
+    if world.state.cluster()?.is_some_and(|applied| applied.detached) {
+        return Ok(None);
+    }
+    world.state.foreground()
 }
 
 /// Waits for SIGINT or SIGTERM; for ever where they cannot be caught.
@@ -53,6 +57,10 @@ pub(super) async fn until_stopped(world: &World) -> Result<u8> {
             () = tokio::time::sleep(LOOK) => {}
         }
         let now = ended(world).await?;
+        if now.len() == agents(world) {
+            world.progress.note("all nodes were stopped by another command");
+            return Ok(0);
+        }
         for (node, product) in now.difference(&down) {
             let log = match world.cluster.nodes.iter().find(|candidate| candidate.name == *node) {
                 Some(node) => world.host(node).log(*product, LOG_LINES).await.unwrap_or_default(),
@@ -70,6 +78,10 @@ pub(super) async fn until_stopped(world: &World) -> Result<u8> {
     Ok(0)
 }
 
+fn agents(world: &World) -> usize {
+    world.phases().into_iter().map(|phase| world.of_phase(phase).len()).sum()
+}
+
 async fn ended(world: &World) -> Result<BTreeSet<(String, Product)>> {
     let mut ended = BTreeSet::new();
     for node in &world.cluster.nodes {
@@ -77,7 +89,9 @@ async fn ended(world: &World) -> Result<BTreeSet<(String, Product)>> {
         let spec = NodeSpec { daemons: daemons.clone(), ..NodeSpec::default() };
         let seen = world.host(node).observe(&spec).await?;
         let runs = |product| seen.daemons.get(product).is_some_and(|daemon| daemon.pid.is_some());
-        ended.extend(daemons.iter().filter(|daemon| !runs(&daemon.product)).map(|daemon| (node.name.clone(), daemon.product)));
+        ended.extend(
+            daemons.iter().filter(|daemon| !runs(&daemon.product)).map(|daemon| (node.name.clone(), daemon.product)),
+        );
     }
     Ok(ended)
 }

@@ -32,13 +32,13 @@ pub mod spec;
 pub mod state;
 pub mod topology;
 
-use crate::cli::BootstrapArgs;
+mod commands;
+mod compatible;
+mod converge;
+mod hold;
+mod preflight;
+mod sample;
+mod tokens;
+mod world;
 
-/// Does what `lb bootstrap` was asked for; the exit code. `json`: results in that form.
-///
-/// # Errors
-/// What could not be done, and why.
-pub fn run(args: &BootstrapArgs, json: bool) -> anyhow::Result<u8> {
-    let _ = (args, json);
-    anyhow::bail!("lb bootstrap is not built yet")
-}
+pub use commands::run;

@@ -21,7 +21,7 @@ const DISK_MIN_BYTES: u64 = 500 << 20;
 pub(super) async fn run(world: &World, known: bool) -> Result<()> {
     let bar = world.progress.phase("Nodes", world.cluster.nodes.len());
     let looks = world.cluster.nodes.iter().filter(|node| !world.absent.contains(&node.name)).map(|node| async move {
-        let ask = Preflight { cluster_id: world.state.id().to_owned(), ports: ports(world, node) };
+        let ask = Preflight { cluster_id: world.applied.id.clone(), ports: ports(world, node) };
         let spec = world.spec(node)?;
         let facts = world.host(node).preflight(&spec, &ask).await;
         anyhow::Ok((node, facts))
@@ -80,11 +80,11 @@ fn judge(world: &World, node: &Node, facts: &Facts, known: bool) -> Vec<String> 
         };
         say(format!("port {} of {} is taken by {by}: {advice}", port.port, node.address));
     }
-    if let Some(id) = facts.cluster_id.as_ref().filter(|id| *id != world.state.id()) {
+    if let Some(id) = facts.cluster_id.as_ref().filter(|id| **id != world.applied.id) {
         say(format!(
             "belongs to the cluster {id}, whose keys are not in {}: bring that state folder back (--state), or run \
              `lb bootstrap down --purge` with it first. New keys for a cluster that lives would cut it in two",
-            world.state.folder().display()
+            world.state.dir().display()
         ));
     } else if !facts.foreign.is_empty() {
         say(format!(
@@ -104,7 +104,7 @@ fn judge(world: &World, node: &Node, facts: &Facts, known: bool) -> Vec<String> 
 /// A node that carries another mark.
 pub(super) async fn claim(world: &World) -> Result<()> {
     for node in world.cluster.nodes.iter().filter(|node| !world.absent.contains(&node.name)) {
-        world.host(node).claim(world.state.id()).await.with_context(|| node.name.clone())?;
+        world.host(node).claim(&world.applied.id).await.with_context(|| node.name.clone())?;
     }
     Ok(())
 }

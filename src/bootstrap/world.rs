@@ -2,39 +2,46 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Read as _;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result, bail};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+use sha2::{Digest as _, Sha256};
 
 use super::api::{self, BoxedStream};
+use super::commands::Passphrase;
 use super::file::Described;
 use super::host::{ControlDir, Host, Releases};
 use super::plan::Ownership;
 use super::progress::Progress;
 use super::reach::Reach;
 use super::render::{self, Version, Versions};
-use super::secrets::{NodePairs, Shared};
-use super::spec::{NodeSpec, Observed, sha256};
-use super::state::State;
+use super::secrets::{NodePairs, Pair, Shared};
+use super::spec::{NodeSpec, Observed, hex, sha256};
+use super::state::{Applied, Made, State};
 use super::topology::{BinarySource, Cluster, Node, Phase, Product, Scope, Target};
 
 /// Lines of a daemon's log that are searched for causes.
 const LOG_LINES: usize = 200;
+/// Pause between two looks at something that is waited for.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// See the module.
-pub struct World {
+pub(super) struct World {
     /// The description.
     pub cluster: Cluster,
-    /// What the cluster is made of as far as the command is about: without Nomad where Consul alone is meant.
-    pub present: Cluster,
     /// Where the description came from.
     pub source: String,
+    /// The flags that name the cluster on a command line, with a space in front.
+    pub flags: String,
     /// What part of it is meant.
     pub scope: Scope,
     /// CA, keys, tokens.
@@ -53,58 +60,85 @@ pub struct World {
     pub pairs: BTreeMap<String, NodePairs>,
     /// What nodes share.
     pub shared: Option<Shared>,
+    /// The operator's own pair.
+    pub operator: Option<Pair>,
+    /// What was applied before, or is being applied now.
+    pub applied: Applied,
+    applied_before: Option<Applied>,
     hosts: BTreeMap<String, Host>,
+    digests: BTreeMap<PathBuf, String>,
 }
 
 impl World {
     /// Puts it together; dials nothing and writes nothing.
     ///
     /// # Errors
-    /// When a program of this machine cannot be run, or is too old.
-    pub fn new(described: Described, state: State, progress: Progress, limit: Duration) -> Result<Self> {
+    /// When a program of this machine cannot be run, or is too old, or the state cannot be read.
+    pub(super) fn new(described: Described, state: State, progress: Progress, limit: Duration) -> Result<Self> {
         let Described { cluster, source, scope } = described;
+        let before = state.cluster()?;
+        let applied = Applied::of(&cluster, scope, before.as_ref(), SystemTime::now());
         let versions = versions(&cluster, scope)?;
         let control = ControlDir::create()?;
-        let hosts =
-            cluster.nodes.iter().map(|node| (node.name.clone(), Host::new(&cluster, node, &control))).collect();
+        let hosts = cluster.nodes.iter().map(|node| (node.name.clone(), Host::new(&cluster, node, &control))).collect();
         let releases = Releases::new(&cluster);
-        let present = cluster.clone();
-        let (absent, pairs, shared) = (Vec::new(), BTreeMap::new(), None);
-        Ok(Self {
+        let mut world = Self {
             cluster,
-            present,
             source,
+            flags: String::new(),
             scope,
             state,
             versions,
             releases,
             progress,
             limit,
-            absent,
-            pairs,
-            shared,
+            absent: Vec::new(),
+            pairs: BTreeMap::new(),
+            shared: None,
+            operator: None,
+            applied,
+            applied_before: before,
             hosts,
-        })
+            digests: BTreeMap::new(),
+        };
+        world.read_digests()?;
+        Ok(world)
+    }
+
+    /// Digests of the programs that are copied, or run in place.
+    fn read_digests(&mut self) -> Result<()> {
+        let lb = self.versions.lb.clone().map(BinarySource::File);
+        let sources = [Some(self.cluster.consul.clone()), self.cluster.nomad.clone(), lb];
+        for source in sources.into_iter().flatten() {
+            if let BinarySource::File(path) = source {
+                let digest = match self.cluster.is_local() {
+                    true => identity(&path)?,
+                    false => digest(&path)?,
+                };
+                self.digests.insert(path, digest);
+            }
+        }
+        Ok(())
     }
 
     /// The node's host.
-    pub fn host(&self, node: &Node) -> &Host {
+    pub(super) fn host(&self, node: &Node) -> &Host {
         self.hosts.get(&node.name).expect("every node of the description has a host")
     }
 
     /// Phases that the command is about, in order.
-    pub fn phases(&self) -> Vec<Phase> {
+    pub(super) fn phases(&self) -> Vec<Phase> {
         let wanted = |phase: &Phase| self.scope == Scope::All || phase.product() == Product::Consul;
         Phase::ALL.into_iter().filter(wanted).filter(|&phase| self.cluster.of_phase(phase).next().is_some()).collect()
     }
 
     /// Nodes of a phase that are expected to live.
-    pub fn of_phase(&self, phase: Phase) -> Vec<Node> {
+    pub(super) fn of_phase(&self, phase: Phase) -> Vec<Node> {
         self.cluster.of_phase(phase).filter(|node| !self.absent.contains(&node.name)).cloned().collect()
     }
 
     /// How many nodes are worked on at once.
-    pub fn parallel(&self) -> usize {
+    pub(super) fn parallel(&self) -> usize {
         match &self.cluster.target {
             Target::Local => 16,
             Target::Ssh(ssh) => ssh.parallel,
@@ -112,7 +146,7 @@ impl World {
     }
 
     /// How owners are compared.
-    pub fn ownership(&self) -> Ownership {
+    pub(super) fn ownership(&self) -> Ownership {
         if self.cluster.is_local() { Ownership::Ignored } else { Ownership::Compared }
     }
 
@@ -120,15 +154,14 @@ impl World {
     ///
     /// # Errors
     /// When its certificates were not made.
-    pub fn spec(&self, node: &Node) -> Result<NodeSpec> {
+    pub(super) fn spec(&self, node: &Node) -> Result<NodeSpec> {
         let pairs = self.pairs.get(&node.name).with_context(|| format!("{}: has no certificates yet", node.name))?;
         let shared = self.shared.as_ref().context("the cluster has no keys yet")?;
         let mut spec = render::node(&self.cluster, node, pairs, shared, &self.versions, self.scope);
         for binary in &mut spec.binaries {
             binary.sha256 = match &binary.source {
-                BinarySource::File(path) if self.cluster.is_local() => Some(identity(path)?),
-                BinarySource::File(path) => Some(self.state.digest_of(path)?),
-                BinarySource::Release(_) => self.state.remembered_program(&node.name, &binary.name, &binary.source),
+                BinarySource::File(path) => self.digests.get(path).cloned(),
+                BinarySource::Release(version) => self.applied.program(&node.name, &binary.name, version),
             };
         }
         Ok(spec)
@@ -138,7 +171,7 @@ impl World {
     ///
     /// # Errors
     /// When it is not reached.
-    pub async fn observe(&self, node: &Node, spec: &NodeSpec) -> Result<Observed> {
+    pub(super) async fn observe(&self, node: &Node, spec: &NodeSpec) -> Result<Observed> {
         if self.cluster.is_local() {
             // Nine nodes run the same two programs of this machine; reading them again for each would take seconds.
             let spec = NodeSpec { binaries: Vec::new(), ..spec.clone() };
@@ -151,9 +184,10 @@ impl World {
     ///
     /// # Errors
     /// When the operator has no certificate.
-    pub fn reach(&self) -> Result<Reach> {
+    pub(super) fn reach(&self) -> Result<Reach> {
         let shared = self.shared.as_ref().context("the cluster has no keys yet")?;
-        let tls = api::tls_config(&shared.ca_bundle, &self.state.operator()?)?;
+        let operator = self.operator.as_ref().context("the operator has no certificate yet")?;
+        let tls = api::tls_config(&shared.ca_bundle, operator)?;
         let dialers: BTreeMap<_, _> =
             self.cluster.nodes.iter().map(|node| (node.address, self.host(node).dialer())).collect();
         let connect: api::Connect = Arc::new(move |address| {
@@ -165,13 +199,14 @@ impl World {
             .boxed()
         });
         let reach = Reach::new(connect, tls);
-        Ok(Product::ALL
-            .into_iter()
-            .fold(reach, |reach, product| reach.with_token(product, self.state.management_token(product))))
+        let tokens = self.state.tokens()?;
+        Ok(reach
+            .with_token(Product::Consul, tokens.consul_management.map(|token| token.secret))
+            .with_token(Product::Nomad, tokens.nomad_management.map(|token| token.secret)))
     }
 
     /// Gives the end of a daemon's log, for gates that look for causes.
-    pub fn logs(&self) -> impl Fn(&Node, Product) -> BoxFuture<'static, String> + Send + Sync + use<> {
+    pub(super) fn logs(&self) -> impl Fn(&Node, Product) -> BoxFuture<'static, String> + Send + Sync + use<> {
         let hosts = self.hosts.clone();
         move |node, product| {
             let host = hosts.get(&node.name).cloned();
@@ -185,11 +220,98 @@ impl World {
         }
     }
 
+    /// Makes the CA, certificates and gossip keys that are missing or due, and says which.
+    ///
+    /// # Errors
+    /// When something of a living cluster is lost, or the passphrase is wrong.
+    pub(super) fn make_keys(&mut self, passphrase: &Passphrase) -> Result<()> {
+        let now = SystemTime::now();
+        let due = self.state.due_pairs(&self.cluster, now)?;
+        if !due.is_empty() || self.state.ca_bundle()?.is_none() {
+            let given = passphrase.for_key(self.state.is_key_encrypted()?)?;
+            let authority = self.state.ensure_authority(given.as_ref(), now)?;
+            let issued = self.state.ensure_pairs(&self.cluster, &authority, now)?;
+            let bar = self.progress.phase("Certificates", issued.made.len());
+            bar.done(&made(&issued.made));
+        }
+        self.state.ensure_gossip()?;
+        self.read_keys()
+    }
+
+    /// Reads certificates and keys that were made before.
+    ///
+    /// # Errors
+    /// When some are missing.
+    pub(super) fn read_keys(&mut self) -> Result<()> {
+        let missing = || format!("{} has no certificates yet: run `lb bootstrap up`", self.state.dir().display());
+        let issued = self.state.pairs(&self.cluster)?.with_context(missing)?;
+        self.pairs = issued.nodes;
+        self.operator = Some(issued.operator);
+        self.read_shared()
+    }
+
+    /// Reads again what nodes share, after it changed.
+    ///
+    /// # Errors
+    /// When something of it is missing.
+    pub(super) fn read_shared(&mut self) -> Result<()> {
+        self.shared = Some(self.state.shared()?);
+        Ok(())
+    }
+
+    /// Leaves Nomad out where only Consul was brought up.
+    pub(super) fn as_applied(&mut self) {
+        if self.applied_before.as_ref().is_some_and(|before| before.consul_only) {
+            self.scope = Scope::ConsulOnly;
+            self.applied.consul_only = true;
+        }
+    }
+
+    /// Waits until every daemon serves the certificate that it was given.
+    ///
+    /// # Errors
+    /// Those that do not in time.
+    pub(super) async fn wait_served(&self) -> Result<()> {
+        let reach = self.reach()?;
+        let deadline = Instant::now() + self.limit;
+        for phase in self.phases() {
+            for node in self.of_phase(phase) {
+                let pairs = &self.pairs[&node.name];
+                let pair = match phase.product() {
+                    Product::Consul => Some(&pairs.consul),
+                    Product::Nomad => pairs.nomad.as_ref(),
+                };
+                let Some(pair) = pair else { continue };
+                let wanted = CertificateDer::from_pem_slice(pair.cert.as_bytes())?;
+                let api = reach.api(&node, phase.product());
+                while api.served_certificate(api::LIMIT).await.ok().as_ref() != Some(&wanted) {
+                    if Instant::now() > deadline {
+                        bail!("{}: {} does not serve its new certificate", node.name, phase.product());
+                    }
+                    tokio::time::sleep(LOOK).await;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Saves the note of what is applied.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub(super) fn save_applied(&mut self) -> Result<()> {
+        self.applied.versions = [("consul", Some(self.versions.consul)), ("nomad", self.versions.nomad)]
+            .into_iter()
+            .filter_map(|(name, version)| Some((name.to_owned(), version?.to_string())))
+            .collect();
+        self.state.save_cluster(&self.applied)
+    }
+
     /// What has to follow a phase before the next can begin: ACLs.
     ///
     /// # Errors
     /// When tokens cannot be made.
-    pub async fn after(&mut self, phase: Phase) -> Result<()> {
+    pub(super) async fn after(&mut self, phase: Phase) -> Result<()> {
         super::tokens::after(self, phase).await
     }
 }
@@ -199,6 +321,29 @@ fn identity(path: &Path) -> Result<String> {
     let path = fs::canonicalize(path).with_context(|| path.display().to_string())?;
     let meta = fs::metadata(&path).with_context(|| path.display().to_string())?;
     Ok(sha256(format!("{}\0{}\0{}\0{}", path.display(), meta.len(), meta.mtime(), meta.mtime_nsec()).as_bytes()))
+}
+
+/// SHA-256 of a file.
+fn digest(path: &Path) -> Result<String> {
+    let mut file = fs::File::open(path).with_context(|| path.display().to_string())?;
+    let mut hash = Sha256::new();
+    let mut chunk = vec![0; 1 << 20];
+    loop {
+        match file.read(&mut chunk).with_context(|| path.display().to_string())? {
+            0 => return Ok(hex(&hash.finalize())),
+            read => hash.update(&chunk[..read]),
+        }
+    }
+}
+
+/// Which certificates were made, in a few words.
+fn made(made: &[Made]) -> String {
+    let mut reasons: BTreeMap<&str, usize> = BTreeMap::new();
+    for one in made {
+        *reasons.entry(&one.reason).or_default() += 1;
+    }
+    let reasons: Vec<String> = reasons.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+    format!("{} made ({})", made.len(), reasons.join(", "))
 }
 
 /// Asks the programs, or the description, for their versions.
@@ -232,11 +377,4 @@ fn version(source: &BinarySource) -> Result<Version> {
 /// Whether this process is root's.
 fn is_root() -> bool {
     fs::metadata("/proc/self").is_ok_and(|meta| meta.uid() == 0)
-}
-
-/// Now, in Unix seconds.
-pub(super) fn unix_now() -> i64 {
-    SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
 }

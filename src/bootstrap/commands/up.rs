@@ -17,47 +17,54 @@ use crate::cli::UpArgs;
 /// What is in the way, or the gate that did not open.
 pub(super) async fn run(asked: &Asked, args: UpArgs) -> Result<u8> {
     if asked.described.scope == Scope::All && asked.needs_nomad() {
-        asked.say(&file::no_nomad(&asked.described.cluster));
+        super::say(&format!("lb: {}", file::no_nomad(&asked.described.cluster)));
         return Ok(super::WRONG);
     }
     let begun = Instant::now();
     let mut world = asked.world_for_change()?;
-    let known = world.state.applied().is_some();
+    let known = world.state.cluster()?.is_some();
     compatible::check(&world)?;
-    world.want_sample(args.with_sample);
     // A local cluster in the foreground belongs to this command: Ctrl-C at any time ends what it has begun.
-    let holds = world.cluster.is_local() && !args.detach && hold::is_ours(&world)?;
-    let walk = async {
-        world.make_keys()?;
-        preflight::run(&world, known).await?;
-        world.note_applied(args.detach || !holds)?;
-        preflight::claim(&world).await?;
-        let plans = converge::converge(&mut world).await?;
-        access::write(&world.state, &world.cluster, world.scope)?;
-        let sample = if world.wants_sample() { Some(sample::run(&mut world).await?) } else { None };
-        anyhow::Ok((plans, sample))
-    };
-    let (plans, sample) = tokio::select! {
-        walked = walk => walked?,
+    let foreground = if world.cluster.is_local() && !args.detach { hold::take(&world)? } else { None };
+    world.applied.detached |= args.detach;
+    world.applied.sample |= args.with_sample;
+    let walked = tokio::select! {
+        walked = walk(&mut world, asked, known) => walked,
         () = hold::asked_to_stop() => {
-            if holds {
-                world.progress.note("stopping what was started");
-                hold::stop_all(&world).await?;
-            } else {
-                world.progress.note("interrupted: run the command again to go on from here");
+            if foreground.is_none() {
+                world.progress.note("interrupted; the same command goes on from here");
+                return Ok(INTERRUPTED);
             }
+            world.progress.note("stopping what was started");
+            hold::stop_all(&world).await?;
             return Ok(INTERRUPTED);
         }
     };
+    let (plans, sample) = walked?;
     if let Some(url) = &sample {
         world.progress.note(&format!("\nsample service behind lb: {url}"));
     }
     world.progress.note(&told(&world, &plans, begun));
-    if !holds {
+    if foreground.is_none() {
         return Ok(0);
     }
+    // Rotations and the like are for other commands to do meanwhile.
+    world.state.release();
     world.progress.note("running in the foreground; Ctrl-C stops all nodes (--detach leaves them running)");
     hold::until_stopped(&world).await
+}
+
+/// All of it. Dropped at any point, it can be begun again.
+async fn walk(world: &mut World, asked: &Asked, known: bool) -> Result<(Vec<NodePlan>, Option<String>)> {
+    world.make_keys(&asked.passphrase)?;
+    preflight::run(world, known).await?;
+    // From here on there is a cluster: nothing that it shares is made a second time.
+    world.save_applied()?;
+    preflight::claim(world).await?;
+    let plans = converge::converge(world).await?;
+    access::write_all(&mut world.state, &world.cluster, world.scope)?;
+    let sample = if world.applied.sample { Some(sample::run(world).await?) } else { None };
+    Ok((plans, sample))
 }
 
 /// What happened, and what can be done now.
@@ -76,17 +83,21 @@ fn told(world: &World, plans: &[NodePlan], begun: Instant) -> String {
         if world.scope == Scope::All { count(Role::NomadClient) } else { 0 },
         begun.elapsed().as_secs_f64()
     );
-    let flags = world.flags();
+    let flags = &world.flags;
     text.push_str(&format!("\n  eval \"$(lb bootstrap env{flags})\"   then: consul members"));
     if world.scope == Scope::All {
         text.push_str(", nomad node status");
     }
     text.push_str(&format!("\n  lb bootstrap status{flags}"));
-    text.push_str(&format!("\n  lb run --config {}", world.state.folder().join("lb.toml").display()));
+    text.push_str(&format!("\n  lb run --config {}", world.state.dir().join("lb.toml").display()));
     for product in Product::ALL {
-        let server = cluster.servers(product).next().filter(|_| world.scope == Scope::All || product == Product::Consul);
+        let server =
+            cluster.servers(product).next().filter(|_| world.scope == Scope::All || product == Product::Consul);
         if let Some(server) = server {
-            text.push_str(&format!("\n  https://{}/ui   ({product}; the browser needs client.pfx)", server.https(product)));
+            text.push_str(&format!(
+                "\n  https://{}/ui   ({product}; the browser needs client.pfx)",
+                server.https(product)
+            ));
         }
     }
     text.push('\n');
@@ -96,7 +107,6 @@ fn told(world: &World, plans: &[NodePlan], begun: Instant) -> String {
 fn changed_nodes(plans: &[NodePlan]) -> usize {
     plans.iter().map(|plan| &plan.node).collect::<std::collections::BTreeSet<_>>().len()
 }
-
 
 /// Fails where Nomad is asked for and not there.
 pub(super) fn need_nomad(asked: &Asked) -> Result<()> {

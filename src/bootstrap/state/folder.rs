@@ -44,6 +44,16 @@ impl Folder {
         Self::open(path, true)?.with_context(|| format!("the state folder {} vanished", path.display()))
     }
 
+    /// One that is not there and reads as empty.
+    pub(super) fn absent(path: &Path) -> Self {
+        Self { path: path.to_owned(), lock: None, notes: Vec::new() }
+    }
+
+    /// Lets another command write.
+    pub(super) fn release(&mut self) {
+        self.lock = None;
+    }
+
     pub(super) fn path(&self) -> &Path {
         &self.path
     }

@@ -24,15 +24,17 @@ use folder::Folder;
 
 mod authority;
 mod folder;
+mod foreground;
 mod key;
 mod pairs;
 mod records;
 
+pub use foreground::Foreground;
 pub use key::ask_passphrase;
 pub use pairs::{Issued, Made};
 pub use records::{
-    Applied, AppliedNode, AppliedRole, Gossip, GossipKeys, GossipStep, NextKey, Rotation, RotationKind, RotationStep,
-    Token, Tokens,
+    Applied, AppliedNode, AppliedRole, Gossip, GossipKeys, GossipStep, NextKey, Program, Rotation, RotationKind,
+    RotationStep, Token, Tokens,
 };
 
 const CA: &str = "ca.pem";
@@ -73,6 +75,33 @@ impl State {
     /// As [`State::open`], and when the folder cannot be made, or something else is in its place.
     pub fn create(dir: &Path) -> Result<Self> {
         Ok(Self { folder: Folder::create(dir)? })
+    }
+
+    /// Stands for a folder that is not there: reads as empty, cannot be written.
+    #[must_use]
+    pub fn absent(dir: &Path) -> Self {
+        Self { folder: Folder::absent(dir) }
+    }
+
+    /// Lets other commands write; this one only reads from now on.
+    pub fn release(&mut self) {
+        self.folder.release();
+    }
+
+    /// Forgets the certificates of a node, so that others are made.
+    ///
+    /// # Errors
+    /// When they cannot be removed.
+    pub fn forget_pairs(&mut self, node: &str) -> Result<()> {
+        self.folder.remove(&format!("certs/{node}"))
+    }
+
+    /// Removes the folder and all that is in it.
+    ///
+    /// # Errors
+    /// When something cannot be removed.
+    pub fn remove(self) -> Result<()> {
+        std::fs::remove_dir_all(self.dir()).with_context(|| format!("cannot remove {}", self.dir().display()))
     }
 
     /// Where it is.

@@ -132,6 +132,18 @@ pub struct Applied {
     /// Whether the sample jobs were run.
     #[serde(default)]
     pub sample: bool,
+    /// Programs that nodes installed from releases: node, then program.
+    #[serde(default)]
+    pub programs: BTreeMap<String, BTreeMap<String, Program>>,
+}
+
+/// A program that a node installed from a release.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Program {
+    /// Its version.
+    pub version: String,
+    /// SHA-256 of the program, as it was when the archive had been checked.
+    pub sha256: String,
 }
 
 impl Applied {
@@ -156,7 +168,15 @@ impl Applied {
             consul_only: scope == Scope::ConsulOnly,
             detached: before.is_some_and(|before| before.detached),
             sample: before.is_some_and(|before| before.sample),
+            programs: before.map(|before| before.programs.clone()).unwrap_or_default(),
         }
+    }
+
+    /// Digest of a program that the node installed from this version's release.
+    #[must_use]
+    pub fn program(&self, node: &str, name: &str, version: &str) -> Option<String> {
+        let program = self.programs.get(node)?.get(name)?;
+        (program.version == version).then(|| program.sha256.clone())
     }
 }
 

@@ -1,0 +1,41 @@
+//! `lb bootstrap down`: stops the cluster; with `--purge` nothing of it is left.
+
+use anyhow::{Context as _, Result};
+
+use super::{Asked, INTERRUPTED, confirm};
+use crate::bootstrap::hold;
+use crate::bootstrap::host::Wipe;
+use crate::cli::DownArgs;
+
+/// Stops all nodes against the order of their start.
+///
+/// # Errors
+/// When something cannot be stopped or removed.
+pub(super) async fn run(asked: &Asked, args: DownArgs) -> Result<u8> {
+    let mut world = asked.world_that_exists()?;
+    world.as_applied();
+    world.read_keys()?;
+    let (name, nodes) = (&world.cluster.name, world.cluster.nodes.len());
+    let question = match args.purge {
+        true => {
+            format!("Stop the {nodes} nodes of {name}, and remove their data, configuration, keys and certificates?")
+        }
+        false => format!("Stop the {nodes} nodes of {name}, and the tasks on them? Data and keys stay."),
+    };
+    if !confirm(&question, args.yes)? {
+        return Ok(INTERRUPTED);
+    }
+    hold::stop_all(&world).await?;
+    if !args.purge {
+        world.applied.detached = false;
+        world.save_applied()?;
+        world.progress.note("all nodes are stopped; `lb bootstrap up` starts them again, with the same data and keys");
+        return Ok(0);
+    }
+    for node in &world.cluster.nodes {
+        world.host(node).wipe(Wipe::Everything).await.with_context(|| node.name.clone())?;
+    }
+    world.state.remove()?;
+    world.progress.note("all nodes are stopped, and nothing of the cluster is left but programs and users");
+    Ok(0)
+}

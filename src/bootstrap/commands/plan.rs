@@ -1,0 +1,115 @@
+//! `lb bootstrap plan`: what `up` would change, node by node. Changes nothing, and shows no content.
+
+use std::fmt::Write as _;
+use std::time::SystemTime;
+
+use anyhow::Result;
+use serde::Serialize;
+
+use super::{Asked, DIFFERS, print};
+use crate::bootstrap::plan::NodePlan;
+use crate::bootstrap::progress::Progress;
+use crate::bootstrap::secrets::{NodePairs, Pair, Secret, Shared};
+use crate::bootstrap::state::State;
+use crate::bootstrap::topology::Product;
+use crate::bootstrap::world::World;
+use crate::bootstrap::{compatible, converge};
+
+/// All that would be done.
+#[derive(Debug, Serialize)]
+struct Planned {
+    changes: bool,
+    /// Of the whole cluster: keys and certificates to be made.
+    cluster: Vec<String>,
+    nodes: Vec<NodePlan>,
+}
+
+/// Prints it; exit code 3 when something would change.
+///
+/// # Errors
+/// When a node cannot be looked at, or the description does not fit the cluster.
+pub(super) async fn run(asked: &Asked, json: bool) -> Result<u8> {
+    super::up::need_nomad(asked)?;
+    let planned = plan(asked).await?;
+    match json {
+        true => print(&format!("{}\n", serde_json::to_string_pretty(&planned)?))?,
+        false => print(&text(&planned))?,
+    }
+    Ok(if planned.changes { DIFFERS } else { 0 })
+}
+
+async fn plan(asked: &Asked) -> Result<Planned> {
+    let described = asked.described.clone();
+    let now = SystemTime::now();
+    let dir = described.cluster.state.clone();
+    let state = State::open_read_only(&dir)?.unwrap_or_else(|| State::absent(&dir));
+    let mut world = World::new(described, state, Progress::new(false), asked.limit)?;
+    compatible::check(&world)?;
+    let mut cluster = Vec::new();
+    if world.state.ca_bundle()?.is_none() {
+        cluster.push("make a CA".to_owned());
+    }
+    if world.state.gossip()?.is_none() {
+        cluster.push("make gossip keys".to_owned());
+    }
+    for due in world.state.due_pairs(&world.cluster, now)? {
+        cluster.push(format!("make a certificate for {} ({})", due.what, due.reason));
+    }
+    if world.read_keys().is_err() {
+        stand_in(&mut world);
+    }
+    let mut nodes: Vec<NodePlan> = Vec::new();
+    for phase in world.phases() {
+        for work in converge::look(&world, phase).await? {
+            match nodes.iter_mut().find(|plan| plan.node == work.plan.node) {
+                None => nodes.push(work.plan),
+                Some(plan) => {
+                    let more = work.plan.steps.into_iter().filter(|step| !plan.steps.contains(step));
+                    let more: Vec<_> = more.collect();
+                    plan.steps.extend(more);
+                }
+            }
+        }
+    }
+    nodes.retain(|plan| !plan.is_empty());
+    Ok(Planned { changes: !nodes.is_empty() || !cluster.is_empty(), cluster, nodes })
+}
+
+/// Empty keys, for a cluster that has none yet: enough to see which files there will be.
+fn stand_in(world: &mut World) {
+    let pair = || Pair { cert: String::new(), key: Secret::default() };
+    for node in &world.cluster.nodes {
+        let nomad = node.products().contains(&Product::Nomad).then(pair);
+        world.pairs.entry(node.name.clone()).or_insert_with(|| NodePairs { consul: pair(), nomad });
+    }
+    world.shared.get_or_insert_with(|| Shared {
+        ca_bundle: String::new(),
+        consul_gossip: Secret::default(),
+        nomad_gossip: Secret::default(),
+        lb: pair(),
+        nomad_consul_token: None,
+        lb_consul_token: None,
+    });
+}
+
+fn text(planned: &Planned) -> String {
+    if !planned.changes {
+        return "nothing to change\n".to_owned();
+    }
+    let mut text = String::new();
+    if !planned.cluster.is_empty() {
+        text.push_str("cluster\n");
+        for line in &planned.cluster {
+            let _ = writeln!(text, "  {line}");
+        }
+    }
+    for plan in &planned.nodes {
+        let _ = writeln!(text, "{}", plan.node);
+        for step in &plan.steps {
+            let _ = writeln!(text, "  {step}");
+        }
+    }
+    let steps: usize = planned.nodes.iter().map(|plan| plan.steps.len()).sum();
+    let _ = writeln!(text, "{} changes on {} nodes", steps + planned.cluster.len(), planned.nodes.len());
+    text
+}

@@ -1,0 +1,104 @@
+//! `lb bootstrap replace-node`: a new machine, or an empty one, in the place of a lost one.
+
+use anyhow::{Context as _, Result, bail};
+
+use super::{Asked, INTERRUPTED, confirm};
+use crate::bootstrap::host::Wipe;
+use crate::bootstrap::topology::{Node, Phase, Product, Role, Scope};
+use crate::bootstrap::world::World;
+use crate::bootstrap::{access, converge, peers, preflight};
+use crate::cli::ReplaceNodeArgs;
+
+/// Takes the old one out, and brings the new one in. Can be repeated after a failure.
+///
+/// # Errors
+/// When the rest of the cluster is not well, or the new one does not come up.
+pub(super) async fn run(asked: &Asked, args: &ReplaceNodeArgs) -> Result<u8> {
+    let mut world = asked.world_that_exists()?;
+    world.as_applied();
+    let Some(node) = world.cluster.nodes.iter().find(|node| node.name == args.name).cloned() else {
+        let names: Vec<&str> = world.cluster.nodes.iter().map(|node| &*node.name).collect();
+        bail!("no node is called {:?}; there are {}", args.name, names.join(", "));
+    };
+    let question = format!("Remove {} and everything on {}, and set it up anew?", node.name, node.address);
+    if !confirm(&question, args.yes)? {
+        return Ok(INTERRUPTED);
+    }
+    world.state.forget_pairs(&node.name)?;
+    world.make_keys(&asked.passphrase)?;
+    stop(&world, &node).await?;
+    // The others have to be well on their own before anything of this one is forgotten.
+    world.absent = vec![node.name.clone()];
+    for phase in phases_of_servers(&world, &node) {
+        let bar = world.progress.phase(&format!("{} without it", converge::title(phase)), 1);
+        converge::gate(&world, phase, &bar, world.limit).await?;
+        bar.done("well");
+    }
+    forget(&world, &node).await?;
+    wipe(&world, &node).await?;
+    world.absent.clear();
+    preflight::run(&world, true).await?;
+    world.save_applied()?;
+    preflight::claim(&world).await?;
+    converge::converge(&mut world).await?;
+    for product in products(&world, &node) {
+        if node.is_server(product) {
+            let bar = world.progress.phase(&format!("{} votes", node.name), 1);
+            peers::wait_voter(&world.cluster, &world.reach()?, product, &node, world.limit).await?;
+            bar.done("again");
+        }
+    }
+    access::write_all(&mut world.state, &world.cluster, world.scope)?;
+    world.progress.note(&format!("{} is replaced", node.name));
+    Ok(0)
+}
+
+fn products(world: &World, node: &Node) -> Vec<Product> {
+    let wanted = |product: &Product| world.scope == Scope::All || *product == Product::Consul;
+    node.products().iter().copied().filter(wanted).collect()
+}
+
+/// Gates of the servers that have to do without this node, or forget it.
+fn phases_of_servers(world: &World, node: &Node) -> Vec<Phase> {
+    let phases = products(world, node).into_iter().map(|product| match product {
+        Product::Consul => Phase::ConsulServers,
+        Product::Nomad => Phase::NomadServers,
+    });
+    phases.filter(|&phase| !world.of_phase(phase).is_empty()).collect()
+}
+
+/// Stops what still runs there. A machine that is gone cannot be asked, and that is no reason to stop here.
+async fn stop(world: &World, node: &Node) -> Result<()> {
+    let spec = world.spec(node)?;
+    for daemon in spec.daemons.iter().rev() {
+        if let Err(error) = world.host(node).stop(daemon, converge::STOP_PATIENCE).await {
+            world.progress.note(&format!("{}: {} could not be stopped there: {error:#}", node.name, daemon.product));
+        }
+    }
+    Ok(())
+}
+
+async fn forget(world: &World, node: &Node) -> Result<()> {
+    let reach = world.reach()?;
+    if node.role == Role::NomadClient && world.scope == Scope::All {
+        peers::purge(&world.cluster, &reach, node).await.context("Nomad does not forget the node")?;
+    }
+    for product in products(world, node) {
+        let member = product == Product::Consul || node.is_server(product);
+        if member && world.cluster.servers(product).any(|server| server.name != node.name) {
+            peers::forget(&world.cluster, &reach, product, node).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn wipe(world: &World, node: &Node) -> Result<()> {
+    let host = world.host(node);
+    for product in products(world, node) {
+        if product == Product::Nomad && node.role == Role::NomadClient {
+            host.stop_tasks(converge::STOP_PATIENCE).await.with_context(|| node.name.clone())?;
+        }
+        host.wipe(Wipe::Data(product)).await.with_context(|| node.name.clone())?;
+    }
+    Ok(())
+}

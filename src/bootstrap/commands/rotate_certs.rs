@@ -1,0 +1,65 @@
+//! `lb bootstrap rotate-certs`: new certificates, and with `--ca` a new CA, while everything runs.
+//!
+//! Each step is handed to all nodes before the next begins, and the state says which one is under way, so that a run
+//! that was killed is taken up by the next.
+
+use std::time::SystemTime;
+
+use anyhow::{Context as _, Result};
+
+use super::Asked;
+use crate::bootstrap::state::{Rotation, RotationKind, RotationStep};
+use crate::bootstrap::topology::Scope;
+use crate::bootstrap::world::World;
+use crate::bootstrap::{access, converge, file};
+
+/// Rotates.
+///
+/// # Errors
+/// When a node does not take what it is given; what was done stays, and the next run goes on from there.
+pub(super) async fn run(asked: &Asked, ca: bool) -> Result<u8> {
+    let mut world = asked.world_that_exists()?;
+    world.as_applied();
+    if world.scope == Scope::All && world.cluster.nomad.is_none() {
+        anyhow::bail!(file::no_nomad(&world.cluster));
+    }
+    let passphrase = asked.passphrase.for_key(world.state.is_key_encrypted()?)?;
+    let now = SystemTime::now();
+    let mut rotation = Some(match ca {
+        true => world.state.begin_authority_rotation(passphrase.as_ref(), now)?,
+        false => world.state.begin_leaf_rotation(now)?,
+    });
+    while let Some(step) = rotation {
+        world.progress.note(told(step));
+        world.make_keys(&asked.passphrase)?;
+        access::write_all(&mut world.state, &world.cluster, world.scope)?;
+        converge::converge(&mut world)
+            .await
+            .context("the rotation is not over: what was done stays, and the same command goes on from here")?;
+        served(&world, step).await?;
+        rotation = world.state.advance_rotation()?;
+    }
+    access::write_all(&mut world.state, &world.cluster, world.scope)?;
+    world.progress.note("certificates are rotated");
+    Ok(0)
+}
+
+fn told(rotation: Rotation) -> &'static str {
+    match (rotation.kind, rotation.step) {
+        (RotationKind::Leaves, _) => "new certificates for all nodes",
+        (RotationKind::Authority, RotationStep::BothTrusted) => {
+            "step 1 of 3: all nodes trust the new CA beside the old"
+        }
+        (RotationKind::Authority, RotationStep::NewLeaves) => "step 2 of 3: certificates of the new CA for all nodes",
+        (RotationKind::Authority, RotationStep::OldDropped) => "step 3 of 3: the old CA is trusted no more",
+    }
+}
+
+/// A reload is asked for by a signal, which tells nothing back: the next step may begin only when every daemon shows
+/// the certificate that it was given.
+async fn served(world: &World, step: Rotation) -> Result<()> {
+    match step.step {
+        RotationStep::NewLeaves => world.wait_served().await,
+        RotationStep::BothTrusted | RotationStep::OldDropped => Ok(()),
+    }
+}
