@@ -13,6 +13,7 @@ pub mod manual;
 pub mod metrics;
 pub mod proxy;
 pub mod registry;
+pub mod sample;
 pub mod serve;
 pub mod table;
 pub mod trust;

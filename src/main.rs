@@ -47,6 +47,11 @@ fn dispatch(cli: cli::Cli) -> Result<u8> {
             lb::demo::run(lb::demo::DemoOptions { consul: args.consul })?;
             Ok(0)
         }
+        Action::Sample(args) => {
+            let cli::SampleArgs { listen, name, node, version_text: version } = args;
+            lb::sample::run(&lb::sample::SampleOptions { listen, name, node, version })?;
+            Ok(0)
+        }
         Action::Check(args) => check_all(&args, cli.json),
         Action::Routes(args) => routes(&args, cli.json),
         Action::Explain(args) => explain(&args, cli.json),

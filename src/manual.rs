@@ -36,7 +36,7 @@ pub fn page() -> io::Result<Vec<u8>> {
     let mut page = Vec::new();
     Man::new(cli::Cli::command()).render(&mut page)?;
     page.extend_from_slice(b".SH COMMANDS\n");
-    for mut sub in cli::Cli::command().get_subcommands().cloned() {
+    for mut sub in cli::Cli::command().get_subcommands().filter(|sub| !sub.is_hide_set()).cloned() {
         let about = sub.get_long_about().or(sub.get_about()).map(ToString::to_string).unwrap_or_default();
         // The keys of `run` and `check` have a section of their own below.
         let usage = sub.render_usage().to_string().replace("Usage: ", "");
@@ -92,7 +92,7 @@ mod tests {
                 assert!(page.contains(&format!("\\fB{path}\\fR")), "{path}");
             }
         }
-        for sub in cli::command().get_subcommands() {
+        for sub in cli::command().get_subcommands().filter(|sub| !sub.is_hide_set()) {
             assert!(page.contains(&format!(".SS \"{}\"", sub.get_name())), "{}", sub.get_name());
         }
     }

@@ -11,6 +11,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("catalog", &[]),
     ("metrics", &[]),
     ("trust", &[]),
+    ("sample", &[]),
     ("log", &["catalog", "config"]),
     ("config", &["catalog", "table"]),
     ("table", &["catalog", "metrics"]),

@@ -53,6 +53,9 @@ pub enum Action {
     ///
     /// Without a word: up. It can be run again at any time, and goes on where an earlier run ended.
     Bootstrap(BootstrapArgs),
+    /// Serve as the sample of `lb bootstrap up --with-sample`.
+    #[command(hide = true)]
+    Sample(SampleArgs),
     /// Print a completion script for a shell.
     Completions {
         /// Which shell.
@@ -137,6 +140,23 @@ pub struct ExplainArgs {
     /// The admin listener to ask.
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:9998", env = "LB_ADMIN_URL")]
     pub admin: String,
+}
+
+/// Arguments of `sample`.
+#[derive(Clone, Debug, Args)]
+pub struct SampleArgs {
+    /// Where to listen [default: what Nomad gave to the port `http`].
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub listen: Option<std::net::SocketAddr>,
+    /// Name of the service.
+    #[arg(long, default_value = "sample")]
+    pub name: String,
+    /// Name of the node.
+    #[arg(long)]
+    pub node: Option<String>,
+    /// The version that it claims to be.
+    #[arg(long, value_name = "TEXT", default_value = "v1")]
+    pub version_text: String,
 }
 
 fn key_value(text: &str) -> Result<(String, String), String> {

@@ -12,11 +12,11 @@ use http::{Request, Response, StatusCode, header};
 use http_body::Frame;
 use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinHandle;
+
+use crate::sample::serve;
 
 /// Header that names the instance which answered.
 pub(super) const INSTANCE_HEADER: &str = "x-instance";
@@ -70,7 +70,7 @@ impl Sample {
         };
         let address = listener.local_addr()?;
         let (leave, leaving) = watch::channel(false);
-        let task = tokio::spawn(accept(listener, shared, leaving));
+        let task = tokio::spawn(serve(listener, move |request| answer(request, Arc::clone(&shared)), leaving));
         Ok(Self { address, leave, task })
     }
 
@@ -86,41 +86,9 @@ impl Sample {
 
 impl Drop for Sample {
     fn drop(&mut self) {
-        // The task owns the listener and, in a JoinSet, all connections: they go with it.
+        // The task owns the listener and all connections: they go with it.
         self.task.abort();
     }
-}
-
-async fn accept(listener: TcpListener, shared: Arc<Shared>, mut leaving: watch::Receiver<bool>) {
-    let mut connections = JoinSet::new();
-    loop {
-        tokio::select! {
-            accepted = listener.accept() => {
-                if let Ok((socket, _)) = accepted {
-                    connections.spawn(serve(socket, Arc::clone(&shared), leaving.clone()));
-                }
-            }
-            // Reaps what ended, so that the set does not grow.
-            Some(_) = connections.join_next() => {}
-            _ = leaving.changed() => break,
-        }
-    }
-    drop(listener);
-    while connections.join_next().await.is_some() {}
-}
-
-async fn serve(socket: TcpStream, shared: Arc<Shared>, mut leaving: watch::Receiver<bool>) {
-    let _ = socket.set_nodelay(true);
-    let service = service_fn(move |request| answer(request, Arc::clone(&shared)));
-    let mut builder = hyper::server::conn::http1::Builder::new();
-    builder.timer(TokioTimer::new());
-    let connection = builder.serve_connection(TokioIo::new(socket), service);
-    tokio::pin!(connection);
-    tokio::select! {
-        _ = connection.as_mut() => return,
-        _ = leaving.changed() => connection.as_mut().graceful_shutdown(),
-    }
-    let _ = connection.await;
 }
 
 type Body = UnsyncBoxBody<Bytes, Infallible>;
