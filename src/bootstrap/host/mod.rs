@@ -20,6 +20,7 @@ use super::topology::{Cluster, Layout, Node, Product, Runner, Target};
 
 mod binaries;
 mod channel;
+mod control;
 mod daemons;
 mod dialer;
 mod files;
@@ -27,10 +28,11 @@ mod observe;
 mod preflight;
 mod release;
 mod script;
+mod sockets;
 mod tasks;
 
-pub use channel::ControlDir;
-pub use dialer::{Dialer, Stream};
+pub use control::ControlDir;
+pub use dialer::{Dialer, Stream, Tunnel, Tunnelled};
 pub use preflight::{Facts, Preflight, TakenPort};
 pub use release::Releases;
 
