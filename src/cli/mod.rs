@@ -232,7 +232,7 @@ fn has_result(action: &Action) -> bool {
     match action {
         Action::Check(_) | Action::Routes(_) | Action::Explain(_) | Action::Version => true,
         Action::Bootstrap(args) => args.has_result(),
-        Action::Run(_) | Action::Demo(_) | Action::Completions { .. } | Action::Man => false,
+        Action::Run(_) | Action::Demo(_) | Action::Sample(_) | Action::Completions { .. } | Action::Man => false,
     }
 }
 
