@@ -190,3 +190,104 @@ impl BootstrapArgs {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsString;
+    use std::path::Path;
+
+    use super::*;
+    use crate::cli::{Action, Cli, parse};
+
+    fn parsed(line: &str) -> Result<Cli, clap::Error> {
+        parse(["lb", "bootstrap"].into_iter().chain(line.split_whitespace()).map(OsString::from))
+    }
+
+    fn args(line: &str) -> BootstrapArgs {
+        match parsed(line).unwrap_or_else(|error| panic!("{line}: {error}")).command {
+            Action::Bootstrap(args) => args,
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn up_is_meant_when_no_word_is_said() {
+        for (line, detach, with_sample) in [
+            ("", false, false),
+            ("up", false, false),
+            ("--local --detach --with-sample", true, true),
+            ("--local up --detach", true, false),
+            ("--detach up --local --with-sample", true, true),
+        ] {
+            match args(line).action() {
+                BootstrapAction::Up(up) => assert_eq!(up, UpArgs { detach, with_sample }, "{line}"),
+                other => panic!("{line}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn flags_of_the_cluster_stand_before_and_after_the_word() {
+        let flags = "--cluster c.toml --local --only consul --state s --network 127.0.9.0/24 --consul-bin c --nomad-bin n \
+                     --acl --passphrase-file p --inventory - --timeout 1m30s";
+        for word in
+            ["up", "plan", "status", "env", "rotate-certs", "rotate-gossip", "replace-node w", "upgrade", "down"]
+        {
+            for line in [format!("{word} {flags}"), format!("{flags} {word}")] {
+                let found = args(&line).cluster;
+                assert_eq!(found.cluster.as_deref(), Some(Path::new("c.toml")), "{line}");
+                assert!(found.local && found.acl && found.only == Some(Only::Consul), "{line}");
+                assert_eq!(found.network, Some("127.0.9.0/24".parse().unwrap()), "{line}");
+                let paths =
+                    [&found.state, &found.consul_bin, &found.nomad_bin, &found.passphrase_file, &found.inventory];
+                assert_eq!(
+                    paths.map(|path| path.as_deref().unwrap().to_str().unwrap()),
+                    ["s", "c", "n", "p", "-"],
+                    "{line}"
+                );
+                assert_eq!(found.timeout(), Duration::from_secs(90), "{line}");
+            }
+        }
+        assert_eq!(args("").cluster.timeout(), Duration::from_secs(300));
+    }
+
+    #[test]
+    fn subcommands_have_flags_of_their_own() {
+        let action = |line: &str| args(line).action();
+        assert!(matches!(action("rotate-certs --ca"), BootstrapAction::RotateCerts(RotateCertsArgs { ca: true })));
+        let BootstrapAction::ReplaceNode(replace) = action("replace-node w-1 --address 10.0.0.9 --yes") else {
+            panic!()
+        };
+        let expected = ReplaceNodeArgs { name: "w-1".into(), address: "10.0.0.9".parse().ok(), yes: true };
+        assert_eq!(replace, expected);
+        let BootstrapAction::Upgrade(upgrade) = action("upgrade --consul-version 1.9.0 --nomad-bin n") else {
+            panic!()
+        };
+        let expected = UpgradeArgs { consul_version: Some("1.9.0".to_owned()), nomad_version: None };
+        assert_eq!(upgrade, expected);
+        assert!(matches!(action("down --purge"), BootstrapAction::Down(DownArgs { yes: false, purge: true })));
+    }
+
+    #[test]
+    fn wrong_usage_is_told() {
+        for (line, expected) in [
+            ("fly", "fly"),
+            ("--only nomad", "consul"),
+            ("--network 10", "--network"),
+            ("--timeout 5", "--timeout"),
+            ("replace-node", "<NAME>"),
+            ("plan --detach", "--detach"),
+            ("--detach plan", "'--detach' makes no sense for 'bootstrap plan'"),
+            ("--with-sample down", "'--with-sample' makes no sense for 'bootstrap down'"),
+            ("up --json", "'--json' makes no sense for 'bootstrap up'"),
+            ("--json", "'--json' makes no sense for 'bootstrap'"),
+            ("down --json", "'--json' makes no sense for 'bootstrap down'"),
+        ] {
+            let error = parsed(line).unwrap_err();
+            assert!(error.exit_code() == 2 && error.to_string().contains(expected), "{line}: {error}");
+        }
+        for line in ["plan --json", "--json status", "env --json", "--local --json plan"] {
+            assert!(parsed(line).unwrap().json, "{line}");
+        }
+    }
+}

@@ -5,7 +5,16 @@
 //! inventory ─▶ roles ────────────────┼─▶ build ─▶ Cluster, or Mistakes
 //! flags (Request) ───────────────────┘     └─ nodes, names, binaries
 //! ```
-//! All of it is pure but this file, which reads the files and the surroundings of the process.
+//! All of it is pure but `locate`, which reads files and the surroundings of the process, and the look-up of programs.
+
+mod binaries;
+mod build;
+mod locate;
+mod names;
+mod nodes;
+mod raw;
+mod reader;
+mod written;
 
 use std::path::PathBuf;
 
@@ -14,6 +23,10 @@ use ipnet::Ipv4Net;
 use super::topology::{Cluster, Scope};
 use crate::cli::{BootstrapAction, BootstrapArgs, Only};
 use crate::config::Mistakes;
+
+pub use binaries::no_nomad;
+pub(super) use nodes::ROLES;
+pub(super) use raw::{Spot, Value};
 
 /// Which cluster is meant, as asked for on the command line.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -84,13 +97,8 @@ pub struct Described {
 /// # Errors
 /// Every mistake in it.
 pub fn describe(request: &Request) -> Result<Described, Mistakes> {
-    let _ = request;
-    Err(Mistakes(Vec::new()))
+    locate::describe(request, &locate::Process::current()?)
 }
 
-/// What to say when a command needs Nomad and [`Cluster::nomad`] is none.
-#[must_use]
-pub fn no_nomad(cluster: &Cluster) -> String {
-    let _ = cluster;
-    String::new()
-}
+#[cfg(test)]
+mod tests;
