@@ -7,8 +7,8 @@
 //!   lb/        lb.toml [token] ca.pem cert.pem key.pem                              Nomad clients
 //! ```
 //!
-//! Files are cut by what a change of them asks for: what is rotated under a running agent (gossip key, certificates)
-//! has files of its own, so that a rotation does not look like a reason to restart. `host` carries it out, `plan`
+//! Files are cut by what a change of them asks for: what is rotated under a running agent (gossip keys, Consul's
+//! certificates) has files of its own, so that a rotation does not look like a reason to restart. `host` carries it out, `plan`
 //! decides when.
 
 mod consul;
@@ -44,7 +44,8 @@ pub fn node(
     let mut place = Place { cluster, layout: &layout, spec: &mut spec };
     place.ground();
     place.consul(node, pairs, shared, versions);
-    if let (Scope::All, Some(source), Some(pair), Some(_)) = (scope, &cluster.nomad, &pairs.nomad, versions.nomad) {
+    let pair = pairs.nomad.as_ref().filter(|_| node.products().contains(&Product::Nomad));
+    if let (Scope::All, Some(source), Some(pair), Some(_)) = (scope, &cluster.nomad, pair, versions.nomad) {
         let lb = versions.lb.as_ref().filter(|_| node.role == Role::NomadClient);
         let lb = lb.map(|path| Program::new("lb", &BinarySource::File(path.clone()), &layout));
         place.nomad(node, source, pair, shared, versions, lb.as_ref());
@@ -142,7 +143,10 @@ impl Place<'_> {
         if let Some(token) = shared.nomad_consul_token.as_ref().filter(|_| self.cluster.acl) {
             self.secret(config, "consul-token.hcl", nomad::token(token), owner, Effect::Restart(Product::Nomad));
         }
-        self.certificates(config, &shared.ca_bundle, pair, owner, Effect::Reload(Product::Nomad));
+        // SIGHUP renews what Nomad shows to others, but not what it talks to Consul with: its Consul client keeps CA and
+        // certificate of the start (seen with 2.0.6: `failed to verify certificate` after a CA change). Tasks outlive
+        // the restart of their agent.
+        self.certificates(config, &shared.ca_bundle, pair, owner, Effect::Restart(Product::Nomad));
         let command = ["agent", "-config", config].map(str::to_owned);
         let command = std::iter::once(program.path.clone()).chain(command).collect();
         self.daemon(DaemonSpec { product: Product::Nomad, command, user: owner, keeps_children: client });

@@ -151,7 +151,7 @@ fn forms_change_at_their_versions() {
 }
 
 #[test]
-fn a_rotation_asks_for_no_restart() {
+fn a_rotation_asks_for_no_restart_but_of_nomads_certificate() {
     for (local, name) in [(true, "consul-0"), (false, "nomad-server-1"), (false, "nomad-client-0")] {
         let cluster = cluster(local, true);
         let found = cluster.nodes.iter().find(|node| node.name == name).unwrap();
@@ -171,6 +171,9 @@ fn a_rotation_asks_for_no_restart() {
         assert_eq!(after.0.0, before.0.0, "{name}: a certificate");
         assert_ne!(after.0.1, before.0.1, "{name}: a certificate is read again");
         assert_eq!(after.1, before.1, "{name}: Nomad has its own");
+        pairs.nomad = Some(pair("renewed"));
+        let restarted = stamps(&pairs, &shared).1.0 != after.1.0;
+        assert_eq!(restarted, name != "consul-0", "{name}: Nomad's way to Consul is renewed by a restart alone");
     }
 }
 
@@ -315,22 +318,39 @@ fn nomad_takes_its_folder() {
     });
 }
 
+/// What systemd says about a unit, its program taken to be there.
+fn complaints(systemd: &OsString, text: &str, unit: &str) -> Vec<String> {
+    let root = tempfile::tempdir().unwrap();
+    let path = root.path().join(unit);
+    let swap = |text: String, name: &str| text.replace(&format!("/usr/local/bin/{name}"), "/bin/true");
+    std::fs::write(&path, ["consul", "nomad", "lb"].into_iter().fold(text.to_owned(), swap)).unwrap();
+    let output = Command::new(systemd).arg("verify").arg(&path).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    said.lines().filter(|line| line.contains(unit)).map(str::to_owned).collect()
+}
+
 #[test]
 fn systemd_takes_its_units() {
     let Some(systemd) = program("systemd-analyze") else { return };
     for node in ["nomad-server-0", "nomad-client-0"] {
-        let root = tempfile::tempdir().unwrap();
-        let units = root.path().join("etc/systemd/system");
-        write(&rendered(&cluster(false, true), node, NEW), root.path());
-        for (unit, program) in [("consul.service", "consul"), ("nomad.service", "nomad")] {
-            // It looks whether the program is there, on this machine.
-            let text = std::fs::read_to_string(units.join(unit)).unwrap();
-            let text = text.replace(&format!("/usr/local/bin/{program}"), "/bin/true");
-            std::fs::write(units.join(unit), text.replace("After=network-online.target consul.service", "")).unwrap();
-            let output = Command::new(&systemd).arg("verify").arg(units.join(unit)).output().unwrap();
-            let said = String::from_utf8_lossy(&output.stderr).into_owned();
-            let about_us: Vec<&str> = said.lines().filter(|line| line.contains(unit)).collect();
-            assert!(about_us.is_empty(), "{node}: {about_us:?}");
+        let spec = rendered(&cluster(false, true), node, NEW);
+        for unit in ["consul.service", "nomad.service"] {
+            let text = text(&spec, unit).unwrap();
+            assert_eq!(complaints(&systemd, text, unit), [""; 0], "{node}");
+            // It would tell.
+            let wrong = text.replace("KillSignal=SIGINT", "KillSignal=SIGNONE");
+            assert!(!complaints(&systemd, &wrong, unit).is_empty(), "{node}");
         }
     }
+    let shipped = include_str!("../../../deploy/systemd/lb.service");
+    assert_eq!(complaints(&systemd, shipped, "lb.service"), [""; 0]);
+}
+
+#[test]
+fn words_of_a_command_stay_words() {
+    let layout = Layout::system();
+    let command = ["/a b/consul", "x%h", "$HOME", "plain"].map(str::to_owned).to_vec();
+    let daemon = DaemonSpec { product: Product::Consul, command, user: Owner::Consul, keeps_children: false };
+    let unit = systemd::unit(&daemon, &layout);
+    assert!(unit.contains("ExecStart=\"/a b/consul\" x%%h $$HOME plain\n"), "{unit}");
 }
