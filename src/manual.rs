@@ -2,7 +2,7 @@
 
 use std::io;
 
-use clap::CommandFactory;
+use clap::{Command, CommandFactory};
 use clap_mangen::Man;
 
 use crate::cli;
@@ -36,17 +36,30 @@ pub fn page() -> io::Result<Vec<u8>> {
     let mut page = Vec::new();
     Man::new(cli::Cli::command()).render(&mut page)?;
     page.extend_from_slice(b".SH COMMANDS\n");
-    for mut sub in cli::Cli::command().get_subcommands().filter(|sub| !sub.is_hide_set()).cloned() {
-        let about = sub.get_long_about().or(sub.get_about()).map(ToString::to_string).unwrap_or_default();
-        // The keys of `run` and `check` have a section of their own below.
-        let usage = sub.render_usage().to_string().replace("Usage: ", "");
-        page.extend_from_slice(
-            format!(".SS \"{}\"\n{}\n.PP\n{}\n", escape(sub.get_name()), escape(&usage), escape(&about)).as_bytes(),
-        );
+    // The keys of `run` and `check` have a section of their own below.
+    for sub in cli::Cli::command().get_subcommands().filter(|sub| !sub.is_hide_set()) {
+        page.extend_from_slice(section(sub.get_name(), sub).as_bytes());
+        for below in sub.get_subcommands() {
+            page.extend_from_slice(section(&format!("{} {}", sub.get_name(), below.get_name()), below).as_bytes());
+        }
     }
     page.extend_from_slice(keys().as_bytes());
     page.extend_from_slice(REST.as_bytes());
     Ok(page)
+}
+
+/// A command, what it does, and its flags.
+fn section(name: &str, command: &Command) -> String {
+    let about = command.get_long_about().or(command.get_about()).map(ToString::to_string).unwrap_or_default();
+    let usage = command.clone().bin_name(format!("lb {name}")).render_usage().to_string().replace("Usage: ", "");
+    let mut out = format!(".SS \"{}\"\n{}\n.PP\n{}\n", escape(name), escape(&usage), escape(&about));
+    for arg in command.get_opts() {
+        let value = arg.get_value_names().filter(|_| arg.get_action().takes_values()).map(|names| names.join(" "));
+        let flag = format!("--{} {}", arg.get_long().unwrap_or_default(), value.unwrap_or_default());
+        let help = arg.get_long_help().or(arg.get_help()).map(ToString::to_string).unwrap_or_default();
+        out.push_str(&format!(".TP\n\\fB{}\\fR\n{}\n", escape(flag.trim_end()), escape(&help)));
+    }
+    out
 }
 
 fn keys() -> String {
@@ -94,6 +107,18 @@ mod tests {
         }
         for sub in cli::command().get_subcommands().filter(|sub| !sub.is_hide_set()) {
             assert!(page.contains(&format!(".SS \"{}\"", sub.get_name())), "{}", sub.get_name());
+            for below in sub.get_subcommands() {
+                let name = format!("{} {}", sub.get_name(), below.get_name());
+                assert!(page.contains(&format!(".SS \"{name}\"\nlb {name}")), "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn flags_of_commands_are_on_the_page() {
+        let page = String::from_utf8(page().unwrap()).unwrap();
+        for flag in ["--consul-bin FILE", "--acl", "--purge", "--with-sample"] {
+            assert!(page.contains(&format!("\\fB{flag}\\fR")), "{flag}");
         }
     }
 

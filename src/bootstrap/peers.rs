@@ -18,6 +18,9 @@ use super::topology::{Cluster, Node, Product};
 /// Pause between two looks.
 const STEP: Duration = Duration::from_millis(200);
 
+/// Limit for the answer to a forced leave.
+const FORGET_LIMIT: Duration = Duration::from_secs(20);
+
 /// A raft peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer {
@@ -110,7 +113,8 @@ pub async fn forget(cluster: &Cluster, reach: &Reach, product: Product, node: &N
         Product::Nomad => format!("/v1/agent/force-leave?node={}.{}&prune=true", node.name, cluster.region),
     };
     let api = any_api(cluster, reach, product, node).await?;
-    good_or_gone(api.put(&path, None, LIMIT).await?, "No node found")
+    // Answered only when the word has gone round, which takes seconds.
+    good_or_gone(api.put(&path, None, FORGET_LIMIT).await?, "No node found")
 }
 
 /// Waits until the node's server votes, and no other peer has its name or address.

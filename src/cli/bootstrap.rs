@@ -1,6 +1,5 @@
 //! Arguments of `lb bootstrap`: plain values as typed; `bootstrap` makes a cluster's description of them.
 
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -95,7 +94,7 @@ pub enum BootstrapAction {
     RotateCerts(RotateCertsArgs),
     /// Make new gossip keys and have the agents take them. `--only consul`: Consul's alone.
     RotateGossip,
-    /// Put a new machine in the place of a lost one.
+    /// Put a new machine in the place of a lost one. Its address is the one in the description.
     ReplaceNode(ReplaceNodeArgs),
     /// Take other versions of consul and nomad, one node at a time.
     Upgrade(UpgradeArgs),
@@ -128,9 +127,6 @@ pub struct ReplaceNodeArgs {
     /// Which node, by its name in the description.
     #[arg(value_name = "NAME")]
     pub name: String,
-    /// Address of the new machine, when it is another than before.
-    #[arg(long, value_name = "ADDR")]
-    pub address: Option<IpAddr>,
     /// Do not ask.
     #[arg(long)]
     pub yes: bool,

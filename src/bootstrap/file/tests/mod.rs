@@ -1,11 +1,13 @@
 //! Whole descriptions: what they come to, and what is said about wrong ones.
 
+mod shipped;
+
 use std::path::{Path, PathBuf};
 
 use super::binaries::Programs;
 use super::build::{Surroundings, build};
 use super::nodes::ROLES;
-use super::raw::{self, KEYS};
+use super::raw;
 use crate::bootstrap::topology::{BinarySource, Cluster, Node, ReleaseKey, Role, Runner, Ssh, Target};
 
 /// Programs that a machine is said to have.
@@ -258,7 +260,10 @@ const MISTAKES: &[(&str, &str)] = &[
         "consul_servers = [\"10.0.0.1\"]\nnomad_servers = [\"10.0.0.1\"]",
         "c.toml:2: nomad_servers[0] = \"10.0.0.1\" is the address of consul-0, too; ",
     ),
-    ("consul_servers = [{ name = \"nomad-client-1\" }]", "configuration: nomad_clients is called nomad-client-1, and so is consul_servers[0]; "),
+    (
+        "consul_servers = [{ name = \"nomad-client-1\" }]",
+        "configuration: nomad_clients is called nomad-client-1, and so is consul_servers[0]; ",
+    ),
     (
         "consul_servers = [{ name = \"Bad\" }]",
         "c.toml:1: consul_servers[0].name = \"Bad\" is not a lower-case DNS label; ",
@@ -388,67 +393,4 @@ fn all_mistakes_are_told_at_once() {
     let text = "nmae = 1\nconsul_servers = 2\nacl = 3\n[ssh]\nport = 0\n[consul]\nversion = 7\nbinary = \"x\"\n[x]\n";
     let said = read(text).unwrap_err();
     assert_eq!(said.len(), 6, "{said:#?}");
-}
-
-/// The shipped file.
-fn shipped() -> String {
-    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("config/cluster.toml")).unwrap()
-}
-
-/// The shipped file with every line `#key = value` written out, but for keys of which `without` has one, and without
-/// lines of keys that now stand twice.
-fn written_out(without: &[&str]) -> String {
-    let mut section = String::new();
-    let mut rows: Vec<(String, String)> = Vec::new();
-    for row in shipped().lines() {
-        if let Some(name) = row.strip_prefix('[') {
-            section = format!("{}.", name.trim_end_matches(']'));
-            rows.push((String::new(), row.to_owned()));
-        }
-        let row_of = row.strip_prefix('#').unwrap_or(row);
-        let Some((name, _)) = row_of.split_once(" = ").filter(|(name, _)| !name.contains([' ', '#'])) else { continue };
-        let path = format!("{section}{name}");
-        assert!(KEYS.contains(&path.as_str()), "config/cluster.toml has {path}, which is not a key");
-        if row.starts_with('#') && without.contains(&path.as_str()) {
-            continue;
-        }
-        rows.retain(|(earlier, _)| *earlier != path);
-        rows.push((path, row_of.to_owned()));
-    }
-    rows.iter().map(|(_, row)| format!("{row}\n")).collect()
-}
-
-#[test]
-fn the_shipped_file_is_the_local_cluster_and_shows_every_key() {
-    let text = shipped();
-    assert_eq!(good(&text), good(""));
-    for key in KEYS {
-        let (section, name) = key.split_once('.').unwrap_or(("", key));
-        let below = if section.is_empty() { &text } else { text.split_once(&format!("\n[{section}]\n")).unwrap().1 };
-        let end = below.find("\n[").unwrap_or(below.len());
-        let shown = below[..end].lines().any(|row| row.trim_start_matches('#').starts_with(&format!("{name} = ")));
-        assert!(shown, "config/cluster.toml does not show {key}");
-    }
-}
-
-#[test]
-fn the_shipped_file_can_be_written_out() {
-    let machines = ["consul_servers", "nomad_servers", "nomad_clients"];
-    let local: Vec<&str> =
-        machines.into_iter().chain(["inventory", "state", "consul.version", "nomad.version"]).collect();
-    let mut expected = good("");
-    expected.consul = BinarySource::File("/usr/local/bin/consul".into());
-    expected.nomad = Some(BinarySource::File("/usr/local/bin/nomad".into()));
-    expected.network_interface = Some("eth0".to_owned());
-    expected.release_key.file = Some("/etc/lb/hashicorp.asc".into());
-    assert_eq!(good(&written_out(&local)), expected, "what is called a default is one");
-
-    let text = written_out(&["inventory", "consul.binary", "nomad.binary"]);
-    let cluster = good(&text.replace("target = \"local\"", "target = \"ssh\""));
-    assert_eq!(cluster.consul, BinarySource::Release("1.8.7".to_owned()));
-    assert_eq!(names(&cluster)[5], "chief");
-    assert_eq!(cluster.state, Path::new("/etc/lb/cluster.state"));
-    let Target::Ssh(ssh) = cluster.target else { panic!() };
-    assert_eq!(ssh.options.len(), 10, "{:?}", ssh.options);
-    assert_eq!((ssh.sudo, ssh.parallel, ssh.runner), (true, 4, Runner::Systemd));
 }
