@@ -13,6 +13,7 @@
 
 pub mod file;
 pub mod inventory;
+pub mod passphrase;
 pub mod secrets;
 pub mod spec;
 pub mod topology;
