@@ -39,7 +39,8 @@ fn write(dir: &Path, name: &str, text: &str) -> String {
 fn without_arguments_help_is_shown() {
     let shown = lb(&[]);
     assert_eq!((shown.code, shown.out.as_str()), (Some(2), ""));
-    for word in ["Usage: lb", "run", "demo", "check", "routes", "explain", "completions", "man", "version"] {
+    for word in ["Usage: lb", "run", "demo", "check", "routes", "explain", "bootstrap", "completions", "man", "version"]
+    {
         assert!(shown.err.contains(word), "{word}\n{}", shown.err);
     }
     let shown = lb(&["--help"]);

@@ -21,6 +21,7 @@ pub mod gossip;
 pub mod host;
 pub mod inventory;
 pub mod members;
+pub mod passphrase;
 pub mod peers;
 pub mod pki;
 pub mod plan;

@@ -104,6 +104,7 @@ pub enum BootstrapAction {
 
 /// Arguments of `up`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Args)]
+#[command(next_help_heading = "Options of up")]
 pub struct UpArgs {
     /// Leave a cluster of this machine running in the background.
     #[arg(long)]
