@@ -362,12 +362,7 @@ const CONSUL: &[Key] = &[
         "Client certificate for agents that verify it (verify_incoming). Read again when it changes. Also \
          CONSUL_CLIENT_CERT.",
     ),
-    unset(
-        "cert_pem",
-        Kind::Text,
-        "-----BEGIN CERTIFICATE-----…",
-        "The same as text, in place of cert_file.",
-    ),
+    unset("cert_pem", Kind::Text, "-----BEGIN CERTIFICATE-----…", "The same as text, in place of cert_file."),
     unset("key_file", Kind::Path, "client-key.pem", "Its private key. Also CONSUL_CLIENT_KEY."),
     unset(
         "key_pem",
