@@ -423,3 +423,46 @@ fn delete_token(agent: &ConsulAgent, secret: &str) {
     assert_ne!(token["AccessorID"].as_str(), Some(secret));
     agent.api("DELETE", &format!("/v1/acl/token/{}", token["AccessorID"].as_str().expect("an id")), None);
 }
+
+/// Certificates in the configuration itself: a file put in its place is taken up without a signal, a pair that does not
+/// fit is refused, and traffic notices neither.
+#[test]
+fn certificates_in_the_configuration_change_under_load() {
+    let agent = ConsulAgent::start();
+    let other = Certificates::new();
+    other.issue("client", &["client.test".to_owned()]);
+    let config = |cert: &str, key: &str| {
+        let read = |path: std::path::PathBuf| fs::read_to_string(path).unwrap();
+        let key = if key == "foreign" { other.path("client-key.pem") } else { agent.certificates().path(key) };
+        format!(
+            "[consul]\naddress = {:?}\nwait = \"2s\"\nca_pem = \"\"\"\n{}\"\"\"\ncert_pem = \"\"\"\n{}\"\"\"\n\
+             key_pem = \"\"\"\n{}\"\"\"\n[[listener]]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n",
+            agent.address(),
+            read(agent.certificates().path("ca.pem")),
+            read(agent.certificates().path(cert)),
+            read(key),
+        )
+    };
+    agent.certificates().issue("first", &["lb.test".to_owned()]);
+    agent.certificates().issue("second", &["lb.test".to_owned()]);
+    let lb = support::lb::Lb::start(&config("first.pem", "first-key.pem"));
+    let _instances = fleet(&agent, "web", "web", 3);
+    wait_serving(&lb, "web", &["web-0", "web-1", "web-2"]);
+    let shown = lb.admin("/api/config").1;
+    assert!(shown.contains("\"key_pem\":\"***\"") && !shown.contains("PRIVATE KEY"), "{shown}");
+    let load = load(&lb, "/web", 200);
+    let put = |text: String| {
+        let path = lb.folder().join("lb.toml");
+        fs::write(path.with_extension("new"), text).unwrap();
+        fs::rename(path.with_extension("new"), path).unwrap();
+    };
+    put(config("second.pem", "foreign"));
+    lb.wait_for_line("a refusal", |line| line.contains("not reloaded") && line.contains("consul.cert_pem"));
+    put(config("second.pem", "second-key.pem"));
+    lb.wait_for_line("a reload", |line| line.contains("reloaded") && !line.contains("not reloaded"));
+    let later = Instance::start("web", "later");
+    later.register(&agent, &["urlprefix-/web"], Check::Ttl);
+    wait_serving(&lb, "web", &["web-0", "web-1", "web-2", "later"]);
+    load.stop().assert_none_failed();
+    assert!(!lb.stderr().contains("PRIVATE KEY"), "{}", lb.stderr());
+}

@@ -210,3 +210,80 @@ fn quoted(value: &str) -> String {
     }
     format!("'{}'", value.replace('\'', r"'\''"))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::super::state::Token;
+    use super::super::state::tests::full;
+    use super::*;
+    use crate::config::{Inputs, load};
+
+    fn token(secret: &str) -> Option<Token> {
+        Some(Token { accessor: "id".to_owned(), secret: Secret::new(secret) })
+    }
+
+    #[test]
+    fn a_shell_reads_back_what_was_meant() {
+        let (_folder, _, cluster) = full();
+        let tokens = Tokens { consul_management: token("root"), operator: token("it's $HOME"), ..Tokens::default() };
+        let access = Access::new(&cluster, Scope::All, Path::new("/my state/x"), &tokens);
+        let script =
+            format!("{}printf '%s|%s|%s' \"$CONSUL_HTTP_TOKEN\" \"$NOMAD_ADDR\" \"$CONSUL_CACERT\"", access.shell());
+        let output = Command::new("sh").args(["-c", &script]).output().unwrap();
+        let said = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(said, "it's $HOME|https://127.0.32.14:4646|/my state/x/ca.pem");
+        assert_eq!(access.json()["CONSUL_HTTP_ADDR"], "https://127.0.32.11:8501");
+        assert!(access.json().get("NOMAD_TOKEN").is_none() && !format!("{access:?}").contains("HOME"));
+        let only = Access::new(&cluster, Scope::ConsulOnly, Path::new("/s"), &Tokens::default());
+        assert_eq!(
+            only.shell(),
+            "export CONSUL_HTTP_ADDR=https://127.0.32.11:8501\nexport CONSUL_CACERT=/s/ca.pem\n\
+             export CONSUL_CLIENT_CERT=/s/certs/operator.pem\nexport CONSUL_CLIENT_KEY=/s/certs/operator-key.pem\n"
+        );
+    }
+
+    #[test]
+    fn openssl_opens_the_browsers_file_and_it_stays_the_same() {
+        let (_folder, mut state, cluster) = full();
+        assert_eq!(write_all(&mut state, &cluster, Scope::All).unwrap().len(), 4);
+        assert_eq!(write_all(&mut state, &cluster, Scope::All).unwrap(), Vec::<PathBuf>::new());
+        let read = |password: &Path| {
+            let mut command = Command::new("openssl");
+            command.args(["pkcs12", "-info", "-nodes", "-in"]).arg(state.path(PFX_FILE));
+            command.arg("-passin").arg(format!("file:{}", password.display())).output().unwrap()
+        };
+        let output = read(&state.path(PFX_PASSWORD_FILE));
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!((text.matches("BEGIN CERTIFICATE").count(), text.matches("BEGIN PRIVATE KEY").count()), (2, 1));
+        assert!(String::from_utf8_lossy(&output.stderr).contains("AES-256-CBC"));
+        assert!(!read(&state.path("ca.pem")).status.success(), "another password");
+        // A new pair: a new file under the same password.
+        let password = state.text(PFX_PASSWORD_FILE).unwrap();
+        std::fs::remove_file(state.path("certs/operator.pem")).unwrap();
+        let authority = state.ensure_authority(None, std::time::SystemTime::UNIX_EPOCH).unwrap();
+        let soon = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_900_000_000);
+        state.ensure_pairs(&cluster, &authority, soon).unwrap();
+        let written = write_all(&mut state, &cluster, Scope::All).unwrap();
+        assert!(written.contains(&state.path(PFX_FILE)), "{written:?}");
+        assert_eq!(state.text(PFX_PASSWORD_FILE).unwrap(), password);
+    }
+
+    #[test]
+    fn the_bundle_is_a_configuration_of_lb() {
+        let (_folder, state, cluster) = full();
+        let (lb, ca) = (state.pairs(&cluster).unwrap().unwrap().lb, state.ca_bundle().unwrap().unwrap());
+        let text = bundle(&cluster, &lb, &ca, Some(&Secret::new("tok\"en")));
+        let file = Some(("lb.toml".into(), text.reveal().to_owned()));
+        let loaded = load(&Inputs { file, ..Inputs::default() }).unwrap();
+        let consul = loaded.config.consul.unwrap();
+        assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
+        assert_eq!(consul.addresses, ["https://127.0.32.11:8501"]);
+        assert_eq!(consul.token.as_deref(), Some("tok\"en"));
+        assert_eq!(consul.cert_pem.unwrap().trim(), lb.cert.trim());
+        assert_eq!(consul.key_pem.unwrap().trim(), lb.key.reveal().trim());
+        assert_eq!(consul.ca_pem.unwrap().trim(), ca.trim());
+    }
+}

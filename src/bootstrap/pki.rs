@@ -224,4 +224,4 @@ pub fn random(bytes: &mut [u8]) -> Result<()> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

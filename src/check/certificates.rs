@@ -10,27 +10,27 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 
 use super::files::Files;
-use crate::config::{CertificateSource, Config};
+use crate::config::{CertificateSource, Config, ConsulConfig};
 
 /// A certificate that ends within this time is warned about, in seconds.
 const SOON: i64 = 30 * 86_400;
 /// Most pairs looked at in one folder.
 const PAIRS_MAX: usize = 10_000;
 
+/// Stands for the file where a certificate is in the configuration itself.
+const INLINE: &str = "configuration";
+
 /// Checks every certificate, key and CA the configuration names. `now` in seconds since 1970.
 pub(crate) fn check(config: &Config, now: i64, files: &mut Files) {
     if let Some(consul) = &config.consul {
         authorities(files, "consul.ca_file", consul.ca_file.as_deref(), now);
+        if let Some(text) = &consul.ca_pem {
+            authorities_in(files, "consul.ca_pem", Path::new(INLINE), text.as_bytes(), now);
+        }
         for path in consul.ca_path.iter().flat_map(|path| files.folder("consul.ca_path", path)).collect::<Vec<_>>() {
             authorities(files, "consul.ca_path", Some(&path), now);
         }
-        match (&consul.cert_file, &consul.key_file) {
-            (Some(cert), Some(key)) => pair(files, "consul.cert_file", cert, "consul.key_file", key, now),
-            // Half a pair is a mistake of the configuration; whether the half is sound is worth knowing as well.
-            (Some(cert), None) => drop(chain(files, "consul.cert_file", cert, now)),
-            (None, Some(key)) => drop(private_key(files, "consul.key_file", key)),
-            (None, None) => {}
-        }
+        consul_pair(files, consul, now);
     }
     authorities(files, "proxy.upstream_ca_file", config.proxy.upstream_ca_file.as_deref(), now);
     for (name, certificates) in &config.certificates {
@@ -46,6 +46,26 @@ pub(crate) fn check(config: &Config, now: i64, files: &mut Files) {
             CertificateSource::Path { path } => folder(files, &key("path"), path, now),
         }
     }
+}
+
+/// The client certificate, either half of which is in a file or in the configuration itself. Half a pair is a mistake
+/// of the configuration; whether the half is sound is worth knowing as well.
+fn consul_pair(files: &mut Files, consul: &ConsulConfig, now: i64) {
+    let inline = Path::new(INLINE);
+    let (cert_key, cert_place, chain) = match (&consul.cert_file, &consul.cert_pem) {
+        (Some(path), _) => ("consul.cert_file", path.as_path(), chain(files, "consul.cert_file", path, now)),
+        (_, Some(text)) => {
+            ("consul.cert_pem", inline, chain_in(files, "consul.cert_pem", inline, text.as_bytes(), now))
+        }
+        _ => ("consul.cert_file", inline, Vec::new()),
+    };
+    let (key_key, key_place, key) = match (&consul.key_file, &consul.key_pem) {
+        (Some(path), _) => ("consul.key_file", path.as_path(), private_key(files, "consul.key_file", path)),
+        (_, Some(text)) => ("consul.key_pem", inline, private_key_in(files, "consul.key_pem", inline, text.as_bytes())),
+        _ => return,
+    };
+    let cert_name = if cert_place == inline { cert_key.to_owned() } else { cert_place.display().to_string() };
+    fits(files, (chain, &cert_name), key, (key_key, key_place));
 }
 
 /// `X-cert.pem` with `X-key.pem`, or `X.pem` with both.
@@ -74,34 +94,50 @@ fn pairs_of(paths: &[PathBuf]) -> Vec<(PathBuf, PathBuf)> {
 
 fn pair(files: &mut Files, cert_key: &str, cert_file: &Path, key_key: &str, key_file: &Path, now: i64) {
     let chain = chain(files, cert_key, cert_file, now);
-    let Some(key) = private_key(files, key_key, key_file) else { return };
-    if chain.is_empty() {
-        return;
-    }
+    let key = private_key(files, key_key, key_file);
+    fits(files, (chain, &cert_file.display().to_string()), key, (key_key, key_file));
+}
+
+/// Whether certificate and key belong together, if both were found.
+fn fits(
+    files: &mut Files,
+    (chain, cert): (Vec<CertificateDer<'static>>, &str),
+    key: Option<PrivateKeyDer<'static>>,
+    (key_key, key_place): (&str, &Path),
+) {
+    let Some(key) = key.filter(|_| !chain.is_empty()) else { return };
     match CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider()) {
         Ok(_) => {}
         Err(rustls::Error::InconsistentKeys(_)) => {
-            let problem = format!("is not the key of {}", cert_file.display());
-            files.error(key_key, key_file, &problem, "certificate and key have to be made together");
+            let problem = format!("is not the key of {cert}");
+            files.error(key_key, key_place, &problem, "certificate and key have to be made together");
         }
-        Err(error) => files.error(key_key, key_file, &format!("cannot be used: {error}"), "make a new pair"),
+        Err(error) => files.error(key_key, key_place, &format!("cannot be used: {error}"), "make a new pair"),
     }
 }
 
 fn private_key(files: &mut Files, key: &str, path: &Path) -> Option<PrivateKeyDer<'static>> {
     files.secret(key, path);
     let bytes = files.read(key, path)?;
-    let found = PrivateKeyDer::from_pem_slice(&bytes).ok();
+    private_key_in(files, key, path, &bytes)
+}
+
+fn private_key_in(files: &mut Files, key: &str, place: &Path, bytes: &[u8]) -> Option<PrivateKeyDer<'static>> {
+    let found = PrivateKeyDer::from_pem_slice(bytes).ok();
     if found.is_none() {
-        let advice = "name the PEM file of the private key; encrypted keys cannot be used";
-        files.error(key, path, "holds no private key", advice);
+        let advice = "give the private key as PEM; encrypted keys cannot be used";
+        files.error(key, place, "holds no private key", advice);
     }
     found
 }
 
 fn chain(files: &mut Files, key: &str, path: &Path, now: i64) -> Vec<CertificateDer<'static>> {
     let Some(bytes) = files.read(key, path) else { return Vec::new() };
-    let chain = certificates(&bytes);
+    chain_in(files, key, path, &bytes, now)
+}
+
+fn chain_in(files: &mut Files, key: &str, path: &Path, bytes: &[u8], now: i64) -> Vec<CertificateDer<'static>> {
+    let chain = certificates(bytes);
     if chain.is_empty() {
         files.error(key, path, "holds no certificate", "name a PEM file (BEGIN CERTIFICATE)");
     }
@@ -114,7 +150,11 @@ fn chain(files: &mut Files, key: &str, path: &Path, now: i64) -> Vec<Certificate
 
 fn authorities(files: &mut Files, key: &str, path: Option<&Path>, now: i64) {
     let Some((path, bytes)) = path.and_then(|path| Some((path, files.read(key, path)?))) else { return };
-    let found = certificates(&bytes);
+    authorities_in(files, key, path, &bytes, now);
+}
+
+fn authorities_in(files: &mut Files, key: &str, path: &Path, bytes: &[u8], now: i64) {
+    let found = certificates(bytes);
     if found.is_empty() {
         files.error(key, path, "holds no CA certificate", "name a PEM file (BEGIN CERTIFICATE)");
     }
@@ -242,5 +282,29 @@ mod tests {
         fs::write(dir.path().join("a-key.pem"), &key).unwrap();
         let found = found(folder, None);
         assert!(found.iter().all(|(severity, _)| *severity == Severity::Warning), "{found:?}");
+    }
+
+    #[test]
+    fn certificates_in_the_configuration_itself_are_checked_as_files_are() {
+        let ((good, key), (old, _)) = (make((2031, 1, 1)), make((2029, 6, 1)));
+        let found = |cert: Option<&str>, key: Option<&str>, ca: Option<&str>| {
+            let consul = ConsulConfig {
+                cert_pem: cert.map(str::to_owned),
+                key_pem: key.map(str::to_owned),
+                ca_pem: ca.map(str::to_owned),
+                ..ConsulConfig::default()
+            };
+            let mut files = Files::default();
+            check(&Config { consul: Some(consul), ..Config::default() }, NOW, &mut files);
+            let shown = files.findings.into_iter().map(|it| format!("{} {} {}", it.file, it.subject, it.problem));
+            shown.collect::<Vec<_>>().join("; ")
+        };
+        assert_eq!(found(Some(&good), Some(&key), Some(&good)), "");
+        assert!(found(Some(&old), None, None).starts_with("configuration consul.cert_pem ended"));
+        assert!(found(None, None, Some(&old)).contains("consul.ca_pem ended"));
+        assert!(found(None, None, Some("x")).contains("consul.ca_pem holds no CA certificate"));
+        assert!(found(Some(&good), Some("x"), None).contains("consul.key_pem holds no private key"));
+        let foreign = make((2031, 1, 1)).1;
+        assert!(found(Some(&good), Some(&foreign), None).contains("is not the key of consul.cert_pem"));
     }
 }

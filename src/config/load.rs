@@ -376,6 +376,9 @@ routes_file = "routes.txt"
             ("[certificates.a]\nsource = \"path\"".to_owned(), "certificates.a.path is missing"),
             ("[consul]\ncert_file = \"c.pem\"".to_owned(), "has no key beside it"),
             ("[consul]\nkey_file = \"c.pem\"".to_owned(), "has no certificate beside it"),
+            ("[consul]\ncert_pem = \"x\"".to_owned(), "set consul.key_pem too"),
+            ("[consul]\nkey_pem = \"x\"".to_owned(), "consul.key_pem = *** has no certificate beside it"),
+            ("[consul]\nca_pem = \"x\"\nca_file = \"c\"".to_owned(), "stands beside consul.ca_file; remove one"),
             ("[consul]\naddress = \"ftp://h\"".to_owned(), "has the unknown scheme ftp://"),
             ("[consul]\naddress = \"http://\"".to_owned(), "is not a URL of an agent"),
             ("[consul]\naddress = \",\"".to_owned(), "names no agent"),
@@ -439,6 +442,19 @@ routes_file = "routes.txt"
         }
         let unread = read_draft(Some(Path::new("/nonexistent/lb.toml")), vec![("proxy.workers".into(), "x".into())]);
         assert_eq!((unread.consul(), unread.mistakes.len()), (None, 2), "{:?}", unread.mistakes);
+    }
+
+    #[test]
+    fn the_tools_environment_goes_before_certificates_in_the_file() {
+        let file = "[consul]\nca_pem = \"x\"\ncert_pem = \"x\"\nkey_pem = \"x\"\n";
+        let env = [("CONSUL_CACERT", "a"), ("CONSUL_CLIENT_CERT", "b"), ("CONSUL_CLIENT_KEY", "c")];
+        let loaded = load(&inputs(file, &env, &[])).unwrap();
+        let consul = loaded.config.consul.unwrap();
+        assert_eq!((consul.ca_pem, consul.cert_pem, consul.key_pem), (None, None, None));
+        assert_eq!(consul.cert_file, Some("b".into()));
+        assert_eq!(loaded.warnings.len(), 3, "{:?}", loaded.warnings);
+        let consul = load(&inputs(file, &[], &[])).unwrap().config.consul.unwrap();
+        assert!(consul.has_certificate() && consul.addresses[0].starts_with("http"), "{:?}", consul.addresses);
     }
 
     #[test]

@@ -64,7 +64,7 @@ impl<'a> Reader<'a> {
         let secret = self.section.key(name).is_some_and(|key| key.kind == Kind::Secret);
         Mistake {
             key: if self.section.shape == Shape::Top { name.to_owned() } else { format!("{}.{name}", self.path) },
-            value: entry.map(|entry| if secret { "***".to_owned() } else { entry.value.to_string() }),
+            value: entry.map(|entry| if secret { "***".to_owned() } else { first_line(entry.value.to_string()) }),
             place: entry.map_or_else(|| self.group_place(), |entry| entry.place.clone()),
             problem: problem.to_owned(),
             advice: advice.to_owned(),
@@ -292,6 +292,14 @@ fn parse_socket(text: &str, default_port: Option<u16>) -> Result<SocketAddr, &'s
             _ => Err("has a name where an IP address belongs"),
         },
         _ => Err("is not an address with a port"),
+    }
+}
+
+/// A text of many lines, such as a certificate, would bury what is said about it.
+fn first_line(text: String) -> String {
+    match text.split_once('\n').filter(|(_, rest)| !rest.trim().is_empty()) {
+        Some((first, _)) => format!("{first}…"),
+        None => text,
     }
 }
 

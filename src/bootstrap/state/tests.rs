@@ -1,1 +1,237 @@
+//! The folder as a whole: what is made once, what is taken up again, and what is refused.
 
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::time::{Duration, SystemTime};
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::bootstrap::pki::tests::cluster;
+use crate::bootstrap::pki::{self, Authority};
+use crate::bootstrap::topology::{Cluster, Scope};
+
+fn now() -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(1_900_000_000)
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o777
+}
+
+/// A state with everything in it, of a cluster that exists.
+pub(crate) fn full() -> (TempDir, State, Cluster) {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("state");
+    let mut state = State::create(&dir).unwrap();
+    let cluster = cluster(dir);
+    let authority = state.ensure_authority(None, now()).unwrap();
+    state.ensure_pairs(&cluster, &authority, now()).unwrap();
+    state.ensure_gossip().unwrap();
+    state.save_cluster(&Applied::of(&cluster, Scope::All, None, now())).unwrap();
+    (folder, state, cluster)
+}
+
+fn cut(text: &str, unwanted: &str) -> bool {
+    !text.contains(unwanted)
+}
+
+#[test]
+fn the_second_run_makes_nothing() {
+    let (_folder, mut state, cluster) = full();
+    let (shared, issued) = (state.shared().unwrap(), state.pairs(&cluster).unwrap().unwrap());
+    assert_eq!(state.due_pairs(&cluster, now()).unwrap(), []);
+    let authority = state.ensure_authority(None, now()).unwrap();
+    let again = state.ensure_pairs(&cluster, &authority, now()).unwrap();
+    assert_eq!(again.made, []);
+    assert_eq!(again, issued);
+    state.ensure_gossip().unwrap();
+    assert_eq!(state.shared().unwrap(), shared);
+    assert_ne!(shared.consul_gossip, shared.nomad_gossip);
+    assert!(issued.nodes["consul-0"].nomad.is_none() && issued.nodes["nomad-client-0"].nomad.is_some());
+    let keys: BTreeSet<_> = issued.nodes.values().map(|pairs| pairs.consul.key.reveal()).collect();
+    assert_eq!(keys.len(), 3, "no key is shared");
+}
+
+#[test]
+fn one_writer_whose_process_is_named_and_any_readers() {
+    let (_folder, state, _) = full();
+    let error = State::open(state.dir()).unwrap_err().to_string();
+    assert!(error.contains(&format!("process {} is at work", std::process::id())), "{error}");
+    let mut reader = State::open_read_only(state.dir()).unwrap().unwrap();
+    assert!(reader.shared().is_ok());
+    assert!(reader.put("env", b"x").unwrap_err().chain().any(|it| it.to_string().contains("reading only")));
+    let dir = state.dir().to_owned();
+    drop(state);
+    assert!(State::open(&dir).unwrap().is_some());
+    assert!(State::open(&dir.join("none")).unwrap().is_none());
+    assert!(State::open(&dir.join("ca.pem")).unwrap_err().to_string().contains("not a folder"));
+}
+
+#[test]
+fn modes_are_private_and_put_right() {
+    let (_folder, state, _) = full();
+    let (dir, key) = (state.dir().to_owned(), state.path("certs/consul-0/consul-key.pem"));
+    assert_eq!((mode(&dir), mode(&dir.join("certs/consul-0")), mode(&key)), (0o700, 0o700, 0o600));
+    for name in ["ca-key.pem", "gossip.json", "cluster.json", "lock"] {
+        assert_eq!(mode(&dir.join(name)), 0o600, "{name}");
+    }
+    drop(state);
+    fs::create_dir_all(dir.join("nodes")).unwrap();
+    for (path, loose) in [(&dir, 0o755), (&key, 0o644), (&dir.join("nodes"), 0o755)] {
+        fs::set_permissions(path, fs::Permissions::from_mode(loose)).unwrap();
+    }
+    let state = State::open(&dir).unwrap().unwrap();
+    assert_eq!((mode(&dir), mode(&key), mode(&dir.join("nodes"))), (0o700, 0o600, 0o755));
+    assert_eq!(state.notes().len(), 2, "{:?}", state.notes());
+    assert!(state.notes()[1].contains("consul-key.pem") && state.notes()[1].contains("644"), "{:?}", state.notes());
+}
+
+#[test]
+fn what_a_live_cluster_lost_is_not_made_again() {
+    for (lost, expected) in [("ca-key.pem", "CA key of a live cluster"), ("ca.pem", "CA of a live cluster")] {
+        let (_folder, mut state, cluster) = full();
+        fs::remove_file(state.path(lost)).unwrap();
+        let error = state.ensure_authority(None, now()).unwrap_err().to_string();
+        assert!(error.contains(expected) && error.contains("backup"), "{error}");
+        assert!(state.pairs(&cluster).unwrap().is_some(), "what needs no key goes on");
+    }
+    let (_folder, mut state, cluster) = full();
+    fs::remove_file(state.path("ca-key.pem")).unwrap();
+    assert_eq!(state.due_pairs(&cluster, now()).unwrap(), []);
+    fs::remove_file(state.path("gossip.json")).unwrap();
+    let error = state.ensure_gossip().unwrap_err().to_string();
+    assert!(error.contains("gossip keys of a live cluster are lost"), "{error}");
+    // The form that the message tells to write is one that is read.
+    let form = r#"{"version":1,"consul":{"current":"KEY"},"nomad":{"current":"KEY"}}"#;
+    assert!(error.contains(form), "{error}");
+    fs::write(state.path("gossip.json"), form.replace("KEY", GossipKeys::key().unwrap().reveal())).unwrap();
+    state.ensure_gossip().unwrap();
+}
+
+#[test]
+fn a_passphrase_locks_the_key_for_good() {
+    let (_folder, mut state, cluster) = full();
+    let (right, wrong) = (Secret::new("correct horse"), Secret::new("other"));
+    let before = state.ensure_authority(None, now()).unwrap();
+    assert_eq!(state.is_key_encrypted().unwrap(), Some(false));
+    state.ensure_authority(Some(&right), now()).unwrap();
+    assert_eq!(state.is_key_encrypted().unwrap(), Some(true));
+    let error = state.ensure_authority(None, now()).unwrap_err().to_string();
+    assert!(error.contains("--passphrase-file") && error.contains("LB_BOOTSTRAP_PASSPHRASE"), "{error}");
+    let error = format!("{:#}", state.ensure_authority(Some(&wrong), now()).unwrap_err());
+    assert!(error.contains("wrong passphrase") && cut(&error, "other"), "{error}");
+    let after = state.ensure_authority(Some(&right), now()).unwrap();
+    assert_eq!(after.key_pem(), before.key_pem());
+    assert_eq!(state.due_pairs(&cluster, now()).unwrap(), [], "no passphrase is needed when nothing is due");
+    assert!(state.begin_authority_rotation(Some(&wrong), now()).is_err());
+    let openssl = std::process::Command::new("openssl")
+        .args(["pkey", "-noout", "-passin", "pass:correct horse", "-in"])
+        .arg(state.path("ca-key.pem"))
+        .status();
+    assert!(openssl.unwrap().success(), "openssl reads it");
+}
+
+#[test]
+fn a_run_killed_between_two_files_is_taken_up() {
+    // Nothing was signed with a CA key that has no certificate.
+    let folder = tempfile::tempdir().unwrap();
+    let mut state = State::create(folder.path()).unwrap();
+    fs::write(state.path("ca-key.pem"), Authority::create(now()).unwrap().key_pem().reveal()).unwrap();
+    fs::write(state.path("ca.pem.new"), "half").unwrap();
+    let authority = state.ensure_authority(None, now()).unwrap();
+    let cluster = cluster(folder.path().to_owned());
+    let issued = state.ensure_pairs(&cluster, &authority, now()).unwrap();
+    assert_eq!(issued.made.len(), 7);
+    // A new key beside the old certificate.
+    let foreign = authority.issue(&pki::Subject::lb(), 1, now()).unwrap();
+    fs::write(state.path("certs/lb-key.pem"), foreign.key.reveal()).unwrap();
+    fs::remove_file(state.path("certs/nomad-server-0/nomad.pem")).unwrap();
+    let made = state.ensure_pairs(&cluster, &authority, now()).unwrap().made;
+    let made: Vec<_> = made.iter().map(|made| (made.what.as_str(), made.reason.as_str())).collect();
+    assert_eq!(made, [("nomad-server-0/nomad", "missing"), ("lb", "the key is another's")]);
+    state.forget_node("consul-0").unwrap();
+    assert_eq!(state.due_pairs(&cluster, now()).unwrap()[0].what, "consul-0/consul");
+}
+
+#[test]
+fn a_leaf_rotation_renews_each_once() {
+    let (_folder, mut state, cluster) = full();
+    let later = now() + Duration::from_secs(60);
+    let authority = state.ensure_authority(None, later).unwrap();
+    state.begin_leaf_rotation(later).unwrap();
+    assert!(state.begin_authority_rotation(None, later).is_err());
+    let reasons: Vec<_> = state.due_pairs(&cluster, later).unwrap().into_iter().map(|made| made.reason).collect();
+    assert_eq!(reasons, ["rotation"; 7]);
+    // Taken up by another run.
+    state.begin_leaf_rotation(later + Duration::from_secs(60)).unwrap();
+    assert_eq!(state.ensure_pairs(&cluster, &authority, later).unwrap().made.len(), 7);
+    assert_eq!(state.due_pairs(&cluster, later).unwrap(), []);
+    assert_eq!(state.advance_rotation().unwrap(), None);
+    assert_eq!(state.rotation().unwrap(), None);
+    assert_eq!(state.due_pairs(&cluster, later).unwrap(), []);
+}
+
+#[test]
+fn a_change_of_the_ca_trusts_both_in_between_and_survives_a_kill_at_each_file() {
+    let (_folder, mut state, cluster) = full();
+    let old = state.signing_cert().unwrap().unwrap();
+    // A run killed before it noted the step leaves files that the next one writes anew.
+    fs::write(state.path("next-ca-key.pem"), "left over").unwrap();
+    state.begin_authority_rotation(None, now()).unwrap();
+    let bundle = pki::split(&state.ca_bundle().unwrap().unwrap());
+    assert_eq!((bundle.len(), &bundle[0]), (2, &old));
+    assert_eq!(state.signing_cert().unwrap().as_ref(), Some(&old));
+    assert_eq!(state.due_pairs(&cluster, now()).unwrap(), [], "the old CA signs until all trust the new one");
+    assert_eq!(state.begin_authority_rotation(None, now()).unwrap().step, RotationStep::BothTrusted);
+    state.advance_rotation().unwrap();
+    let authority = state.ensure_authority(None, now()).unwrap();
+    assert_eq!(pki::describe(authority.cert_pem()).unwrap(), pki::describe(&bundle[1]).unwrap());
+    let made = state.ensure_pairs(&cluster, &authority, now()).unwrap().made;
+    assert!(made.len() == 7 && made.iter().all(|made| made.reason == "signed by another CA"), "{made:?}");
+    // Killed after the key got its final name.
+    fs::rename(state.path("next-ca-key.pem"), state.path("ca-key.pem")).unwrap();
+    state.ensure_authority(None, now()).unwrap();
+    // Killed after the bundle was written as well.
+    let both = fs::read(state.path("ca.pem")).unwrap();
+    fs::write(state.path("ca.pem"), &bundle[1]).unwrap();
+    state.ensure_authority(None, now()).unwrap();
+    fs::write(state.path("ca.pem"), both).unwrap();
+    assert_eq!(state.advance_rotation().unwrap().unwrap().step, RotationStep::OldDropped);
+    assert_eq!(state.ca_bundle().unwrap().unwrap(), bundle[1]);
+    assert_eq!(state.advance_rotation().unwrap(), None);
+    state.ensure_authority(None, now()).unwrap();
+    assert_eq!(state.due_pairs(&cluster, now()).unwrap(), []);
+}
+
+#[test]
+fn records_come_back_and_strange_ones_are_refused() {
+    let (_folder, mut state, cluster) = full();
+    let token = |name: &str| Token { accessor: format!("{name}-id"), secret: Secret::new(format!("{name}-hush")) };
+    let mut tokens = Tokens { consul_management: Some(token("root")), lb: Some(token("lb")), ..Tokens::default() };
+    tokens.agents.insert("consul-0".to_owned(), token("agent"));
+    state.save_tokens(&tokens).unwrap();
+    assert_eq!(state.tokens().unwrap(), tokens);
+    assert!(cut(&format!("{tokens:?}"), "hush"));
+    assert_eq!(state.shared().unwrap().lb_consul_token.unwrap().reveal(), "lb-hush");
+    let mut gossip = state.gossip().unwrap().unwrap();
+    gossip.nomad.next = Some(NextKey { key: GossipKeys::key().unwrap(), step: GossipStep::Use });
+    state.save_gossip(&gossip).unwrap();
+    assert_eq!(state.gossip().unwrap().unwrap(), gossip);
+    gossip.consul.current = Secret::new("c2hvcnQ=");
+    assert!(state.save_gossip(&gossip).unwrap_err().to_string().contains("16, 24 or 32"));
+    let first = state.cluster().unwrap().unwrap();
+    let again = Applied::of(&cluster, Scope::ConsulOnly, Some(&first), now() + Duration::from_secs(9));
+    assert_eq!((&again.id, again.created_at), (&first.id, first.created_at));
+    for (text, expected) in [
+        (r#"{"version": 2}"#, "a newer lb wrote it"),
+        (r#"{"version": 1, "agents": "hush"}"#, "damaged"),
+        ("{", "damaged"),
+        ("hush", "not a state file"),
+    ] {
+        fs::write(state.path("tokens.json"), text).unwrap();
+        let error = format!("{:#}", state.tokens().unwrap_err());
+        assert!(error.contains(expected) && error.contains("tokens.json") && cut(&error, "hush"), "{text}: {error}");
+    }
+}
