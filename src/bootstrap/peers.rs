@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::api::{Api, LIMIT, Reply};
+use super::api::{Api, ApiError, LIMIT, Reply};
 use super::reach::Reach;
 use super::topology::{Cluster, Node, Product};
 
@@ -44,6 +44,8 @@ struct Configuration {
 struct Server {
     #[serde(rename = "ID")]
     id: String,
+    /// `Name` is autopilot's word for it.
+    #[serde(alias = "Name")]
     node: String,
     address: String,
     voter: bool,
@@ -70,14 +72,18 @@ struct Allocation {
 
 /// All raft peers.
 ///
+/// Nomad shows its raft configuration to management tokens alone; with a lesser one autopilot is asked, which tells the
+/// same with up to two seconds' delay.
+///
 /// # Errors
 /// When no server answers; without a leader none does.
 pub async fn list(cluster: &Cluster, reach: &Reach, product: Product) -> anyhow::Result<Vec<Peer>> {
     let path = "/v1/operator/raft/configuration";
-    let (_, found) = reach
-        .any_server::<Configuration>(cluster, product, path)
-        .await
-        .with_context(|| format!("{product}'s raft peers"))?;
+    let found = match reach.any_server::<Configuration>(cluster, product, path).await {
+        Ok((_, found)) => found,
+        Err(error) if is_forbidden(&error) => autopilot(cluster, reach, product).await?,
+        Err(error) => return Err(error.context(format!("{product}'s raft peers"))),
+    };
     let suffix = format!(".{}", cluster.region);
     let name = |node: String| match (product, node.strip_suffix(&suffix)) {
         (Product::Nomad, Some(name)) => name.to_owned(),
@@ -88,6 +94,18 @@ pub async fn list(cluster: &Cluster, reach: &Reach, product: Product) -> anyhow:
         .into_iter()
         .map(|Server { id, node, address, voter, leader }| Peer { id, node: name(node), address, voter, leader })
         .collect())
+}
+
+fn is_forbidden(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<ApiError>().and_then(ApiError::status) == Some(StatusCode::FORBIDDEN)
+}
+
+async fn autopilot(cluster: &Cluster, reach: &Reach, product: Product) -> anyhow::Result<Configuration> {
+    let (server, _) = reach.any_server::<Value>(cluster, product, "/v1/status/leader").await?;
+    let reply = reach.api(server, product).get("/v1/operator/autopilot/health", LIMIT).await?;
+    // 429 means unhealthy, and comes with the same content.
+    let reply = if reply.status == StatusCode::TOO_MANY_REQUESTS { reply } else { reply.good()? };
+    Ok(reply.json_whatever_the_status()?)
 }
 
 /// Takes a dead node's server out of raft and its agent out of the member list; good if it is in neither.
