@@ -177,14 +177,14 @@ impl Site {
         deadline: Duration,
     ) -> Result<(), GateFailure> {
         let logs = |node: &Node, product: Product| self.log(node, product);
-        let best = AtomicUsize::new(0);
+        let looks = AtomicUsize::new(0);
         let progress = |done: usize, total: usize| {
             assert!(done <= total);
-            best.fetch_max(done, Ordering::Relaxed);
+            looks.fetch_add(1, Ordering::Relaxed);
         };
         let gates = Gates { cluster: &self.cluster, reach, absent, logs: &logs, progress: &progress, deadline };
         let result = gates.phase(phase).await;
-        assert!(result.is_err() || best.load(Ordering::Relaxed) > 0, "progress is told");
+        assert!(looks.load(Ordering::Relaxed) > 0, "progress is told");
         result
     }
 
@@ -340,7 +340,7 @@ async fn consul_from_nothing_and_through_its_life() {
     let deadline = Instant::now() + PATIENCE;
     loop {
         match gossip::rotate(&site.cluster, &reach, Consul, &key(3), &key(0), Duration::ZERO, &done).await {
-            Err(error) if error.to_string().contains("have failed") => {
+            Err(error) if error.to_string().contains("are away") => {
                 assert!(error.to_string().contains(&name), "{error}");
                 break;
             }
@@ -432,14 +432,13 @@ async fn nomad_from_nothing_and_through_its_life() {
     assert!(failure.to_string().contains("ineligible"), "{failure}");
     peers::undrain(&site.cluster, &operator, site.node(2)).await.unwrap();
     site.gate(&operator, Phase::NomadClients, &[], PATIENCE).await.unwrap();
+    peers::purge(&site.cluster, &operator, site.node(2)).await.unwrap();
+    site.gate(&operator, Phase::NomadClients, &[], Duration::ZERO).await.unwrap();
     site.kill("nomad-client-2", Nomad);
+    peers::purge(&site.cluster, &operator, site.node(2)).await.unwrap();
     let gone = [site.node(2).name.clone()];
     let count =
         || async { operator.any_server::<Vec<Value>>(&site.cluster, Nomad, "/v1/nodes").await.unwrap().1.len() };
-    let deadline = Instant::now() + PATIENCE;
-    while count().await > 0 {
-        assert!(Instant::now() < deadline, "a client that is down can be purged");
-        peers::purge(&site.cluster, &operator, site.node(2)).await.unwrap();
-    }
+    assert_eq!(count().await, 0, "nobody answers for it, so that it is forgotten at once");
     site.gate(&operator, Phase::NomadClients, &gone, PATIENCE).await.unwrap_or_else(|failure| panic!("{failure}"));
 }

@@ -62,6 +62,13 @@ struct Client {
 }
 
 #[derive(Deserialize)]
+struct Details {
+    /// Where its agent listens.
+    #[serde(rename = "HTTPAddr", default)]
+    http_address: String,
+}
+
+#[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Allocation {
     client_status: String,
@@ -200,14 +207,26 @@ pub async fn undrain(cluster: &Cluster, reach: &Reach, node: &Node) -> anyhow::R
     Ok(())
 }
 
-/// Makes Nomad forget the clients of this name that are down; good if there are none.
+/// Makes Nomad forget the clients of this name that are down, or that nobody answers for; good if there are none.
+///
+/// After a change of leader Nomad takes five minutes to call a dead client down (`failover_heartbeat_ttl`), hence the
+/// look at its agent.
 ///
 /// # Errors
 /// When Nomad refuses.
 pub async fn purge(cluster: &Cluster, reach: &Reach, node: &Node) -> anyhow::Result<()> {
     let (api, clients) = clients(cluster, reach, node).await?;
-    for client in clients.iter().filter(|client| client.status == "down") {
-        api.put(&format!("/v1/node/{}/purge", client.id), None, LIMIT).await?.good()?;
+    for client in clients {
+        let path = format!("/v1/node/{}", client.id);
+        if client.status != "down" {
+            let details: Details = api.get(&path, LIMIT).await?.json()?;
+            let Ok(address) = details.http_address.parse::<SocketAddr>() else { continue };
+            let there = Node { address: address.ip(), ..node.clone() };
+            if reach.api(&there, Product::Nomad).served_certificate(LIMIT).await.is_ok() {
+                continue;
+            }
+        }
+        api.put(&format!("{path}/purge"), None, LIMIT).await?.good()?;
     }
     Ok(())
 }
