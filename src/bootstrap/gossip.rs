@@ -95,28 +95,46 @@ pub async fn rotate(
     Ok(())
 }
 
-/// A server that answers, if no member has failed.
+/// A server that answers, if no member has failed and none of the description is away.
+///
+/// Autopilot soon makes a dead server one that has `left`; it would come back with the old key all the same.
 async fn refuse_failed(cluster: &Cluster, reach: &Reach, product: Product) -> anyhow::Result<Api> {
     let path = "/v1/agent/members";
-    let (server, failed) = match product {
+    let (server, members) = match product {
         Product::Consul => {
             let (server, members) = reach.any_server::<Vec<ConsulMember>>(cluster, product, path).await?;
-            let failed = members.into_iter().filter(|member| member.status == 4).map(|member| member.name);
-            (server, failed.collect::<Vec<_>>())
+            let word = |status| match status {
+                1 => "alive",
+                4 => "failed",
+                _ => "left",
+            };
+            (server, members.into_iter().map(|member| (member.name, word(member.status).to_owned())).collect())
         }
         Product::Nomad => {
             let (server, members) = reach.any_server::<NomadMembers>(cluster, product, path).await?;
-            let failed = members.members.into_iter().filter(|member| member.status == "failed");
-            (server, failed.map(|member| member.name).collect())
+            (server, members.members.into_iter().map(|member| (member.name, member.status)).collect())
         }
     };
+    let wanted: Vec<String> = match product {
+        Product::Consul => cluster.nodes.iter().map(|node| node.name.clone()).collect(),
+        Product::Nomad => cluster.servers(product).map(|node| format!("{}.{}", node.name, cluster.region)).collect(),
+    };
+    let away = away(&members, &wanted);
     anyhow::ensure!(
-        failed.is_empty(),
-        "{product}'s gossip key cannot be changed while members have failed: {}. They would come back with the old key \
-         and be locked out. Start them, or remove them for good with `lb bootstrap replace-node`",
-        failed.join(", ")
+        away.is_empty(),
+        "{product}'s gossip key cannot be changed while members are away: {}. They would come back with the old key and \
+         be locked out. Start them, or remove them for good with `lb bootstrap replace-node`",
+        away.join(", ")
     );
     Ok(reach.api(server, product))
+}
+
+/// Who has failed, and who of the description is not alive.
+fn away(members: &BTreeMap<String, String>, wanted: &[String]) -> Vec<String> {
+    let failed = members.iter().filter(|(name, status)| *status == "failed" && !wanted.contains(name));
+    let absent = wanted.iter().filter(|name| members.get(*name).is_none_or(|status| status != "alive"));
+    let word = |name: &String| members.get(name).map_or("absent", String::as_str);
+    absent.chain(failed.map(|(name, _)| name)).map(|name| format!("{name} ({})", word(name))).collect()
 }
 
 struct Keyring {
@@ -288,6 +306,15 @@ mod tests {
             let found = [Step::Install, Step::Use, Step::Remove].map(|step| is_done(step, &pools, "old", "new"));
             assert_eq!(found, expected, "{pools:?}");
         }
+    }
+
+    #[test]
+    fn whoever_is_away_is_named() {
+        let members = [("a", "alive"), ("b", "left"), ("x", "failed"), ("y", "left")];
+        let members = members.map(|(name, status)| (name.to_owned(), status.to_owned())).into();
+        let wanted = ["a", "b", "c"].map(ToOwned::to_owned);
+        assert_eq!(away(&members, &wanted), ["b (left)", "c (absent)", "x (failed)"]);
+        assert_eq!(away(&members, &wanted[..1]), ["x (failed)"]);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::api::{Api, LIMIT, Reply};
+use super::api::{Api, ApiError, LIMIT, Reply};
 use super::reach::Reach;
 use super::topology::{Cluster, Node, Product};
 
@@ -47,6 +47,8 @@ struct Configuration {
 struct Server {
     #[serde(rename = "ID")]
     id: String,
+    /// `Name` is autopilot's word for it.
+    #[serde(alias = "Name")]
     node: String,
     address: String,
     voter: bool,
@@ -63,6 +65,13 @@ struct Client {
 }
 
 #[derive(Deserialize)]
+struct Details {
+    /// Where its agent listens.
+    #[serde(rename = "HTTPAddr", default)]
+    http_address: String,
+}
+
+#[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Allocation {
     client_status: String,
@@ -73,14 +82,18 @@ struct Allocation {
 
 /// All raft peers.
 ///
+/// Nomad shows its raft configuration to management tokens alone; with a lesser one autopilot is asked, which tells the
+/// same with up to two seconds' delay.
+///
 /// # Errors
 /// When no server answers; without a leader none does.
 pub async fn list(cluster: &Cluster, reach: &Reach, product: Product) -> anyhow::Result<Vec<Peer>> {
     let path = "/v1/operator/raft/configuration";
-    let (_, found) = reach
-        .any_server::<Configuration>(cluster, product, path)
-        .await
-        .with_context(|| format!("{product}'s raft peers"))?;
+    let found = match reach.any_server::<Configuration>(cluster, product, path).await {
+        Ok((_, found)) => found,
+        Err(error) if is_forbidden(&error) => autopilot(cluster, reach, product).await?,
+        Err(error) => return Err(error.context(format!("{product}'s raft peers"))),
+    };
     let suffix = format!(".{}", cluster.region);
     let name = |node: String| match (product, node.strip_suffix(&suffix)) {
         (Product::Nomad, Some(name)) => name.to_owned(),
@@ -91,6 +104,18 @@ pub async fn list(cluster: &Cluster, reach: &Reach, product: Product) -> anyhow:
         .into_iter()
         .map(|Server { id, node, address, voter, leader }| Peer { id, node: name(node), address, voter, leader })
         .collect())
+}
+
+fn is_forbidden(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<ApiError>().and_then(ApiError::status) == Some(StatusCode::FORBIDDEN)
+}
+
+async fn autopilot(cluster: &Cluster, reach: &Reach, product: Product) -> anyhow::Result<Configuration> {
+    let (server, _) = reach.any_server::<Value>(cluster, product, "/v1/status/leader").await?;
+    let reply = reach.api(server, product).get("/v1/operator/autopilot/health", LIMIT).await?;
+    // 429 means unhealthy, and comes with the same content.
+    let reply = if reply.status == StatusCode::TOO_MANY_REQUESTS { reply } else { reply.good()? };
+    Ok(reply.json_whatever_the_status()?)
 }
 
 /// Takes a dead node's server out of raft and its agent out of the member list; good if it is in neither.
@@ -186,14 +211,26 @@ pub async fn undrain(cluster: &Cluster, reach: &Reach, node: &Node) -> anyhow::R
     Ok(())
 }
 
-/// Makes Nomad forget the clients of this name that are down; good if there are none.
+/// Makes Nomad forget the clients of this name that are down, or that nobody answers for; good if there are none.
+///
+/// After a change of leader Nomad takes five minutes to call a dead client down (`failover_heartbeat_ttl`), hence the
+/// look at its agent.
 ///
 /// # Errors
 /// When Nomad refuses.
 pub async fn purge(cluster: &Cluster, reach: &Reach, node: &Node) -> anyhow::Result<()> {
     let (api, clients) = clients(cluster, reach, node).await?;
-    for client in clients.iter().filter(|client| client.status == "down") {
-        api.put(&format!("/v1/node/{}/purge", client.id), None, LIMIT).await?.good()?;
+    for client in clients {
+        let path = format!("/v1/node/{}", client.id);
+        if client.status != "down" {
+            let details: Details = api.get(&path, LIMIT).await?.json()?;
+            let Ok(address) = details.http_address.parse::<SocketAddr>() else { continue };
+            let there = Node { address: address.ip(), ..node.clone() };
+            if reach.api(&there, Product::Nomad).served_certificate(LIMIT).await.is_ok() {
+                continue;
+            }
+        }
+        api.put(&format!("{path}/purge"), None, LIMIT).await?.good()?;
     }
     Ok(())
 }

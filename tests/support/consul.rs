@@ -442,7 +442,7 @@ fn agent_config(ip: &str, dir: &Path, options: &Options) -> Value {
 }
 
 /// A loopback address that no other test uses: from the process id and a counter, and checked.
-fn free_address() -> String {
+pub fn free_address() -> String {
     static NEXT: AtomicU32 = AtomicU32::new(1);
     let pid = std::process::id();
     loop {

@@ -71,8 +71,9 @@ fn well(days: i64) -> Own {
 #[test]
 fn every_kind_of_node_is_told() {
     let cluster = cluster();
+    let (consul, nomad) = (consul(), nomad());
     let judge = |index: usize, own, of_nomad: Option<Own>| {
-        judge(&cluster, &cluster.nodes[index], (&consul(), own), of_nomad.map(|own| (&nomad(), own)), 0, 30)
+        judge(&cluster, &cluster.nodes[index], (&consul, own), of_nomad.map(|own| (&nomad, own)), 0, 30)
     };
     let server = judge(0, well(365), None);
     assert_eq!((server.consul.status.as_str(), server.consul.version.as_deref()), ("alive", Some("1.8.7")));
