@@ -80,9 +80,10 @@ systemctl is-active -q "$name" && return 0
 if [ "$(systemctl show -p NeedDaemonReload "$name")" = NeedDaemonReload=yes ]; then systemctl daemon-reload; fi
 systemctl enable -q "$name" || die "cannot enable $name.service"
 systemctl reset-failed -q "$name" 2>/dev/null
-systemctl start "$name" && sleep 0.3
+systemctl start --no-block "$name" || die "cannot start $name.service"
+sleep 0.3
 state=$(systemctl show -p ActiveState -p SubState "$name" | cut -d= -f2 | tr '\n' ' ')
-case $state in active*|reloading*) return 0 ;; esac
+case $state in active*|reloading*|"activating start"*) return 0 ;; esac
 echo "$name.service did not stay up (${state% }); its last words:" >&2
 journalctl -q -o cat --no-pager -n 20 -u "$name" >&2
 return 1
