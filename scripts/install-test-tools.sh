@@ -55,6 +55,10 @@ have consul || install_consul
 have python3 || apt_install python3
 have openssl || apt_install openssl
 have curl || apt_install curl
+have sshd || [ -x /usr/sbin/sshd ] || apt_install openssh-server
+have ssh || apt_install openssh-client
+have gpg || apt_install gnupg
+have unzip || apt_install unzip
 have promtool || apt_install prometheus
 
 have cargo || { echo "no Rust toolchain: see https://rustup.rs" >&2; exit 1; }

@@ -10,4 +10,5 @@ pub mod fake_consul;
 pub mod lb;
 pub mod nomad;
 pub mod process;
+pub mod sshd;
 pub mod upstream;

@@ -32,7 +32,8 @@ const LOG_BYTES_MAX: u64 = 32 << 20;
 /// Takes `run`, `name`, `config`, `user` (empty: the one we are) and the command, as `$@` and quoted as `line`.
 ///
 /// The process writes its own id to descriptor 3 before it becomes the daemon, so it needs no right to that file, and
-/// whichever way to another user is taken, the id is the right one. A shell's `&` would have it ignore SIGINT.
+/// whichever way to another user is taken, the id is the right one. A shell's `&` would have it ignore SIGINT. What our own
+/// caller left open is closed, too; above descriptor 9 only bash can do that.
 const START_PROCESS: &str = r#"
 if running "$name" "$config" >/dev/null; then return 0; fi
 log="$run/$name.log"
@@ -44,9 +45,14 @@ if [ -n "$user" ] && [ "$(id -un)" != "$user" ]; then
   elif has su; then as=su
   else die "cannot run $name as $user: neither setpriv nor runuser nor su is there"; fi
 fi
-become='echo $$ >&3; exec 3>&-; exec "$@"'
+become='echo $$ >&3; exec 3>&-; for fd in /proc/self/fd/*; do
+  fd=${fd##*/}
+  case $fd in [0-9]|\*) ;; *) [ -z "${BASH_VERSION:-}" ] || eval "exec $fd>&-" ;; esac
+done; exec "$@"'
+sh=sh
+if has bash; then sh=bash; fi
 if [ -n "$as" ]; then set -- "$as" -s /bin/sh -c "echo \$\$ >&3; exec 3>&-; exec $line" "$user"
-else set -- sh -c "$become" sh "$@"; fi
+else set -- "$sh" -c "$become" sh "$@"; fi
 perl_='use POSIX; fork and exit; POSIX::setsid(); $SIG{INT} = $SIG{QUIT} = "DEFAULT"; exec @ARGV or exit 127'
 rm -f "$run/$name.pid"
 cd /
@@ -74,9 +80,10 @@ systemctl is-active -q "$name" && return 0
 if [ "$(systemctl show -p NeedDaemonReload "$name")" = NeedDaemonReload=yes ]; then systemctl daemon-reload; fi
 systemctl enable -q "$name" || die "cannot enable $name.service"
 systemctl reset-failed -q "$name" 2>/dev/null
-systemctl start "$name" && sleep 0.3
+systemctl start --no-block "$name" || die "cannot start $name.service"
+sleep 0.3
 state=$(systemctl show -p ActiveState -p SubState "$name" | cut -d= -f2 | tr '\n' ' ')
-case $state in active*|reloading*) return 0 ;; esac
+case $state in active*|reloading*|"activating start"*) return 0 ;; esac
 echo "$name.service did not stay up (${state% }); its last words:" >&2
 journalctl -q -o cat --no-pager -n 20 -u "$name" >&2
 return 1

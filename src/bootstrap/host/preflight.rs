@@ -227,7 +227,7 @@ mod tests {
             ("1000.N", 0),
             ("1000.%N", 0),
             ("1000", 0),
-            ("999", -501 + 0),
+            ("999", -501),
             ("1010.N", 9_100),
         ] {
             assert_eq!(skew_ms(clock, before, after).unwrap(), skew, "{clock}");

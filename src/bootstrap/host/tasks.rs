@@ -18,7 +18,9 @@ use super::{Inner, MARK, Wipe, daemons};
 /// `left` prints a line `KIND PID` for each process: tasks first are asked, then their executors, which only then have
 /// nothing to report. The shell and its own children are no descendants of an executor.
 const TASKS: &str = r#"
-if [ -d /proc/self ]; then
+if ps -e -ww -o pid= -o ppid= -o args= >/dev/null 2>&1; then
+  processes() { ps -e -ww -o pid= -o ppid= -o args=; }
+else
   processes() {
     for p in /proc/[0-9]*; do
       parent=$(sed -n 's/^PPid:[[:space:]]*//p' "$p/status" 2>/dev/null)
@@ -26,14 +28,13 @@ if [ -d /proc/self ]; then
       echo "${p#/proc/} $parent $(tr '\0\n' '  ' <"$p/cmdline" 2>/dev/null)"
     done
   }
-  inside() { case "$(readlink "/proc/$1/cwd" 2>/dev/null)/" in "$data"/*) return 0 ;; *) return 1 ;; esac; }
-  holds() { ls -l "/proc/$1/fd" 2>/dev/null | grep -qF " $data/"; }
-else
-  processes() { ps -axo pid=,ppid=,args=; }
-  inside() { return 1; }
-  holds() { return 1; }
 fi
+holds() { ls -l "/proc/$1/fd" 2>/dev/null | grep -qF " $data/"; }
+inside() { ls -ld /proc/[0-9]*/cwd 2>/dev/null | grep -F -- "-> $data/" | sed 's|^.* /proc/\([0-9]*\)/cwd -> .*$|task \1|'; }
 left() {
+  { found; inside; } | awk '!seen[$2]++'
+}
+found() {
   processes | data="$data" awk '
     { pid = $1; parent[pid] = $2; order[NR] = pid }
     index($0, ENVIRON["data"] "/") && / executor / { executor[pid] = 1; print "executor", pid }
@@ -44,11 +45,10 @@ left() {
         if (executor[pid] || logmon[pid]) continue
         above = pid
         for (depth = 0; depth < 64 && above > 1 && !executor[above]; depth++) above = parent[above]
-        print (executor[above] ? "task" : "other"), pid
+        if (executor[above]) print "task", pid
       }
     }' | while read -r kind pid; do
       case $kind in
-        other) if inside "$pid"; then echo "task $pid"; fi ;;
         logmon) if holds "$pid"; then echo "executor $pid"; fi ;;
         *) echo "$kind $pid" ;;
       esac

@@ -1,0 +1,231 @@
+//! A real sshd with keys of its own, and whole machines around it: a network namespace, private views of `/etc`,
+//! `/opt`, `/usr/local` and `/var/lib`, and process ids of its own.
+//!
+//! A machine is made of the one the tests run on: its programs are there, what is written to those folders stays in the
+//! machine and goes with it. systemd does not run there. Machines need root, `ip`, `unshare` and overlayfs.
+
+use std::fs;
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+const STEP: Duration = Duration::from_millis(20);
+/// Where sshd listens in a machine.
+const PORT: u16 = 22;
+
+/// What a test lacks of the given tools and of root's rights, if anything; says so on standard error.
+pub fn is_possible(test: &str, tools: &[&str]) -> bool {
+    let is_root = Command::new("id").arg("-u").output().is_ok_and(|out| out.stdout == b"0\n");
+    let has = |tool: &&&str| {
+        let path = format!("command -v {tool} >/dev/null 2>&1 || test -x /usr/sbin/{tool}");
+        Command::new("sh").args(["-c", &path]).status().is_ok_and(|status| status.success())
+    };
+    let missing = tools.iter().find(|tool| !has(tool)).map(|tool| format!("`{tool}`"));
+    match missing.or_else(|| (!is_root).then(|| "root's rights".to_owned())) {
+        None => true,
+        Some(what) => {
+            eprintln!("SKIPPED {test}: it needs {what}");
+            false
+        }
+    }
+}
+
+/// Keys and configuration of an sshd and of those who call it; shared by several machines.
+pub struct Keys {
+    dir: TempDir,
+}
+
+impl Keys {
+    /// Makes a host key, and a user key that opens the account of the user who runs the test.
+    pub fn make() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        for key in ["host", "user"] {
+            let path = dir.path().join(key);
+            run(Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(path));
+        }
+        Self { dir }
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.dir.path().join(name).to_string_lossy().into_owned()
+    }
+
+    /// Options for `ssh` (after `-F`) that reach the given hosts: alias, address and port of each.
+    pub fn client(&self, hosts: &[(&str, SocketAddr)]) -> String {
+        use std::fmt::Write as _;
+        let host_key = fs::read_to_string(self.path("host.pub")).unwrap();
+        let (mut config, mut known) = (String::new(), String::new());
+        for (alias, address) in hosts {
+            let (ip, port) = (address.ip(), address.port());
+            writeln!(config, "Host {alias}\n  HostName {ip}\n  Port {port}\n  HostKeyAlias {alias}").unwrap();
+            writeln!(known, "{alias} {}", host_key.trim()).unwrap();
+        }
+        let (key, hosts) = (self.path("user"), self.path("known_hosts"));
+        writeln!(config, "Host *\n  User root\n  IdentityFile {key}\n  IdentitiesOnly yes\n  IdentityAgent none")
+            .unwrap();
+        writeln!(config, "  UserKnownHostsFile {hosts}\n  GlobalKnownHostsFile /dev/null").unwrap();
+        fs::write(hosts, known).unwrap();
+        fs::write(self.path("client"), config).unwrap();
+        self.path("client")
+    }
+
+    /// The command that runs an sshd in the foreground.
+    fn server(&self, listen: SocketAddr) -> String {
+        let config = self.path(&format!("sshd-{}-{}", listen.ip(), listen.port()));
+        let (key, user) = (self.path("host"), self.path("user.pub"));
+        let text = format!(
+            "ListenAddress {listen}\nHostKey {key}\nAuthorizedKeysFile {user}\nStrictModes no\nUsePAM no\nPidFile none\n\
+             PasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin prohibit-password\nMaxStartups 100\n\
+             LogLevel ERROR\nPrintMotd no\n"
+        );
+        fs::write(&config, text).unwrap();
+        // sshd insists on this folder for the unprivileged half of itself.
+        fs::create_dir_all("/run/sshd").unwrap();
+        fs::set_permissions("/run/sshd", fs::Permissions::from_mode(0o755)).unwrap();
+        format!("/usr/sbin/sshd -D -e -f {config}")
+    }
+}
+
+/// An sshd on an address of this machine; what it does, it does to this machine.
+pub struct Sshd {
+    child: Child,
+}
+
+impl Sshd {
+    /// Starts one; ready for connections.
+    pub fn start(keys: &Keys, listen: SocketAddr) -> Self {
+        let mut child = Command::new("sh");
+        child.args(["-c", &format!("exec {}", keys.server(listen))]).stdin(Stdio::null());
+        let sshd = Self { child: child.spawn().unwrap() };
+        wait_open(listen);
+        sshd
+    }
+}
+
+impl Drop for Sshd {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A bridge to which machines are plugged. This machine has an address on it.
+pub struct Network {
+    bridge: String,
+}
+
+impl Network {
+    /// Makes a bridge (its name: 9 characters at most) with this address, as `10.88.34.1/24`.
+    pub fn make(bridge: &str, address: &str) -> Self {
+        // What a killed run left.
+        let _ = Command::new("ip").args(["link", "del", bridge]).stderr(Stdio::null()).status();
+        let network = Self { bridge: bridge.to_owned() };
+        run(Command::new("ip").args(["link", "add", bridge, "type", "bridge"]));
+        run(Command::new("ip").args(["addr", "add", address, "dev", bridge]));
+        run(Command::new("ip").args(["link", "set", bridge, "up"]));
+        network
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        let _ = Command::new("ip").args(["link", "del", &self.bridge]).status();
+    }
+}
+
+/// A machine with an sshd on its address, port 22. Dropped: all its processes, its network and its files are gone.
+pub struct Machine {
+    /// Where its sshd listens.
+    pub address: SocketAddr,
+    namespace: String,
+    link: String,
+    root: PathBuf,
+    /// `unshare`, whose end is the end of every process of the machine.
+    child: Child,
+    _dir: TempDir,
+}
+
+impl Machine {
+    /// Starts one under a number (unique on its network, below 1000) with an address as `10.88.34.11/24`.
+    pub fn start(network: &Network, keys: &Keys, number: u16, address: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().to_owned();
+        let namespace = format!("{}-{number}", network.bridge);
+        let link = format!("{}v{number}", network.bridge);
+        for leftover in [["netns", "del", &namespace], ["link", "del", &link]] {
+            let _ = Command::new("ip").args(leftover).stderr(Stdio::null()).status();
+        }
+        run(Command::new("ip").args(["netns", "add", &namespace]));
+        let script = format!(
+            "set -e\nip link add {link} type veth peer name eth0 netns {namespace}\n\
+             ip link set {link} master {bridge} up\n\
+             ip -n {namespace} link set lo up\nip -n {namespace} addr add {address} dev eth0\n\
+             ip -n {namespace} link set eth0 up\n",
+            bridge = network.bridge,
+        );
+        run(Command::new("sh").args(["-c", &script]));
+        let address: SocketAddr = format!("{}:{PORT}", address.split('/').next().unwrap()).parse().unwrap();
+        // The first process stays a shell: it adopts what loses its parent.
+        let init = format!(
+            "set -e\nfor d in etc opt usr/local var/lib; do\n\
+               mkdir -p {root}/$d/upper {root}/$d/work\n\
+               mount -t overlay overlay -o lowerdir=/$d,upperdir={root}/$d/upper,workdir={root}/$d/work /$d\n\
+             done\nrm -rf /etc/consul.d /etc/nomad.d /opt/consul /opt/nomad\n\
+             {sshd} &\nwhile :; do wait || :; sleep 1; done\n",
+            root = root.display(),
+            sshd = keys.server(address),
+        );
+        // Not `ip netns exec`, which remounts /sys and so hides control groups from Nomad.
+        let child = Command::new("nsenter")
+            .arg(format!("--net=/run/netns/{namespace}"))
+            .args(["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", &init])
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
+        let machine = Self { address, namespace, link, root, child, _dir: dir };
+        wait_open(address);
+        machine
+    }
+
+    /// A file of the machine's own, as this machine sees it: `/etc/x` was made or changed there.
+    pub fn file(&self, path: &str) -> PathBuf {
+        let folder = ["/etc", "/opt", "/usr/local", "/var/lib"].into_iter().find(|folder| path.starts_with(folder));
+        let folder = folder.expect("a folder that machines have to themselves");
+        self.root.join(&folder[1..]).join("upper").join(path[folder.len()..].trim_start_matches('/'))
+    }
+
+    /// Cuts the machine off the network, or plugs it in again.
+    pub fn plug(&self, in_: bool) {
+        run(Command::new("ip").args(["link", "set", &self.link, if in_ { "up" } else { "down" }]));
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        // --kill-child: the first process of the machine goes with `unshare`, and all others with that one.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        // Deleting a namespace may leave its link for a moment.
+        let _ = Command::new("ip").args(["link", "del", &self.link]).stderr(Stdio::null()).status();
+        let _ = Command::new("ip").args(["netns", "del", &self.namespace]).status();
+    }
+}
+
+fn run(command: &mut Command) {
+    let out = command.output().unwrap();
+    assert!(out.status.success(), "{command:?}: {}", String::from_utf8_lossy(&out.stderr));
+}
+
+fn wait_open(address: SocketAddr) {
+    let deadline = Instant::now() + PATIENCE;
+    while TcpStream::connect_timeout(&address, STEP).is_err() {
+        assert!(Instant::now() < deadline, "nothing listens on {address}");
+        sleep(STEP);
+    }
+}
