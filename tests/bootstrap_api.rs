@@ -349,8 +349,8 @@ async fn consul_from_nothing_and_through_its_life() {
     assert!(refusal.to_string().contains(&format!("are away: {name}")), "{refusal}");
 
     // Replaced: the same name, nothing of its data.
-    peers::forget(&site.cluster, &reach, Consul, site.node(follower)).await.unwrap();
-    peers::forget(&site.cluster, &reach, Consul, site.node(follower)).await.unwrap();
+    peers::forget(&site.cluster, &reach, Consul, site.node(follower), PATIENCE).await.unwrap();
+    peers::forget(&site.cluster, &reach, Consul, site.node(follower), PATIENCE).await.unwrap();
     assert_eq!(peers::list(&site.cluster, &reach, Consul).await.unwrap().len(), 2);
     site.gate(&reach, Phase::ConsulServers, std::slice::from_ref(&name), PATIENCE).await.unwrap();
     fs::remove_dir_all(site.cluster.layout(site.node(follower)).consul_data).unwrap();

@@ -118,11 +118,21 @@ async fn autopilot(cluster: &Cluster, reach: &Reach, product: Product) -> anyhow
     Ok(reply.json_whatever_the_status()?)
 }
 
-/// Takes a dead node's server out of raft and its agent out of the member list; good if it is in neither.
+/// Takes a dead node's server out of raft and has its agent counted as gone; good if it was so already.
+///
+/// The agent is not pruned from the member list: the word of its removal would meet the new agent of the same name, which
+/// the leader would then notice only when it next looks at everything, a minute later.
 ///
 /// # Errors
-/// When the product refuses, or its server leads: then it is not dead.
-pub async fn forget(cluster: &Cluster, reach: &Reach, product: Product, node: &Node) -> anyhow::Result<()> {
+/// When the product refuses, or its server leads (then it is not dead), or a server still takes it for alive at the
+/// deadline.
+pub async fn forget(
+    cluster: &Cluster,
+    reach: &Reach,
+    product: Product,
+    node: &Node,
+    deadline: Duration,
+) -> anyhow::Result<()> {
     if node.is_server(product) {
         for peer in list(cluster, reach, product).await?.iter().filter(|peer| is_of(peer, node)) {
             anyhow::ensure!(!peer.leader, "{}: its {product} server leads: stop it first", node.name);
@@ -131,15 +141,42 @@ pub async fn forget(cluster: &Cluster, reach: &Reach, product: Product, node: &N
             good_or_gone(reply, "was not found in the Raft configuration")?;
         }
     }
-    let path = match product {
-        Product::Consul => format!("/v1/agent/force-leave/{}?prune", node.name),
+    let (path, member) = match product {
+        Product::Consul => (format!("/v1/agent/force-leave/{}", node.name), node.name.clone()),
         // Its clients are no members.
         Product::Nomad if !node.is_server(product) => return Ok(()),
-        Product::Nomad => format!("/v1/agent/force-leave?node={}.{}&prune=true", node.name, cluster.region),
+        Product::Nomad => {
+            let member = format!("{}.{}", node.name, cluster.region);
+            (format!("/v1/agent/force-leave?node={member}"), member)
+        }
     };
-    let api = any_api(cluster, reach, product, node).await?;
-    // Answered only when the word has gone round, which takes seconds.
-    good_or_gone(api.put(&path, None, FORGET_LIMIT).await?, "No node found")
+    let others: Vec<&Node> = cluster.servers(product).filter(|server| server.name != node.name).collect();
+    until(deadline, || async {
+        let mut takes_part = None;
+        for server in &others {
+            let members = members(&reach.api(server, product), product).await.map_err(|error| format!("{error:#}"))?;
+            if members.iter().any(|(name, gone)| *name == member && !gone) {
+                takes_part = Some(*server);
+            }
+        }
+        let Some(server) = takes_part else { return Ok(()) };
+        // Refused, or of no effect, until the server has noticed that the agent is dead.
+        let told = reach.api(server, product).put(&path, None, FORGET_LIMIT).await;
+        let told = told.map(|reply| format!("HTTP {}: {}", reply.status, reply.text()));
+        Err(format!("is a member for {} ({})", server.name, told.unwrap_or_else(|error| error.to_string())))
+    })
+    .await
+    .map_err(|last| anyhow::anyhow!("{}: {product} does not let it go: {last}", node.name))
+}
+
+/// Members as a server sees them: name, and whether it has left.
+async fn members(api: &Api, product: Product) -> Result<Vec<(String, bool)>, ApiError> {
+    let found: Value = api.get("/v1/agent/members", LIMIT).await?.good()?.json()?;
+    let list = if product == Product::Nomad { &found["Members"] } else { &found };
+    let name = |member: &Value| member["Name"].as_str().unwrap_or_default().to_owned();
+    // Consul gives Serf's number, Nomad its word.
+    let gone = |member: &Value| member["Status"] == 3 || member["Status"] == "left";
+    Ok(list.as_array().into_iter().flatten().map(|member| (name(member), gone(member))).collect())
 }
 
 /// Waits until the node's server votes, and no other peer has its name or address.

@@ -46,14 +46,16 @@ impl TokenStore for StoredTokens<'_> {
     }
 }
 
-/// Makes and hands out what the phases after this one need. Nothing without ACLs.
+/// Makes and hands out what the phases after this one need; nothing without ACLs. Whether Nomad was given its first
+/// token, which shows more than the gate could see before.
 ///
 /// # Errors
 /// When a product refuses, or has tokens that are not ours.
-pub(super) async fn after(world: &mut World, phase: Phase) -> Result<()> {
+pub(super) async fn after(world: &mut World, phase: Phase) -> Result<bool> {
     if !world.cluster.acl {
-        return Ok(());
+        return Ok(false);
     }
+    let before = world.state.tokens()?;
     match phase {
         Phase::ConsulServers => {
             let bar = world.progress.phase("Consul ACLs", 2);
@@ -94,5 +96,6 @@ pub(super) async fn after(world: &mut World, phase: Phase) -> Result<()> {
         }
         Phase::NomadClients => {}
     }
-    Ok(())
+    let now = world.state.tokens()?;
+    Ok(phase == Phase::NomadServers && before.nomad_management.is_none() && now.nomad_management.is_some())
 }

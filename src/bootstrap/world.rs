@@ -307,11 +307,11 @@ impl World {
         self.state.save_cluster(&self.applied)
     }
 
-    /// What has to follow a phase before the next can begin: ACLs.
+    /// What has to follow a phase before the next can begin: ACLs. Whether a first token was made.
     ///
     /// # Errors
     /// When tokens cannot be made.
-    pub(super) async fn after(&mut self, phase: Phase) -> Result<()> {
+    pub(super) async fn after(&mut self, phase: Phase) -> Result<bool> {
         super::tokens::after(self, phase).await
     }
 }

@@ -17,6 +17,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 
 use super::file::{self, Described, Request};
+use super::passphrase;
 use super::progress::Progress;
 use super::secrets::Secret;
 use super::state::{self, State};
@@ -30,9 +31,6 @@ const WRONG: u8 = 2;
 const DIFFERS: u8 = 3;
 /// Ended by a signal, as shells count it.
 const INTERRUPTED: u8 = 130;
-
-/// The environment variable that holds the passphrase of the CA key.
-const PASSPHRASE_ENV: &str = "LB_BOOTSTRAP_PASSPHRASE";
 
 /// Does what `lb bootstrap` was asked for; the exit code. `json`: results in that form.
 ///
@@ -161,19 +159,10 @@ impl Passphrase {
 
     /// The passphrase, if one was given; asked for on a terminal when the key is encrypted and none was given.
     pub(super) fn for_key(&self, encrypted: Option<bool>) -> Result<Option<Secret>> {
-        if let Some(path) = &self.file {
-            let text =
-                std::fs::read_to_string(path).with_context(|| format!("--passphrase-file {}", path.display()))?;
-            let text = text.trim_end_matches(['\r', '\n']);
-            if text.is_empty() {
-                bail!("--passphrase-file {}: is empty", path.display());
-            }
-            return Ok(Some(Secret::new(text)));
-        }
-        match std::env::var(PASSPHRASE_ENV) {
-            Ok(text) if !text.is_empty() => Ok(Some(Secret::new(text))),
-            _ if encrypted == Some(true) => state::ask_passphrase("passphrase of the CA key: "),
-            _ => Ok(None),
+        match passphrase::given(self.file.as_deref(), std::env::var_os(passphrase::VARIABLE))? {
+            Some(given) => Ok(Some(given)),
+            None if encrypted == Some(true) => state::ask_passphrase("passphrase of the CA key: "),
+            None => Ok(None),
         }
     }
 }

@@ -24,7 +24,7 @@ pub(super) async fn run(asked: &Asked, args: &ReplaceNodeArgs) -> Result<u8> {
     if !confirm(&question, args.yes)? {
         return Ok(INTERRUPTED);
     }
-    world.state.forget_pairs(&node.name)?;
+    world.state.forget_node(&node.name)?;
     world.make_keys(&asked.passphrase)?;
     stop(&world, &node).await?;
     // The others have to be well on their own before anything of this one is forgotten.
@@ -86,7 +86,7 @@ async fn forget(world: &World, node: &Node) -> Result<()> {
     for product in products(world, node) {
         let member = product == Product::Consul || node.is_server(product);
         if member && world.cluster.servers(product).any(|server| server.name != node.name) {
-            peers::forget(&world.cluster, &reach, product, node).await?;
+            peers::forget(&world.cluster, &reach, product, node, world.limit).await?;
         }
     }
     Ok(())

@@ -88,14 +88,6 @@ impl State {
         self.folder.release();
     }
 
-    /// Forgets the certificates of a node, so that others are made.
-    ///
-    /// # Errors
-    /// When they cannot be removed.
-    pub fn forget_pairs(&mut self, node: &str) -> Result<()> {
-        self.folder.remove(&format!("certs/{node}"))
-    }
-
     /// Removes the folder and all that is in it.
     ///
     /// # Errors
