@@ -75,8 +75,11 @@ impl World {
     /// # Errors
     /// When a program of this machine cannot be run, or is too old, or the state cannot be read.
     pub(super) fn new(described: Described, state: State, progress: Progress, limit: Duration) -> Result<Self> {
-        let Described { cluster, source, scope } = described;
+        let Described { mut cluster, source, scope, unnamed } = described;
         let before = state.cluster()?;
+        if let Some(before) = &before {
+            remember_sources(&mut cluster, before, &unnamed);
+        }
         let applied = Applied::of(&cluster, scope, before.as_ref(), SystemTime::now());
         let versions = versions(&cluster, scope)?;
         let control = ControlDir::create()?;
@@ -304,6 +307,12 @@ impl World {
             .into_iter()
             .filter_map(|(name, version)| Some((name.to_owned(), version?.to_string())))
             .collect();
+        let sources = [("consul", Some(&self.cluster.consul)), ("nomad", self.cluster.nomad.as_ref())];
+        for (name, source) in sources {
+            if let Some(source) = source {
+                self.applied.sources.insert(name.to_owned(), source.clone().into());
+            }
+        }
         self.state.save_cluster(&self.applied)
     }
 
@@ -313,6 +322,21 @@ impl World {
     /// When tokens cannot be made.
     pub(super) async fn after(&mut self, phase: Phase) -> Result<bool> {
         super::tokens::after(self, phase).await
+    }
+}
+
+/// Programs that are named nowhere stay what they were, so that a plain `up` does not take an upgrade back. A file that
+/// is there no more is not held to.
+fn remember_sources(cluster: &mut Cluster, before: &Applied, unnamed: &[Product]) {
+    for product in unnamed {
+        let Some(source) = before.sources.get(product.name()).cloned().map(BinarySource::from) else { continue };
+        if matches!(&source, BinarySource::File(path) if !path.is_file()) {
+            continue;
+        }
+        match product {
+            Product::Consul => cluster.consul = source,
+            Product::Nomad => cluster.nomad = Some(source),
+        }
     }
 }
 

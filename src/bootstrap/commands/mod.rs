@@ -97,6 +97,14 @@ impl Asked {
         }
     }
 
+    /// The same, with the programs that are on PATH now where none are named.
+    fn world_to_upgrade(&self) -> Result<World> {
+        let described = Described { unnamed: Vec::new(), ..self.described.clone() };
+        let asked =
+            Self { described, flags: self.flags.clone(), passphrase: self.passphrase.clone(), limit: self.limit };
+        asked.world_that_exists()
+    }
+
     /// The same for reading. Keys and certificates are read, too.
     fn world_to_read(&self) -> Result<World> {
         let dir = &self.described.cluster.state;
@@ -147,7 +155,7 @@ fn flags(args: &ClusterArgs) -> String {
 }
 
 /// Where the passphrase of the CA key comes from.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Passphrase {
     file: Option<PathBuf>,
 }

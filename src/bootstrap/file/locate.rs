@@ -10,6 +10,7 @@ use super::raw::{self, Raw, Value};
 use super::reader::plain;
 use super::{Described, ROLES, Request};
 use crate::bootstrap::inventory;
+use crate::bootstrap::topology::Product;
 use crate::config::mistake::{Mistake, Mistakes, Place};
 
 /// Where a description lies when none is named, in this order.
@@ -92,8 +93,11 @@ pub(super) fn describe(request: &Request, process: &Process) -> Result<Described
         (None, Some(path)) => format!("--inventory {}", path.display()),
         (None, None) => "--local".to_owned(),
     };
+    let named =
+        |product: Product| ["version", "binary"].iter().any(|key| raw.get(&format!("{product}.{key}")).is_some());
+    let unnamed = Product::ALL.into_iter().filter(|&product| !named(product)).collect();
     match build(&raw, &around, mistakes) {
-        Ok(cluster) => Ok(Described { cluster, source, scope: request.scope }),
+        Ok(cluster) => Ok(Described { cluster, source, scope: request.scope, unnamed }),
         Err(mut mistakes) => {
             mistakes.sort_by_key(|mistake| match &mistake.place {
                 Place::File(path, line) => (0, path.to_path_buf(), *line),

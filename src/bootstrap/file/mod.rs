@@ -20,7 +20,7 @@ use std::path::PathBuf;
 
 use ipnet::Ipv4Net;
 
-use super::topology::{Cluster, Scope};
+use super::topology::{Cluster, Product, Scope};
 use crate::cli::{BootstrapAction, BootstrapArgs, Only};
 use crate::config::Mistakes;
 
@@ -90,6 +90,8 @@ pub struct Described {
     pub source: String,
     /// What part of it the command is about.
     pub scope: Scope,
+    /// Programs that are named nowhere, and were looked for on PATH.
+    pub unnamed: Vec<Product>,
 }
 
 /// Reads the description that is meant. Reads files, standard input (`--inventory -`), PATH, HOME, XDG_STATE_HOME.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, bail};
@@ -12,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::bootstrap::pki;
 use crate::bootstrap::secrets::Secret;
-use crate::bootstrap::topology::{Cluster, Product, Role, Scope};
+use crate::bootstrap::topology::{BinarySource, Cluster, Product, Role, Scope};
 
 /// Version of all forms here.
 const VERSION: u32 = 1;
@@ -132,9 +133,40 @@ pub struct Applied {
     /// Whether the sample jobs were run.
     #[serde(default)]
     pub sample: bool,
+    /// Where the programs came from, by name.
+    #[serde(default)]
+    pub sources: BTreeMap<String, Source>,
     /// Programs that nodes installed from releases: node, then program.
     #[serde(default)]
     pub programs: BTreeMap<String, BTreeMap<String, Program>>,
+}
+
+/// Where a program came from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Source {
+    /// A file of the operator's machine.
+    File(PathBuf),
+    /// The release of this version.
+    Release(String),
+}
+
+impl From<BinarySource> for Source {
+    fn from(source: BinarySource) -> Self {
+        match source {
+            BinarySource::File(path) => Self::File(path),
+            BinarySource::Release(version) => Self::Release(version),
+        }
+    }
+}
+
+impl From<Source> for BinarySource {
+    fn from(source: Source) -> Self {
+        match source {
+            Source::File(path) => Self::File(path),
+            Source::Release(version) => Self::Release(version),
+        }
+    }
 }
 
 /// A program that a node installed from a release.
@@ -168,6 +200,7 @@ impl Applied {
             consul_only: scope == Scope::ConsulOnly,
             detached: before.is_some_and(|before| before.detached),
             sample: before.is_some_and(|before| before.sample),
+            sources: before.map(|before| before.sources.clone()).unwrap_or_default(),
             programs: before.map(|before| before.programs.clone()).unwrap_or_default(),
         }
     }
