@@ -104,7 +104,7 @@ fn told(world: &World, plans: &[NodePlan], begun: Instant) -> String {
     text
 }
 
-fn changed_nodes(plans: &[NodePlan]) -> usize {
+pub(super) fn changed_nodes(plans: &[NodePlan]) -> usize {
     plans.iter().map(|plan| &plan.node).collect::<std::collections::BTreeSet<_>>().len()
 }
 

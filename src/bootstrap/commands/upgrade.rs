@@ -34,7 +34,7 @@ pub(super) async fn run(asked: &Asked) -> Result<u8> {
     finish(&mut world)?;
     world.progress.note(&match (plans.is_empty(), changes) {
         (true, _) => "nothing to change".to_owned(),
-        (false, 0) => format!("{} nodes changed, versions stay", plans.len()),
+        (false, 0) => format!("{} nodes changed, versions stay", super::up::changed_nodes(&plans)),
         (false, _) => "upgraded, one node at a time".to_owned(),
     });
     Ok(0)
