@@ -93,7 +93,7 @@ impl State {
     /// # Errors
     /// When something cannot be removed.
     pub fn remove(self) -> Result<()> {
-        std::fs::remove_dir_all(self.dir()).with_context(|| format!("cannot remove {}", self.dir().display()))
+        self.folder.remove_all().with_context(|| format!("cannot remove {}", self.dir().display()))
     }
 
     /// Where it is.
