@@ -9,11 +9,12 @@
 //! ```
 //! See docs/decisions/0006-bootstrap-converges.md for what makes it safe to kill at any point.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
+use futures_util::stream::{self, StreamExt as _};
 
+use super::checks;
 use super::gates::{self, GateFailure};
 use super::plan::{DaemonAction, NodePlan, compare, wanted_stamps};
 use super::progress::PhaseProgress;
@@ -26,6 +27,10 @@ use super::world::World;
 pub(super) const STOP_PATIENCE: Duration = Duration::from_secs(20);
 /// How long a living cluster may take to show that it is whole before the first of its servers is restarted.
 const BEFORE_RESTART: Duration = Duration::from_secs(30);
+/// How long nobody may be seen to lead before that is believed: elections take 3 s, on busy machines more.
+const LEADERLESS: Duration = Duration::from_secs(15);
+/// Pause between two looks.
+const LOOK: Duration = Duration::from_millis(250);
 
 /// A node, what its part in the phase shall be, and what differs.
 pub(super) struct Work {
@@ -77,7 +82,7 @@ pub(super) async fn look(world: &World, phase: Phase) -> Result<Vec<Work>> {
         let plan = compare(&node.name, &part, &seen, world.ownership());
         anyhow::Ok(Work { node, part, seen, plan })
     });
-    stream::iter(all).buffered(world.parallel()).try_collect().await
+    each(world, all).await
 }
 
 /// Goes through all phases. The plans that were carried out; all empty when nothing differed.
@@ -110,8 +115,7 @@ pub(super) async fn run_phase(world: &mut World, phase: Phase) -> Result<Vec<Nod
     let wanted = |action: DaemonAction| move |work: &&Work| work.plan.daemon(product) == Some(action);
 
     // Programs come first: what a release hashes to is known only when it is there.
-    let installs = works.iter_mut().map(|work| install(world, work));
-    let installed: Vec<_> = stream::iter(installs).buffer_unordered(world.parallel()).try_collect().await?;
+    let installed = each(world, works.iter_mut().map(|work| install(world, work))).await?;
     let releases: Vec<Installed> = installed.into_iter().flatten().collect();
     if !releases.is_empty() {
         for (node, name, program) in releases {
@@ -121,10 +125,7 @@ pub(super) async fn run_phase(world: &mut World, phase: Phase) -> Result<Vec<Nod
     }
     bar.set(0, "starting");
     let down: Vec<&Work> = works.iter().filter(wanted(DaemonAction::Start)).collect();
-    stream::iter(down.into_iter().map(|work| start(world, work, product)))
-        .buffer_unordered(world.parallel())
-        .try_collect::<Vec<()>>()
-        .await?;
+    each(world, down.into_iter().map(|work| start(world, work, product))).await?;
     for work in works.iter().filter(|work| !work.plan.is_empty() && work.plan.daemon(product).is_none()) {
         write(world, work).await?;
     }
@@ -200,30 +201,70 @@ async fn restart(world: &World, work: &Work, product: Product) -> Result<()> {
 }
 
 /// One after the other behind a gate, the leader last; all at once where nothing leads and nothing can be lost.
-async fn restart_all(world: &World, phase: Phase, mut works: Vec<&Work>, bar: &PhaseProgress) -> Result<()> {
+async fn restart_all(world: &World, phase: Phase, works: Vec<&Work>, bar: &PhaseProgress) -> Result<()> {
     let product = phase.product();
-    let serving = works[0].node.is_server(product);
-    let reach = world.reach()?;
-    let leader = gates::leader_of(&world.cluster, &reach, product).await.map(|node| node.name.clone());
+    let serving = works.iter().any(|work| work.node.is_server(product));
+    let leader = if serving { leader(world, product).await? } else { None };
     if serving && leader.is_none() {
         world.progress.note(&format!("{product} has no leader: all its servers are restarted at once"));
-        return stream::iter(works.into_iter().map(|work| restart(world, work, product)))
-            .buffer_unordered(world.parallel())
-            .try_collect()
-            .await;
+        return restart_at_once(world, works, product).await;
     }
-    gate(world, phase, bar, world.limit.min(BEFORE_RESTART)).await.context("not restarted, because not all is well")?;
+    let mut works = restart_sick(world, phase, works, bar).await?;
     works.sort_by_key(|work| Some(&work.node.name) == leader.as_ref());
     for (done, work) in works.iter().enumerate() {
         bar.set(done, &format!("restarting {}", work.node.name));
+        let passing = checks::passing(world, &work.node).await?;
         restart(world, work, product).await?;
         if serving {
             rolling_gate(world, product, &work.node).await?;
         } else {
             gate(world, phase, bar, world.limit).await?;
         }
+        if product == Product::Consul {
+            checks::wait_passing(world, &work.node, &passing).await?;
+        }
     }
     Ok(())
+}
+
+/// Who leads. One silence proves nothing: it may be an election, or a machine that is busy.
+async fn leader(world: &World, product: Product) -> Result<Option<String>> {
+    let reach = world.reach()?;
+    let deadline = Instant::now() + LEADERLESS;
+    loop {
+        let found = gates::leader_of(&world.cluster, &reach, product).await;
+        if found.is_some() || Instant::now() > deadline {
+            return Ok(found.map(|node| node.name.clone()));
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+async fn restart_at_once(world: &World, works: Vec<&Work>, product: Product) -> Result<()> {
+    each(world, works.into_iter().map(|work| restart(world, work, product))).await.map(drop)
+}
+
+/// Holds the gate before the first restart. Where it stays shut because of nodes that are to be restarted, and no quorum
+/// hangs on them, these go first, for the restart may be what heals them: a Nomad client with an expired certificate is
+/// not ready until then. Those that are left, to be restarted one by one.
+async fn restart_sick<'w>(
+    world: &World,
+    phase: Phase,
+    works: Vec<&'w Work>,
+    bar: &PhaseProgress,
+) -> Result<Vec<&'w Work>> {
+    let Err(failure) = gate_result(world, phase, bar, world.limit.min(BEFORE_RESTART)).await? else { return Ok(works) };
+    let is_sick = |work: &&Work| failure.reasons.iter().any(|reason| reason.node == work.node.name);
+    let (sick, well): (Vec<_>, Vec<_>) = works.into_iter().partition(is_sick);
+    let servers = sick.iter().filter(|work| work.node.is_server(phase.product())).count();
+    let spare = world.cluster.servers(phase.product()).count().saturating_sub(1) / 2;
+    if sick.len() < failure.reasons.len() || servers > spare {
+        told(Err(failure)).context("not restarted, because not all is well")?;
+    }
+    bar.set(0, "restarting what is not well");
+    restart_at_once(world, sick, phase.product()).await?;
+    gate(world, phase, bar, world.limit).await?;
+    Ok(well)
 }
 
 /// Waits for the gate of a phase.
@@ -231,6 +272,15 @@ async fn restart_all(world: &World, phase: Phase, mut works: Vec<&Work>, bar: &P
 /// # Errors
 /// A reason per node that is not well.
 pub(super) async fn gate(world: &World, phase: Phase, bar: &PhaseProgress, limit: Duration) -> Result<()> {
+    told(gate_result(world, phase, bar, limit).await?)
+}
+
+async fn gate_result(
+    world: &World,
+    phase: Phase,
+    bar: &PhaseProgress,
+    limit: Duration,
+) -> Result<Result<(), GateFailure>> {
     let reach = world.reach()?;
     let progress = |done, _| bar.set(done, waiting_for(phase));
     let logs = world.logs();
@@ -242,7 +292,7 @@ pub(super) async fn gate(world: &World, phase: Phase, bar: &PhaseProgress, limit
         progress: &progress,
         deadline: limit,
     };
-    told(gates.phase(phase).await)
+    Ok(gates.phase(phase).await)
 }
 
 async fn rolling_gate(world: &World, product: Product, node: &Node) -> Result<()> {
@@ -257,6 +307,37 @@ async fn rolling_gate(world: &World, product: Product, node: &Node) -> Result<()
         deadline: world.limit,
     };
     told(gates.rolling(product, node).await)
+}
+
+/// Works on many nodes at once, on each to the end: one that fails cuts no other off in the middle of something. The
+/// results in order.
+///
+/// # Errors
+/// All failures together.
+pub(super) async fn each<T>(
+    world: &World,
+    all: impl IntoIterator<Item = impl Future<Output = Result<T>>>,
+) -> Result<Vec<T>> {
+    together(stream::iter(all).buffered(world.parallel()).collect().await)
+}
+
+fn together<T>(results: Vec<Result<T>>) -> Result<Vec<T>> {
+    let (mut good, mut bad) = (Vec::with_capacity(results.len()), Vec::new());
+    for result in results {
+        match result {
+            Ok(result) => good.push(result),
+            Err(error) => bad.push(error),
+        }
+    }
+    match (bad.pop(), bad.is_empty()) {
+        (None, _) => Ok(good),
+        (Some(only), true) => Err(only),
+        (Some(last), false) => {
+            bad.push(last);
+            let lines: String = bad.iter().map(|error| format!("\n  {error:#}")).collect();
+            bail!("{} nodes failed:{lines}", bad.len())
+        }
+    }
 }
 
 /// Every reason on a line of its own, with what is likely behind it and what to do.
@@ -314,6 +395,15 @@ mod tests {
     use super::super::spec::Owner;
     use super::super::topology::Role;
     use super::*;
+
+    #[test]
+    fn failures_are_told_together() {
+        let node = |name: &str| Err(anyhow::anyhow!("{name}: no room"));
+        assert_eq!(together(vec![Ok(1), Ok(2)]).unwrap(), [1, 2]);
+        assert_eq!(together(vec![Ok(1), node("a")]).unwrap_err().to_string(), "a: no room");
+        let said = together(vec![node("a"), Ok(1), node("b")]).unwrap_err().to_string();
+        assert_eq!(said, "2 nodes failed:\n  a: no room\n  b: no room");
+    }
 
     #[test]
     fn each_file_belongs_to_one_product() {

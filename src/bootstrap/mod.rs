@@ -33,6 +33,7 @@ pub mod spec;
 pub mod state;
 pub mod topology;
 
+mod checks;
 mod commands;
 mod compatible;
 mod converge;

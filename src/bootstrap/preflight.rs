@@ -2,9 +2,10 @@
 
 use std::fmt::Write as _;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use futures_util::stream::{self, StreamExt as _};
 
+use super::converge::each;
 use super::host::{Facts, Preflight};
 use super::topology::{Node, Product, Runner, Scope, Target};
 use super::world::World;
@@ -103,8 +104,6 @@ fn judge(world: &World, node: &Node, facts: &Facts, known: bool) -> Vec<String> 
 /// # Errors
 /// A node that carries another mark.
 pub(super) async fn claim(world: &World) -> Result<()> {
-    for node in world.cluster.nodes.iter().filter(|node| !world.absent.contains(&node.name)) {
-        world.host(node).claim(&world.applied.id).await.with_context(|| node.name.clone())?;
-    }
-    Ok(())
+    let nodes = world.cluster.nodes.iter().filter(|node| !world.absent.contains(&node.name));
+    each(world, nodes.map(|node| world.host(node).claim(&world.applied.id))).await.map(drop)
 }

@@ -204,8 +204,8 @@ impl World {
         let reach = Reach::new(connect, tls);
         let tokens = self.state.tokens()?;
         Ok(reach
-            .with_token(Product::Consul, tokens.consul_management.map(|token| token.secret))
-            .with_token(Product::Nomad, tokens.nomad_management.map(|token| token.secret)))
+            .with_token(Product::Consul, tokens.management(Product::Consul))
+            .with_token(Product::Nomad, tokens.management(Product::Nomad)))
     }
 
     /// Gives the end of a daemon's log, for gates that look for causes.
@@ -230,12 +230,17 @@ impl World {
     pub(super) fn make_keys(&mut self, passphrase: &Passphrase) -> Result<()> {
         let now = SystemTime::now();
         let due = self.state.due_pairs(&self.cluster, now)?;
-        if !due.is_empty() || self.state.ca_bundle()?.is_none() {
-            let given = passphrase.for_key(self.state.is_key_encrypted()?)?;
+        let encrypted = self.state.is_key_encrypted()?;
+        // Whoever gives a passphrase wants the key encrypted, whether it is needed now or not.
+        let encrypts = encrypted == Some(false) && passphrase.for_key(encrypted)?.is_some();
+        if !due.is_empty() || encrypts || self.state.ca_bundle()?.is_none() {
+            let given = passphrase.for_key(encrypted)?;
             let authority = self.state.ensure_authority(given.as_ref(), now)?;
             let issued = self.state.ensure_pairs(&self.cluster, &authority, now)?;
-            let bar = self.progress.phase("Certificates", issued.made.len());
-            bar.done(&made(&issued.made));
+            if !issued.made.is_empty() {
+                let bar = self.progress.phase("Certificates", issued.made.len());
+                bar.done(&made(&issued.made));
+            }
         }
         self.state.ensure_gossip()?;
         self.read_keys()
@@ -260,6 +265,20 @@ impl World {
     pub(super) fn read_shared(&mut self) -> Result<()> {
         self.shared = Some(self.state.shared()?);
         Ok(())
+    }
+
+    /// What there is of the cluster, which may be more than this command is about.
+    pub(super) fn applied_scope(&self) -> Scope {
+        if self.applied.consul_only { Scope::ConsulOnly } else { Scope::All }
+    }
+
+    /// Writes the operator's files.
+    ///
+    /// # Errors
+    /// When one cannot be written.
+    pub(super) fn write_access(&mut self) -> Result<()> {
+        let scope = self.applied_scope();
+        super::access::write_all(&mut self.state, &self.cluster, scope).map(drop)
     }
 
     /// Leaves Nomad out where only Consul was brought up.
@@ -303,10 +322,10 @@ impl World {
     /// # Errors
     /// When it cannot be written.
     pub(super) fn save_applied(&mut self) -> Result<()> {
-        self.applied.versions = [("consul", Some(self.versions.consul)), ("nomad", self.versions.nomad)]
-            .into_iter()
-            .filter_map(|(name, version)| Some((name.to_owned(), version?.to_string())))
-            .collect();
+        // Of what the command was not about, the old note stays.
+        let versions = [("consul", Some(self.versions.consul)), ("nomad", self.versions.nomad)];
+        let known = versions.into_iter().filter_map(|(name, version)| Some((name.to_owned(), version?.to_string())));
+        self.applied.versions.extend(known);
         let sources = [("consul", Some(&self.cluster.consul)), ("nomad", self.cluster.nomad.as_ref())];
         for (name, source) in sources {
             if let Some(source) = source {

@@ -6,7 +6,7 @@ use super::{Asked, INTERRUPTED, confirm};
 use crate::bootstrap::host::Wipe;
 use crate::bootstrap::topology::{Node, Phase, Product, Role, Scope};
 use crate::bootstrap::world::World;
-use crate::bootstrap::{access, converge, peers, preflight};
+use crate::bootstrap::{converge, peers, preflight};
 use crate::cli::ReplaceNodeArgs;
 
 /// Takes the old one out, and brings the new one in. Can be repeated after a failure.
@@ -14,8 +14,7 @@ use crate::cli::ReplaceNodeArgs;
 /// # Errors
 /// When the rest of the cluster is not well, or the new one does not come up.
 pub(super) async fn run(asked: &Asked, args: &ReplaceNodeArgs) -> Result<u8> {
-    let mut world = asked.world_that_exists()?;
-    world.as_applied();
+    let mut world = asked.whole_world()?;
     let Some(node) = world.cluster.nodes.iter().find(|node| node.name == args.name).cloned() else {
         let names: Vec<&str> = world.cluster.nodes.iter().map(|node| &*node.name).collect();
         bail!("no node is called {:?}; there are {}", args.name, names.join(", "));
@@ -24,16 +23,15 @@ pub(super) async fn run(asked: &Asked, args: &ReplaceNodeArgs) -> Result<u8> {
     if !confirm(&question, args.yes)? {
         return Ok(INTERRUPTED);
     }
+    world.make_keys(&asked.passphrase)?;
+    // The others have to be well on their own: before this one is stopped, which may be the one too many, and before
+    // anything of it is forgotten.
+    world.absent = vec![node.name.clone()];
+    without(&world, &node, "others").await.context("nothing was changed")?;
+    stop(&world, &node).await?;
+    without(&world, &node, "without it").await?;
     world.state.forget_node(&node.name)?;
     world.make_keys(&asked.passphrase)?;
-    stop(&world, &node).await?;
-    // The others have to be well on their own before anything of this one is forgotten.
-    world.absent = vec![node.name.clone()];
-    for phase in phases_of_servers(&world, &node) {
-        let bar = world.progress.phase(&format!("{} without it", converge::title(phase)), 1);
-        converge::gate(&world, phase, &bar, world.limit).await?;
-        bar.done("well");
-    }
     forget(&world, &node).await?;
     wipe(&world, &node).await?;
     world.absent.clear();
@@ -48,9 +46,19 @@ pub(super) async fn run(asked: &Asked, args: &ReplaceNodeArgs) -> Result<u8> {
             bar.done("again");
         }
     }
-    access::write_all(&mut world.state, &world.cluster, world.scope)?;
+    world.write_access()?;
     world.progress.note(&format!("{} is replaced", node.name));
     Ok(0)
+}
+
+/// Waits until the servers that have to do without the node are well.
+async fn without(world: &World, node: &Node, word: &str) -> Result<()> {
+    for phase in phases_of_servers(world, node) {
+        let bar = world.progress.phase(&format!("{}, {word}", converge::title(phase)), 1);
+        converge::gate(world, phase, &bar, world.limit).await?;
+        bar.done("well");
+    }
+    Ok(())
 }
 
 fn products(world: &World, node: &Node) -> Vec<Product> {

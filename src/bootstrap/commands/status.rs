@@ -6,7 +6,6 @@ use anyhow::Result;
 
 use super::{Asked, DIFFERS, print};
 use crate::bootstrap::members;
-use crate::bootstrap::topology::Scope;
 
 /// A certificate with fewer days than this is a reason for exit code 3.
 const WARN_DAYS: i64 = 30;
@@ -16,11 +15,11 @@ const WARN_DAYS: i64 = 30;
 /// # Errors
 /// When there is no such cluster, or no certificate to ask it with.
 pub(super) async fn run(asked: &Asked, json: bool) -> Result<u8> {
-    let world = asked.world_to_read()?;
-    let scope = if world.applied.consul_only { Scope::ConsulOnly } else { world.scope };
+    let mut world = asked.world_to_read()?;
+    world.as_applied();
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let now = i64::try_from(now).unwrap_or(i64::MAX);
-    let status = members::look(&world.cluster, &world.reach()?, scope, now, WARN_DAYS).await;
+    let status = members::look(&world.cluster, &world.reach()?, world.scope, now, WARN_DAYS).await;
     match json {
         true => print(&format!("{}\n", serde_json::to_string_pretty(&status)?))?,
         false => print(&members::render(&status))?,
