@@ -16,12 +16,13 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
+use super::access::quoted;
 use super::file::{self, Described, Request};
 use super::passphrase;
 use super::progress::Progress;
 use super::secrets::Secret;
 use super::state::{self, State};
-use super::topology::Role;
+use super::topology::{Role, Scope};
 use super::world::World;
 use crate::cli::{BootstrapAction, BootstrapArgs, ClusterArgs};
 
@@ -97,6 +98,16 @@ impl Asked {
         }
     }
 
+    /// The same for what concerns all of the cluster that there is.
+    fn whole_world(&self) -> Result<World> {
+        let mut world = self.world_that_exists()?;
+        world.as_applied();
+        if world.scope == Scope::ConsulOnly && !world.applied.consul_only {
+            bail!("--only consul leaves out Nomad, which runs on top of it: leave the flag away");
+        }
+        Ok(world)
+    }
+
     /// The same, with the programs that are on PATH now where none are named.
     fn world_to_upgrade(&self) -> Result<World> {
         let described = Described { unnamed: Vec::new(), ..self.described.clone() };
@@ -138,7 +149,7 @@ fn no_cluster(dir: &std::path::Path) -> String {
 
 /// The flags that name the cluster, to be repeated in what the operator is told to type.
 fn flags(args: &ClusterArgs) -> String {
-    let path = |path: &std::path::Path| path.display().to_string();
+    let path = |path: &std::path::Path| quoted(&path.to_string_lossy());
     let words = [
         args.cluster.as_deref().map(|file| ("--cluster", path(file))),
         args.local.then(|| ("--local", String::new())),
@@ -158,18 +169,26 @@ fn flags(args: &ClusterArgs) -> String {
 #[derive(Clone, Debug)]
 pub(super) struct Passphrase {
     file: Option<PathBuf>,
+    /// What was typed: a rotation needs it several times.
+    typed: std::cell::RefCell<Option<Secret>>,
 }
 
 impl Passphrase {
     fn new(file: Option<PathBuf>) -> Self {
-        Self { file }
+        Self { file, typed: std::cell::RefCell::default() }
     }
 
     /// The passphrase, if one was given; asked for on a terminal when the key is encrypted and none was given.
     pub(super) fn for_key(&self, encrypted: Option<bool>) -> Result<Option<Secret>> {
         match passphrase::given(self.file.as_deref(), std::env::var_os(passphrase::VARIABLE))? {
             Some(given) => Ok(Some(given)),
-            None if encrypted == Some(true) => state::ask_passphrase("passphrase of the CA key: "),
+            None if encrypted == Some(true) => {
+                let mut typed = self.typed.borrow_mut();
+                if typed.is_none() {
+                    *typed = state::ask_passphrase("passphrase of the CA key: ")?;
+                }
+                Ok(typed.clone())
+            }
             None => Ok(None),
         }
     }
@@ -183,7 +202,7 @@ fn confirm(question: &str, yes: bool) -> Result<bool> {
     if !std::io::stdin().is_terminal() {
         bail!("{question} Nobody is there to be asked: add --yes");
     }
-    eprint!("{question} [y/N] ");
+    write!(std::io::stderr(), "{question} [y/N] ")?;
     let mut answer = String::new();
     std::io::stdin().lock().read_line(&mut answer)?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
@@ -203,4 +222,15 @@ fn say(text: &str) {
 
 fn is_terminal() -> bool {
     std::io::stderr().is_terminal()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_operator_is_told_to_type_can_be_typed() {
+        let args = ClusterArgs { local: true, state: Some("/tmp/it's here".into()), ..ClusterArgs::default() };
+        assert_eq!(flags(&args), r" --local --state '/tmp/it'\''s here'");
+    }
 }

@@ -11,15 +11,14 @@ use super::Asked;
 use crate::bootstrap::state::{Rotation, RotationKind, RotationStep};
 use crate::bootstrap::topology::Scope;
 use crate::bootstrap::world::World;
-use crate::bootstrap::{access, converge, file};
+use crate::bootstrap::{converge, file};
 
 /// Rotates.
 ///
 /// # Errors
 /// When a node does not take what it is given; what was done stays, and the next run goes on from there.
 pub(super) async fn run(asked: &Asked, ca: bool) -> Result<u8> {
-    let mut world = asked.world_that_exists()?;
-    world.as_applied();
+    let mut world = asked.whole_world()?;
     if world.scope == Scope::All && world.cluster.nomad.is_none() {
         anyhow::bail!(file::no_nomad(&world.cluster));
     }
@@ -32,14 +31,14 @@ pub(super) async fn run(asked: &Asked, ca: bool) -> Result<u8> {
     while let Some(step) = rotation {
         world.progress.note(told(step));
         world.make_keys(&asked.passphrase)?;
-        access::write_all(&mut world.state, &world.cluster, world.scope)?;
+        world.write_access()?;
         converge::converge(&mut world)
             .await
             .context("the rotation is not over: what was done stays, and the same command goes on from here")?;
         served(&world, step).await?;
         rotation = world.state.advance_rotation()?;
     }
-    access::write_all(&mut world.state, &world.cluster, world.scope)?;
+    world.write_access()?;
     world.progress.note("certificates are rotated");
     Ok(0)
 }

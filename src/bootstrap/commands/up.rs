@@ -36,7 +36,7 @@ pub(super) async fn run(asked: &Asked, args: UpArgs) -> Result<u8> {
                 return Ok(INTERRUPTED);
             }
             world.progress.note("stopping what was started");
-            hold::stop_all(&world).await?;
+            hold::stop_all_unless_asked_again(&world).await?;
             return Ok(INTERRUPTED);
         }
     };
@@ -62,7 +62,7 @@ async fn walk(world: &mut World, asked: &Asked, known: bool) -> Result<(Vec<Node
     world.save_applied()?;
     preflight::claim(world).await?;
     let plans = converge::converge(world).await?;
-    access::write_all(&mut world.state, &world.cluster, world.scope)?;
+    world.write_access()?;
     let sample = if world.applied.sample { Some(sample::run(world).await?) } else { None };
     Ok((plans, sample))
 }
@@ -89,7 +89,10 @@ fn told(world: &World, plans: &[NodePlan], begun: Instant) -> String {
         text.push_str(", nomad node status");
     }
     text.push_str(&format!("\n  lb bootstrap status{flags}"));
-    text.push_str(&format!("\n  lb run --config {}", world.state.dir().join("lb.toml").display()));
+    text.push_str(&format!(
+        "\n  lb run --config {}",
+        access::quoted(&world.state.dir().join("lb.toml").to_string_lossy())
+    ));
     for product in Product::ALL {
         let server =
             cluster.servers(product).next().filter(|_| world.scope == Scope::All || product == Product::Consul);
