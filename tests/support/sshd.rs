@@ -1,8 +1,8 @@
 //! A real sshd with keys of its own, and whole machines around it: a network namespace, private views of `/etc`,
 //! `/opt`, `/usr/local` and `/var/lib`, and process ids of its own.
 //!
-//! A machine is made of the one the tests run on: its programs are there, what is written to those folders stays in the
-//! machine and goes with it. systemd does not run there. Machines need root, `ip`, `unshare` and overlayfs.
+//! A machine is made of the one the tests run on, without what belongs to a cluster: its programs are there, what is
+//! written to those folders stays in the machine and goes with it. systemd does not run there. Machines need root, `ip`, `unshare` and overlayfs.
 
 use std::fs;
 use std::net::{SocketAddr, TcpStream};
@@ -45,6 +45,8 @@ impl Keys {
     /// Makes a host key, and a user key that opens the account of the user who runs the test.
     pub fn make() -> Self {
         let dir = tempfile::tempdir().unwrap();
+        // sshd reads the public key as the user who logs in.
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
         for key in ["host", "user"] {
             let path = dir.path().join(key);
             run(Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(path));
@@ -176,7 +178,9 @@ impl Machine {
             "set -e\nfor d in etc opt usr/local var/lib; do\n\
                mkdir -p {root}/$d/upper {root}/$d/work\n\
                mount -t overlay overlay -o lowerdir=/$d,upperdir={root}/$d/upper,workdir={root}/$d/work /$d\n\
-             done\nrm -rf /etc/consul.d /etc/nomad.d /opt/consul /opt/nomad\n\
+             done\nrm -rf /etc/consul.d /etc/nomad.d /etc/lb /opt/consul /opt/nomad /var/lib/lb-bootstrap\n\
+             rm -f /usr/local/bin/consul /usr/local/bin/nomad /usr/local/bin/lb\n\
+             sed -i '/^consul:/d;/^nomad:/d' /etc/passwd /etc/shadow /etc/group /etc/gshadow\n\
              {sshd} &\nwhile :; do wait || :; sleep 1; done\n",
             root = root.display(),
             sshd = keys.server(address),
@@ -198,6 +202,24 @@ impl Machine {
         let folder = ["/etc", "/opt", "/usr/local", "/var/lib"].into_iter().find(|folder| path.starts_with(folder));
         let folder = folder.expect("a folder that machines have to themselves");
         self.root.join(&folder[1..]).join("upper").join(path[folder.len()..].trim_start_matches('/'))
+    }
+
+    /// Runs a script as root inside the machine; what it prints. Not by way of the network.
+    pub fn run(&self, script: &str) -> String {
+        let mut command = self.enter();
+        let out = command.args(["sh", "-c", script]).output().unwrap();
+        assert!(out.status.success(), "{}: {script}: {}", self.address, String::from_utf8_lossy(&out.stderr));
+        String::from_utf8_lossy(&out.stdout).into_owned()
+    }
+
+    /// The command that runs what is appended to it inside the machine.
+    pub fn enter(&self) -> Command {
+        let unshare = self.child.id();
+        let children = fs::read_to_string(format!("/proc/{unshare}/task/{unshare}/children")).unwrap();
+        let init = children.split_whitespace().next().expect("the machine runs").to_owned();
+        let mut command = Command::new("nsenter");
+        command.args(["--target", &init, "--mount", "--net", "--pid", "--root", "--wd"]).stdin(Stdio::null());
+        command
     }
 
     /// Cuts the machine off the network, or plugs it in again.

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::consul::loopback_like;
 use super::hcl::HEAD;
-use crate::bootstrap::topology::{CONSUL_HTTPS_PORT, Cluster, Node};
+use crate::bootstrap::topology::{CONSUL_HTTPS_PORT, Cluster, Node, Product};
 
 /// Where lb takes requests.
 pub(super) const LISTENER_PORT: u16 = 9999;
@@ -24,12 +24,17 @@ pub(super) fn config(cluster: &Cluster, node: &Node, with_token: bool) -> String
         (false, IpAddr::V4(_)) => Ipv4Addr::UNSPECIFIED.into(),
         (false, IpAddr::V6(_)) => Ipv6Addr::UNSPECIFIED.into(),
     };
-    let agent = SocketAddr::new(agent, CONSUL_HTTPS_PORT);
+    // The servers stand in while the node's own agent is away.
+    let agents: Vec<String> = std::iter::once(SocketAddr::new(agent, CONSUL_HTTPS_PORT))
+        .chain(cluster.servers(Product::Consul).map(|server| server.https(Product::Consul)))
+        .map(|agent| format!("https://{agent}"))
+        .collect();
+    let agents = agents.join(",");
     let listener = SocketAddr::new(listen, LISTENER_PORT);
     let admin = SocketAddr::new(admin_address(cluster, node), ADMIN_PORT);
     let token = if with_token { "token_file = \"token\"\n" } else { "" };
     format!(
-        "{HEAD}\n[consul]\naddress = \"https://{agent}\"\nca_file = \"ca.pem\"\ncert_file = \"cert.pem\"\n\
+        "{HEAD}\n[consul]\naddress = \"{agents}\"\nca_file = \"ca.pem\"\ncert_file = \"cert.pem\"\n\
          key_file = \"key.pem\"\n{token}\n[[listener]]\naddress = \"{listener}\"\n\n[admin]\naddress = \"{admin}\"\n\n\
          # Shorter than the job's kill_timeout.\n[drain]\ntimeout = \"25s\"\n"
     )

@@ -78,10 +78,11 @@ fn server(hcl: &mut Hcl, cluster: &Cluster) {
 fn client(hcl: &mut Hcl, cluster: &Cluster, node: &Node, layout: &Layout, versions: &Versions, lb: Option<&Program>) {
     hcl.block("client", |hcl| {
         hcl.flag("enabled", true);
-        let interface = if cluster.is_local() { Some("lo") } else { cluster.network_interface.as_deref() };
-        if let Some(interface) = interface {
-            hcl.text("network_interface", interface);
-        }
+        match &cluster.network_interface {
+            _ if cluster.is_local() => hcl.text("network_interface", "lo"),
+            Some(interface) => hcl.text("network_interface", interface),
+            None => hcl.text("network_interface", &interface_of(node.address)),
+        };
         if let Some((first, last)) = node.dynamic_ports {
             hcl.number("min_dynamic_port", first).number("max_dynamic_port", last);
         }
@@ -107,6 +108,14 @@ fn client(hcl: &mut Hcl, cluster: &Cluster, node: &Node, layout: &Layout, versio
             }
         });
     });
+}
+
+/// The interface with this address, whatever it is called on that machine. Nomad's own choice, the one of the default
+/// route, is the public one of a machine with a private network, and none where there is no such route.
+/// <https://developer.hashicorp.com/nomad/docs/configuration/client#network_interface>
+fn interface_of(address: IpAddr) -> String {
+    let pattern = address.to_string().replace('.', "[.]");
+    format!("{{{{ GetAllInterfaces | include \"address\" \"^{pattern}(/|$)\" | attr \"name\" }}}}")
 }
 
 fn join(hcl: &mut Hcl, cluster: &Cluster) {
