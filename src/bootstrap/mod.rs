@@ -39,6 +39,7 @@ mod compatible;
 mod converge;
 mod hold;
 mod preflight;
+mod recall;
 mod sample;
 mod tokens;
 mod world;

@@ -23,6 +23,7 @@ use super::host::{ControlDir, Host, Releases};
 use super::plan::Ownership;
 use super::progress::Progress;
 use super::reach::Reach;
+use super::recall;
 use super::render::{self, Version, Versions};
 use super::secrets::{NodePairs, Pair, Shared};
 use super::spec::{NodeSpec, Observed, hex, sha256};
@@ -82,10 +83,42 @@ impl World {
         }
         let applied = Applied::of(&cluster, scope, before.as_ref(), SystemTime::now());
         let versions = versions(&cluster, scope)?;
+        let described = Described { cluster, source, scope, unnamed };
+        let mut world = Self::assemble(described, versions, applied, before, state, progress, limit)?;
+        world.read_digests()?;
+        Ok(world)
+    }
+
+    /// The cluster that was applied, whatever its description says by now. Enough for looking at its nodes and for
+    /// ending them: neither program has to be there.
+    ///
+    /// # Errors
+    /// When the state cannot be read.
+    pub(super) fn recalled(
+        described: Described,
+        before: Applied,
+        state: State,
+        progress: Progress,
+        limit: Duration,
+    ) -> Result<Self> {
+        let (described, versions) = recall::as_applied(described, &before);
+        Self::assemble(described, versions, before.clone(), Some(before), state, progress, limit)
+    }
+
+    fn assemble(
+        described: Described,
+        versions: Versions,
+        applied: Applied,
+        before: Option<Applied>,
+        state: State,
+        progress: Progress,
+        limit: Duration,
+    ) -> Result<Self> {
+        let Described { cluster, source, scope, .. } = described;
         let control = ControlDir::create()?;
         let hosts = cluster.nodes.iter().map(|node| (node.name.clone(), Host::new(&cluster, node, &control))).collect();
         let releases = Releases::new(&cluster);
-        let mut world = Self {
+        Ok(Self {
             cluster,
             source,
             flags: String::new(),
@@ -103,9 +136,7 @@ impl World {
             applied_before: before,
             hosts,
             digests: BTreeMap::new(),
-        };
-        world.read_digests()?;
-        Ok(world)
+        })
     }
 
     /// Digests of the programs that are copied, or run in place.
@@ -256,6 +287,21 @@ impl World {
         self.pairs = issued.nodes;
         self.operator = Some(issued.operator);
         self.read_shared()
+    }
+
+    /// Reads what there is of them.
+    ///
+    /// # Errors
+    /// When something cannot be read.
+    pub(super) fn read_some_keys(&mut self) -> Result<()> {
+        for node in &self.cluster.nodes {
+            let alone = Cluster { nodes: vec![node.clone()], ..self.cluster.clone() };
+            if let Some(found) = self.state.pairs(&alone)? {
+                self.pairs.extend(found.nodes);
+            }
+        }
+        self.shared = self.state.shared().ok();
+        Ok(())
     }
 
     /// Reads again what nodes share, after it changed.

@@ -13,8 +13,7 @@ use crate::cli::DownArgs;
 /// # Errors
 /// When something cannot be stopped or removed.
 pub(super) async fn run(asked: &Asked, args: DownArgs) -> Result<u8> {
-    let mut world = asked.whole_world()?;
-    world.read_keys()?;
+    let mut world = asked.world_to_end()?;
     let (name, nodes) = (&world.cluster.name, world.cluster.nodes.len());
     let question = match args.purge {
         true => {

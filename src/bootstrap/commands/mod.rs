@@ -102,9 +102,7 @@ impl Asked {
     fn whole_world(&self) -> Result<World> {
         let mut world = self.world_that_exists()?;
         world.as_applied();
-        if world.scope == Scope::ConsulOnly && !world.applied.consul_only {
-            bail!("--only consul leaves out Nomad, which runs on top of it: leave the flag away");
-        }
+        only_whole(&world)?;
         Ok(world)
     }
 
@@ -116,27 +114,47 @@ impl Asked {
         asked.world_that_exists()
     }
 
-    /// The same for reading. Keys and certificates are read, too.
+    /// The cluster that was applied, its state open for reading. Keys and certificates are read, too.
     fn world_to_read(&self) -> Result<World> {
-        let dir = &self.described.cluster.state;
-        match State::open_read_only(dir)? {
-            Some(state) if state.cluster()?.is_some() => {
-                let mut world = self.world(state)?;
-                world.read_keys()?;
-                Ok(world)
-            }
-            _ => bail!(no_cluster(dir)),
-        }
+        self.recalled(State::open_read_only(&self.described.cluster.state)?)
+    }
+
+    /// The same, its state open for writing.
+    fn world_to_end(&self) -> Result<World> {
+        let world = self.recalled(State::open(&self.described.cluster.state)?)?;
+        only_whole(&world)?;
+        Ok(world)
+    }
+
+    fn recalled(&self, state: Option<State>) -> Result<World> {
+        let found = match state {
+            Some(state) => state.cluster()?.map(|applied| (state, applied)),
+            None => None,
+        };
+        let Some((state, applied)) = found else { bail!(no_cluster(&self.described.cluster.state)) };
+        state.notes().iter().for_each(|note| say(note));
+        let progress = Progress::new(is_terminal());
+        let mut world = World::recalled(self.described.clone(), applied, state, progress, self.limit)?;
+        world.flags.clone_from(&self.flags);
+        world.as_applied();
+        world.read_keys()?;
+        Ok(world)
     }
 
     fn world(&self, state: State) -> Result<World> {
-        for note in state.notes() {
-            say(note);
-        }
+        state.notes().iter().for_each(|note| say(note));
         let mut world = World::new(self.described.clone(), state, Progress::new(is_terminal()), self.limit)?;
         world.flags.clone_from(&self.flags);
         Ok(world)
     }
+}
+
+/// What is done to Consul alone would be done to it under Nomad.
+fn only_whole(world: &World) -> Result<()> {
+    if world.scope == Scope::ConsulOnly && !world.applied.consul_only {
+        bail!("--only consul leaves out Nomad, which runs on top of it: leave the flag away");
+    }
+    Ok(())
 }
 
 fn no_cluster(dir: &std::path::Path) -> String {

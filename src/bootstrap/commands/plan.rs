@@ -56,6 +56,7 @@ async fn plan(asked: &Asked) -> Result<Planned> {
         cluster.push(format!("make a certificate for {} ({})", due.what, due.reason));
     }
     if world.read_keys().is_err() {
+        world.read_some_keys()?;
         stand_in(&mut world);
     }
     let mut nodes: Vec<NodePlan> = Vec::new();
@@ -75,7 +76,7 @@ async fn plan(asked: &Asked) -> Result<Planned> {
     Ok(Planned { changes: !nodes.is_empty() || !cluster.is_empty(), cluster, nodes })
 }
 
-/// Empty keys, for a cluster that has none yet: enough to see which files there will be.
+/// Empty keys, where there are none yet: enough to see which files there will be.
 fn stand_in(world: &mut World) {
     let pair = || Pair { cert: String::new(), key: Secret::default() };
     for node in &world.cluster.nodes {

@@ -6,7 +6,7 @@ use super::{Asked, INTERRUPTED, confirm};
 use crate::bootstrap::host::Wipe;
 use crate::bootstrap::topology::{Node, Phase, Product, Role, Scope};
 use crate::bootstrap::world::World;
-use crate::bootstrap::{converge, peers, preflight};
+use crate::bootstrap::{compatible, converge, peers, preflight};
 use crate::cli::ReplaceNodeArgs;
 
 /// Takes the old one out, and brings the new one in. Can be repeated after a failure.
@@ -15,6 +15,7 @@ use crate::cli::ReplaceNodeArgs;
 /// When the rest of the cluster is not well, or the new one does not come up.
 pub(super) async fn run(asked: &Asked, args: &ReplaceNodeArgs) -> Result<u8> {
     let mut world = asked.whole_world()?;
+    compatible::check_known(&world, Some(&args.name))?;
     let Some(node) = world.cluster.nodes.iter().find(|node| node.name == args.name).cloned() else {
         let names: Vec<&str> = world.cluster.nodes.iter().map(|node| &*node.name).collect();
         bail!("no node is called {:?}; there are {}", args.name, names.join(", "));

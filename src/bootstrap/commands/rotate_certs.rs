@@ -11,7 +11,7 @@ use super::Asked;
 use crate::bootstrap::state::{Rotation, RotationKind, RotationStep};
 use crate::bootstrap::topology::Scope;
 use crate::bootstrap::world::World;
-use crate::bootstrap::{converge, file};
+use crate::bootstrap::{compatible, converge, file};
 
 /// Rotates.
 ///
@@ -19,6 +19,7 @@ use crate::bootstrap::{converge, file};
 /// When a node does not take what it is given; what was done stays, and the next run goes on from there.
 pub(super) async fn run(asked: &Asked, ca: bool) -> Result<u8> {
     let mut world = asked.whole_world()?;
+    compatible::check_known(&world, None)?;
     if world.scope == Scope::All && world.cluster.nomad.is_none() {
         anyhow::bail!(file::no_nomad(&world.cluster));
     }

@@ -1,10 +1,11 @@
 //! The three lists of nodes: names, addresses and port ranges, given or derived; everything that would collide is told.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::Ipv4Net;
 
+use super::build::Recorded;
 use super::reader::Reader;
 use super::written::{Given, Listed, Written, listed};
 use crate::bootstrap::topology::{Node, Role};
@@ -46,7 +47,7 @@ pub(super) enum Kind {
 }
 
 /// All nodes, and how they are reached.
-pub(super) fn read(reader: &mut Reader<'_>) -> (Kind, Vec<Node>) {
+pub(super) fn read(reader: &mut Reader<'_>, recorded: &Recorded) -> (Kind, Vec<Node>) {
     let listed = ROLES.map(|(role, key, _)| listed(reader, role, key));
     let kind = kind(reader, &listed);
     check_counts(reader, kind, &listed);
@@ -61,7 +62,7 @@ pub(super) fn read(reader: &mut Reader<'_>) -> (Kind, Vec<Node>) {
     }
     let written: Vec<(String, Written)> =
         listed.into_iter().zip(ROLES).flat_map(|(listed, role)| named(reader, kind, listed, role)).collect();
-    let addresses = addresses(reader, kind, written.iter().map(|(_, written)| written));
+    let addresses = addresses(reader, kind, &written, recorded);
     let mut nodes = Vec::with_capacity(total);
     for ((name, written), address) in written.into_iter().zip(addresses) {
         check_node(reader, kind, &written);
@@ -92,33 +93,52 @@ fn named(
     written.into_iter().enumerate().map(name).collect()
 }
 
-/// The address of each node, given or by its position in the loopback network; None after a mistake.
-fn addresses<'w>(
+/// The address of each node: given, or what it had before, or the next free one of the loopback network from its
+/// position on; None after a mistake.
+fn addresses(
     reader: &mut Reader<'_>,
     kind: Kind,
-    nodes: impl ExactSizeIterator<Item = &'w Written>,
+    nodes: &[(String, Written)],
+    recorded: &Recorded,
 ) -> Vec<Option<IpAddr>> {
-    let network = if kind == Kind::Local { network(reader) } else { None };
-    let total = nodes.len();
-    let mut full = false;
-    let mut each = |(position, written): (usize, &Written)| match (written.address, network) {
-        (Given::Is(address), _) => check_address(reader, kind, written, address),
-        (Given::Wrong, _) => None,
-        (Given::Absent, Some(network)) => {
-            let address = host(network, position).map(IpAddr::V4);
-            full |= address.is_none();
-            address
-        }
-        (Given::Absent, None) => {
-            if kind == Kind::Ssh {
-                let advice = "add address = \"…\", the one that the other nodes reach it by";
-                reader.wrong_at(&written.key, written.spot.as_ref(), "has no address", advice);
-            }
-            None
-        }
+    let network = if kind == Kind::Local { network(reader, recorded) } else { None };
+    let before = |name: &str| {
+        let address = recorded.addresses.get(name)?;
+        network?.contains(&v4(*address)?).then_some(*address)
     };
-    let found = nodes.enumerate().map(&mut each).collect();
+    // Nodes that are there keep their addresses when others come; those go where there is room.
+    let mut taken: HashSet<IpAddr> = nodes
+        .iter()
+        .filter_map(|(name, written)| match written.address {
+            Given::Is(address) => Some(address),
+            Given::Absent => before(name),
+            Given::Wrong => None,
+        })
+        .collect();
+    let mut full = false;
+    let mut found = Vec::with_capacity(nodes.len());
+    for (position, (name, written)) in nodes.iter().enumerate() {
+        found.push(match (written.address, network) {
+            (Given::Is(address), _) => check_address(reader, kind, written, address),
+            (Given::Wrong, _) => None,
+            (Given::Absent, Some(network)) => before(name).or_else(|| {
+                let mut free = (position..).map_while(|at| host(network, at)).map(IpAddr::V4);
+                let free = free.find(|address| !taken.contains(address));
+                full |= free.is_none();
+                taken.extend(free);
+                free
+            }),
+            (Given::Absent, None) => {
+                if kind == Kind::Ssh {
+                    let advice = "add address = \"…\", the one that the other nodes reach it by";
+                    reader.wrong_at(&written.key, written.spot.as_ref(), "has no address", advice);
+                }
+                None
+            }
+        });
+    }
     if let Some(network) = network.filter(|_| full) {
+        let total = nodes.len();
         let room = (0..total).take_while(|position| host(network, *position).is_some()).count();
         let problem = format!(
             "is too small: {network} has room for {room} nodes from .{FIRST_HOST} on, and {total} are described"
@@ -126,6 +146,21 @@ fn addresses<'w>(
         reader.wrong("local.network", problem, "take a wider one, like \"127.1.0.0/16\"");
     }
     found
+}
+
+fn v4(address: IpAddr) -> Option<Ipv4Addr> {
+    match address {
+        IpAddr::V4(address) => Some(address),
+        IpAddr::V6(_) => None,
+    }
+}
+
+/// The smallest of the usual networks that holds all nodes that were there before.
+fn network_of(recorded: &Recorded) -> Option<Ipv4Net> {
+    let all: Vec<Ipv4Addr> = recorded.addresses.values().filter_map(|address| v4(*address)).collect();
+    let first = all.first().filter(|first| first.is_loopback())?;
+    let networks = [24, 16, 8].map(|length| Ipv4Net::new_assert(*first, length).trunc());
+    networks.into_iter().find(|network| all.iter().all(|address| network.contains(address)))
 }
 
 /// As named, else by the addresses: whatever is not on loopback is another machine.
@@ -180,11 +215,11 @@ fn check_counts(reader: &mut Reader<'_>, kind: Kind, listed: &[Listed; 3]) {
     }
 }
 
-fn network(reader: &mut Reader<'_>) -> Option<Ipv4Net> {
+fn network(reader: &mut Reader<'_>, recorded: &Recorded) -> Option<Ipv4Net> {
     let loopback = Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8);
     let text = match reader.spot("local.network") {
         Some(_) => reader.text("local.network")?,
-        None => NETWORK.to_owned(),
+        None => network_of(recorded).map_or_else(|| NETWORK.to_owned(), |network| network.to_string()),
     };
     let network = text.parse::<Ipv4Net>().ok().map(|network| network.trunc());
     let found = network.filter(|network| loopback.contains(network));

@@ -123,7 +123,10 @@ impl State {
         let new = Authority::create(now)?;
         self.save_key(NEXT_CA_KEY, &new, passphrase)?;
         self.folder.write(CA, format!("{old}{}", new.cert_pem()).as_bytes())?;
-        self.note(RotationKind::Authority, RotationStep::BothTrusted, unix(now))
+        // One that has expired signs nothing any more, and nobody is let in by it: there is nothing to wait for.
+        let expired = pki::describe(&old)?.not_after <= unix(now);
+        let step = if expired { RotationStep::NewLeaves } else { RotationStep::BothTrusted };
+        self.note(RotationKind::Authority, step, unix(now))
     }
 
     /// Goes to the next step, once all nodes have what the present one hands out. None: the rotation is over.

@@ -69,6 +69,12 @@ impl State {
         Ok(Folder::open(dir, false)?.map(|folder| Self { folder }))
     }
 
+    /// What was applied, at a glance: nothing is locked, and what cannot be read counts as absent.
+    #[must_use]
+    pub fn glance(dir: &Path) -> Option<Applied> {
+        records::parse(&std::fs::read_to_string(dir.join(CLUSTER)).ok()?).ok()
+    }
+
     /// Opens it for writing, and makes it if it is not there.
     ///
     /// # Errors

@@ -57,6 +57,17 @@ fn a_folder_behind_a_link_is_removed_with_what_it_holds() {
     assert!(!folder.path().join("state").exists() && fs::symlink_metadata(&link).is_err());
 }
 
+#[test]
+fn a_ca_that_has_expired_can_be_changed() {
+    let (_folder, mut state, cluster) = full();
+    let later = now() + Duration::from_secs(11 * 365 * 86_400);
+    let rotation = state.begin_authority_rotation(None, later).unwrap();
+    assert_eq!(rotation.step, RotationStep::NewLeaves);
+    let authority = state.ensure_authority(None, later).unwrap();
+    assert!(!state.ensure_pairs(&cluster, &authority, later).unwrap().made.is_empty());
+    assert!(state.due_pairs(&cluster, later).unwrap().is_empty());
+}
+
 fn cut(text: &str, unwanted: &str) -> bool {
     !text.contains(unwanted)
 }
