@@ -16,6 +16,7 @@ use futures_util::stream::{self, StreamExt as _};
 
 use super::checks;
 use super::gates::{self, GateFailure};
+use super::peers;
 use super::plan::{DaemonAction, NodePlan, compare, wanted_stamps};
 use super::progress::PhaseProgress;
 use super::spec::{Effect, FileSpec, NodeSpec, Observed};
@@ -138,8 +139,26 @@ pub(super) async fn run_phase(world: &mut World, phase: Phase) -> Result<Vec<Nod
         restart_all(world, phase, restarts, &bar).await?;
     }
     gate(world, phase, &bar, world.limit).await?;
+    wait_voters(world, &works, product, &bar).await?;
     bar.done(&summary(&works, product));
     Ok(works.into_iter().map(|work| work.plan).collect())
+}
+
+/// Waits until servers that came to others vote: autopilot lets them after 10 s, and until then they bear no loss. Those
+/// that are all new have begun as voters.
+async fn wait_voters(world: &World, works: &[Work], product: Product, bar: &PhaseProgress) -> Result<()> {
+    let started = |work: &&Work| work.node.is_server(product) && work.plan.daemon(product) == Some(DaemonAction::Start);
+    let new: Vec<&Node> = works.iter().filter(started).map(|work| &work.node).collect();
+    // Before the bootstrap of ACLs nobody may ask.
+    let may_ask = !world.cluster.acl || world.state.tokens()?.management(product).is_some();
+    if new.len() == works.len() || !may_ask {
+        return Ok(());
+    }
+    for node in new {
+        bar.set(works.len(), &format!("waiting for the vote of {}", node.name));
+        peers::wait_voter(&world.cluster, &world.reach()?, product, node, world.limit).await?;
+    }
+    Ok(())
 }
 
 /// A program that was installed from a release: node, name, and what it is.

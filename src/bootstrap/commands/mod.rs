@@ -18,6 +18,7 @@ use anyhow::{Context as _, Result, bail};
 
 use super::access::quoted;
 use super::file::{self, Described, Request};
+use super::hold::INTERRUPTED;
 use super::passphrase;
 use super::progress::Progress;
 use super::secrets::Secret;
@@ -30,8 +31,6 @@ use crate::cli::{BootstrapAction, BootstrapArgs, ClusterArgs};
 const WRONG: u8 = 2;
 /// It differs (`plan`), or is degraded (`status`).
 const DIFFERS: u8 = 3;
-/// Ended by a signal, as shells count it.
-const INTERRUPTED: u8 = 130;
 
 /// Does what `lb bootstrap` was asked for; the exit code. `json`: results in that form.
 ///
