@@ -15,11 +15,3 @@ mod jobs;
 mod secured;
 #[path = "bootstrap_nomad/used.rs"]
 mod used;
-
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
-/// Fifteen agents are enough for a machine: one cluster after the other.
-fn turn() -> MutexGuard<'static, ()> {
-    static TURN: Mutex<()> = Mutex::new(());
-    TURN.lock().unwrap_or_else(PoisonError::into_inner)
-}

@@ -157,6 +157,8 @@ async fn stop(world: &World, node: &Node, phase: Phase) -> Result<usize> {
     let Some(daemon) = spec.daemon(phase.product()) else { return Ok(0) };
     let host = world.host(node);
     host.stop(daemon, PATIENCE).await.with_context(|| node.name.clone())?;
+    // A cluster that was stopped stays so when its machines start.
+    host.disable(daemon).await.with_context(|| node.name.clone())?;
     match phase {
         // The tasks of a client outlive its agent.
         Phase::NomadClients => host.stop_tasks(PATIENCE).await.with_context(|| node.name.clone()),

@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::net::SocketAddr;
 
 use serde_json::Value;
 
-use super::cluster::Nine;
+use super::cluster::{NODES, Nine};
 use crate::support::client::{Load, Outcome, RunningLoad, get};
 use crate::support::lb::Lb;
 use crate::support::nomad::APPLICATION;
@@ -13,18 +14,22 @@ use crate::support::nomad::APPLICATION;
 /// Requests per second, at each of the two places: what debug builds and fifteen agents on two cores carry.
 const RATE: u32 = 100;
 
-/// Load through two routers at once: the system job's lb on a client, and one outside of the cluster.
+/// Load through two routers at once: the system job's on the first client, and one outside of the cluster.
 pub(super) struct Loads {
     outside: RunningLoad,
     inside: RunningLoad,
     what: String,
 }
 
-/// Starts it on `/drill`.
-pub(super) fn load(nine: &Nine, outside: &Lb, client: &str, what: &str) -> Loads {
-    let start = |address| Load::new(address, "drill.test", "/drill", RATE).start();
+/// Starts it.
+pub(super) fn load(nine: &Nine, outside: &Lb, path: &str, what: &str) -> Loads {
+    let start = |address| Load::new(address, "drill.test", path, RATE).start();
     println!("--- {what} ---");
-    Loads { outside: start(outside.address("http")), inside: start(nine.lb_at(client)), what: what.to_owned() }
+    Loads {
+        outside: start(outside.address("http")),
+        inside: start(nine.lb_at("nomad-client-0")),
+        what: what.to_owned(),
+    }
 }
 
 impl Loads {
@@ -179,8 +184,23 @@ pub(super) fn task_processes(nine: &Nine, job: &str) -> BTreeSet<(u32, String)> 
     found
 }
 
+/// `lb run --config STATE/lb.toml`, as `up` says.
+pub(super) fn outside(nine: &Nine) -> Lb {
+    let config = fs::read_to_string(nine.state().join("lb.toml")).unwrap();
+    Lb::start_with(&config, &["--listener", "127.0.0.1:0", "--admin.address", "127.0.0.1:0"], &[])
+}
+
+/// Waits until every router serves a path: each hears of a service at its own time.
+pub(super) fn wait_served(nine: &Nine, outside: &Lb, path: &str) {
+    let mut places: Vec<SocketAddr> = NODES[6..].iter().map(|client| nine.lb_at(client)).collect();
+    places.push(outside.address("http"));
+    for place in places {
+        nine.wait(&format!("{place} serves {path}"), || (ask(place, path).0 == 200).then_some(()));
+    }
+}
+
 /// One GET through a router: status and body.
-pub(super) fn ask(address: std::net::SocketAddr, path: &str) -> (u16, String) {
+pub(super) fn ask(address: SocketAddr, path: &str) -> (u16, String) {
     if std::net::TcpStream::connect(address).is_err() {
         return (0, String::new());
     }

@@ -5,15 +5,15 @@ use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Stdio};
 
-use super::cluster::{Done, NODES, Nine};
-use super::jobs::ask;
+use super::cluster::{Done, Nine};
+use super::jobs::{load, node_id, outside, wait_running, wait_served};
+use super::used::looks_well;
 use crate::support::lb::Lb;
 use crate::support::nomad;
 
 #[test]
 fn acls_are_made_once_and_let_each_do_its_part() {
     let Some(binary) = nomad::find("acls_are_made_once_and_let_each_do_its_part") else { return };
-    let _turn = super::turn();
     let nine = Nine::new(binary, true);
     // Each run is killed while it is about to do what follows this line.
     for line in ["Consul servers", "Consul ACLs", "Nomad servers", "Nomad ACLs"] {
@@ -28,7 +28,11 @@ fn acls_are_made_once_and_let_each_do_its_part() {
 
     operators_can_do_all(&nine);
     strangers_can_do_nothing(&nine);
+    let outside = outside(&nine);
+    wait_served(&nine, &outside, "/hello");
     lb_can_read(&nine);
+    leaves_and_nodes_change(&nine, &outside);
+    drop(outside);
     nine.good(&["down", "--purge", "--yes"]);
     assert!(nine.processes().is_empty() && nine.mounts().is_empty());
 }
@@ -79,12 +83,6 @@ fn strangers_can_do_nothing(nine: &Nine) {
 /// The sample is served with a token that can read what lb reads, and write nothing.
 fn lb_can_read(nine: &Nine) {
     let config = fs::read_to_string(nine.state().join("lb.toml")).unwrap();
-    let outside = Lb::start_with(&config, &["--listener", "127.0.0.1:0", "--admin.address", "127.0.0.1:0"], &[]);
-    let mut places: Vec<_> = NODES[6..].iter().map(|client| nine.lb_at(client)).collect();
-    places.push(outside.address("http"));
-    for place in places {
-        nine.wait(&format!("{place} serves the sample"), || (ask(place, "/hello").0 == 200).then_some(()));
-    }
     let token = config.lines().find_map(|line| line.strip_prefix("token = \"")).unwrap().trim_end_matches('"');
     let on_client = nine.state().join("nodes/nomad-client-0/lb/token");
     assert_eq!(fs::read_to_string(on_client).unwrap().trim(), token);
@@ -97,10 +95,26 @@ fn lb_can_read(nine: &Nine) {
         ("/v1/agent/service/register", Some("{\"Name\":\"intruder\"}"), 403),
         ("/v1/agent/self", None, 403),
         ("/v1/acl/tokens", None, 403),
-        ("/v1/operator/keyring", None, 403),
     ] {
         assert_eq!(status(nine, "CONSUL", path, Some(token), body), expected, "{path} {body:?}");
     }
+}
+
+/// New certificates for all, and two nodes made anew: both need tokens for what they do.
+fn leaves_and_nodes_change(nine: &Nine, outside: &Lb) {
+    let old = node_id(nine, "nomad-client-1");
+    let loads = load(nine, outside, "/hello", "rotate-certs and replace-node with ACLs");
+    nine.good(&["rotate-certs"]);
+    for name in ["nomad-server-1", "nomad-client-1"] {
+        nine.good(&["replace-node", name, "--yes"]);
+    }
+    wait_running(nine, "hello", 3);
+    wait_running(nine, "lb", 3);
+    loads.none_failed();
+    looks_well(nine);
+    assert_ne!(node_id(nine, "nomad-client-1"), old);
+    let plan = nine.run(&["plan"]);
+    assert_eq!(plan.code, Some(0), "{}{}", plan.stdout, plan.stderr);
 }
 
 /// Status of a request with the operator's certificate, by `curl`; a PUT when there is a body.

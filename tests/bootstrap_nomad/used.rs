@@ -1,32 +1,30 @@
 //! A cluster without ACLs, through everything that may happen to it, with traffic all the time.
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::cluster::{NODES, Nine};
-use super::jobs::{ask, load, node_id, promote, running, submit, task_processes, wait_deployed, wait_running};
+use super::jobs::{
+    ask, load, node_id, outside, promote, running, submit, task_processes, wait_deployed, wait_running, wait_served,
+};
 use crate::support::lb::Lb;
 use crate::support::nomad;
 
 #[test]
 fn nine_nodes_serve_through_all_that_may_happen_to_them() {
     let Some(binary) = nomad::find("nine_nodes_serve_through_all_that_may_happen_to_them") else { return };
-    let _turn = super::turn();
     let nine = Nine::new(binary, false);
     comes_up(&nine);
     let outside = outside(&nine);
     submit(&nine, "v0", 0);
     wait_deployed(&nine, 0);
-    wait_served(&nine, &outside);
+    wait_served(&nine, &outside, "/drill");
 
     updates(&nine, &outside);
     drains(&nine, &outside);
     batch(&nine);
-    agents_die(&nine, &outside);
-    a_machine_dies(&nine, &outside);
+    agents_and_a_machine_die(&nine, &outside);
     keys_change(&nine, &outside);
-    nodes_are_replaced(&nine, &outside);
     programs_change(&nine, &outside);
     drop(outside);
     goes_down(&nine);
@@ -54,7 +52,7 @@ fn comes_up(nine: &Nine) {
 }
 
 /// By the real command lines, with what `env` exports.
-fn looks_well(nine: &Nine) {
+pub(super) fn looks_well(nine: &Nine) {
     let rows = |text: &str| {
         text.lines()
             .skip(1)
@@ -81,23 +79,9 @@ fn looks_well(nine: &Nine) {
     assert!(variables.iter().all(|(name, value)| file.contains(name) && file.contains(value)), "{file}");
 }
 
-/// `lb run --config STATE/lb.toml`, as `up` says.
-fn outside(nine: &Nine) -> Lb {
-    let config = std::fs::read_to_string(nine.state().join("lb.toml")).unwrap();
-    Lb::start_with(&config, &["--listener", "127.0.0.1:0", "--admin.address", "127.0.0.1:0"], &[])
-}
-
-fn wait_served(nine: &Nine, outside: &Lb) {
-    let mut places: Vec<SocketAddr> = NODES[6..].iter().map(|client| nine.lb_at(client)).collect();
-    places.push(outside.address("http"));
-    for place in places {
-        nine.wait(&format!("{place} serves the service"), || (ask(place, "/drill").0 == 200).then_some(()));
-    }
-}
-
 fn updates(nine: &Nine, outside: &Lb) {
     for (number, canaries, what) in [(1, 0, "rolling update"), (2, 1, "canary and promotion")] {
-        let loads = load(nine, outside, "nomad-client-0", what);
+        let loads = load(nine, outside, "/drill", what);
         submit(nine, &format!("v{number}"), canaries);
         if canaries > 0 {
             promote(nine, number);
@@ -110,7 +94,7 @@ fn updates(nine: &Nine, outside: &Lb) {
 }
 
 fn drains(nine: &Nine, outside: &Lb) {
-    let loads = load(nine, outside, "nomad-client-0", "drain of a node");
+    let loads = load(nine, outside, "/drill", "drain of a node");
     let id = node_id(nine, "nomad-client-2");
     nine.nomad(&["node", "drain", "-enable", "-yes", "-deadline", "1m", &id]);
     let left = wait_running(nine, "drill", 3);
@@ -134,42 +118,35 @@ fn batch(nine: &Nine) {
     assert!(log.starts_with("100 answers from http://127."), "{log}");
 }
 
-/// Agents are killed: neither tasks nor requests are lost, and `up` starts just what is missing.
-fn agents_die(nine: &Nine, outside: &Lb) {
-    let loads = load(nine, outside, "nomad-client-0", "agents killed");
-    let tasks = task_processes(nine, "drill");
-    let before = nine.daemons();
-    nine.kill("nomad-client-1", "nomad");
-    nine.kill("consul-1", "consul");
-    let plan = nine.run(&["plan"]);
-    assert_eq!(plan.code, Some(3), "{}{}", plan.stdout, plan.stderr);
-    nine.good(&["up", "--detach"]);
-    let after = nine.daemons();
-    assert_eq!(changed(&before, &after), ["consul-1/consul", "nomad-client-1/nomad"]);
-    assert_eq!(task_processes(nine, "drill"), tasks);
-    loads.none_failed();
-    looks_well(nine);
-}
-
-/// All of a node dies at once, its instance and its lb with it.
-fn a_machine_dies(nine: &Nine, outside: &Lb) {
+/// Two agents are killed, and all of a third node with its instance and its lb: no request is lost, nor a task of the
+/// others, and `up` starts just what is missing.
+fn agents_and_a_machine_die(nine: &Nine, outside: &Lb) {
     let lost = "nomad-client-2";
-    wait_running(nine, "drill", 3);
-    if !running(nine, "drill").unwrap().values().any(|node| node == lost) {
-        // After the drain all are elsewhere: a version later they are spread again.
+    if !running(nine, "drill").expect("Nomad answers").values().any(|node| node == lost) {
+        // After the drain all are elsewhere; a new version is spread again.
         submit(nine, "v3", 0);
         wait_deployed(nine, 3);
         wait_running(nine, "drill", 3);
     }
-    assert!(running(nine, "drill").unwrap().values().any(|node| node == lost));
-    let loads = load(nine, outside, "nomad-client-0", "death of a whole node");
+    let nodes = running(nine, "drill").expect("Nomad answers");
+    let (before, mut tasks) = (nine.daemons(), task_processes(nine, "drill"));
+    tasks.retain(|(_, allocation)| nodes[allocation] != lost);
+    let of_living = tasks.iter().filter(|(_, allocation)| nodes[allocation] == "nomad-client-0");
+    let of_living: BTreeSet<(u32, String)> = of_living.cloned().collect();
+    let loads = load(nine, outside, "/drill", "death of a whole node, and of agents elsewhere");
     nine.kill_node(lost);
-    // Nomad has noticed, and has put another instance in its place.
-    nine.wait("another instance", || {
-        let found = running(nine, "drill")?;
-        (found.len() == 3 && found.values().all(|node| node != lost)).then_some(())
-    });
+    nine.kill("nomad-client-1", "nomad");
+    nine.kill("consul-1", "consul");
+    let still = nine.processes();
+    assert!(tasks.iter().all(|(pid, _)| still.contains_key(pid)), "{tasks:?} {still:?}");
+    let plan = nine.run(&["plan"]);
+    assert_eq!(plan.code, Some(3), "{}{}", plan.stdout, plan.stderr);
     nine.good(&["up", "--detach"]);
+    let after = nine.daemons();
+    let dead = ["consul-1/consul", "nomad-client-1/nomad", "nomad-client-2/consul", "nomad-client-2/nomad"];
+    assert_eq!(changed(&before, &after), dead);
+    // Where the agent came back late, Nomad may have put another in the place of what it took for lost.
+    assert!(task_processes(nine, "drill").is_superset(&of_living), "{of_living:?}");
     wait_running(nine, "drill", 3);
     wait_running(nine, "lb", 3);
     loads.none_failed();
@@ -180,32 +157,19 @@ fn a_machine_dies(nine: &Nine, outside: &Lb) {
 fn keys_change(nine: &Nine, outside: &Lb) {
     let tasks = task_processes(nine, "drill");
     let read = |name: &str| std::fs::read_to_string(nine.state().join(name)).unwrap();
-    for words in [&["rotate-certs"][..], &["rotate-certs", "--ca"], &["rotate-gossip"]] {
+    for words in [&["rotate-certs", "--ca"][..], &["rotate-gossip"]] {
         let kept = ["ca.pem", "certs/operator.pem", "gossip.json"].map(read);
-        let loads = load(nine, outside, "nomad-client-0", &words.join(" "));
+        let loads = load(nine, outside, "/drill", &words.join(" "));
         nine.good(words);
         looks_well(nine);
         loads.none_failed();
-        let (certs, ca, gossip) = (words[0] == "rotate-certs", words.len() == 2, words[0] == "rotate-gossip");
+        let certs = words[0] == "rotate-certs";
         let now = ["ca.pem", "certs/operator.pem", "gossip.json"].map(read);
-        assert_eq!([0, 1, 2].map(|one| kept[one] != now[one]), [ca, certs, gossip], "{words:?}");
+        assert_eq!([0, 1, 2].map(|one| kept[one] != now[one]), [certs, certs, !certs], "{words:?}");
         assert_eq!(task_processes(nine, "drill"), tasks, "{words:?}");
     }
     let plan = nine.run(&["plan"]);
     assert_eq!(plan.code, Some(0), "{}{}", plan.stdout, plan.stderr);
-}
-
-fn nodes_are_replaced(nine: &Nine, outside: &Lb) {
-    let old = node_id(nine, "nomad-client-1");
-    let loads = load(nine, outside, "nomad-client-0", "nodes replaced");
-    for name in ["nomad-server-1", "nomad-client-1"] {
-        nine.good(&["replace-node", name, "--yes"]);
-    }
-    wait_running(nine, "drill", 3);
-    wait_running(nine, "lb", 3);
-    loads.none_failed();
-    looks_well(nine);
-    assert_ne!(node_id(nine, "nomad-client-1"), old);
 }
 
 /// Other programs for all, one node after the other.
@@ -218,7 +182,7 @@ fn programs_change(nine: &Nine, outside: &Lb) {
     let words = ["upgrade", "--consul-bin", &copies[0], "--nomad-bin", &copies[1]];
     let tasks = task_processes(nine, "drill");
     let before = nine.daemons();
-    let loads = load(nine, outside, "nomad-client-0", "upgrade");
+    let loads = load(nine, outside, "/drill", "upgrade");
     let watch = nine.watch_daemons();
     nine.good(&words);
     assert_eq!(watch.fewest(), 14, "one at a time");

@@ -10,5 +10,6 @@ pub mod fake_consul;
 pub mod lb;
 pub mod nomad;
 pub mod process;
+pub mod release_server;
 pub mod sshd;
 pub mod upstream;

@@ -21,7 +21,8 @@ const PATIENCE: Duration = Duration::from_secs(90);
 const STEP: Duration = Duration::from_millis(100);
 const PORT: u16 = 4646;
 
-/// A service that answers after 20 ms, tells who it is in `x-instance`, and dies at once when asked to stop. It binds
+/// A service that answers after 20 ms, tells who it is in `x-instance`, and dies at once when asked to stop, also between the head
+/// of an answer and its body, which it writes apart. It binds
 /// `BIND` if that is set, and what Nomad takes for the node's address otherwise.
 pub const APPLICATION: &str = r#"
 import http.server, os, signal, sys, time
@@ -30,8 +31,6 @@ name = os.environ["VERSION"] + "-" + os.environ["NOMAD_ALLOC_INDEX"] + "-" + os.
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
-    # Head and body in one write: what has begun cannot be asked for again elsewhere.
-    wbufsize = 4096
     def do_GET(self):
         if self.path != "/health":
             time.sleep(0.02)

@@ -129,6 +129,13 @@ while :; do
 done
 "#;
 
+/// A unit that was never written, or is gone already, cannot be enabled.
+const DISABLE_UNIT: &str = r#"
+case $(systemctl is-enabled "$name" 2>/dev/null) in
+  enabled|enabled-runtime) systemctl disable -q "$name" || die "cannot disable $name.service" ;;
+esac
+"#;
+
 /// The command that prints the daemon's process id, or nothing. Needs [`RUNNING`] and `run`.
 pub(super) fn print_pid(host: &Inner, product: Product) -> String {
     let name = product.name();
@@ -172,6 +179,17 @@ pub(super) async fn stop(host: &Inner, daemon: &DaemonSpec, patience: Duration) 
         tracing::warn!("{}: {} did not end within {seconds} s of SIGINT and was killed", host.name, daemon.product);
     }
     Ok(())
+}
+
+/// Takes away what would start the daemon with the machine. Plain processes start with nothing.
+pub(super) async fn disable(host: &Inner, daemon: &DaemonSpec) -> Result<()> {
+    match host.runner {
+        Runner::Process => Ok(()),
+        Runner::Systemd => {
+            let script = format!("{}{DISABLE_UNIT}", about(host, daemon.product));
+            host.channel.run(&script, PATIENCE).await.map(drop)
+        }
+    }
 }
 
 pub(super) async fn reload(host: &Inner, daemon: &DaemonSpec) -> Result<()> {

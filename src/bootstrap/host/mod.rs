@@ -171,6 +171,14 @@ impl Host {
         daemons::stop(&self.0, daemon, patience).await
     }
 
+    /// Keeps a stopped daemon from being started with the machine, until [`Host::start`] is called again.
+    ///
+    /// # Errors
+    /// When the node is not reached, or systemd refuses.
+    pub async fn disable(&self, daemon: &DaemonSpec) -> Result<()> {
+        daemons::disable(&self.0, daemon).await
+    }
+
     /// Has a daemon read its certificates and keys again (SIGHUP).
     ///
     /// # Errors
