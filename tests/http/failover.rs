@@ -292,6 +292,19 @@ fn a_head_whose_body_is_of_unknown_length_is_passed_on_at_once() {
 }
 
 #[test]
+fn a_head_whose_body_takes_its_time_is_passed_on() {
+    let upstream = Scripted::start(|visit| {
+        visit.request();
+        visit.send("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n");
+        visit.until_closed();
+    });
+    let lb = router(&[("/", &[upstream.address], "")], "");
+    let mut client = RawClient::connect(lb.address("http"));
+    assert!(client.send(GET).until(b"\r\n\r\n").starts_with(b"HTTP/1.1 200 "));
+    assert_eq!(upstream.requests(), 1);
+}
+
+#[test]
 fn no_answer_in_time_is_504() {
     let upstream = Scripted::start(|visit| visit.until_closed());
     let lb = router(&[("/", &[upstream.address], "")], "[proxy]\nresponse_timeout = \"300ms\"\n");

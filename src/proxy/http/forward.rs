@@ -11,6 +11,7 @@ use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::uri::{Authority, PathAndQuery, Scheme as UriScheme};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version};
 use hyper::body::{Body as _, Frame, Incoming};
+use tokio::time::timeout;
 
 use super::body::RequestBody;
 use super::connection::Downstream;
@@ -23,6 +24,10 @@ use crate::proxy::pool::{Connection, PoolKey};
 use crate::proxy::settings::Settings;
 use crate::proxy::worker::{Worker, ms};
 use crate::table::{InFlight, Target};
+
+/// How long the head of an answer is held until the first of its body is there. A process that is stopped between
+/// writing the two is gone within a millisecond.
+const HEAD_HELD_MAX: Duration = Duration::from_millis(100);
 
 /// A request as it came in, kept so that each attempt can be made from it.
 #[derive(Debug)]
@@ -183,13 +188,17 @@ pub fn is_idempotent(method: &Method) -> bool {
 
 /// The beginning of a body that is known to come. Many servers write the head and the body apart, and one that is
 /// stopped at once is stopped, more often than not, in a call between the two. A body of unknown length is not waited
-/// for: of a stream of events the head is news by itself.
+/// for, because of a stream of events the head is news by itself; nor is one whose beginning takes its time.
 async fn first_of_body(response: &mut Response<Incoming>) -> Result<Option<Frame<Bytes>>, hyper::Error> {
     let body = response.body_mut();
     if body.is_end_stream() || body.size_hint().exact().is_none() {
         return Ok(None);
     }
-    poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await.transpose()
+    // Polling loses nothing when it is given up.
+    match timeout(HEAD_HELD_MAX, poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx))).await {
+        Ok(first) => first.transpose(),
+        Err(_) => Ok(None),
+    }
 }
 
 async fn send(
