@@ -1,5 +1,7 @@
 //! `lb bootstrap replace-node`: a new machine, or an empty one, in the place of a lost one.
 
+use std::time::{Duration, Instant};
+
 use anyhow::{Context as _, Result, bail};
 
 use super::{Asked, INTERRUPTED, Wrong, confirm};
@@ -8,6 +10,11 @@ use crate::bootstrap::topology::{Node, Phase, Product, Role, Scope};
 use crate::bootstrap::world::World;
 use crate::bootstrap::{compatible, converge, peers, preflight};
 use crate::cli::ReplaceNodeArgs;
+
+/// How long servers may take to elect another leader.
+const ELECTION: Duration = Duration::from_secs(30);
+/// Pause between two looks.
+const LOOK: Duration = Duration::from_millis(250);
 
 /// Takes the old one out, and brings the new one in. Can be repeated after a failure.
 ///
@@ -94,11 +101,34 @@ async fn forget(world: &World, node: &Node) -> Result<()> {
     }
     for product in products(world, node) {
         let member = product == Product::Consul || node.is_server(product);
+        if node.is_server(product) {
+            wait_other_leader(world, product, node).await?;
+        }
         if member && world.cluster.servers(product).any(|server| server.name != node.name) {
             peers::forget(&world.cluster, &reach, product, node, world.limit).await?;
         }
     }
     Ok(())
+}
+
+/// Waits until the others are led by one of them. For a second or two after the loss of their leader they still name it.
+async fn wait_other_leader(world: &World, product: Product, node: &Node) -> Result<()> {
+    if world.cluster.servers(product).all(|server| server.name == node.name) {
+        return Ok(());
+    }
+    let reach = world.reach()?;
+    let deadline = Instant::now() + world.limit.min(ELECTION);
+    loop {
+        let why = match peers::list(&world.cluster, &reach, product).await {
+            Ok(peers) if peers.iter().any(|peer| peer.leader && peer.node != node.name) => return Ok(()),
+            Ok(_) => anyhow::anyhow!("no other server leads"),
+            Err(error) => error,
+        };
+        if Instant::now() > deadline {
+            return Err(why.context(format!("{product} has elected no other leader since {} was stopped", node.name)));
+        }
+        tokio::time::sleep(LOOK).await;
+    }
 }
 
 async fn wipe(world: &World, node: &Node) -> Result<()> {
