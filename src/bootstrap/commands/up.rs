@@ -1,5 +1,6 @@
 //! `lb bootstrap up`: from whatever there is to the cluster as described.
 
+use std::pin::pin;
 use std::time::Instant;
 
 use anyhow::{Result, bail};
@@ -28,9 +29,11 @@ pub(super) async fn run(asked: &Asked, args: UpArgs) -> Result<u8> {
     let foreground = if world.cluster.is_local() && !args.detach { hold::take(&world)? } else { None };
     world.applied.detached |= args.detach;
     world.applied.sample |= args.with_sample;
+    // One for all of the time: between two a signal would be caught and heard by nobody.
+    let mut stop = pin!(hold::asked_to_stop());
     let walked = tokio::select! {
         walked = walk(&mut world, asked, known) => walked,
-        () = hold::asked_to_stop() => {
+        () = &mut stop => {
             if foreground.is_none() {
                 world.progress.note("interrupted; the same command goes on from here");
                 return Ok(INTERRUPTED);
@@ -51,7 +54,7 @@ pub(super) async fn run(asked: &Asked, args: UpArgs) -> Result<u8> {
     // Rotations and the like are for other commands to do meanwhile.
     world.state.release();
     world.progress.note("running in the foreground; Ctrl-C stops all nodes (--detach leaves them running)");
-    hold::until_stopped(&world).await
+    hold::until_stopped(&world, stop).await
 }
 
 /// All of it. Dropped at any point, it can be begun again.
