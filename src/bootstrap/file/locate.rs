@@ -86,6 +86,7 @@ pub(super) fn describe(request: &Request, process: &Process) -> Result<Described
         },
         programs: &programs,
         loopback: if process.os == "macos" { "lo0" } else { "lo" },
+        scope: request.scope,
     };
     let source = match (&file, &request.inventory) {
         (Some(path), _) => path.display().to_string(),
