@@ -264,7 +264,7 @@ impl State {
     }
 
     fn save<T: records::Record>(&mut self, name: &str, record: &T) -> Result<()> {
-        self.folder.write(name, records::text(record)?.as_bytes())
+        self.put(name, records::text(record)?.as_bytes()).map(drop)
     }
 
     fn secret(&self, name: &str) -> Result<Option<Secret>> {
