@@ -227,12 +227,17 @@ impl World {
     pub(super) fn make_keys(&mut self, passphrase: &Passphrase) -> Result<()> {
         let now = SystemTime::now();
         let due = self.state.due_pairs(&self.cluster, now)?;
-        if !due.is_empty() || self.state.ca_bundle()?.is_none() {
-            let given = passphrase.for_key(self.state.is_key_encrypted()?)?;
+        let encrypted = self.state.is_key_encrypted()?;
+        // A plain key becomes an encrypted one as soon as a passphrase is given.
+        let to_encrypt = encrypted == Some(false) && passphrase.for_key(encrypted)?.is_some();
+        if !due.is_empty() || self.state.ca_bundle()?.is_none() || to_encrypt {
+            let given = passphrase.for_key(encrypted)?;
             let authority = self.state.ensure_authority(given.as_ref(), now)?;
             let issued = self.state.ensure_pairs(&self.cluster, &authority, now)?;
-            let bar = self.progress.phase("Certificates", issued.made.len());
-            bar.done(&made(&issued.made));
+            if !issued.made.is_empty() {
+                let bar = self.progress.phase("Certificates", issued.made.len());
+                bar.done(&made(&issued.made));
+            }
         }
         self.state.ensure_gossip()?;
         self.read_keys()
