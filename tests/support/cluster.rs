@@ -195,7 +195,7 @@ impl Cluster {
     pub fn kill(&self, agent: &str) {
         let pid = *self.pids().get(agent).unwrap_or_else(|| panic!("{agent} does not run"));
         signal(pid, "KILL");
-        wait(&format!("the end of {agent}"), || !self.pids().contains_key(agent));
+        wait(&format!("the end of {agent}"), || is_gone(pid));
     }
 
     /// Everything that the state knows and nobody else may see.
@@ -362,7 +362,9 @@ fn is_of(pid: u32, folder: &Path) -> bool {
 
 /// Whether the process has ended; one that nobody has asked how counts as ended.
 pub fn is_gone(pid: u32) -> bool {
-    fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default().is_empty()
+    // Its memory goes before its sockets, so an empty command line would be too early.
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_none_or(|(_, state)| state.starts_with(['Z', 'X']))
 }
 
 /// All files below a folder, relative to it, sorted.
