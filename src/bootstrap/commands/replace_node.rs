@@ -1,5 +1,7 @@
 //! `lb bootstrap replace-node`: a new machine, or an empty one, in the place of a lost one.
 
+use std::time::SystemTime;
+
 use anyhow::{Context as _, Result, bail};
 
 use super::{Asked, INTERRUPTED, confirm};
@@ -24,6 +26,9 @@ pub(super) async fn run(asked: &Asked, args: &ReplaceNodeArgs) -> Result<u8> {
     if !confirm(&question, args.yes)? {
         return Ok(INTERRUPTED);
     }
+    // Its certificates are forgotten only when new ones can be signed.
+    let passphrase = asked.passphrase.for_key(world.state.is_key_encrypted()?)?;
+    world.state.ensure_authority(passphrase.as_ref(), SystemTime::now())?;
     world.make_keys(&asked.passphrase)?;
     // The others have to be well on their own: before this one is stopped, which may be the one too many, and before
     // anything of it is forgotten.
