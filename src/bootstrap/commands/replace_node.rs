@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{Asked, INTERRUPTED, confirm};
+use super::{Asked, INTERRUPTED, Wrong, confirm};
 use crate::bootstrap::host::Wipe;
 use crate::bootstrap::topology::{Node, Phase, Product, Role, Scope};
 use crate::bootstrap::world::World;
@@ -20,7 +20,7 @@ pub(super) async fn run(asked: &Asked, args: &ReplaceNodeArgs) -> Result<u8> {
     compatible::check_known(&world, Some(&args.name))?;
     let Some(node) = world.cluster.nodes.iter().find(|node| node.name == args.name).cloned() else {
         let names: Vec<&str> = world.cluster.nodes.iter().map(|node| &*node.name).collect();
-        bail!("no node is called {:?}; there are {}", args.name, names.join(", "));
+        bail!(Wrong(format!("no node is called {:?}; there are {}", args.name, names.join(", "))));
     };
     let question = format!("Remove {} and everything on {}, and set it up anew?", node.name, node.address);
     if !confirm(&question, args.yes)? {

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use anyhow::{Context as _, Result};
 
-use super::Asked;
+use super::{Asked, Wrong};
 use crate::bootstrap::state::{Rotation, RotationKind, RotationStep};
 use crate::bootstrap::topology::Scope;
 use crate::bootstrap::world::World;
@@ -21,7 +21,7 @@ pub(super) async fn run(asked: &Asked, ca: bool) -> Result<u8> {
     let mut world = asked.whole_world()?;
     compatible::check_known(&world, None)?;
     if world.scope == Scope::All && world.cluster.nomad.is_none() {
-        anyhow::bail!(file::no_nomad(&world.cluster));
+        anyhow::bail!(Wrong(file::no_nomad(&world.cluster)));
     }
     let passphrase = asked.passphrase.for_key(world.state.is_key_encrypted()?)?;
     let now = SystemTime::now();

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{Asked, INTERRUPTED};
+use super::{Asked, INTERRUPTED, Wrong};
 use crate::bootstrap::plan::NodePlan;
 use crate::bootstrap::topology::{Product, Role, Scope};
 use crate::bootstrap::world::World;
@@ -18,10 +18,7 @@ use crate::cli::UpArgs;
 /// # Errors
 /// What is in the way, or the gate that did not open.
 pub(super) async fn run(asked: &Asked, args: UpArgs) -> Result<u8> {
-    if asked.described.scope == Scope::All && asked.needs_nomad() {
-        super::say(&format!("lb: {}", file::no_nomad(&asked.described.cluster)));
-        return Ok(super::WRONG);
-    }
+    need_nomad(asked)?;
     let begun = Instant::now();
     let fresh = !asked.described.cluster.state.exists();
     let mut world = asked.world_for_change()?;
@@ -127,7 +124,7 @@ pub(super) fn changed_nodes(plans: &[NodePlan]) -> usize {
 /// Fails where Nomad is asked for and not there.
 pub(super) fn need_nomad(asked: &Asked) -> Result<()> {
     if asked.described.scope == Scope::All && asked.needs_nomad() {
-        bail!(file::no_nomad(&asked.described.cluster));
+        bail!(Wrong(file::no_nomad(&asked.described.cluster)));
     }
     Ok(())
 }
