@@ -26,6 +26,7 @@ pub(super) async fn run(asked: &Asked, args: &ReplaceNodeArgs) -> Result<u8> {
     }
     world.state.forget_node(&node.name)?;
     world.make_keys(&asked.passphrase)?;
+    world.dial().await;
     stop(&world, &node).await?;
     // The others have to be well on their own before anything of this one is forgotten.
     world.absent = vec![node.name.clone()];

@@ -18,6 +18,7 @@ pub(super) async fn run(asked: &Asked) -> Result<u8> {
     let mut world = asked.world_that_exists()?;
     world.as_applied();
     world.read_keys()?;
+    world.dial().await;
     for product in Product::ALL {
         let wanted = product == Product::Consul || !(only_consul || world.scope == Scope::ConsulOnly);
         if wanted && world.cluster.servers(product).next().is_some() {
