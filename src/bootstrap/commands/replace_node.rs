@@ -33,6 +33,7 @@ pub(super) async fn run(asked: &Asked, args: &ReplaceNodeArgs) -> Result<u8> {
     // The others have to be well on their own: before this one is stopped, which may be the one too many, and before
     // anything of it is forgotten.
     world.absent = vec![node.name.clone()];
+    world.dial().await;
     without(&world, &node, "others").await.context("nothing was changed")?;
     stop(&world, &node).await?;
     without(&world, &node, "without it").await?;
