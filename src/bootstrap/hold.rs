@@ -1,6 +1,7 @@
 //! A local cluster in the foreground: watched until it is asked to stop, then stopped in order.
 
 use std::collections::BTreeSet;
+use std::pin::Pin;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -81,13 +82,11 @@ pub(super) async fn stop_all_unless_asked_again(world: &World) -> Result<bool> {
     }
 }
 
-/// Tells of agents that end or come back, until asked to stop; then stops all. The exit code.
+/// Tells of agents that end or come back, until `stop` (see [`asked_to_stop`]); then stops all. The exit code.
 ///
 /// # Errors
 /// When an agent cannot be stopped.
-pub(super) async fn until_stopped(world: &World) -> Result<u8> {
-    let stop = asked_to_stop();
-    tokio::pin!(stop);
+pub(super) async fn until_stopped(world: &World, mut stop: Pin<&mut impl Future<Output = ()>>) -> Result<u8> {
     let mut down: BTreeSet<(String, Product)> = BTreeSet::new();
     loop {
         tokio::select! {

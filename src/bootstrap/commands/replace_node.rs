@@ -1,6 +1,6 @@
 //! `lb bootstrap replace-node`: a new machine, or an empty one, in the place of a lost one.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -31,10 +31,14 @@ pub(super) async fn run(asked: &Asked, args: &ReplaceNodeArgs) -> Result<u8> {
     if !confirm(&question, args.yes)? {
         return Ok(INTERRUPTED);
     }
+    // Its certificates are forgotten only when new ones can be signed.
+    let passphrase = asked.passphrase.for_key(world.state.is_key_encrypted()?)?;
+    world.state.ensure_authority(passphrase.as_ref(), SystemTime::now())?;
     world.make_keys(&asked.passphrase)?;
     // The others have to be well on their own: before this one is stopped, which may be the one too many, and before
     // anything of it is forgotten.
     world.absent = vec![node.name.clone()];
+    world.dial().await;
     without(&world, &node, "others").await.context("nothing was changed")?;
     stop(&world, &node).await?;
     without(&world, &node, "without it").await?;

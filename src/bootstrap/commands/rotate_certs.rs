@@ -25,6 +25,8 @@ pub(super) async fn run(asked: &Asked, ca: bool) -> Result<u8> {
     }
     let passphrase = asked.passphrase.for_key(world.state.is_key_encrypted()?)?;
     let now = SystemTime::now();
+    // Without the CA's key nothing can be signed: better to know it before the rotation is begun than stuck in it.
+    world.state.ensure_authority(passphrase.as_ref(), now)?;
     let mut rotation = Some(match ca {
         true => world.state.begin_authority_rotation(passphrase.as_ref(), now)?,
         false => world.state.begin_leaf_rotation(now)?,
