@@ -1,6 +1,7 @@
 //! `lb bootstrap` over ssh, as a user runs it, on machines made of namespaces. What needs tools or rights that are
 //! missing is skipped, loudly.
 #![allow(clippy::unwrap_used, reason = "test code: a failure here fails the test")]
+#![allow(unreachable_pub, reason = "items of the modules below are for each other")]
 
 mod support;
 
@@ -10,3 +11,5 @@ mod nine;
 mod obstacles;
 #[path = "bootstrap_ssh/site.rs"]
 mod site;
+#[path = "bootstrap_ssh/three.rs"]
+mod three;

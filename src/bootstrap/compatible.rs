@@ -2,6 +2,7 @@
 
 use anyhow::{Result, bail};
 
+use super::commands::Wrong;
 use super::render::Version;
 use super::state::{Applied, AppliedRole};
 use super::topology::{Cluster, Product};
@@ -37,7 +38,8 @@ fn check_with(world: &World, more: fn(&Applied, &Cluster) -> Vec<String>, replac
     if problems.is_empty() {
         return Ok(());
     }
-    bail!("{} is not the cluster in {}:\n  {}", world.source, world.state.dir().display(), problems.join("\n  "))
+    let (source, dir) = (&world.source, world.state.dir().display());
+    bail!(Wrong(format!("{source} is not the cluster in {dir}:\n  {}", problems.join("\n  "))))
 }
 
 fn newcomers(applied: &Applied, cluster: &Cluster) -> Vec<String> {

@@ -9,15 +9,16 @@
 //! ```
 //! See docs/decisions/0006-bootstrap-converges.md for what makes it safe to kill at any point.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use futures_util::stream::{self, StreamExt as _};
 
-use super::checks;
 use super::gates::{self, GateFailure};
+use super::peers;
 use super::plan::{DaemonAction, NodePlan, compare, wanted_stamps};
 use super::progress::PhaseProgress;
+use super::restart::restart_all;
 use super::spec::{Effect, FileSpec, NodeSpec, Observed};
 use super::state::Program;
 use super::topology::{BinarySource, Layout, Node, Phase, Product};
@@ -25,13 +26,6 @@ use super::world::World;
 
 /// How long a daemon may take to end on SIGINT.
 pub(super) const STOP_PATIENCE: Duration = Duration::from_secs(20);
-/// How long a living cluster may take to show that it is whole before the first of its servers is restarted.
-const BEFORE_RESTART: Duration = Duration::from_secs(30);
-/// How long nobody may be seen to lead before that is believed: elections take 3 s, on busy machines more.
-const LEADERLESS: Duration = Duration::from_secs(15);
-/// Pause between two looks.
-const LOOK: Duration = Duration::from_millis(250);
-
 /// A node, what its part in the phase shall be, and what differs.
 pub(super) struct Work {
     /// The node.
@@ -138,8 +132,26 @@ pub(super) async fn run_phase(world: &mut World, phase: Phase) -> Result<Vec<Nod
         restart_all(world, phase, restarts, &bar).await?;
     }
     gate(world, phase, &bar, world.limit).await?;
+    wait_voters(world, &works, product, &bar).await?;
     bar.done(&summary(&works, product));
     Ok(works.into_iter().map(|work| work.plan).collect())
+}
+
+/// Waits until servers that came to others vote: autopilot lets them after 10 s, and until then they bear no loss. Those
+/// that are all new have begun as voters.
+async fn wait_voters(world: &World, works: &[Work], product: Product, bar: &PhaseProgress) -> Result<()> {
+    let started = |work: &&Work| work.node.is_server(product) && work.plan.daemon(product) == Some(DaemonAction::Start);
+    let new: Vec<&Node> = works.iter().filter(started).map(|work| &work.node).collect();
+    // Before the bootstrap of ACLs nobody may ask.
+    let may_ask = !world.cluster.acl || world.state.tokens()?.management(product).is_some();
+    if new.len() == works.len() || !may_ask {
+        return Ok(());
+    }
+    for node in new {
+        bar.set(works.len(), &format!("waiting for the vote of {}", node.name));
+        peers::wait_voter(&world.cluster, &world.reach()?, product, node, world.limit).await?;
+    }
+    Ok(())
 }
 
 /// A program that was installed from a release: node, name, and what it is.
@@ -178,7 +190,7 @@ async fn write(world: &World, work: &Work) -> Result<()> {
 }
 
 /// The stamps go before the start: whatever runs afterwards has read these files.
-async fn start(world: &World, work: &Work, product: Product) -> Result<()> {
+pub(super) async fn start(world: &World, work: &Work, product: Product) -> Result<()> {
     let (host, name) = (world.host(&work.node), || work.node.name.clone());
     let daemon = work.part.daemon(product).with_context(name)?;
     write(world, work).await?;
@@ -194,79 +206,6 @@ async fn reload(world: &World, work: &Work, product: Product) -> Result<()> {
     host.stamp(product, &wanted_stamps(&work.part, &work.seen, product)).await.with_context(name)
 }
 
-async fn restart(world: &World, work: &Work, product: Product) -> Result<()> {
-    let (host, name) = (world.host(&work.node), || work.node.name.clone());
-    host.stop(work.part.daemon(product).with_context(name)?, STOP_PATIENCE).await.with_context(name)?;
-    start(world, work, product).await
-}
-
-/// One after the other behind a gate, the leader last; all at once where nothing leads and nothing can be lost.
-async fn restart_all(world: &World, phase: Phase, works: Vec<&Work>, bar: &PhaseProgress) -> Result<()> {
-    let product = phase.product();
-    let serving = works.iter().any(|work| work.node.is_server(product));
-    let leader = if serving { leader(world, product).await? } else { None };
-    if serving && leader.is_none() {
-        world.progress.note(&format!("{product} has no leader: all its servers are restarted at once"));
-        return restart_at_once(world, works, product).await;
-    }
-    let mut works = restart_sick(world, phase, works, bar).await?;
-    works.sort_by_key(|work| Some(&work.node.name) == leader.as_ref());
-    for (done, work) in works.iter().enumerate() {
-        bar.set(done, &format!("restarting {}", work.node.name));
-        let passing = checks::passing(world, &work.node).await?;
-        restart(world, work, product).await?;
-        if serving {
-            rolling_gate(world, product, &work.node).await?;
-        } else {
-            gate(world, phase, bar, world.limit).await?;
-        }
-        if product == Product::Consul {
-            checks::wait_passing(world, &work.node, &passing).await?;
-        }
-    }
-    Ok(())
-}
-
-/// Who leads. One silence proves nothing: it may be an election, or a machine that is busy.
-async fn leader(world: &World, product: Product) -> Result<Option<String>> {
-    let reach = world.reach()?;
-    let deadline = Instant::now() + LEADERLESS;
-    loop {
-        let found = gates::leader_of(&world.cluster, &reach, product).await;
-        if found.is_some() || Instant::now() > deadline {
-            return Ok(found.map(|node| node.name.clone()));
-        }
-        tokio::time::sleep(LOOK).await;
-    }
-}
-
-async fn restart_at_once(world: &World, works: Vec<&Work>, product: Product) -> Result<()> {
-    each(world, works.into_iter().map(|work| restart(world, work, product))).await.map(drop)
-}
-
-/// Holds the gate before the first restart. Where it stays shut because of nodes that are to be restarted, and no quorum
-/// hangs on them, these go first, for the restart may be what heals them: a Nomad client with an expired certificate is
-/// not ready until then. Those that are left, to be restarted one by one.
-async fn restart_sick<'w>(
-    world: &World,
-    phase: Phase,
-    works: Vec<&'w Work>,
-    bar: &PhaseProgress,
-) -> Result<Vec<&'w Work>> {
-    let Err(failure) = gate_result(world, phase, bar, world.limit.min(BEFORE_RESTART)).await? else { return Ok(works) };
-    let is_sick = |work: &&Work| failure.reasons.iter().any(|reason| reason.node == work.node.name);
-    let (sick, well): (Vec<_>, Vec<_>) = works.into_iter().partition(is_sick);
-    let servers = sick.iter().filter(|work| work.node.is_server(phase.product())).count();
-    let spare = world.cluster.servers(phase.product()).count().saturating_sub(1) / 2;
-    if sick.len() < failure.reasons.len() || servers > spare {
-        told(Err(failure)).context("not restarted, because not all is well")?;
-    }
-    bar.set(0, "restarting what is not well");
-    restart_at_once(world, sick, phase.product()).await?;
-    gate(world, phase, bar, world.limit).await?;
-    Ok(well)
-}
-
 /// Waits for the gate of a phase.
 ///
 /// # Errors
@@ -275,7 +214,7 @@ pub(super) async fn gate(world: &World, phase: Phase, bar: &PhaseProgress, limit
     told(gate_result(world, phase, bar, limit).await?)
 }
 
-async fn gate_result(
+pub(super) async fn gate_result(
     world: &World,
     phase: Phase,
     bar: &PhaseProgress,
@@ -293,20 +232,6 @@ async fn gate_result(
         deadline: limit,
     };
     Ok(gates.phase(phase).await)
-}
-
-async fn rolling_gate(world: &World, product: Product, node: &Node) -> Result<()> {
-    let reach = world.reach()?;
-    let logs = world.logs();
-    let gates = gates::Gates {
-        cluster: &world.cluster,
-        reach: &reach,
-        absent: &world.absent,
-        logs: &logs,
-        progress: &|_, _| {},
-        deadline: world.limit,
-    };
-    told(gates.rolling(product, node).await)
 }
 
 /// Works on many nodes at once, on each to the end: one that fails cuts no other off in the middle of something. The
@@ -341,7 +266,7 @@ fn together<T>(results: Vec<Result<T>>) -> Result<Vec<T>> {
 }
 
 /// Every reason on a line of its own, with what is likely behind it and what to do.
-fn told(result: Result<(), GateFailure>) -> Result<()> {
+pub(super) fn told(result: Result<(), GateFailure>) -> Result<()> {
     let Err(failure) = result else { return Ok(()) };
     let mut text = format!("{}: not well in time", title(failure.phase));
     for reason in &failure.reasons {

@@ -1,6 +1,7 @@
 //! A local cluster in the foreground: watched until it is asked to stop, then stopped in order.
 
 use std::collections::BTreeSet;
+use std::pin::Pin;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -12,6 +13,8 @@ use super::state::Foreground;
 use super::topology::{Node, Phase, Product};
 use super::world::World;
 
+/// Exit code of a command that was told not to go on, as shells count it.
+pub(super) const INTERRUPTED: u8 = 130;
 /// How often the processes are looked at.
 const LOOK: Duration = Duration::from_secs(5);
 /// How long an agent, or its tasks, may take to end.
@@ -64,28 +67,26 @@ fn ignores_hangup(status: &str) -> bool {
     mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_none_or(|mask| mask & 1 == 1)
 }
 
-/// Stops everything; left as it is when asked to stop a second time.
+/// Stops everything; left as it is when asked to stop a second time. Whether all was stopped.
 ///
 /// # Errors
 /// When something cannot be stopped.
-pub(super) async fn stop_all_unless_asked_again(world: &World) -> Result<()> {
+pub(super) async fn stop_all_unless_asked_again(world: &World) -> Result<bool> {
     tokio::select! {
-        stopped = stop_all(world) => stopped,
+        stopped = stop_all(world) => stopped.map(|()| true),
         () = asked_to_stop() => {
             let flags = &world.flags;
             world.progress.note(&format!("left as it is; `lb bootstrap down{flags}` stops what still runs"));
-            Ok(())
+            Ok(false)
         }
     }
 }
 
-/// Tells of agents that end or come back, until asked to stop; then stops all. The exit code.
+/// Tells of agents that end or come back, until `stop` (see [`asked_to_stop`]); then stops all. The exit code.
 ///
 /// # Errors
 /// When an agent cannot be stopped.
-pub(super) async fn until_stopped(world: &World) -> Result<u8> {
-    let stop = asked_to_stop();
-    tokio::pin!(stop);
+pub(super) async fn until_stopped(world: &World, mut stop: Pin<&mut impl Future<Output = ()>>) -> Result<u8> {
     let mut down: BTreeSet<(String, Product)> = BTreeSet::new();
     loop {
         tokio::select! {
@@ -111,8 +112,8 @@ pub(super) async fn until_stopped(world: &World) -> Result<u8> {
         down = now;
     }
     world.progress.note("stopping all nodes");
-    stop_all_unless_asked_again(world).await?;
-    Ok(0)
+    let stopped = stop_all_unless_asked_again(world).await?;
+    Ok(if stopped { 0 } else { INTERRUPTED })
 }
 
 fn agents(world: &World) -> usize {

@@ -40,6 +40,7 @@ mod converge;
 mod hold;
 mod preflight;
 mod recall;
+mod restart;
 mod sample;
 mod tokens;
 mod world;

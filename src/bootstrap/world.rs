@@ -12,6 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::{Context as _, Result, bail};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
+use futures_util::stream::{self, StreamExt as _};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use sha2::{Digest as _, Sha256};
@@ -237,6 +238,18 @@ impl World {
         Ok(reach
             .with_token(Product::Consul, tokens.management(Product::Consul))
             .with_token(Product::Nomad, tokens.management(Product::Nomad)))
+    }
+
+    /// Connects to all nodes, for commands that begin by asking agents: the patience of a question is shorter than what
+    /// some ways to a node take, and a node that is asked much at once may refuse so many log-ins. Those that cannot be
+    /// reached show later, as agents that do not answer.
+    pub(super) async fn dial(&self) {
+        let dials = self.hosts.values().map(|host| async move {
+            if let Err(error) = host.dial().await {
+                tracing::debug!("{error:#}");
+            }
+        });
+        stream::iter(dials).buffer_unordered(self.parallel()).collect::<()>().await;
     }
 
     /// Gives the end of a daemon's log, for gates that look for causes.

@@ -17,6 +17,8 @@ use super::support::sshd::{Keys, Machine, Network, is_possible};
 /// Longest wait for one call of the binary, and for what a test waits for itself.
 pub const PATIENCE: Duration = Duration::from_secs(240);
 const STEP: Duration = Duration::from_millis(20);
+/// Pause between two looks of a watch.
+const WATCH_STEP: Duration = Duration::from_millis(50);
 /// What machines need of the one the tests run on.
 const TOOLS: [&str; 7] = ["ssh", "sshd", "ip", "unshare", "nsenter", "consul", "curl"];
 
@@ -186,8 +188,8 @@ impl Site {
         let file = |name: &str| state.join(name).to_string_lossy().into_owned();
         let url = format!("https://{}:{port}{path}", self.address(index));
         let mut curl = Command::new("curl");
-        curl.args(["-s", "-f", "--max-time", "3", "--cacert", &file("ca.pem"), "--cert", &file("operator.pem")]);
-        let out = curl.args(["--key", &file("operator-key.pem"), &url]).output().unwrap();
+        curl.args(["-s", "-f", "--max-time", "3", "--cacert", &file("ca.pem"), "--cert", &file("certs/operator.pem")]);
+        let out = curl.args(["--key", &file("certs/operator-key.pem"), &url]).output().unwrap();
         String::from_utf8_lossy(&out.stdout).into_owned()
     }
 }
@@ -228,7 +230,7 @@ impl<T: Ord + Send + 'static> Watch<T> {
             let mut seen = BTreeSet::new();
             while !stopped.load(Ordering::Relaxed) {
                 seen.extend(look());
-                sleep(STEP);
+                sleep(WATCH_STEP);
             }
             seen
         });

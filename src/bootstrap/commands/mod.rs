@@ -18,6 +18,7 @@ use anyhow::{Context as _, Result, bail};
 
 use super::access::quoted;
 use super::file::{self, Described, Request};
+use super::hold::INTERRUPTED;
 use super::passphrase;
 use super::progress::Progress;
 use super::secrets::Secret;
@@ -30,8 +31,6 @@ use crate::cli::{BootstrapAction, BootstrapArgs, ClusterArgs};
 const WRONG: u8 = 2;
 /// It differs (`plan`), or is degraded (`status`).
 const DIFFERS: u8 = 3;
-/// Ended by a signal, as shells count it.
-const INTERRUPTED: u8 = 130;
 
 /// Does what `lb bootstrap` was asked for; the exit code. `json`: results in that form.
 ///
@@ -54,7 +53,7 @@ pub fn run(args: &BootstrapArgs, json: bool) -> Result<u8> {
         limit: args.cluster.timeout(),
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("runtime")?;
-    runtime.block_on(async {
+    let outcome = runtime.block_on(async {
         match args.action() {
             BootstrapAction::Up(args) => up::run(&asked, args).await,
             BootstrapAction::Plan => plan::run(&asked, json).await,
@@ -66,8 +65,20 @@ pub fn run(args: &BootstrapArgs, json: bool) -> Result<u8> {
             BootstrapAction::Upgrade(_) => upgrade::run(&asked).await,
             BootstrapAction::Down(args) => down::run(&asked, args).await,
         }
-    })
+    });
+    match outcome {
+        Err(error) if error.is::<Wrong>() => {
+            say(&format!("lb: {error:#}"));
+            Ok(WRONG)
+        }
+        other => other,
+    }
 }
+
+/// What was asked for cannot be meant, or does not fit the cluster: nothing was tried.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct Wrong(pub(super) String);
 
 /// What every command was given.
 struct Asked {
@@ -152,7 +163,7 @@ impl Asked {
 /// What is done to Consul alone would be done to it under Nomad.
 fn only_whole(world: &World) -> Result<()> {
     if world.scope == Scope::ConsulOnly && !world.applied.consul_only {
-        bail!("--only consul leaves out Nomad, which runs on top of it: leave the flag away");
+        bail!(Wrong("--only consul leaves out Nomad, which runs on top of it: leave the flag away".to_owned()));
     }
     Ok(())
 }
@@ -218,7 +229,7 @@ fn confirm(question: &str, yes: bool) -> Result<bool> {
         return Ok(true);
     }
     if !std::io::stdin().is_terminal() {
-        bail!("{question} Nobody is there to be asked: add --yes");
+        bail!(Wrong(format!("{question} Nobody is there to be asked: add --yes")));
     }
     write!(std::io::stderr(), "{question} [y/N] ")?;
     let mut answer = String::new();

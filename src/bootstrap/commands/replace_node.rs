@@ -1,8 +1,10 @@
 //! `lb bootstrap replace-node`: a new machine, or an empty one, in the place of a lost one.
 
+use std::time::SystemTime;
+
 use anyhow::{Context as _, Result, bail};
 
-use super::{Asked, INTERRUPTED, confirm};
+use super::{Asked, INTERRUPTED, Wrong, confirm};
 use crate::bootstrap::host::Wipe;
 use crate::bootstrap::topology::{Node, Phase, Product, Role, Scope};
 use crate::bootstrap::world::World;
@@ -18,16 +20,20 @@ pub(super) async fn run(asked: &Asked, args: &ReplaceNodeArgs) -> Result<u8> {
     compatible::check_known(&world, Some(&args.name))?;
     let Some(node) = world.cluster.nodes.iter().find(|node| node.name == args.name).cloned() else {
         let names: Vec<&str> = world.cluster.nodes.iter().map(|node| &*node.name).collect();
-        bail!("no node is called {:?}; there are {}", args.name, names.join(", "));
+        bail!(Wrong(format!("no node is called {:?}; there are {}", args.name, names.join(", "))));
     };
     let question = format!("Remove {} and everything on {}, and set it up anew?", node.name, node.address);
     if !confirm(&question, args.yes)? {
         return Ok(INTERRUPTED);
     }
+    // Its certificates are forgotten only when new ones can be signed.
+    let passphrase = asked.passphrase.for_key(world.state.is_key_encrypted()?)?;
+    world.state.ensure_authority(passphrase.as_ref(), SystemTime::now())?;
     world.make_keys(&asked.passphrase)?;
     // The others have to be well on their own: before this one is stopped, which may be the one too many, and before
     // anything of it is forgotten.
     world.absent = vec![node.name.clone()];
+    world.dial().await;
     without(&world, &node, "others").await.context("nothing was changed")?;
     stop(&world, &node).await?;
     without(&world, &node, "without it").await?;

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use anyhow::{Context as _, Result};
 
-use super::Asked;
+use super::{Asked, Wrong};
 use crate::bootstrap::state::{Rotation, RotationKind, RotationStep};
 use crate::bootstrap::topology::Scope;
 use crate::bootstrap::world::World;
@@ -21,10 +21,12 @@ pub(super) async fn run(asked: &Asked, ca: bool) -> Result<u8> {
     let mut world = asked.whole_world()?;
     compatible::check_known(&world, None)?;
     if world.scope == Scope::All && world.cluster.nomad.is_none() {
-        anyhow::bail!(file::no_nomad(&world.cluster));
+        anyhow::bail!(Wrong(file::no_nomad(&world.cluster)));
     }
     let passphrase = asked.passphrase.for_key(world.state.is_key_encrypted()?)?;
     let now = SystemTime::now();
+    // Without the CA's key nothing can be signed: better to know it before the rotation is begun than stuck in it.
+    world.state.ensure_authority(passphrase.as_ref(), now)?;
     let mut rotation = Some(match ca {
         true => world.state.begin_authority_rotation(passphrase.as_ref(), now)?,
         false => world.state.begin_leaf_rotation(now)?,

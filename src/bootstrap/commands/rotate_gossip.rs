@@ -19,6 +19,7 @@ pub(super) async fn run(asked: &Asked) -> Result<u8> {
     world.as_applied();
     compatible::check_known(&world, None)?;
     world.read_keys()?;
+    world.dial().await;
     for product in Product::ALL {
         let wanted = product == Product::Consul || !(only_consul || world.scope == Scope::ConsulOnly);
         if wanted && world.cluster.servers(product).next().is_some() {

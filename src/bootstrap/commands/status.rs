@@ -16,6 +16,7 @@ const WARN_DAYS: i64 = 30;
 /// When there is no such cluster, or no certificate to ask it with.
 pub(super) async fn run(asked: &Asked, json: bool) -> Result<u8> {
     let world = asked.world_to_read()?;
+    world.dial().await;
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let now = i64::try_from(now).unwrap_or(i64::MAX);
     let status = members::look(&world.cluster, &world.reach()?, world.scope, now, WARN_DAYS).await;

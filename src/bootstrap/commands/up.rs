@@ -1,10 +1,12 @@
 //! `lb bootstrap up`: from whatever there is to the cluster as described.
 
+use std::fs;
+use std::pin::pin;
 use std::time::Instant;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 
-use super::{Asked, INTERRUPTED};
+use super::{Asked, INTERRUPTED, Wrong};
 use crate::bootstrap::plan::NodePlan;
 use crate::bootstrap::topology::{Product, Role, Scope};
 use crate::bootstrap::world::World;
@@ -16,11 +18,9 @@ use crate::cli::UpArgs;
 /// # Errors
 /// What is in the way, or the gate that did not open.
 pub(super) async fn run(asked: &Asked, args: UpArgs) -> Result<u8> {
-    if asked.described.scope == Scope::All && asked.needs_nomad() {
-        super::say(&format!("lb: {}", file::no_nomad(&asked.described.cluster)));
-        return Ok(super::WRONG);
-    }
+    need_nomad(asked)?;
     let begun = Instant::now();
+    let fresh = !asked.described.cluster.state.exists();
     let mut world = asked.world_for_change()?;
     let known = world.state.cluster()?.is_some();
     compatible::check(&world)?;
@@ -28,9 +28,11 @@ pub(super) async fn run(asked: &Asked, args: UpArgs) -> Result<u8> {
     let foreground = if world.cluster.is_local() && !args.detach { hold::take(&world)? } else { None };
     world.applied.detached |= args.detach;
     world.applied.sample |= args.with_sample;
+    // One for all of the time: between two a signal would be caught and heard by nobody.
+    let mut stop = pin!(hold::asked_to_stop());
     let walked = tokio::select! {
-        walked = walk(&mut world, asked, known) => walked,
-        () = hold::asked_to_stop() => {
+        walked = walk(&mut world, asked, known, fresh) => walked,
+        () = &mut stop => {
             if foreground.is_none() {
                 world.progress.note("interrupted; the same command goes on from here");
                 return Ok(INTERRUPTED);
@@ -51,13 +53,21 @@ pub(super) async fn run(asked: &Asked, args: UpArgs) -> Result<u8> {
     // Rotations and the like are for other commands to do meanwhile.
     world.state.release();
     world.progress.note("running in the foreground; Ctrl-C stops all nodes (--detach leaves them running)");
-    hold::until_stopped(&world).await
+    hold::until_stopped(&world, stop).await
 }
 
-/// All of it. Dropped at any point, it can be begun again.
-async fn walk(world: &mut World, asked: &Asked, known: bool) -> Result<(Vec<NodePlan>, Option<String>)> {
+/// All of it. Dropped at any point, it can be begun again. `known`: the cluster was begun before; `fresh`: the state
+/// folder was made just now.
+async fn walk(world: &mut World, asked: &Asked, known: bool, fresh: bool) -> Result<(Vec<NodePlan>, Option<String>)> {
     world.make_keys(&asked.passphrase)?;
-    preflight::run(world, known).await?;
+    if let Err(problems) = preflight::run(world, known).await {
+        if fresh {
+            // Keys that were never used would be in the way of the folder that has to be brought back.
+            let dir = world.state.dir();
+            fs::remove_dir_all(dir).with_context(|| format!("cannot remove {}", dir.display()))?;
+        }
+        return Err(problems);
+    }
     // From here on there is a cluster: nothing that it shares is made a second time.
     world.save_applied()?;
     preflight::claim(world).await?;
@@ -114,7 +124,7 @@ pub(super) fn changed_nodes(plans: &[NodePlan]) -> usize {
 /// Fails where Nomad is asked for and not there.
 pub(super) fn need_nomad(asked: &Asked) -> Result<()> {
     if asked.described.scope == Scope::All && asked.needs_nomad() {
-        bail!(file::no_nomad(&asked.described.cluster));
+        bail!(Wrong(file::no_nomad(&asked.described.cluster)));
     }
     Ok(())
 }

@@ -10,7 +10,7 @@ use super::names;
 use super::nodes::{self, Kind};
 use super::raw::Raw;
 use super::reader::Reader;
-use crate::bootstrap::topology::{Cluster, Product, ReleaseKey, Runner, Ssh, Target};
+use crate::bootstrap::topology::{Cluster, Product, ReleaseKey, Runner, Scope, Ssh, Target};
 use crate::config::mistake::Mistake;
 
 /// Official releases.
@@ -38,6 +38,8 @@ pub(super) struct Surroundings<'a> {
     pub(super) recorded: Recorded,
     /// Name of the loopback interface.
     pub(super) loopback: &'static str,
+    /// What part of it is asked for.
+    pub(super) scope: Scope,
 }
 
 /// What was applied of a cluster before, of that which need not be said a second time.
@@ -53,7 +55,7 @@ pub(super) struct Recorded {
 pub(super) fn build(raw: &Raw, around: &Surroundings<'_>, mistakes: Vec<Mistake>) -> Result<Cluster, Vec<Mistake>> {
     let mut reader = Reader::new(raw, around.folder, around.home);
     reader.mistakes = mistakes;
-    let (kind, nodes) = nodes::read(&mut reader, &around.recorded);
+    let (kind, nodes) = nodes::read(&mut reader, &around.recorded, around.scope);
     let target = target(&mut reader, kind);
     let consul = source(&mut reader, Product::Consul, kind, around.programs);
     let nomad = source(&mut reader, Product::Nomad, kind, around.programs);

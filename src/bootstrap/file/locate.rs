@@ -91,6 +91,7 @@ pub(super) fn describe(request: &Request, process: &Process) -> Result<Described
         programs,
         recorded: Recorded::default(),
         loopback: if process.os == "macos" { "lo0" } else { "lo" },
+        scope: request.scope,
     };
     let source = match (&file, &request.inventory) {
         (Some(path), _) => path.display().to_string(),

@@ -8,7 +8,7 @@ use ipnet::Ipv4Net;
 use super::build::Recorded;
 use super::reader::Reader;
 use super::written::{Given, Listed, Written, listed};
-use crate::bootstrap::topology::{Node, Role};
+use crate::bootstrap::topology::{Node, Role, Scope};
 use crate::config::Place;
 
 /// The roles with their key and what the default names begin with; in the order in which nodes are listed.
@@ -47,10 +47,10 @@ pub(super) enum Kind {
 }
 
 /// All nodes, and how they are reached.
-pub(super) fn read(reader: &mut Reader<'_>, recorded: &Recorded) -> (Kind, Vec<Node>) {
+pub(super) fn read(reader: &mut Reader<'_>, recorded: &Recorded, scope: Scope) -> (Kind, Vec<Node>) {
     let listed = ROLES.map(|(role, key, _)| listed(reader, role, key));
     let kind = kind(reader, &listed);
-    check_counts(reader, kind, &listed);
+    check_counts(reader, kind, scope, &listed);
     // In a file the key may wait for another target; whoever writes the flag means it now.
     if kind == Kind::Ssh && reader.spot("local.network").is_some_and(|spot| matches!(spot.place, Place::Flag(_))) {
         reader.wrong("local.network", "is for the local target, and these are machines behind ssh", "take it away");
@@ -182,7 +182,7 @@ fn count(kind: Kind, listed: &Listed) -> Option<usize> {
     }
 }
 
-fn check_counts(reader: &mut Reader<'_>, kind: Kind, listed: &[Listed; 3]) {
+fn check_counts(reader: &mut Reader<'_>, kind: Kind, scope: Scope, listed: &[Listed; 3]) {
     for (listed, (role, key, _)) in listed.iter().zip(ROLES) {
         if kind == Kind::Ssh && matches!(listed, Listed::Count(1..)) {
             let advice = "list the addresses of the machines, or write target = \"local\"";
@@ -209,7 +209,10 @@ fn check_counts(reader: &mut Reader<'_>, kind: Kind, listed: &[Listed; 3]) {
             }
         }
     }
-    if let (Some(0), Some(clients @ 1..)) = (count(kind, &listed[1]), count(kind, &listed[2])) {
+    // Their Consul agents do without Nomad's servers.
+    if scope == Scope::All
+        && let (Some(0), Some(clients @ 1..)) = (count(kind, &listed[1]), count(kind, &listed[2]))
+    {
         let problem = format!("names no node, and nomad_clients has {clients}");
         reader.wrong("nomad_servers", problem, "clients need servers: take 1, 3 or 5, or leave the clients away, too");
     }

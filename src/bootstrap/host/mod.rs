@@ -220,6 +220,14 @@ impl Host {
         tasks::wipe(&self.0, what).await
     }
 
+    /// Makes the connection that all that follows shares. Of use before many streams are opened at once.
+    ///
+    /// # Errors
+    /// When the node is not reached.
+    pub async fn dial(&self) -> Result<()> {
+        self.0.channel.dial().await
+    }
+
     /// How to open a byte stream to an address as seen from that node.
     #[must_use]
     pub fn dialer(&self) -> Dialer {

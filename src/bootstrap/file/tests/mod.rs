@@ -8,7 +8,7 @@ use super::binaries::Programs;
 use super::build::{Recorded, Surroundings, build};
 use super::nodes::ROLES;
 use super::raw;
-use crate::bootstrap::topology::{BinarySource, Cluster, Node, ReleaseKey, Role, Runner, Ssh, Target};
+use crate::bootstrap::topology::{BinarySource, Cluster, Node, ReleaseKey, Role, Runner, Scope, Ssh, Target};
 
 /// Programs that a machine is said to have.
 struct Said {
@@ -33,10 +33,18 @@ impl Programs for Said {
 const BOTH: Said = Said { found: &["consul", "nomad"], linux: true };
 
 fn read_with(text: &str, programs: &Said) -> Result<Cluster, Vec<String>> {
-    read_again(text, programs, Recorded::default())
+    read_told(text, programs, Recorded::default(), Scope::All)
 }
 
 fn read_again(text: &str, programs: &Said, recorded: Recorded) -> Result<Cluster, Vec<String>> {
+    read_told(text, programs, recorded, Scope::All)
+}
+
+fn read_for(text: &str, programs: &Said, scope: Scope) -> Result<Cluster, Vec<String>> {
+    read_told(text, programs, Recorded::default(), scope)
+}
+
+fn read_told(text: &str, programs: &Said, recorded: Recorded, scope: Scope) -> Result<Cluster, Vec<String>> {
     let mut mistakes = Vec::new();
     let raw = raw::read(Path::new("c.toml"), text, &mut mistakes);
     let around = Surroundings {
@@ -46,6 +54,7 @@ fn read_again(text: &str, programs: &Said, recorded: Recorded) -> Result<Cluster
         state: Some(PathBuf::from("/etc/lb/c.state")),
         programs,
         loopback: "lo",
+        scope,
     };
     build(&raw, &around, mistakes).map_err(|mistakes| mistakes.iter().map(ToString::to_string).collect())
 }
@@ -124,6 +133,9 @@ fn counts_and_lists_can_be_mixed_on_the_local_target() {
     let shown: Vec<String> = cluster.nodes.iter().map(|node| format!("{} {}", node.name, node.address)).collect();
     assert_eq!(shown, ["consul-0 127.3.0.11", "nomad-server-0 127.0.9.1", "w 127.3.0.13", "nomad-client-1 127.0.9.2"]);
     assert_eq!(names(&good("consul_servers = 1\nnomad_servers = 0\nnomad_clients = 0")), ["consul-0"]);
+    // Consul agents on workers do without Nomad's servers.
+    let alone = read_for("consul_servers = 1\nnomad_servers = 0\nnomad_clients = 1", &BOTH, Scope::ConsulOnly);
+    assert_eq!(names(&alone.unwrap()), ["consul-0", "nomad-client-0"]);
     assert_eq!(good("nomad_clients = 0").nodes.len(), 6);
 }
 
