@@ -86,17 +86,23 @@ impl Nine {
         SocketAddr::new(self.address(client).into(), 9999)
     }
 
-    /// `lb bootstrap WORDS`, ready to run.
+    /// `lb bootstrap WORDS`, ready to run, with the programs that the environment names.
     pub(super) fn command(&self, words: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_lb"));
-        let [a, b, c] = self.network;
-        command.arg("bootstrap").args(words).arg("--local");
-        command.arg("--state").arg(self.state()).arg("--network").arg(format!("{a}.{b}.{c}.0/24"));
+        let mut command = self.command_alone(words);
         for (flag, variable) in [("--consul-bin", "CONSUL_BIN"), ("--nomad-bin", "NOMAD_BIN")] {
             if let (Some(path), false) = (env::var_os(variable), words.contains(&flag)) {
                 command.arg(flag).arg(path);
             }
         }
+        command
+    }
+
+    /// The same without saying where programs are.
+    pub(super) fn command_alone(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lb"));
+        let [a, b, c] = self.network;
+        command.arg("bootstrap").args(words).arg("--local");
+        command.arg("--state").arg(self.state()).arg("--network").arg(format!("{a}.{b}.{c}.0/24"));
         if self.acl {
             command.arg("--acl");
         }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use super::cluster::{NODES, Nine};
+use super::cluster::{Done, NODES, Nine};
 use super::jobs::{
     ask, load, node_id, outside, promote, running, submit, task_processes, wait_deployed, wait_running, wait_served,
 };
@@ -196,6 +196,9 @@ fn programs_change(nine: &Nine, outside: &Lb) {
     assert_eq!(task_processes(nine, "drill"), tasks);
     looks_well(nine);
     let told = nine.good(&words);
+    assert!(told.contains("nothing to change"), "{told}");
+    // Where the programs are is remembered.
+    let told = Done::from(nine.command_alone(&["up", "--detach"]).output().unwrap()).good("up");
     assert!(told.contains("nothing to change"), "{told}");
     assert_eq!(nine.daemons(), after);
 }
