@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read as _;
+use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -273,6 +274,12 @@ impl World {
     pub(super) fn read_shared(&mut self) -> Result<()> {
         self.shared = Some(self.state.shared()?);
         Ok(())
+    }
+
+    /// The address that the node had when it was last applied, if that was another one.
+    pub(super) fn moved_from(&self, node: &Node) -> Option<IpAddr> {
+        let before = self.applied_before.as_ref()?.nodes.iter().find(|before| before.name == node.name)?;
+        (before.address != node.address).then_some(before.address)
     }
 
     /// Leaves Nomad out where only Consul was brought up.

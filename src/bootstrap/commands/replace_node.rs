@@ -1,5 +1,7 @@
 //! `lb bootstrap replace-node`: a new machine, or an empty one, in the place of a lost one.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, Result, bail};
 
 use super::{Asked, INTERRUPTED, confirm};
@@ -36,6 +38,12 @@ pub(super) async fn run(asked: &Asked, args: &ReplaceNodeArgs) -> Result<u8> {
         bar.done("well");
     }
     forget(&world, &node).await?;
+    if let Some(before) = world.moved_from(&node) {
+        let bar = world.progress.phase(&format!("{} leaves {before}", node.name), 1);
+        bar.set(0, "its name is bound to its old address for a while");
+        tokio::time::sleep(name_is_free(&node)).await;
+        bar.done("its name is free");
+    }
     wipe(&world, &node).await?;
     world.absent.clear();
     preflight::run(&world, true).await?;
@@ -52,6 +60,14 @@ pub(super) async fn run(asked: &Asked, args: &ReplaceNodeArgs) -> Result<u8> {
     access::write_all(&mut world.state, &world.cluster, world.scope)?;
     world.progress.note(&format!("{} is replaced", node.name));
     Ok(0)
+}
+
+/// How long after its death an agent's name stays bound to its address. Who comes earlier with another address is not let
+/// in (`Conflicting address`), and may try again only when gossip next compares everything.
+/// Consul gives the name free after 30 s (`DeadNodeReclaimTime`); Nomad's servers when they forget the dead, which is
+/// 30 s (`GossipToTheDeadTime`) and one round of probes.
+fn name_is_free(node: &Node) -> Duration {
+    Duration::from_secs(if node.is_server(Product::Nomad) { 45 } else { 32 })
 }
 
 fn products(world: &World, node: &Node) -> Vec<Product> {
