@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail};
 
-use super::commands::Wrong;
+use super::exit::Wrong;
 use super::render::Version;
 use super::state::{Applied, AppliedRole};
 use super::topology::{Cluster, Product};

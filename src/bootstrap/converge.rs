@@ -21,6 +21,7 @@ use super::progress::PhaseProgress;
 use super::restart::restart_all;
 use super::spec::{Effect, FileSpec, NodeSpec, Observed};
 use super::state::Program;
+use super::tokens;
 use super::topology::{BinarySource, Layout, Node, Phase, Product};
 use super::world::World;
 
@@ -87,7 +88,7 @@ pub(super) async fn converge(world: &mut World) -> Result<Vec<NodePlan>> {
     let mut done: Vec<NodePlan> = Vec::new();
     for phase in world.phases() {
         done.extend(run_phase(world, phase).await?);
-        if world.after(phase).await? {
+        if tokens::after(world, phase).await? {
             // Some of what the gate asks for is shown only to who has a token: now there is one.
             let bar = world.progress.phase(&format!("{} with ACLs", title(phase)), world.of_phase(phase).len());
             gate(world, phase, &bar, world.limit).await?;

@@ -8,13 +8,12 @@ use anyhow::{Context as _, Result};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::converge::each;
+use super::exit::INTERRUPTED;
 use super::spec::NodeSpec;
 use super::state::Foreground;
 use super::topology::{Node, Phase, Product};
 use super::world::World;
 
-/// Exit code of a command that was told not to go on, as shells count it.
-pub(super) const INTERRUPTED: u8 = 130;
 /// How often the processes are looked at.
 const LOOK: Duration = Duration::from_secs(5);
 /// How long an agent, or its tasks, may take to end.

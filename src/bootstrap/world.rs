@@ -1,41 +1,32 @@
 //! Everything a command needs at hand: the description, the state folder, the nodes and the way to them.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io::Read as _;
 use std::net::IpAddr;
-use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, StreamExt as _};
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject as _;
-use sha2::{Digest as _, Sha256};
 
 use super::api::{self, BoxedStream};
-use super::commands::Passphrase;
 use super::file::Described;
 use super::host::{ControlDir, Host, Releases};
 use super::plan::Ownership;
+use super::programs::{digest, identity, remember_sources, versions};
 use super::progress::Progress;
 use super::reach::Reach;
 use super::recall;
-use super::render::{self, Version, Versions};
+use super::render::{self, Versions};
 use super::secrets::{NodePairs, Pair, Shared};
-use super::spec::{NodeSpec, Observed, hex, sha256};
-use super::state::{Applied, Made, State};
+use super::spec::{NodeSpec, Observed};
+use super::state::{Applied, State};
 use super::topology::{BinarySource, Cluster, Node, Phase, Product, Scope, Target};
 
 /// Lines of a daemon's log that are searched for causes.
 const LOG_LINES: usize = 200;
-/// Pause between two looks at something that is waited for.
-const LOOK: Duration = Duration::from_millis(100);
 
 /// See the module.
 pub(super) struct World {
@@ -268,65 +259,6 @@ impl World {
         }
     }
 
-    /// Makes the CA, certificates and gossip keys that are missing or due, and says which.
-    ///
-    /// # Errors
-    /// When something of a living cluster is lost, or the passphrase is wrong.
-    pub(super) fn make_keys(&mut self, passphrase: &Passphrase) -> Result<()> {
-        let now = SystemTime::now();
-        let due = self.state.due_pairs(&self.cluster, now)?;
-        let encrypted = self.state.is_key_encrypted()?;
-        // Whoever gives a passphrase wants the key encrypted, whether it is needed now or not.
-        let encrypts = encrypted == Some(false) && passphrase.for_key(encrypted)?.is_some();
-        if !due.is_empty() || encrypts || self.state.ca_bundle()?.is_none() {
-            let given = passphrase.for_key(encrypted)?;
-            let authority = self.state.ensure_authority(given.as_ref(), now)?;
-            let issued = self.state.ensure_pairs(&self.cluster, &authority, now)?;
-            if !issued.made.is_empty() {
-                let bar = self.progress.phase("Certificates", issued.made.len());
-                bar.done(&made(&issued.made));
-            }
-        }
-        self.state.ensure_gossip()?;
-        self.read_keys()
-    }
-
-    /// Reads certificates and keys that were made before.
-    ///
-    /// # Errors
-    /// When some are missing.
-    pub(super) fn read_keys(&mut self) -> Result<()> {
-        let missing = || format!("{} has no certificates yet: run `lb bootstrap up`", self.state.dir().display());
-        let issued = self.state.pairs(&self.cluster)?.with_context(missing)?;
-        self.pairs = issued.nodes;
-        self.operator = Some(issued.operator);
-        self.read_shared()
-    }
-
-    /// Reads what there is of them.
-    ///
-    /// # Errors
-    /// When something cannot be read.
-    pub(super) fn read_some_keys(&mut self) -> Result<()> {
-        for node in &self.cluster.nodes {
-            let alone = Cluster { nodes: vec![node.clone()], ..self.cluster.clone() };
-            if let Some(found) = self.state.pairs(&alone)? {
-                self.pairs.extend(found.nodes);
-            }
-        }
-        self.shared = self.state.shared().ok();
-        Ok(())
-    }
-
-    /// Reads again what nodes share, after it changed.
-    ///
-    /// # Errors
-    /// When something of it is missing.
-    pub(super) fn read_shared(&mut self) -> Result<()> {
-        self.shared = Some(self.state.shared()?);
-        Ok(())
-    }
-
     /// What there is of the cluster, which may be more than this command is about.
     pub(super) fn applied_scope(&self) -> Scope {
         if self.applied.consul_only { Scope::ConsulOnly } else { Scope::All }
@@ -355,34 +287,6 @@ impl World {
         }
     }
 
-    /// Waits until every daemon serves the certificate that it was given.
-    ///
-    /// # Errors
-    /// Those that do not in time.
-    pub(super) async fn wait_served(&self) -> Result<()> {
-        let reach = self.reach()?;
-        let deadline = Instant::now() + self.limit;
-        for phase in self.phases() {
-            for node in self.of_phase(phase) {
-                let pairs = &self.pairs[&node.name];
-                let pair = match phase.product() {
-                    Product::Consul => Some(&pairs.consul),
-                    Product::Nomad => pairs.nomad.as_ref(),
-                };
-                let Some(pair) = pair else { continue };
-                let wanted = CertificateDer::from_pem_slice(pair.cert.as_bytes())?;
-                let api = reach.api(&node, phase.product());
-                while api.served_certificate(api::LIMIT).await.ok().as_ref() != Some(&wanted) {
-                    if Instant::now() > deadline {
-                        bail!("{}: {} does not serve its new certificate", node.name, phase.product());
-                    }
-                    tokio::time::sleep(LOOK).await;
-                }
-            }
-        }
-        Ok(())
-    }
-
     /// Saves the note of what is applied.
     ///
     /// # Errors
@@ -400,90 +304,4 @@ impl World {
         }
         self.state.save_cluster(&self.applied)
     }
-
-    /// What has to follow a phase before the next can begin: ACLs. Whether a first token was made.
-    ///
-    /// # Errors
-    /// When tokens cannot be made.
-    pub(super) async fn after(&mut self, phase: Phase) -> Result<bool> {
-        super::tokens::after(self, phase).await
-    }
-}
-
-/// Programs that are named nowhere stay what they were, so that a plain `up` does not take an upgrade back. A file that
-/// is there no more is not held to.
-fn remember_sources(cluster: &mut Cluster, before: &Applied, unnamed: &[Product]) {
-    for product in unnamed {
-        let Some(source) = before.sources.get(product.name()).cloned().map(BinarySource::from) else { continue };
-        if matches!(&source, BinarySource::File(path) if !path.is_file()) {
-            continue;
-        }
-        match product {
-            Product::Consul => cluster.consul = source,
-            Product::Nomad => cluster.nomad = Some(source),
-        }
-    }
-}
-
-/// Tells one content of a program from another without reading it: where it is, how long, and when it was written.
-fn identity(path: &Path) -> Result<String> {
-    let path = fs::canonicalize(path).with_context(|| path.display().to_string())?;
-    let meta = fs::metadata(&path).with_context(|| path.display().to_string())?;
-    Ok(sha256(format!("{}\0{}\0{}\0{}", path.display(), meta.len(), meta.mtime(), meta.mtime_nsec()).as_bytes()))
-}
-
-/// SHA-256 of a file.
-fn digest(path: &Path) -> Result<String> {
-    let mut file = fs::File::open(path).with_context(|| path.display().to_string())?;
-    let mut hash = Sha256::new();
-    let mut chunk = vec![0; 1 << 20];
-    loop {
-        match file.read(&mut chunk).with_context(|| path.display().to_string())? {
-            0 => return Ok(hex(&hash.finalize())),
-            read => hash.update(&chunk[..read]),
-        }
-    }
-}
-
-/// Which certificates were made, in a few words.
-fn made(made: &[Made]) -> String {
-    let mut reasons: BTreeMap<&str, usize> = BTreeMap::new();
-    for one in made {
-        *reasons.entry(&one.reason).or_default() += 1;
-    }
-    let reasons: Vec<String> = reasons.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
-    format!("{} made ({})", made.len(), reasons.join(", "))
-}
-
-/// Asks the programs, or the description, for their versions.
-fn versions(cluster: &Cluster, scope: Scope) -> Result<Versions> {
-    let nomad = cluster.nomad.as_ref().filter(|_| scope == Scope::All);
-    let versions = Versions {
-        consul: version(&cluster.consul)?,
-        nomad: nomad.map(version).transpose()?,
-        lb: std::env::current_exe().ok(),
-        privileged: !cluster.is_local() || is_root(),
-    };
-    match versions.too_old() {
-        old if old.is_empty() => Ok(versions),
-        old => bail!(old.join("; ")),
-    }
-}
-
-fn version(source: &BinarySource) -> Result<Version> {
-    match source {
-        BinarySource::Release(version) => Version::parse(version),
-        BinarySource::File(path) => {
-            let output = Command::new(path)
-                .arg("version")
-                .output()
-                .with_context(|| format!("{}: cannot be run on this machine", path.display()))?;
-            Version::parse(&String::from_utf8_lossy(&output.stdout)).with_context(|| path.display().to_string())
-        }
-    }
-}
-
-/// Whether this process is root's.
-fn is_root() -> bool {
-    fs::metadata("/proc/self").is_ok_and(|meta| meta.uid() == 0)
 }

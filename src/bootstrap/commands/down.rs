@@ -2,8 +2,10 @@
 
 use anyhow::Result;
 
-use super::{Asked, INTERRUPTED, confirm};
+use super::asked::Asked;
+use super::terminal::confirm;
 use crate::bootstrap::converge::each;
+use crate::bootstrap::exit::INTERRUPTED;
 use crate::bootstrap::hold;
 use crate::bootstrap::host::Wipe;
 use crate::cli::DownArgs;

@@ -2,7 +2,8 @@
 
 use anyhow::Result;
 
-use super::{Asked, no_cluster, print, say};
+use super::asked::{Asked, no_cluster};
+use super::terminal::{print, say};
 use crate::bootstrap::access::{self, Access};
 use crate::bootstrap::recall;
 use crate::bootstrap::state::State;

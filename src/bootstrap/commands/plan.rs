@@ -6,7 +6,9 @@ use std::time::SystemTime;
 use anyhow::Result;
 use serde::Serialize;
 
-use super::{Asked, DIFFERS, print};
+use super::asked::Asked;
+use super::terminal::print;
+use crate::bootstrap::exit::DIFFERS;
 use crate::bootstrap::plan::NodePlan;
 use crate::bootstrap::progress::Progress;
 use crate::bootstrap::secrets::{NodePairs, Pair, Secret, Shared};

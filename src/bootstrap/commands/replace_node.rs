@@ -4,7 +4,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{Asked, INTERRUPTED, Wrong, confirm};
+use super::asked::Asked;
+use super::terminal::confirm;
+use crate::bootstrap::exit::{INTERRUPTED, Wrong};
 use crate::bootstrap::host::Wipe;
 use crate::bootstrap::topology::{Node, Phase, Product, Role, Scope};
 use crate::bootstrap::world::World;

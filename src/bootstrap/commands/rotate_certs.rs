@@ -7,7 +7,8 @@ use std::time::SystemTime;
 
 use anyhow::{Context as _, Result};
 
-use super::{Asked, Wrong};
+use super::asked::Asked;
+use crate::bootstrap::exit::Wrong;
 use crate::bootstrap::state::{Rotation, RotationKind, RotationStep};
 use crate::bootstrap::topology::Scope;
 use crate::bootstrap::world::World;

@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result};
 
-use super::Asked;
+use super::asked::Asked;
 use crate::bootstrap::gossip::{self, Step};
 use crate::bootstrap::state::{GossipKeys, GossipStep, NextKey};
 use crate::bootstrap::topology::{Product, Scope};

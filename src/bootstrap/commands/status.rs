@@ -4,7 +4,9 @@ use std::time::SystemTime;
 
 use anyhow::Result;
 
-use super::{Asked, DIFFERS, print};
+use super::asked::Asked;
+use super::terminal::print;
+use crate::bootstrap::exit::DIFFERS;
 use crate::bootstrap::members;
 
 /// A certificate with fewer days than this is a reason for exit code 3.

@@ -6,7 +6,8 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{Asked, INTERRUPTED, Wrong};
+use super::asked::Asked;
+use crate::bootstrap::exit::{INTERRUPTED, Wrong};
 use crate::bootstrap::plan::NodePlan;
 use crate::bootstrap::topology::{Product, Role, Scope};
 use crate::bootstrap::world::World;

@@ -3,7 +3,7 @@
 
 use anyhow::Result;
 
-use super::Asked;
+use super::asked::Asked;
 use crate::bootstrap::render::Version;
 use crate::bootstrap::topology::Product;
 use crate::bootstrap::world::World;
