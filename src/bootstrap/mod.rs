@@ -33,11 +33,14 @@ pub mod spec;
 pub mod state;
 pub mod topology;
 
+mod checks;
 mod commands;
 mod compatible;
 mod converge;
 mod hold;
 mod preflight;
+mod recall;
+mod restart;
 mod sample;
 mod tokens;
 mod world;

@@ -25,6 +25,7 @@ use super::host::{ControlDir, Host, Releases};
 use super::plan::Ownership;
 use super::progress::Progress;
 use super::reach::Reach;
+use super::recall;
 use super::render::{self, Version, Versions};
 use super::secrets::{NodePairs, Pair, Shared};
 use super::spec::{NodeSpec, Observed, hex, sha256};
@@ -84,10 +85,42 @@ impl World {
         }
         let applied = Applied::of(&cluster, scope, before.as_ref(), SystemTime::now());
         let versions = versions(&cluster, scope)?;
+        let described = Described { cluster, source, scope, unnamed };
+        let mut world = Self::assemble(described, versions, applied, before, state, progress, limit)?;
+        world.read_digests()?;
+        Ok(world)
+    }
+
+    /// The cluster that was applied, whatever its description says by now. Enough for looking at its nodes and for
+    /// ending them: neither program has to be there.
+    ///
+    /// # Errors
+    /// When the state cannot be read.
+    pub(super) fn recalled(
+        described: Described,
+        before: Applied,
+        state: State,
+        progress: Progress,
+        limit: Duration,
+    ) -> Result<Self> {
+        let (described, versions) = recall::as_applied(described, &before);
+        Self::assemble(described, versions, before.clone(), Some(before), state, progress, limit)
+    }
+
+    fn assemble(
+        described: Described,
+        versions: Versions,
+        applied: Applied,
+        before: Option<Applied>,
+        state: State,
+        progress: Progress,
+        limit: Duration,
+    ) -> Result<Self> {
+        let Described { cluster, source, scope, .. } = described;
         let control = ControlDir::create()?;
         let hosts = cluster.nodes.iter().map(|node| (node.name.clone(), Host::new(&cluster, node, &control))).collect();
         let releases = Releases::new(&cluster);
-        let mut world = Self {
+        Ok(Self {
             cluster,
             source,
             flags: String::new(),
@@ -105,9 +138,7 @@ impl World {
             applied_before: before,
             hosts,
             digests: BTreeMap::new(),
-        };
-        world.read_digests()?;
-        Ok(world)
+        })
     }
 
     /// Digests of the programs that are copied, or run in place.
@@ -206,8 +237,8 @@ impl World {
         let reach = Reach::new(connect, tls);
         let tokens = self.state.tokens()?;
         Ok(reach
-            .with_token(Product::Consul, tokens.consul_management.map(|token| token.secret))
-            .with_token(Product::Nomad, tokens.nomad_management.map(|token| token.secret)))
+            .with_token(Product::Consul, tokens.management(Product::Consul))
+            .with_token(Product::Nomad, tokens.management(Product::Nomad)))
     }
 
     /// Connects to all nodes, for commands that begin by asking agents: the patience of a question is shorter than what
@@ -244,12 +275,17 @@ impl World {
     pub(super) fn make_keys(&mut self, passphrase: &Passphrase) -> Result<()> {
         let now = SystemTime::now();
         let due = self.state.due_pairs(&self.cluster, now)?;
-        if !due.is_empty() || self.state.ca_bundle()?.is_none() {
-            let given = passphrase.for_key(self.state.is_key_encrypted()?)?;
+        let encrypted = self.state.is_key_encrypted()?;
+        // Whoever gives a passphrase wants the key encrypted, whether it is needed now or not.
+        let encrypts = encrypted == Some(false) && passphrase.for_key(encrypted)?.is_some();
+        if !due.is_empty() || encrypts || self.state.ca_bundle()?.is_none() {
+            let given = passphrase.for_key(encrypted)?;
             let authority = self.state.ensure_authority(given.as_ref(), now)?;
             let issued = self.state.ensure_pairs(&self.cluster, &authority, now)?;
-            let bar = self.progress.phase("Certificates", issued.made.len());
-            bar.done(&made(&issued.made));
+            if !issued.made.is_empty() {
+                let bar = self.progress.phase("Certificates", issued.made.len());
+                bar.done(&made(&issued.made));
+            }
         }
         self.state.ensure_gossip()?;
         self.read_keys()
@@ -267,6 +303,21 @@ impl World {
         self.read_shared()
     }
 
+    /// Reads what there is of them.
+    ///
+    /// # Errors
+    /// When something cannot be read.
+    pub(super) fn read_some_keys(&mut self) -> Result<()> {
+        for node in &self.cluster.nodes {
+            let alone = Cluster { nodes: vec![node.clone()], ..self.cluster.clone() };
+            if let Some(found) = self.state.pairs(&alone)? {
+                self.pairs.extend(found.nodes);
+            }
+        }
+        self.shared = self.state.shared().ok();
+        Ok(())
+    }
+
     /// Reads again what nodes share, after it changed.
     ///
     /// # Errors
@@ -274,6 +325,20 @@ impl World {
     pub(super) fn read_shared(&mut self) -> Result<()> {
         self.shared = Some(self.state.shared()?);
         Ok(())
+    }
+
+    /// What there is of the cluster, which may be more than this command is about.
+    pub(super) fn applied_scope(&self) -> Scope {
+        if self.applied.consul_only { Scope::ConsulOnly } else { Scope::All }
+    }
+
+    /// Writes the operator's files.
+    ///
+    /// # Errors
+    /// When one cannot be written.
+    pub(super) fn write_access(&mut self) -> Result<()> {
+        let scope = self.applied_scope();
+        super::access::write_all(&mut self.state, &self.cluster, scope).map(drop)
     }
 
     /// The address that the node had when it was last applied, if that was another one.
@@ -323,10 +388,10 @@ impl World {
     /// # Errors
     /// When it cannot be written.
     pub(super) fn save_applied(&mut self) -> Result<()> {
-        self.applied.versions = [("consul", Some(self.versions.consul)), ("nomad", self.versions.nomad)]
-            .into_iter()
-            .filter_map(|(name, version)| Some((name.to_owned(), version?.to_string())))
-            .collect();
+        // Of what the command was not about, the old note stays.
+        let versions = [("consul", Some(self.versions.consul)), ("nomad", self.versions.nomad)];
+        let known = versions.into_iter().filter_map(|(name, version)| Some((name.to_owned(), version?.to_string())));
+        self.applied.versions.extend(known);
         let sources = [("consul", Some(&self.cluster.consul)), ("nomad", self.cluster.nomad.as_ref())];
         for (name, source) in sources {
             if let Some(source) = source {

@@ -4,6 +4,7 @@
 
 pub mod certs;
 pub mod client;
+pub mod cluster;
 pub mod consul;
 pub mod drill;
 pub mod fake_consul;

@@ -16,12 +16,14 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
+use super::access::quoted;
 use super::file::{self, Described, Request};
+use super::hold::INTERRUPTED;
 use super::passphrase;
 use super::progress::Progress;
 use super::secrets::Secret;
 use super::state::{self, State};
-use super::topology::Role;
+use super::topology::{Role, Scope};
 use super::world::World;
 use crate::cli::{BootstrapAction, BootstrapArgs, ClusterArgs};
 
@@ -29,8 +31,6 @@ use crate::cli::{BootstrapAction, BootstrapArgs, ClusterArgs};
 const WRONG: u8 = 2;
 /// It differs (`plan`), or is degraded (`status`).
 const DIFFERS: u8 = 3;
-/// Ended by a signal, as shells count it.
-const INTERRUPTED: u8 = 130;
 
 /// Does what `lb bootstrap` was asked for; the exit code. `json`: results in that form.
 ///
@@ -53,7 +53,7 @@ pub fn run(args: &BootstrapArgs, json: bool) -> Result<u8> {
         limit: args.cluster.timeout(),
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("runtime")?;
-    runtime.block_on(async {
+    let outcome = runtime.block_on(async {
         match args.action() {
             BootstrapAction::Up(args) => up::run(&asked, args).await,
             BootstrapAction::Plan => plan::run(&asked, json).await,
@@ -65,8 +65,20 @@ pub fn run(args: &BootstrapArgs, json: bool) -> Result<u8> {
             BootstrapAction::Upgrade(_) => upgrade::run(&asked).await,
             BootstrapAction::Down(args) => down::run(&asked, args).await,
         }
-    })
+    });
+    match outcome {
+        Err(error) if error.is::<Wrong>() => {
+            say(&format!("lb: {error:#}"));
+            Ok(WRONG)
+        }
+        other => other,
+    }
 }
+
+/// What was asked for cannot be meant, or does not fit the cluster: nothing was tried.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct Wrong(pub(super) String);
 
 /// What every command was given.
 struct Asked {
@@ -97,6 +109,14 @@ impl Asked {
         }
     }
 
+    /// The same for what concerns all of the cluster that there is.
+    fn whole_world(&self) -> Result<World> {
+        let mut world = self.world_that_exists()?;
+        world.as_applied();
+        only_whole(&world)?;
+        Ok(world)
+    }
+
     /// The same, with the programs that are on PATH now where none are named.
     fn world_to_upgrade(&self) -> Result<World> {
         let described = Described { unnamed: Vec::new(), ..self.described.clone() };
@@ -105,27 +125,47 @@ impl Asked {
         asked.world_that_exists()
     }
 
-    /// The same for reading. Keys and certificates are read, too.
+    /// The cluster that was applied, its state open for reading. Keys and certificates are read, too.
     fn world_to_read(&self) -> Result<World> {
-        let dir = &self.described.cluster.state;
-        match State::open_read_only(dir)? {
-            Some(state) if state.cluster()?.is_some() => {
-                let mut world = self.world(state)?;
-                world.read_keys()?;
-                Ok(world)
-            }
-            _ => bail!(no_cluster(dir)),
-        }
+        self.recalled(State::open_read_only(&self.described.cluster.state)?)
+    }
+
+    /// The same, its state open for writing.
+    fn world_to_end(&self) -> Result<World> {
+        let world = self.recalled(State::open(&self.described.cluster.state)?)?;
+        only_whole(&world)?;
+        Ok(world)
+    }
+
+    fn recalled(&self, state: Option<State>) -> Result<World> {
+        let found = match state {
+            Some(state) => state.cluster()?.map(|applied| (state, applied)),
+            None => None,
+        };
+        let Some((state, applied)) = found else { bail!(no_cluster(&self.described.cluster.state)) };
+        state.notes().iter().for_each(|note| say(note));
+        let progress = Progress::new(is_terminal());
+        let mut world = World::recalled(self.described.clone(), applied, state, progress, self.limit)?;
+        world.flags.clone_from(&self.flags);
+        world.as_applied();
+        world.read_keys()?;
+        Ok(world)
     }
 
     fn world(&self, state: State) -> Result<World> {
-        for note in state.notes() {
-            say(note);
-        }
+        state.notes().iter().for_each(|note| say(note));
         let mut world = World::new(self.described.clone(), state, Progress::new(is_terminal()), self.limit)?;
         world.flags.clone_from(&self.flags);
         Ok(world)
     }
+}
+
+/// What is done to Consul alone would be done to it under Nomad.
+fn only_whole(world: &World) -> Result<()> {
+    if world.scope == Scope::ConsulOnly && !world.applied.consul_only {
+        bail!(Wrong("--only consul leaves out Nomad, which runs on top of it: leave the flag away".to_owned()));
+    }
+    Ok(())
 }
 
 fn no_cluster(dir: &std::path::Path) -> String {
@@ -138,7 +178,7 @@ fn no_cluster(dir: &std::path::Path) -> String {
 
 /// The flags that name the cluster, to be repeated in what the operator is told to type.
 fn flags(args: &ClusterArgs) -> String {
-    let path = |path: &std::path::Path| path.display().to_string();
+    let path = |path: &std::path::Path| quoted(&path.to_string_lossy());
     let words = [
         args.cluster.as_deref().map(|file| ("--cluster", path(file))),
         args.local.then(|| ("--local", String::new())),
@@ -158,18 +198,26 @@ fn flags(args: &ClusterArgs) -> String {
 #[derive(Clone, Debug)]
 pub(super) struct Passphrase {
     file: Option<PathBuf>,
+    /// What was typed: a rotation needs it several times.
+    typed: std::cell::RefCell<Option<Secret>>,
 }
 
 impl Passphrase {
     fn new(file: Option<PathBuf>) -> Self {
-        Self { file }
+        Self { file, typed: std::cell::RefCell::default() }
     }
 
     /// The passphrase, if one was given; asked for on a terminal when the key is encrypted and none was given.
     pub(super) fn for_key(&self, encrypted: Option<bool>) -> Result<Option<Secret>> {
         match passphrase::given(self.file.as_deref(), std::env::var_os(passphrase::VARIABLE))? {
             Some(given) => Ok(Some(given)),
-            None if encrypted == Some(true) => state::ask_passphrase("passphrase of the CA key: "),
+            None if encrypted == Some(true) => {
+                let mut typed = self.typed.borrow_mut();
+                if typed.is_none() {
+                    *typed = state::ask_passphrase("passphrase of the CA key: ")?;
+                }
+                Ok(typed.clone())
+            }
             None => Ok(None),
         }
     }
@@ -181,9 +229,9 @@ fn confirm(question: &str, yes: bool) -> Result<bool> {
         return Ok(true);
     }
     if !std::io::stdin().is_terminal() {
-        bail!("{question} Nobody is there to be asked: add --yes");
+        bail!(Wrong(format!("{question} Nobody is there to be asked: add --yes")));
     }
-    eprint!("{question} [y/N] ");
+    write!(std::io::stderr(), "{question} [y/N] ")?;
     let mut answer = String::new();
     std::io::stdin().lock().read_line(&mut answer)?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
@@ -203,4 +251,15 @@ fn say(text: &str) {
 
 fn is_terminal() -> bool {
     std::io::stderr().is_terminal()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_operator_is_told_to_type_can_be_typed() {
+        let args = ClusterArgs { local: true, state: Some("/tmp/it's here".into()), ..ClusterArgs::default() };
+        assert_eq!(flags(&args), r" --local --state '/tmp/it'\''s here'");
+    }
 }

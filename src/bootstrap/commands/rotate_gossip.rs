@@ -3,11 +3,11 @@
 use anyhow::{Context as _, Result};
 
 use super::Asked;
-use crate::bootstrap::converge;
 use crate::bootstrap::gossip::{self, Step};
 use crate::bootstrap::state::{GossipKeys, GossipStep, NextKey};
 use crate::bootstrap::topology::{Product, Scope};
 use crate::bootstrap::world::World;
+use crate::bootstrap::{compatible, converge};
 
 /// Rotates, product by product.
 ///
@@ -17,6 +17,7 @@ pub(super) async fn run(asked: &Asked) -> Result<u8> {
     let only_consul = asked.described.scope == Scope::ConsulOnly;
     let mut world = asked.world_that_exists()?;
     world.as_applied();
+    compatible::check_known(&world, None)?;
     world.read_keys()?;
     world.dial().await;
     for product in Product::ALL {

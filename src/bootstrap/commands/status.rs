@@ -6,7 +6,6 @@ use anyhow::Result;
 
 use super::{Asked, DIFFERS, print};
 use crate::bootstrap::members;
-use crate::bootstrap::topology::Scope;
 
 /// A certificate with fewer days than this is a reason for exit code 3.
 const WARN_DAYS: i64 = 30;
@@ -18,10 +17,9 @@ const WARN_DAYS: i64 = 30;
 pub(super) async fn run(asked: &Asked, json: bool) -> Result<u8> {
     let world = asked.world_to_read()?;
     world.dial().await;
-    let scope = if world.applied.consul_only { Scope::ConsulOnly } else { world.scope };
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let now = i64::try_from(now).unwrap_or(i64::MAX);
-    let status = members::look(&world.cluster, &world.reach()?, scope, now, WARN_DAYS).await;
+    let status = members::look(&world.cluster, &world.reach()?, world.scope, now, WARN_DAYS).await;
     match json {
         true => print(&format!("{}\n", serde_json::to_string_pretty(&status)?))?,
         false => print(&members::render(&status))?,
