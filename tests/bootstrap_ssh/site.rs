@@ -165,8 +165,10 @@ impl Site {
             let _ = Command::new("kill").args(["-KILL", &id]).status();
             panic!("lb bootstrap {arguments} does not end")
         });
-        eprintln!("lb bootstrap {arguments}: {:.1} s", begun.elapsed().as_secs_f64());
-        output.into()
+        let ended = Ended::from(output);
+        // Of use when it has failed, or takes too long.
+        eprintln!("lb bootstrap {arguments} ({:.1} s):\n{}", begun.elapsed().as_secs_f64(), ended.err);
+        ended
     }
 
     /// The same, in the background, with all it starts in a process group of its own; its words go to a file.
