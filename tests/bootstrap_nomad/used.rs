@@ -66,8 +66,11 @@ pub(super) fn looks_well(nine: &Nine) {
     let nodes = rows(&nine.nomad(&["node", "status"]));
     let ready = nodes.iter().filter(|row| row.ends_with(&["eligible".to_owned(), "ready".to_owned()])).count();
     assert_eq!(ready, 3, "{nodes:?}");
-    let members = rows(&nine.consul(&["members"]));
-    assert_eq!(members.iter().filter(|row| row[2] == "alive").count(), 9, "{members:?}");
+    // Gossip takes its time to bring everybody's word to everybody.
+    nine.wait("nine members alive", || {
+        let members = rows(&nine.consul(&["members"]));
+        (members.iter().filter(|row| row[2] == "alive").count() == 9).then_some(())
+    });
     let services = nine.consul(&["catalog", "services"]);
     for service in ["consul", "nomad", "nomad-client", "hello", "lb"] {
         assert!(services.lines().any(|line| line == service), "{service}: {services}");
