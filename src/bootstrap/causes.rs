@@ -122,6 +122,11 @@ const CATALOGUE: &[Row] = &[
         "give all nodes the same `datacenter`; end the agent that the message names"
     ),
     row!(
+        [["Conflicting address for"], ["Name conflict for", "are claiming"]],
+        "an agent of this name was seen at another address less than a minute ago",
+        "if the old machine still runs, stop it there; then run it again"
+    ),
+    row!(
         [
             ["conflicts with another node"],
             ["minority in name conflict resolution"],
@@ -262,6 +267,10 @@ mod tests {
             ),
             ("listen tcp 10.0.0.9:8301: bind: cannot assign requested address", "not an address of this host"),
             ("Member 'consul-9' part of wrong datacenter 'dc9'", "another datacenter"),
+            (
+                "memberlist: Conflicting address for consul-2. Mine: 10.0.0.3:8301 Theirs: 10.0.0.4:8301",
+                "another address",
+            ),
             ("serf: Node name conflicts with another node at 127.0.1.12:8301", "same name"),
             ("serf: minority in name conflict resolution, quitting [1 / 3]", "same name"),
             (

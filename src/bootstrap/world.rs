@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read as _;
+use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -338,6 +339,12 @@ impl World {
     pub(super) fn write_access(&mut self) -> Result<()> {
         let scope = self.applied_scope();
         super::access::write_all(&mut self.state, &self.cluster, scope).map(drop)
+    }
+
+    /// The address that the node had when it was last applied, if that was another one.
+    pub(super) fn moved_from(&self, node: &Node) -> Option<IpAddr> {
+        let before = self.applied_before.as_ref()?.nodes.iter().find(|before| before.name == node.name)?;
+        (before.address != node.address).then_some(before.address)
     }
 
     /// Leaves Nomad out where only Consul was brought up.

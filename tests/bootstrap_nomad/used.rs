@@ -108,14 +108,12 @@ fn drains(nine: &Nine, outside: &Lb) {
 fn batch(nine: &Nine) {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/nomad/batch.nomad.hcl");
     nine.nomad(&["job", "run", "-detach", &file.display().to_string()]);
-    let allocation = nine.wait("the end of the batch job", || {
+    nine.wait("the end of the batch job", || {
         let allocations = nine.nomad_api("/v1/job/ask/allocations")?;
-        let one = allocations.as_array()?.first()?.clone();
-        assert_ne!(one["ClientStatus"], "failed", "{one}");
-        (one["ClientStatus"] == "complete").then_some(one)
+        let status = allocations.as_array()?.first()?["ClientStatus"].clone();
+        assert_ne!(status, "failed", "{allocations}");
+        (status == "complete").then_some(())
     });
-    let log = nine.nomad(&["alloc", "logs", allocation["ID"].as_str().unwrap()]);
-    assert!(log.starts_with("100 answers from http://127."), "{log}");
 }
 
 /// Two agents are killed, and all of a third node with its instance and its lb: no request is lost, nor a task of the

@@ -5,7 +5,7 @@
 //! written to those folders stays in the machine and goes with it. systemd does not run there. Machines need root, `ip`, `unshare` and overlayfs.
 
 use std::fs;
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -164,15 +164,21 @@ impl Machine {
             let _ = Command::new("ip").args(leftover).stderr(Stdio::null()).status();
         }
         run(Command::new("ip").args(["netns", "add", &namespace]));
+        let ip: Ipv4Addr = address.split('/').next().unwrap().parse().unwrap();
+        let [a, b, c, d] = ip.octets();
+        // Who comes in the place of another machine has its hardware address, too: the others would look for it at the
+        // old one until they have forgotten that, which takes up to a minute.
+        let hardware = format!("02:00:{a:02x}:{b:02x}:{c:02x}:{d:02x}");
         let script = format!(
             "set -e\nip link add {link} type veth peer name eth0 netns {namespace}\n\
              ip link set {link} master {bridge} up\n\
+             ip -n {namespace} link set eth0 address {hardware}\n\
              ip -n {namespace} link set lo up\nip -n {namespace} addr add {address} dev eth0\n\
              ip -n {namespace} link set eth0 up\n",
             bridge = network.bridge,
         );
         run(Command::new("sh").args(["-c", &script]));
-        let address: SocketAddr = format!("{}:{PORT}", address.split('/').next().unwrap()).parse().unwrap();
+        let address: SocketAddr = SocketAddr::new(ip.into(), PORT);
         // The first process stays a shell: it adopts what loses its parent.
         let init = format!(
             "set -e\nfor d in etc opt usr/local var/lib; do\n\

@@ -45,6 +45,12 @@ pub(super) async fn run(asked: &Asked, args: &ReplaceNodeArgs) -> Result<u8> {
     world.state.forget_node(&node.name)?;
     world.make_keys(&asked.passphrase)?;
     forget(&world, &node).await?;
+    if let Some(before) = world.moved_from(&node) {
+        let bar = world.progress.phase(&format!("{} leaves {before}", node.name), 1);
+        bar.set(0, "its name is bound to its old address for a while");
+        tokio::time::sleep(name_is_free(&node)).await;
+        bar.done("its name is free");
+    }
     wipe(&world, &node).await?;
     world.absent.clear();
     preflight::run(&world, true).await?;
@@ -71,6 +77,14 @@ async fn without(world: &World, node: &Node, word: &str) -> Result<()> {
         bar.done("well");
     }
     Ok(())
+}
+
+/// How long after its death an agent's name stays bound to its address. Who comes earlier with another address is not let
+/// in (`Conflicting address`), and may try again only when gossip next compares everything.
+/// Consul gives the name free after 30 s (`DeadNodeReclaimTime`); Nomad's servers when they forget the dead, which is
+/// 30 s (`GossipToTheDeadTime`) and one round of probes.
+fn name_is_free(node: &Node) -> Duration {
+    Duration::from_secs(if node.is_server(Product::Nomad) { 45 } else { 32 })
 }
 
 fn products(world: &World, node: &Node) -> Vec<Product> {
