@@ -96,9 +96,10 @@ fn files_that_were_edited(cluster: &Cluster) {
     assert_eq!(cluster.pids(), before, "none of that needs a restart");
     let hcl = cluster.node("consul-1", "consul.d/consul.hcl");
     fs::write(&hcl, fs::read_to_string(&hcl).unwrap() + "log_level = \"DEBUG\"\n").unwrap();
-    // It runs with what it was started with, which was right.
-    cluster.up().says(&["1 nodes changed", "files of 1 written"]);
-    assert_eq!(cluster.pids(), before);
+    // Nobody can tell whether it was started with that.
+    cluster.up().says(&["1 nodes changed", "1 restarted"]);
+    let changed = |(name, pid): (&String, &u32)| (before[name] != *pid).then(|| name.clone());
+    assert_eq!(cluster.pids().iter().filter_map(changed).collect::<Vec<_>>(), ["consul-1/consul"]);
     cluster.up().says(&["nothing to change"]);
     cluster.run(&["status"]).good();
 }
