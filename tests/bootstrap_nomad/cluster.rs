@@ -114,7 +114,7 @@ impl Nine {
     pub(super) fn run(&self, words: &[&str]) -> Done {
         let begun = Instant::now();
         let done = Done::from(self.command(words).output().unwrap());
-        println!("lb bootstrap {}: {:.1} s", words.join(" "), begun.elapsed().as_secs_f64());
+        eprintln!("lb bootstrap {}: {:.1} s", words.join(" "), begun.elapsed().as_secs_f64());
         done
     }
 

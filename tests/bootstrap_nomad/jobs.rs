@@ -24,7 +24,7 @@ pub(super) struct Loads {
 /// Starts it.
 pub(super) fn load(nine: &Nine, outside: &Lb, path: &str, what: &str) -> Loads {
     let start = |address| Load::new(address, "drill.test", path, RATE).start();
-    println!("--- {what} ---");
+    eprintln!("--- {what} ---");
     Loads {
         outside: start(outside.address("http")),
         inside: start(nine.lb_at("nomad-client-0")),
@@ -37,7 +37,7 @@ impl Loads {
     pub(super) fn none_failed(self) -> Outcome {
         let (outside, inside) = (self.outside.stop(), self.inside.stop());
         for (place, outcome) in [("outside", &outside), ("on a client", &inside)] {
-            println!(
+            eprintln!(
                 "{}, lb {place}: {} failed of {}, p50 {:?}, p99 {:?}, max {:?}",
                 self.what,
                 outcome.failed(),
