@@ -23,7 +23,7 @@ pub(super) async fn run(asked: &Asked, args: UpArgs) -> Result<u8> {
     let begun = Instant::now();
     let fresh = !asked.described.cluster.state.exists();
     let mut world = asked.world_for_change()?;
-    let known = world.state.cluster()?.is_some();
+    let start = Start { known: world.state.cluster()?.is_some(), fresh, with_sample: args.with_sample };
     compatible::check(&world)?;
     // A local cluster in the foreground belongs to this command: Ctrl-C at any time ends what it has begun.
     let foreground = if world.cluster.is_local() && !args.detach { hold::take(&world)? } else { None };
@@ -32,7 +32,7 @@ pub(super) async fn run(asked: &Asked, args: UpArgs) -> Result<u8> {
     // One for all of the time: between two a signal would be caught and heard by nobody.
     let mut stop = pin!(hold::asked_to_stop());
     let walked = tokio::select! {
-        walked = walk(&mut world, asked, known, fresh) => walked,
+        walked = walk(&mut world, asked, start) => walked,
         () = &mut stop => {
             if foreground.is_none() {
                 world.progress.note("interrupted; the same command goes on from here");
@@ -57,12 +57,22 @@ pub(super) async fn run(asked: &Asked, args: UpArgs) -> Result<u8> {
     hold::until_stopped(&world, stop).await
 }
 
-/// All of it. Dropped at any point, it can be begun again. `known`: the cluster was begun before; `fresh`: the state
-/// folder was made just now.
-async fn walk(world: &mut World, asked: &Asked, known: bool, fresh: bool) -> Result<(Vec<NodePlan>, Option<String>)> {
+/// Where a walk starts from.
+#[derive(Clone, Copy)]
+struct Start {
+    /// The cluster was begun before.
+    known: bool,
+    /// The state folder was made just now.
+    fresh: bool,
+    /// The sample is asked for.
+    with_sample: bool,
+}
+
+/// All of it. Dropped at any point, it can be begun again.
+async fn walk(world: &mut World, asked: &Asked, start: Start) -> Result<(Vec<NodePlan>, Option<String>)> {
     world.make_keys(&asked.passphrase)?;
-    if let Err(problems) = preflight::run(world, known).await {
-        if fresh {
+    if let Err(problems) = preflight::run(world, start.known).await {
+        if start.fresh {
             // Keys that were never used would be in the way of the folder that has to be brought back.
             let dir = world.state.dir();
             fs::remove_dir_all(dir).with_context(|| format!("cannot remove {}", dir.display()))?;
@@ -74,7 +84,8 @@ async fn walk(world: &mut World, asked: &Asked, known: bool, fresh: bool) -> Res
     preflight::claim(world).await?;
     let plans = converge::converge(world).await?;
     world.write_access()?;
-    let sample = if world.applied.sample { Some(sample::run(world).await?) } else { None };
+    // Only when asked: whoever stopped the jobs since does not want them back with every `up`.
+    let sample = if start.with_sample { Some(sample::run(world).await?) } else { None };
     Ok((plans, sample))
 }
 
