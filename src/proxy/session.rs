@@ -1,16 +1,18 @@
-//! One TCP connection through the proxy: route by port, pick, connect (elsewhere if that fails), then bytes both ways.
+//! One TCP connection through the proxy: route by port (or as [`super::server_name`] found), pick, connect (elsewhere if
+//! that fails), then bytes both ways.
 
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use smallvec::SmallVec;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use super::connect::{UpstreamStream, connect};
+use super::connect::{UpstreamStream, connect, connect_plain};
 use super::drain::Phase;
 use super::http::client_io::ClientIo;
 use super::listener::Listener;
@@ -22,7 +24,7 @@ use crate::metrics::{ClientFault, ServiceMetrics};
 use crate::table::balancer::PickContext;
 use crate::table::{InFlight, Route, Target, TargetState};
 
-/// Serves one accepted connection of a `tcp` listener to its end.
+/// Serves one accepted connection of a `tcp` or `tcp-dynamic` listener to its end.
 pub async fn serve(worker: Rc<Worker>, listener: Rc<Listener>, stream: TcpStream, peer: SocketAddr) {
     let local = stream.local_addr().unwrap_or(listener.config.address);
     let mut io = ClientIo::new(stream, worker.clock);
@@ -33,8 +35,11 @@ pub async fn serve(worker: Rc<Worker>, listener: Rc<Listener>, stream: TcpStream
     let Some(certificates) = &listener.certificates else {
         return route(&worker, &listener, io, local, peer).await;
     };
-    let acceptor = tokio_rustls::TlsAcceptor::from(certificates.server_config(listener.server_use()));
-    let limit = worker.settings().proxy.header_timeout;
+    let acceptor = match certificates.server_config(&listener.server_use()) {
+        Ok(config) => tokio_rustls::TlsAcceptor::from(config),
+        Err(error) => return listener.client_fault(peer, ClientFault::Tls, &error),
+    };
+    let limit = listener.limits(&worker.settings().proxy).header;
     match tokio::time::timeout(limit, acceptor.accept(io)).await {
         Ok(Ok(stream)) => route(&worker, &listener, stream, local, peer).await,
         Ok(Err(error)) => listener.client_fault(peer, ClientFault::Tls, &error),
@@ -85,23 +90,44 @@ where
         listener.metrics.no_route.fetch_add(1, Relaxed);
         return tracing::debug!(%local, "no route for this port");
     };
-    let Some((target, mut upstream, _in_flight)) = connect_somewhere(worker, &route, peer).await else { return };
+    let ends = Ends { local, peer, passes_tls: false };
+    carry(worker, listener, &route, client, ends).await;
+}
+
+/// What is known of a client's connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Ends {
+    /// The address that the client came to; its port is the listener's.
+    pub local: SocketAddr,
+    /// The client.
+    pub peer: SocketAddr,
+    /// The bytes are the client's own TLS: they go to the target as they are, also where the route says `proto=https`.
+    pub passes_tls: bool,
+}
+
+/// Carries a connection to one of `route`'s targets, to its end.
+pub async fn carry<T>(worker: &Rc<Worker>, listener: &Listener, route: &Arc<Route>, client: T, ends: Ends)
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    let Some((target, mut upstream, _in_flight)) = connect_somewhere(worker, route, ends).await else { return };
     if target.options.proxy_protocol {
-        let line = proxy_protocol::v1_line(&Addresses { source: peer, destination: local });
+        let line = proxy_protocol::v1_line(&Addresses { source: ends.peer, destination: ends.local });
         if let Err(error) = upstream.write_all(&line).await {
             return tracing::debug!(%error, "cannot send the PROXY line");
         }
     }
     target.service.tcp_connections.fetch_add(1, Relaxed);
     let _open = OpenConnection::new(&target.service);
-    pump_until_cut(worker, client, upstream, &target.state, &target.service).await;
+    let idle = listener.limits(&worker.settings().proxy).tcp_idle;
+    pump_until_cut(worker, client, upstream, &target.state, &target.service, idle).await;
 }
 
 /// A connection to one of the route's targets: nothing is sent before it stands, so every target may be tried.
 async fn connect_somewhere<'r>(
     worker: &Rc<Worker>,
     route: &'r Arc<Route>,
-    peer: SocketAddr,
+    Ends { peer, passes_tls, .. }: Ends,
 ) -> Option<(&'r Target, UpstreamStream, InFlight)> {
     let settings = worker.settings();
     let mut tried: SmallVec<[u64; 4]> = SmallVec::new();
@@ -122,7 +148,9 @@ async fn connect_somewhere<'r>(
         }
         let in_flight = InFlight::new(Arc::clone(&target.state));
         let started = std::time::Instant::now();
-        match connect(target, &settings).await {
+        let connected =
+            if passes_tls { connect_plain(target, &settings).await } else { connect(target, &settings).await };
+        match connected {
             Ok(stream) => {
                 let latency_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
                 target.state.record_success(worker.clock.now_ms(), latency_us);
@@ -144,21 +172,21 @@ fn hash_of(peer: SocketAddr) -> u64 {
 }
 
 /// Moves bytes until both sides are done, or the tunnel is cut: its instance left the table long enough ago, or the
-/// drain deadline is over. Returns the bytes sent to the client.
+/// drain deadline is over, or nothing moved for `idle` (zero: no limit). Returns the bytes sent to the client.
 pub async fn pump_until_cut<C, U>(
     worker: &Rc<Worker>,
     mut client: C,
     mut upstream: U,
     state: &Arc<TargetState>,
     service: &ServiceMetrics,
+    idle: Duration,
 ) -> u64
 where
     C: AsyncRead + AsyncWrite + Unpin,
     U: AsyncRead + AsyncWrite + Unpin,
 {
     let guard = worker.tunnels.enter(Arc::clone(state));
-    let context =
-        PumpContext { buffers: &worker.buffers, metrics: service, idle: worker.settings().proxy.tcp_idle_timeout };
+    let context = PumpContext { buffers: &worker.buffers, metrics: service, idle };
     let stop = async {
         tokio::select! {
             () = guard.cut() => {}
