@@ -496,7 +496,7 @@ const LISTENER: &[Key] = &[
     unset(
         "tls_ciphers",
         Kind::List,
-        "TLS_AES_256_GCM_SHA384",
+        "TLS_AES_256_GCM_SHA384,TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384",
         "Cipher suites taken, by their registered names. Unset: all that are served; none of them is weak.",
     ),
     unset(

@@ -8,6 +8,8 @@
 //! rustls reads the ClientHello, however it is cut into segments and records; it needs no key for that. What a client may
 //! send before its name is known is bounded in bytes and in time.
 
+mod old_hello;
+
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -16,6 +18,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use rustls::server::Acceptor;
+use rustls::{Error, PeerIncompatible};
 use tokio::net::TcpStream;
 
 use super::drain::LocalPhase;
@@ -87,7 +90,7 @@ fn is_tcp(route: &Arc<Route>) -> bool {
 enum HelloError {
     /// Not TLS, or a hello that says nonsense.
     #[error("no ClientHello: {0}")]
-    Tls(rustls::Error),
+    Tls(Error),
     #[error("the ClientHello did not end within {0} bytes")]
     TooLong(usize),
     #[error("the ClientHello did not end within {} ms", .0.as_millis())]
@@ -141,10 +144,10 @@ struct HelloReader {
 
 impl HelloReader {
     /// `seen` is everything so far, each time a little more. None: not whole yet.
-    fn read(&mut self, seen: &[u8]) -> Result<Option<Hello>, rustls::Error> {
+    fn read(&mut self, seen: &[u8]) -> Result<Option<Hello>, Error> {
         let mut rest = seen.get(self.given..).unwrap_or_default();
         while !rest.is_empty() {
-            let taken = self.acceptor.read_tls(&mut rest).map_err(|error| rustls::Error::General(error.to_string()))?;
+            let taken = self.acceptor.read_tls(&mut rest).map_err(|error| Error::General(error.to_string()))?;
             if taken == 0 {
                 break;
             }
@@ -155,6 +158,10 @@ impl HelloReader {
                     return Ok(Some(Hello { server_name }));
                 }
                 Ok(None) => {}
+                // Older than what rustls serves, but read as a whole.
+                Err((Error::PeerIncompatible(PeerIncompatible::SignatureAlgorithmsExtensionRequired), _alert)) => {
+                    return Ok(Some(Hello { server_name: old_hello::server_name(seen) }));
+                }
                 Err((error, _alert)) => return Err(error),
             }
         }
@@ -169,7 +176,7 @@ mod tests {
     use super::*;
 
     /// A ClientHello as rustls sends it, in one record.
-    fn hello(name: &str) -> Vec<u8> {
+    pub(super) fn hello(name: &str) -> Vec<u8> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let config = rustls::ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
@@ -184,7 +191,7 @@ mod tests {
     }
 
     /// The same in records whose payloads have these lengths, in turns.
-    fn in_records(hello: &[u8], lengths: &[usize]) -> Vec<u8> {
+    pub(super) fn in_records(hello: &[u8], lengths: &[usize]) -> Vec<u8> {
         let (head, mut rest) = hello.split_at(5);
         let mut cut = Vec::new();
         for length in lengths.iter().cycle() {
@@ -201,7 +208,7 @@ mod tests {
     }
 
     /// Its name once it is whole; none before that.
-    fn fed(bytes: &[u8], step: usize) -> Result<Option<(usize, Option<String>)>, rustls::Error> {
+    fn fed(bytes: &[u8], step: usize) -> Result<Option<(usize, Option<String>)>, Error> {
         let mut reader = HelloReader::default();
         let mut seen = 0;
         while seen < bytes.len() {
@@ -219,6 +226,17 @@ mod tests {
             let bytes = hello(name);
             let (seen, server_name) = fed(&bytes, bytes.len()).unwrap().unwrap();
             assert_eq!((seen, server_name.as_deref()), (bytes.len(), found));
+        }
+    }
+
+    #[test]
+    fn hellos_from_before_tls_1_2_have_their_name_too() {
+        for name in [Some("a.test"), None] {
+            let whole = old_hello::tests::old(name);
+            for bytes in [whole.clone(), in_records(&whole, &[1]), in_records(&whole, &[20, 3])] {
+                let found = fed(&bytes, 1).unwrap();
+                assert_eq!(found.unwrap(), (bytes.len(), name.map(str::to_owned)));
+            }
         }
     }
 
