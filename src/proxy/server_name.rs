@@ -25,7 +25,8 @@ use super::drain::LocalPhase;
 use super::http::client_io::ClientIo;
 use super::http::connection::{last_call, serve_client};
 use super::listener::Listener;
-use super::session::{Ends, carry, receive_proxy_header};
+use super::proxy_protocol::Addresses;
+use super::session::{Carried, carry, receive_proxy_header};
 use super::worker::Worker;
 use crate::catalog::options::Proto;
 use crate::config::ListenerProtocol;
@@ -46,10 +47,11 @@ pub async fn serve(
 ) {
     let local = stream.local_addr().unwrap_or(listener.config.address);
     let mut io = ClientIo::new(stream, worker.clock);
-    let peer = match receive_proxy_header(&listener, &mut io, peer).await {
-        Ok(peer) => peer,
+    let ends = match receive_proxy_header(&listener, &mut io, Addresses { source: peer, destination: local }).await {
+        Ok(ends) => ends,
         Err(error) => return listener.client_fault(peer, ClientFault::ProxyHeader, &error),
     };
+    let peer = ends.source;
     let limit = listener.limits(&worker.settings().proxy).header;
     let activity = Rc::clone(io.activity());
     let name = tokio::select! {
@@ -68,8 +70,7 @@ pub async fn serve(
     let route = name.as_deref().and_then(|name| worker.table.borrow_mut().load().lookup_server_name(name).cloned());
     match route {
         Some(route) if !ends_tls || is_tcp(&route) => {
-            let local = SocketAddr::new(local.ip(), listener.config.address.port());
-            carry(&worker, &listener, &route, io, Ends { local, peer, passes_tls: true }).await;
+            carry(&worker, &listener, &route, io, Carried { ends, is_tls: true }).await;
         }
         _ if ends_tls => serve_client(worker, listener, phase, io, peer).await,
         _ => {

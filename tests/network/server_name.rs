@@ -185,13 +185,14 @@ fn a_proxy_header_is_taken_in_and_passed_on_before_the_hello() {
         + &route("a", "a.test/", &[url("tcp", sockets.address)], "pxyproto=true");
     let lb = Lb::start(&config(&text));
     let (address, hello) = (lb.address("tcp+sni"), hello("a.test"));
-    for (header, source) in [(&b"PROXY TCP4 10.1.2.3 127.0.0.1 1234 80\r\n"[..], "10.1.2.3 "), (b"", "127.0.0.1 ")] {
+    let carried = b"PROXY TCP4 10.1.2.3 127.0.0.1 1234 80\r\n";
+    for (header, source, port) in [(&carried[..], "10.1.2.3 ", 80), (b"", "127.0.0.1 ", address.port())] {
         let mut client = connect(address);
         client.write_all(&[header, &hello].concat()).unwrap();
         let mut upstream = sockets.accept();
         let line = String::from_utf8(read_until(&mut upstream, b"\r\n")).unwrap();
         assert!(line.starts_with(&format!("PROXY TCP4 {source}")), "{line}");
-        assert!(line.ends_with(&format!(" {}\r\n", address.port())), "{line}");
+        assert!(line.ends_with(&format!(" {port}\r\n")), "{line}");
         let mut heard = vec![0; hello.len()];
         upstream.read_exact(&mut heard).unwrap();
         assert!(heard == hello);

@@ -150,10 +150,11 @@ fn a_proxy_header_is_taken_in_and_passed_on() {
     let sockets = Sockets::start();
     let lb = in_front_of(&[url("tcp", sockets.address)], "pxyproto=true", "proxy_protocol = true", "");
     let port = lb.address("tcp").port();
-    let v1 = b"PROXY TCP4 10.1.2.3 127.0.0.1 1234 80\r\n";
-    for (header, source) in
-        [(&v1[..], "10.1.2.3"), (V2, "10.1.2.3"), (b"PROXY UNKNOWN\r\n", "127.0.0.1"), (b"", "127.0.0.1")]
-    {
+    let v1 = b"PROXY TCP4 10.1.2.3 10.9.9.9 1234 80\r\n";
+    // What was carried in is what is passed on; without it, what was seen.
+    let (carried, seen) = (("10.1.2.3", "10.9.9.9 1234 80".to_owned()), ("127.0.0.1", format!(" {port}")));
+    let v2 = ("10.1.2.3", "127.0.0.1 1234 80".to_owned());
+    for (header, (source, end)) in [(&v1[..], carried), (V2, v2), (b"PROXY UNKNOWN\r\n", seen.clone()), (b"", seen)] {
         let mut client = connect(lb.address("tcp"));
         // In two parts: a header need not come at once.
         let (first, second) = header.split_at(header.len() / 2);
@@ -162,12 +163,23 @@ fn a_proxy_header_is_taken_in_and_passed_on() {
         client.write_all(b"hello\n").unwrap();
         let mut upstream = sockets.accept();
         let line = String::from_utf8(read_until(&mut upstream, b"\r\n")).unwrap();
-        assert!(line.starts_with(&format!("PROXY TCP4 {source} 127.0.0.1 ")), "{line}");
-        assert!(line.ends_with(&format!(" {port}\r\n")), "{line}");
+        assert!(line.starts_with(&format!("PROXY TCP4 {source} ")), "{line}");
+        assert!(line.ends_with(&format!("{end}\r\n")), "{line}");
         assert_eq!(read_until(&mut upstream, b"\n"), b"hello\n");
     }
     let mut liar = RawClient::connect(lb.address("tcp"));
     assert_eq!(liar.send("PROXY TCP4 nonsense\r\n").rest(), b"");
+}
+
+#[test]
+fn a_target_may_ask_for_version_2() {
+    let sockets = Sockets::start();
+    let lb = in_front_of(&[url("tcp", sockets.address)], "pxyproto=v2", "proxy_protocol = true", "");
+    let mut client = connect(lb.address("tcp"));
+    client.write_all(b"PROXY TCP4 10.1.2.3 127.0.0.1 1234 80\r\nhello").unwrap();
+    let mut heard = vec![0; V2.len() + 5];
+    sockets.accept().read_exact(&mut heard).unwrap();
+    assert_eq!(heard, [V2, b"hello"].concat());
 }
 
 #[test]

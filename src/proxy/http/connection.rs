@@ -38,6 +38,7 @@ use crate::metrics::{CLIENT_FAULTS, ClientFault};
 use crate::proxy::drain::{LocalPhase, Phase};
 use crate::proxy::listener::{ClientLimits, Listener};
 use crate::proxy::pool::{H2_SEND_BUFFER_BYTES, LocalExec};
+use crate::proxy::proxy_protocol::Addresses;
 use crate::proxy::session::receive_proxy_header;
 use crate::proxy::settings::Settings;
 use crate::proxy::tls;
@@ -153,8 +154,9 @@ pub async fn serve(
     peer: SocketAddr,
 ) {
     let mut io = ClientIo::new(stream, worker.clock);
-    match receive_proxy_header(&listener, &mut io, peer).await {
-        Ok(peer) => serve_client(worker, listener, phase, io, peer).await,
+    let seen = Addresses { source: peer, destination: listener.config.address };
+    match receive_proxy_header(&listener, &mut io, seen).await {
+        Ok(ends) => serve_client(worker, listener, phase, io, ends.source).await,
         Err(error) => listener.client_fault(peer, ClientFault::ProxyHeader, &error),
     }
 }
