@@ -35,7 +35,17 @@ fn hello(name: &str) -> Vec<u8> {
     bytes
 }
 
-/// The same in records of so many bytes.
+/// One of TLS 1.1, which rustls would not send.
+fn old_hello(name: &str) -> Vec<u8> {
+    let with_length = |content: &[u8]| [&u16::try_from(content.len()).unwrap().to_be_bytes(), content].concat();
+    let names = with_length(&[&[0][..], &with_length(name.as_bytes())].concat());
+    let extensions = with_length(&[&[0, 0][..], &with_length(&names)].concat());
+    // Version, random, no session, two cipher suites, no compression.
+    let body = [&[3, 2][..], &[7; 32], &[0, 0, 4, 0xc0, 0x14, 0, 0x35, 1, 0], &extensions].concat();
+    [&[0x16, 3, 1][..], &with_length(&[&[1, 0][..], &with_length(&body)].concat())].concat()
+}
+
+/// A ClientHello in records of so many bytes.
 fn in_records(hello: &[u8], length: usize) -> Vec<u8> {
     let record = |payload: &[u8]| {
         let length = u16::try_from(payload.len()).unwrap().to_be_bytes();
@@ -98,6 +108,7 @@ fn a_hello_arrives_as_it_was_sent_however_it_was_cut() {
         (in_records(&whole, 3), usize::MAX),
         (in_records(&whole, 100), 1),
         ([&whole[..], more].concat(), usize::MAX),
+        (old_hello("a.test"), 1),
     ] {
         let mut client = connect(lb.address("tcp+sni"));
         for segment in sent.chunks(segment.min(sent.len())) {
