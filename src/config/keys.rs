@@ -596,7 +596,12 @@ const PROXY: &[Key] = &[
         "upstream-ca.pem",
         "PEM file of CAs for instances that are reached by TLS. Without it: the system's.",
     ),
-    key("header_timeout", Kind::Time(100, HOUR), "10s", "Limit for a client to send its request head."),
+    key(
+        "header_timeout",
+        Kind::Time(100, HOUR),
+        "10s",
+        "Limit for a client to send its request head, or a ClientHello, or to finish a TLS handshake.",
+    ),
     key("idle_timeout", Kind::Time(100, DAY), "60s", "How long an idle client connection is kept."),
     key(
         "body_timeout",

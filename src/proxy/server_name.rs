@@ -258,6 +258,16 @@ mod tests {
         assert_eq!(fed(&bytes, 1).unwrap().unwrap().0, whole);
     }
 
+    #[test]
+    fn many_small_records_cost_little() {
+        // The worst that fits: one byte of a hello that never ends in each record.
+        let endless = [&[0x16, 3, 1, 0, 0, 1, 0, 0xff, 0xf0][..], &vec![0; HELLO_BYTES_MAX / 6]].concat();
+        let records = in_records(&endless, &[1]);
+        let begun = std::time::Instant::now();
+        assert!(fed(&records, 1).unwrap().is_none());
+        assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
 
