@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use lb::catalog::CheckStatus;
 
+use super::support::certs::Ca;
 use super::support::client::{self, RawClient};
 use super::support::consul::{ConsulAgent, Registration};
 use super::support::lb::Lb;
@@ -193,6 +194,25 @@ fn a_drain_closes_them_all_and_opens_no_more() {
     assert_eq!(client.send("x").bytes(1), b"x");
     drop(client);
     assert_eq!(lb.exit_code(), Some(0));
+}
+
+#[test]
+fn tls_may_be_ended_on_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let ca = Ca::new("own");
+    let files = ca.pair(&["a.test"]).write(folder.path(), "site");
+    let echo = TcpEcho::start("db", "");
+    let port = free_port();
+    let text = dynamic(&list(&[port]), "certificates = \"main\"")
+        + &format!("[certificates.main]\ncert_file = {:?}\nkey_file = {:?}\n", files.cert, files.key);
+    let (_lb, _folder, _path) = with_routes(&text, &add(port, &echo));
+    wait_for("the port", || is_open(port));
+    block_on(async {
+        let mut stream = super::tls::Trust::new(&ca).connect(at(port), "a.test").await.unwrap();
+        let mut greeting = [0; 2];
+        tokio::io::AsyncReadExt::read_exact(&mut stream, &mut greeting).await.unwrap();
+        assert_eq!(&greeting, b"db");
+    });
 }
 
 /// Fabio's rule: a route of one address before one of the port alone.

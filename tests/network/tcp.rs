@@ -124,6 +124,43 @@ fn silence_on_both_sides_ends_and_a_word_from_either_prolongs() {
     assert!(took > Duration::from_millis(300) && took < Duration::from_secs(5), "{took:?}");
 }
 
+/// Limits of a listener come before those of `[proxy]`.
+#[test]
+fn a_listener_may_have_limits_of_its_own() {
+    let echo = TcpEcho::start("", "");
+    let upstream = Upstream::start("u");
+    let port = free_port();
+    let limits = "idle_timeout = \"300ms\"\nheader_timeout = \"300ms\"\nbody_timeout = \"300ms\"";
+    let text = tcp_listener(port, "idle_timeout = \"300ms\"")
+        + &listener("http", limits)
+        + &listener("http", "")
+        + &route("db", &format!(":{port}"), &[url("tcp", echo.address)], "")
+        + &route("web", "/", &[url("http", upstream.address)], "")
+        + "[proxy]\ntcp_idle_timeout = \"1h\"\nidle_timeout = \"1h\"\nheader_timeout = \"1h\"\nbody_timeout = \"1h\"\n";
+    let lb = Lb::start(&config(&text));
+    let web = lb.addresses("http", 2);
+    let words = [
+        "GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\n",
+        "POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nhalf",
+    ];
+    let mut ended = vec![RawClient::connect(lb.address("tcp"))];
+    ended.extend(words.map(|_| RawClient::connect(web[0])));
+    let mut stays: Vec<RawClient> = words.map(|_| RawClient::connect(web[1])).into_iter().collect();
+    for (client, words) in ended[1..].iter_mut().chain(&mut stays).zip(words.iter().cycle()) {
+        client.send(words);
+    }
+    let begun = Instant::now();
+    for client in &mut ended {
+        client.rest();
+    }
+    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+    assert_eq!(stays[0].response().unwrap().status, 200);
+    assert_eq!(stays[0].send(words[0]).response().unwrap().status, 200);
+    assert_eq!(stays[1].send("\r\n").response().unwrap().status, 200);
+    assert_eq!(stays[2].send("other").response().unwrap().text(), "halfother");
+}
+
 #[test]
 fn a_dead_instance_is_passed_over() {
     let dead = Upstream::start("dead").kill();
