@@ -37,6 +37,10 @@ pub(super) struct Plan {
 /// Decides. A route counts while it has targets and all of them are TCP.
 pub(super) fn plan(table: &RouteTable, listeners: &[&ListenerConfig], taken: &[Taken]) -> Plan {
     let mut plan = Plan { ports: vec![BTreeSet::new(); listeners.len()], ..Plan::default() };
+    // Then nobody expects ports to be opened.
+    if listeners.is_empty() {
+        return plan;
+    }
     for (ip, port, _) in table.tcp_routes().filter(|(_, _, route)| is_tcp(route)) {
         match place(ip, port, listeners, taken) {
             Ok(Some(at)) => {
@@ -142,6 +146,7 @@ mod tests {
             (3000, Refusal::NotAllowed),
         ];
         assert_eq!(plan.refused, BTreeMap::from(refused));
+        assert_eq!(super::plan(&table, &[], &others), Plan::default());
     }
 
     #[test]
