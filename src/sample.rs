@@ -1,7 +1,7 @@
 //! `lb sample`: one instance of a small HTTP service, for a Nomad job to run. It says who it is, answers a health check
 //! and ends as a good instance should: no new connections, running requests finished.
 //!
-//! The server itself, [`serve`], is also that of the samples of `lb demo`.
+//! The server itself is also that of the samples of `lb demo`.
 
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};

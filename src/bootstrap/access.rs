@@ -203,7 +203,7 @@ pub fn bundle(cluster: &Cluster, lb: &Pair, ca_bundle: &str, token: Option<&Secr
 }
 
 /// One word for a POSIX shell.
-fn quoted(value: &str) -> String {
+pub(super) fn quoted(value: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/.:_-@%+,=[]".contains(c);
     if !value.is_empty() && value.chars().all(plain) && !value.contains('[') {
         return value.to_owned();

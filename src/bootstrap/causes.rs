@@ -122,6 +122,11 @@ const CATALOGUE: &[Row] = &[
         "give all nodes the same `datacenter`; end the agent that the message names"
     ),
     row!(
+        [["Conflicting address for"], ["Name conflict for", "are claiming"]],
+        "an agent of this name was seen at another address less than a minute ago",
+        "if the old machine still runs, stop it there; then run it again"
+    ),
+    row!(
         [
             ["conflicts with another node"],
             ["minority in name conflict resolution"],
@@ -193,11 +198,17 @@ const CATALOGUE: &[Row] = &[
     ),
 ];
 
+/// The first line of a daemon's log.
+const STARTS: [&str; 2] = ["==> Starting Consul agent", "==> Starting Nomad agent"];
+
 /// Looks for a known symptom in the end of a node's log, then in what its API answered.
 ///
 /// Newer lines come first: what was wrong an hour ago may have been mended since.
 #[must_use]
 pub fn find(log: &str, api_error: &str) -> Option<Cause> {
+    // What a daemon said before it was started anew may have been mended.
+    let from = STARTS.iter().filter_map(|start| log.rfind(start)).max().unwrap_or(0);
+    let log = log.get(from..).unwrap_or(log);
     // An error beats a later line that merely follows from it, hence row by row and not line by line.
     let lines = || log.lines().rev().chain(api_error.lines());
     let found = CATALOGUE.iter().find(|row| lines().any(|line| row.is_in(line)));
@@ -256,6 +267,10 @@ mod tests {
             ),
             ("listen tcp 10.0.0.9:8301: bind: cannot assign requested address", "not an address of this host"),
             ("Member 'consul-9' part of wrong datacenter 'dc9'", "another datacenter"),
+            (
+                "memberlist: Conflicting address for consul-2. Mine: 10.0.0.3:8301 Theirs: 10.0.0.4:8301",
+                "another address",
+            ),
             ("serf: Node name conflicts with another node at 127.0.1.12:8301", "same name"),
             ("serf: minority in name conflict resolution, quitting [1 / 3]", "same name"),
             (
@@ -316,6 +331,16 @@ mod tests {
         let log = "rpc: x509: certificate has expired or is not yet valid: current time T is after U";
         let found = find(log, "500: rpc error making call: EOF").expect("a cause");
         assert!(found.text.contains("expired"), "{found:?}");
+    }
+
+    #[test]
+    fn what_was_said_before_the_last_start_is_past() {
+        let old = "==> Starting Consul agent...\n[ERROR] memberlist: No installed keys could decrypt the message\n";
+        let log =
+            format!("{old}==> Starting Consul agent...\n[ERROR] agent: yamux: remote error: tls: bad certificate\n");
+        let found = find(&log, "TLS: invalid peer certificate: certificate expired").expect("a cause");
+        assert!(found.text.contains("expired"), "{found:?}");
+        assert!(find(old, "").is_some_and(|cause| cause.text.contains("gossip key")));
     }
 
     #[test]

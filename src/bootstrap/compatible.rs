@@ -2,6 +2,7 @@
 
 use anyhow::{Result, bail};
 
+use super::exit::Wrong;
 use super::render::Version;
 use super::state::{Applied, AppliedRole};
 use super::topology::{Cluster, Product};
@@ -12,8 +13,22 @@ use super::world::World;
 /// # Errors
 /// Everything that cannot be changed so, and how it can.
 pub(super) fn check(world: &World) -> Result<()> {
+    check_with(world, |_, _| Vec::new(), None)
+}
+
+/// The same for commands that go through all nodes without bringing new ones up. The address of the node that is being
+/// replaced may be another.
+///
+/// # Errors
+/// As [`check`], and nodes that were never brought up.
+pub(super) fn check_known(world: &World, replaced: Option<&str>) -> Result<()> {
+    check_with(world, newcomers, replaced)
+}
+
+fn check_with(world: &World, more: fn(&Applied, &Cluster) -> Vec<String>, replaced: Option<&str>) -> Result<()> {
     let Some(applied) = world.state.cluster()? else { return Ok(()) };
-    let mut problems = problems(&applied, &world.cluster);
+    let mut problems = problems(&applied, &world.cluster, replaced);
+    problems.extend(more(&applied, &world.cluster));
     for (product, new) in [(Product::Consul, Some(world.versions.consul)), (Product::Nomad, world.versions.nomad)] {
         let old = applied.versions.get(product.name()).and_then(|text| Version::parse(text).ok());
         if let (Some(old), Some(new)) = (old, new) {
@@ -23,10 +38,17 @@ pub(super) fn check(world: &World) -> Result<()> {
     if problems.is_empty() {
         return Ok(());
     }
-    bail!("{} is not the cluster in {}:\n  {}", world.source, world.state.dir().display(), problems.join("\n  "))
+    let (source, dir) = (&world.source, world.state.dir().display());
+    bail!(Wrong(format!("{source} is not the cluster in {dir}:\n  {}", problems.join("\n  "))))
 }
 
-fn problems(applied: &Applied, cluster: &Cluster) -> Vec<String> {
+fn newcomers(applied: &Applied, cluster: &Cluster) -> Vec<String> {
+    let is_new = |name: &str| applied.nodes.iter().all(|before| before.name != name);
+    let new = cluster.nodes.iter().filter(|node| is_new(&node.name));
+    new.map(|node| format!("{} was never brought up: run `lb bootstrap up` first", node.name)).collect()
+}
+
+fn problems(applied: &Applied, cluster: &Cluster, replaced: Option<&str>) -> Vec<String> {
     let mut problems = Vec::new();
     for (what, before, now) in [
         ("datacenter", &applied.datacenter, &cluster.datacenter),
@@ -40,8 +62,8 @@ fn problems(applied: &Applied, cluster: &Cluster) -> Vec<String> {
     if applied.acl != cluster.acl {
         let (before, now) = if applied.acl { ("on", "off") } else { ("off", "on") };
         problems.push(format!(
-            "ACLs were {before} and cannot be switched {now} without an interruption: keep acl = {}",
-            applied.acl
+            "ACLs are {before} and cannot be switched {now} without an interruption: {}",
+            if applied.acl { "write acl = true" } else { "leave --acl and acl = true away" }
         ));
     }
     for before in &applied.nodes {
@@ -53,7 +75,7 @@ fn problems(applied: &Applied, cluster: &Cluster) -> Vec<String> {
             Some(node) if AppliedRole::from(node.role) != before.role => {
                 problems.push(format!("{} had another role: give the new one another name", node.name));
             }
-            Some(node) if node.address != before.address => problems.push(format!(
+            Some(node) if node.address != before.address && replaced != Some(&node.name) => problems.push(format!(
                 "{} was {} and is now {}: run `lb bootstrap replace-node {}`",
                 node.name, before.address, node.address, node.name
             )),
@@ -77,7 +99,30 @@ fn step(product: Product, old: Version, new: Version) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
+    use super::super::pki::tests::cluster as example;
+    use super::super::topology::{Node, Scope};
     use super::*;
+
+    #[test]
+    fn what_cannot_be_described_away_is_told() {
+        let before = example("/state".into());
+        let applied = Applied::of(&before, Scope::All, None, SystemTime::UNIX_EPOCH);
+        assert!(problems(&applied, &before, None).is_empty() && newcomers(&applied, &before).is_empty());
+        let mut now = before.clone();
+        now.acl = !before.acl;
+        now.datacenter = "dc9".to_owned();
+        now.nodes[0].address = [10, 9, 9, 9].into();
+        now.nodes.push(Node { name: "newcomer".to_owned(), ..now.nodes[1].clone() });
+        let gone = now.nodes.remove(1).name;
+        let told = problems(&applied, &now, None).join("\n");
+        for word in ["dc9", "ACLs are", "replace-node", &format!("{gone} is not described")] {
+            assert!(told.contains(word), "{word}: {told}");
+        }
+        assert!(!problems(&applied, &now, Some(&before.nodes[0].name)).join("\n").contains("replace-node"));
+        assert_eq!(newcomers(&applied, &now), ["newcomer was never brought up: run `lb bootstrap up` first"]);
+    }
 
     #[test]
     fn versions_go_forward_and_not_too_far() {

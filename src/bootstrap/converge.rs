@@ -12,21 +12,21 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
+use futures_util::stream::{self, StreamExt as _};
 
 use super::gates::{self, GateFailure};
+use super::peers;
 use super::plan::{DaemonAction, NodePlan, compare, wanted_stamps};
 use super::progress::PhaseProgress;
+use super::restart::restart_all;
 use super::spec::{Effect, FileSpec, NodeSpec, Observed};
 use super::state::Program;
+use super::tokens;
 use super::topology::{BinarySource, Layout, Node, Phase, Product};
 use super::world::World;
 
 /// How long a daemon may take to end on SIGINT.
 pub(super) const STOP_PATIENCE: Duration = Duration::from_secs(20);
-/// How long a living cluster may take to show that it is whole before the first of its servers is restarted.
-const BEFORE_RESTART: Duration = Duration::from_secs(30);
-
 /// A node, what its part in the phase shall be, and what differs.
 pub(super) struct Work {
     /// The node.
@@ -77,7 +77,7 @@ pub(super) async fn look(world: &World, phase: Phase) -> Result<Vec<Work>> {
         let plan = compare(&node.name, &part, &seen, world.ownership());
         anyhow::Ok(Work { node, part, seen, plan })
     });
-    stream::iter(all).buffered(world.parallel()).try_collect().await
+    each(world, all).await
 }
 
 /// Goes through all phases. The plans that were carried out; all empty when nothing differed.
@@ -88,7 +88,7 @@ pub(super) async fn converge(world: &mut World) -> Result<Vec<NodePlan>> {
     let mut done: Vec<NodePlan> = Vec::new();
     for phase in world.phases() {
         done.extend(run_phase(world, phase).await?);
-        if world.after(phase).await? {
+        if tokens::after(world, phase).await? {
             // Some of what the gate asks for is shown only to who has a token: now there is one.
             let bar = world.progress.phase(&format!("{} with ACLs", title(phase)), world.of_phase(phase).len());
             gate(world, phase, &bar, world.limit).await?;
@@ -110,8 +110,7 @@ pub(super) async fn run_phase(world: &mut World, phase: Phase) -> Result<Vec<Nod
     let wanted = |action: DaemonAction| move |work: &&Work| work.plan.daemon(product) == Some(action);
 
     // Programs come first: what a release hashes to is known only when it is there.
-    let installs = works.iter_mut().map(|work| install(world, work));
-    let installed: Vec<_> = stream::iter(installs).buffer_unordered(world.parallel()).try_collect().await?;
+    let installed = each(world, works.iter_mut().map(|work| install(world, work))).await?;
     let releases: Vec<Installed> = installed.into_iter().flatten().collect();
     if !releases.is_empty() {
         for (node, name, program) in releases {
@@ -121,10 +120,7 @@ pub(super) async fn run_phase(world: &mut World, phase: Phase) -> Result<Vec<Nod
     }
     bar.set(0, "starting");
     let down: Vec<&Work> = works.iter().filter(wanted(DaemonAction::Start)).collect();
-    stream::iter(down.into_iter().map(|work| start(world, work, product)))
-        .buffer_unordered(world.parallel())
-        .try_collect::<Vec<()>>()
-        .await?;
+    each(world, down.into_iter().map(|work| start(world, work, product))).await?;
     for work in works.iter().filter(|work| !work.plan.is_empty() && work.plan.daemon(product).is_none()) {
         write(world, work).await?;
     }
@@ -137,8 +133,26 @@ pub(super) async fn run_phase(world: &mut World, phase: Phase) -> Result<Vec<Nod
         restart_all(world, phase, restarts, &bar).await?;
     }
     gate(world, phase, &bar, world.limit).await?;
+    wait_voters(world, &works, product, &bar).await?;
     bar.done(&summary(&works, product));
     Ok(works.into_iter().map(|work| work.plan).collect())
+}
+
+/// Waits until servers that came to others vote: autopilot lets them after 10 s, and until then they bear no loss. Those
+/// that are all new have begun as voters.
+async fn wait_voters(world: &World, works: &[Work], product: Product, bar: &PhaseProgress) -> Result<()> {
+    let started = |work: &&Work| work.node.is_server(product) && work.plan.daemon(product) == Some(DaemonAction::Start);
+    let new: Vec<&Node> = works.iter().filter(started).map(|work| &work.node).collect();
+    // Before the bootstrap of ACLs nobody may ask.
+    let may_ask = !world.cluster.acl || world.state.tokens()?.management(product).is_some();
+    if new.len() == works.len() || !may_ask {
+        return Ok(());
+    }
+    for node in new {
+        bar.set(works.len(), &format!("waiting for the vote of {}", node.name));
+        peers::wait_voter(&world.cluster, &world.reach()?, product, node, world.limit).await?;
+    }
+    Ok(())
 }
 
 /// A program that was installed from a release: node, name, and what it is.
@@ -177,7 +191,7 @@ async fn write(world: &World, work: &Work) -> Result<()> {
 }
 
 /// The stamps go before the start: whatever runs afterwards has read these files.
-async fn start(world: &World, work: &Work, product: Product) -> Result<()> {
+pub(super) async fn start(world: &World, work: &Work, product: Product) -> Result<()> {
     let (host, name) = (world.host(&work.node), || work.node.name.clone());
     let daemon = work.part.daemon(product).with_context(name)?;
     write(world, work).await?;
@@ -193,44 +207,20 @@ async fn reload(world: &World, work: &Work, product: Product) -> Result<()> {
     host.stamp(product, &wanted_stamps(&work.part, &work.seen, product)).await.with_context(name)
 }
 
-async fn restart(world: &World, work: &Work, product: Product) -> Result<()> {
-    let (host, name) = (world.host(&work.node), || work.node.name.clone());
-    host.stop(work.part.daemon(product).with_context(name)?, STOP_PATIENCE).await.with_context(name)?;
-    start(world, work, product).await
-}
-
-/// One after the other behind a gate, the leader last; all at once where nothing leads and nothing can be lost.
-async fn restart_all(world: &World, phase: Phase, mut works: Vec<&Work>, bar: &PhaseProgress) -> Result<()> {
-    let product = phase.product();
-    let serving = works[0].node.is_server(product);
-    let reach = world.reach()?;
-    let leader = gates::leader_of(&world.cluster, &reach, product).await.map(|node| node.name.clone());
-    if serving && leader.is_none() {
-        world.progress.note(&format!("{product} has no leader: all its servers are restarted at once"));
-        return stream::iter(works.into_iter().map(|work| restart(world, work, product)))
-            .buffer_unordered(world.parallel())
-            .try_collect()
-            .await;
-    }
-    gate(world, phase, bar, world.limit.min(BEFORE_RESTART)).await.context("not restarted, because not all is well")?;
-    works.sort_by_key(|work| Some(&work.node.name) == leader.as_ref());
-    for (done, work) in works.iter().enumerate() {
-        bar.set(done, &format!("restarting {}", work.node.name));
-        restart(world, work, product).await?;
-        if serving {
-            rolling_gate(world, product, &work.node).await?;
-        } else {
-            gate(world, phase, bar, world.limit).await?;
-        }
-    }
-    Ok(())
-}
-
 /// Waits for the gate of a phase.
 ///
 /// # Errors
 /// A reason per node that is not well.
 pub(super) async fn gate(world: &World, phase: Phase, bar: &PhaseProgress, limit: Duration) -> Result<()> {
+    told(gate_result(world, phase, bar, limit).await?)
+}
+
+pub(super) async fn gate_result(
+    world: &World,
+    phase: Phase,
+    bar: &PhaseProgress,
+    limit: Duration,
+) -> Result<Result<(), GateFailure>> {
     let reach = world.reach()?;
     let progress = |done, _| bar.set(done, waiting_for(phase));
     let logs = world.logs();
@@ -242,25 +232,42 @@ pub(super) async fn gate(world: &World, phase: Phase, bar: &PhaseProgress, limit
         progress: &progress,
         deadline: limit,
     };
-    told(gates.phase(phase).await)
+    Ok(gates.phase(phase).await)
 }
 
-async fn rolling_gate(world: &World, product: Product, node: &Node) -> Result<()> {
-    let reach = world.reach()?;
-    let logs = world.logs();
-    let gates = gates::Gates {
-        cluster: &world.cluster,
-        reach: &reach,
-        absent: &world.absent,
-        logs: &logs,
-        progress: &|_, _| {},
-        deadline: world.limit,
-    };
-    told(gates.rolling(product, node).await)
+/// Works on many nodes at once, on each to the end: one that fails cuts no other off in the middle of something. The
+/// results in order.
+///
+/// # Errors
+/// All failures together.
+pub(super) async fn each<T>(
+    world: &World,
+    all: impl IntoIterator<Item = impl Future<Output = Result<T>>>,
+) -> Result<Vec<T>> {
+    together(stream::iter(all).buffered(world.parallel()).collect().await)
+}
+
+fn together<T>(results: Vec<Result<T>>) -> Result<Vec<T>> {
+    let (mut good, mut bad) = (Vec::with_capacity(results.len()), Vec::new());
+    for result in results {
+        match result {
+            Ok(result) => good.push(result),
+            Err(error) => bad.push(error),
+        }
+    }
+    match (bad.pop(), bad.is_empty()) {
+        (None, _) => Ok(good),
+        (Some(only), true) => Err(only),
+        (Some(last), false) => {
+            bad.push(last);
+            let lines: String = bad.iter().map(|error| format!("\n  {error:#}")).collect();
+            bail!("{} nodes failed:{lines}", bad.len())
+        }
+    }
 }
 
 /// Every reason on a line of its own, with what is likely behind it and what to do.
-fn told(result: Result<(), GateFailure>) -> Result<()> {
+pub(super) fn told(result: Result<(), GateFailure>) -> Result<()> {
     let Err(failure) = result else { return Ok(()) };
     let mut text = format!("{}: not well in time", title(failure.phase));
     for reason in &failure.reasons {
@@ -314,6 +321,15 @@ mod tests {
     use super::super::spec::Owner;
     use super::super::topology::Role;
     use super::*;
+
+    #[test]
+    fn failures_are_told_together() {
+        let node = |name: &str| Err(anyhow::anyhow!("{name}: no room"));
+        assert_eq!(together(vec![Ok(1), Ok(2)]).unwrap(), [1, 2]);
+        assert_eq!(together(vec![Ok(1), node("a")]).unwrap_err().to_string(), "a: no room");
+        let said = together(vec![node("a"), Ok(1), node("b")]).unwrap_err().to_string();
+        assert_eq!(said, "2 nodes failed:\n  a: no room\n  b: no room");
+    }
 
     #[test]
     fn each_file_belongs_to_one_product() {

@@ -1,12 +1,14 @@
 //! A local cluster in the foreground: watched until it is asked to stop, then stopped in order.
 
 use std::collections::BTreeSet;
+use std::pin::Pin;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::converge::each;
+use super::exit::INTERRUPTED;
 use super::spec::NodeSpec;
 use super::state::Foreground;
 use super::topology::{Node, Phase, Product};
@@ -31,32 +33,67 @@ pub(super) fn take(world: &World) -> Result<Option<Foreground>> {
     world.state.foreground()
 }
 
-/// Waits for SIGINT or SIGTERM; for ever where they cannot be caught.
+/// Waits for SIGINT, SIGTERM, or the end of the terminal; for ever where they cannot be caught.
 pub(super) async fn asked_to_stop() {
     let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
     else {
         return std::future::pending().await;
     };
+    // Under `nohup` it is ignored, and has to stay so.
+    let mut hangup = if is_hangup_ignored() { None } else { signal(SignalKind::hangup()).ok() };
+    let hung_up = async {
+        match &mut hangup {
+            Some(hangup) => hangup.recv().await,
+            None => std::future::pending().await,
+        }
+    };
     tokio::select! {
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
+        _ = hung_up => {}
     }
 }
 
-/// Tells of agents that end or come back, until asked to stop; then stops all. The exit code.
+/// Whether this process was started with SIGHUP ignored. Where that cannot be told, it counts as such.
+fn is_hangup_ignored() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    ignores_hangup(&status)
+}
+
+fn ignores_hangup(status: &str) -> bool {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    // The first bit is that of signal 1.
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_none_or(|mask| mask & 1 == 1)
+}
+
+/// Stops everything; left as it is when asked to stop a second time. Whether all was stopped.
+///
+/// # Errors
+/// When something cannot be stopped.
+pub(super) async fn stop_all_unless_asked_again(world: &World) -> Result<bool> {
+    tokio::select! {
+        stopped = stop_all(world) => stopped.map(|()| true),
+        () = asked_to_stop() => {
+            let flags = &world.flags;
+            world.progress.note(&format!("left as it is; `lb bootstrap down{flags}` stops what still runs"));
+            Ok(false)
+        }
+    }
+}
+
+/// Tells of agents that end or come back, until `stop` (see [`asked_to_stop`]); then stops all. The exit code.
 ///
 /// # Errors
 /// When an agent cannot be stopped.
-pub(super) async fn until_stopped(world: &World) -> Result<u8> {
-    let stop = asked_to_stop();
-    tokio::pin!(stop);
+pub(super) async fn until_stopped(world: &World, mut stop: Pin<&mut impl Future<Output = ()>>) -> Result<u8> {
     let mut down: BTreeSet<(String, Product)> = BTreeSet::new();
     loop {
         tokio::select! {
             () = &mut stop => break,
             () = tokio::time::sleep(LOOK) => {}
         }
-        let now = ended(world).await?;
+        // A machine that is short of something just now is no reason to let go of the cluster.
+        let Ok(now) = ended(world).await else { continue };
         if now.len() == agents(world) {
             world.progress.note("all nodes were stopped by another command");
             return Ok(0);
@@ -74,8 +111,8 @@ pub(super) async fn until_stopped(world: &World) -> Result<u8> {
         down = now;
     }
     world.progress.note("stopping all nodes");
-    stop_all(world).await?;
-    Ok(0)
+    let stopped = stop_all_unless_asked_again(world).await?;
+    Ok(if stopped { 0 } else { INTERRUPTED })
 }
 
 fn agents(world: &World) -> usize {
@@ -104,8 +141,7 @@ pub(super) async fn stop_all(world: &World) -> Result<()> {
     for phase in world.phases().into_iter().rev() {
         let nodes = world.of_phase(phase);
         let bar = world.progress.phase(&format!("stop {}", super::converge::title(phase)), nodes.len());
-        let stops = nodes.iter().map(|node| stop(world, node, phase));
-        let tasks: Vec<usize> = stream::iter(stops).buffer_unordered(world.parallel()).try_collect().await?;
+        let tasks = each(world, nodes.iter().map(|node| stop(world, node, phase))).await?;
         match tasks.iter().sum::<usize>() {
             0 => bar.done(&format!("{} stopped", nodes.len())),
             tasks => bar.done(&format!("{} stopped, {tasks} processes of their tasks ended", nodes.len())),
@@ -119,9 +155,24 @@ async fn stop(world: &World, node: &Node, phase: Phase) -> Result<usize> {
     let Some(daemon) = spec.daemon(phase.product()) else { return Ok(0) };
     let host = world.host(node);
     host.stop(daemon, PATIENCE).await.with_context(|| node.name.clone())?;
+    // A cluster that was stopped stays so when its machines start.
+    host.disable(daemon).await.with_context(|| node.name.clone())?;
     match phase {
         // The tasks of a client outlive its agent.
         Phase::NomadClients => host.stop_tasks(PATIENCE).await.with_context(|| node.name.clone()),
         _ => Ok(0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ignored_hangup_stays_ignored() {
+        let of = |mask: &str| format!("Name:\tlb\nSigIgn:\t{mask}\nSigCgt:\t0000000000000001\n");
+        assert!(ignores_hangup(&of("0000000000001001")));
+        assert!(!ignores_hangup(&of("0000000000001000")));
+        assert!(ignores_hangup(""));
     }
 }

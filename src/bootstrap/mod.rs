@@ -33,11 +33,17 @@ pub mod spec;
 pub mod state;
 pub mod topology;
 
+mod checks;
 mod commands;
 mod compatible;
 mod converge;
+mod exit;
 mod hold;
+mod keys;
 mod preflight;
+mod programs;
+mod recall;
+mod restart;
 mod sample;
 mod tokens;
 mod world;

@@ -1,11 +1,13 @@
-//! The passphrase of the CA key, when one was given. Asking for it, and what it opens, are the business of `state`.
+//! The passphrase of the CA key: given in a file or a variable, else asked for. What it opens is the business of `state`.
 
+use std::cell::RefCell;
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
 use super::secrets::Secret;
+use super::state;
 
 /// Variable that holds the passphrase itself.
 pub const VARIABLE: &str = "LB_BOOTSTRAP_PASSPHRASE";
@@ -33,6 +35,36 @@ pub fn given(file: Option<&Path>, variable: Option<OsString>) -> Result<Option<S
         bail!("{place} holds no passphrase; write one, or leave it away for a key without");
     }
     Ok(Some(Secret::new(line)))
+}
+
+/// Where the passphrase of the CA key comes from.
+#[derive(Clone, Debug)]
+pub(super) struct Passphrase {
+    file: Option<PathBuf>,
+    /// What was typed: a rotation needs it several times.
+    typed: RefCell<Option<Secret>>,
+}
+
+impl Passphrase {
+    /// With `--passphrase-file`, if it was given.
+    pub(super) fn new(file: Option<PathBuf>) -> Self {
+        Self { file, typed: RefCell::default() }
+    }
+
+    /// The passphrase, if one was given; asked for on a terminal when the key is encrypted and none was given.
+    pub(super) fn for_key(&self, encrypted: Option<bool>) -> Result<Option<Secret>> {
+        match given(self.file.as_deref(), std::env::var_os(VARIABLE))? {
+            Some(given) => Ok(Some(given)),
+            None if encrypted == Some(true) => {
+                let mut typed = self.typed.borrow_mut();
+                if typed.is_none() {
+                    *typed = state::ask_passphrase("passphrase of the CA key: ")?;
+                }
+                Ok(typed.clone())
+            }
+            None => Ok(None),
+        }
+    }
 }
 
 #[cfg(test)]

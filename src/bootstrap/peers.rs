@@ -2,6 +2,7 @@
 //!
 //! For `replace-node` and `down`. Every function may be run again: what is gone already is no mistake.
 
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -20,6 +21,8 @@ const STEP: Duration = Duration::from_millis(200);
 
 /// Limit for the answer to a forced leave.
 const FORGET_LIMIT: Duration = Duration::from_secs(20);
+/// Time between two of them.
+const FORGET_AGAIN: Duration = Duration::from_secs(10);
 
 /// A raft peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -151,32 +154,51 @@ pub async fn forget(
         }
     };
     let others: Vec<&Node> = cluster.servers(product).filter(|server| server.name != node.name).collect();
+    let told_at = Cell::new(None::<Instant>);
     until(deadline, || async {
-        let mut takes_part = None;
+        let mut found = None;
         for server in &others {
             let members = members(&reach.api(server, product), product).await.map_err(|error| format!("{error:#}"))?;
-            if members.iter().any(|(name, gone)| *name == member && !gone) {
-                takes_part = Some(*server);
-            }
+            let here = members.into_iter().find(|(name, standing)| *name == member && *standing != Standing::Left);
+            found = here.map(|(_, standing)| (*server, standing)).or(found);
         }
-        let Some(server) = takes_part else { return Ok(()) };
-        // Refused, or of no effect, until the server has noticed that the agent is dead.
-        let told = reach.api(server, product).put(&path, None, FORGET_LIMIT).await;
-        let told = told.map(|reply| format!("HTTP {}: {}", reply.status, reply.text()));
-        Err(format!("is a member for {} ({})", server.name, told.unwrap_or_else(|error| error.to_string())))
+        let Some((server, standing)) = found else { return Ok(()) };
+        // Before the server has noticed that the agent is dead the word would be of no effect there; but it would go
+        // round, and be about the agent that comes next. For the same reason it is not repeated in haste.
+        if standing == Standing::Failed && told_at.get().is_none_or(|told| told.elapsed() > FORGET_AGAIN) {
+            told_at.set(Some(Instant::now()));
+            let reply = reach.api(server, product).put(&path, None, FORGET_LIMIT).await;
+            reply.and_then(Reply::good).map_err(|error| error.to_string())?;
+        }
+        Err(format!("is still a member for {}", server.name))
     })
     .await
     .map_err(|last| anyhow::anyhow!("{}: {product} does not let it go: {last}", node.name))
 }
 
-/// Members as a server sees them: name, and whether it has left.
-async fn members(api: &Api, product: Product) -> Result<Vec<(String, bool)>, ApiError> {
+/// How a server takes a member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    Alive,
+    Failed,
+    Left,
+}
+
+/// Members as a server sees them.
+async fn members(api: &Api, product: Product) -> Result<Vec<(String, Standing)>, ApiError> {
     let found: Value = api.get("/v1/agent/members", LIMIT).await?.good()?.json()?;
     let list = if product == Product::Nomad { &found["Members"] } else { &found };
     let name = |member: &Value| member["Name"].as_str().unwrap_or_default().to_owned();
-    // Consul gives Serf's number, Nomad its word.
-    let gone = |member: &Value| member["Status"] == 3 || member["Status"] == "left";
-    Ok(list.as_array().into_iter().flatten().map(|member| (name(member), gone(member))).collect())
+    Ok(list.as_array().into_iter().flatten().map(|member| (name(member), standing(&member["Status"]))).collect())
+}
+
+/// Consul gives Serf's number, Nomad its word.
+fn standing(status: &Value) -> Standing {
+    match (status.as_u64(), status.as_str()) {
+        (Some(3), _) | (_, Some("left")) => Standing::Left,
+        (Some(4), _) | (_, Some("failed")) => Standing::Failed,
+        _ => Standing::Alive,
+    }
 }
 
 /// Waits until the node's server votes, and no other peer has its name or address.

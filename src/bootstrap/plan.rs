@@ -6,7 +6,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::spec::{FileSpec, NodeSpec, Observed, Owner, Seen, sha256};
+use super::spec::{Effect, FileSpec, NodeSpec, Observed, Owner, Seen, sha256};
 use super::topology::Product;
 
 /// Why something is written or installed.
@@ -235,15 +235,33 @@ fn daemon_action(spec: &NodeSpec, seen: &Observed, product: Product) -> Option<D
         return Some(DaemonAction::Start);
     };
     let wanted = wanted_stamps(spec, seen, product);
-    if daemon.stamps.restart != wanted.restart {
+    if daemon.stamps.restart != wanted.restart || drifted(spec, seen, Effect::Restart(product)) {
         return Some(DaemonAction::Restart);
     }
-    (daemon.stamps.reload != wanted.reload).then_some(DaemonAction::Reload)
+    let reload = daemon.stamps.reload != wanted.reload || drifted(spec, seen, Effect::Reload(product));
+    reload.then_some(DaemonAction::Reload)
+}
+
+/// Whether somebody else changed what the daemon reads, or its program. Stamps tell what we started it with, but it may
+/// have been started anew by hand since then, with what stands there now.
+fn drifted(spec: &NodeSpec, seen: &Observed, effect: Effect) -> bool {
+    let differs = |path: &str, wanted: &str| seen.paths.get(path).is_none_or(|found| found.sha256 != wanted);
+    let files = spec.files.iter().filter(|file| file.effect == effect);
+    let program = |product: Product| {
+        let binary = spec.binaries.iter().find(|binary| binary.name == product.name());
+        // On the local target programs are not looked at: what is not there was not asked for.
+        binary.is_some_and(|binary| match (&binary.sha256, seen.paths.get(&binary.path)) {
+            (Some(wanted), Some(found)) => found.sha256 != *wanted,
+            _ => false,
+        })
+    };
+    files.into_iter().any(|file| differs(&file.path, &sha256(&file.content)))
+        || matches!(effect, Effect::Restart(product) if program(product))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::spec::{BinarySpec, DaemonSeen, DaemonSpec, DirSpec, Effect, Stamps};
+    use super::super::spec::{BinarySpec, DaemonSeen, DaemonSpec, DirSpec, Stamps};
     use super::super::topology::BinarySource;
     use super::*;
 
@@ -317,7 +335,7 @@ mod tests {
     #[test]
     fn each_difference_asks_for_what_it_needs() {
         type Change = fn(&mut NodeSpec, &mut Observed);
-        let cases: [(&str, Change, &[&str]); 9] = [
+        let cases: [(&str, Change, &[&str]); 12] = [
             (
                 "configuration",
                 |spec, _| spec.files[0].content.push(b'x'),
@@ -338,6 +356,22 @@ mod tests {
             ),
             ("command", |spec, _| spec.daemons[0].command.push("-x".to_owned()), &["restart consul"]),
             ("dead", |_, seen| seen.daemons.values_mut().for_each(|daemon| daemon.pid = None), &["start   consul"]),
+            // The stamp is right in these three: we started it well, but who knows what was done by hand since.
+            (
+                "configuration changed there",
+                |_, seen| seen.paths.get_mut("consul.hcl").unwrap().sha256 = sha256(b"by hand"),
+                &["write   consul.hcl (differs)", "restart consul"],
+            ),
+            (
+                "certificate removed there",
+                |_, seen| drop(seen.paths.remove("ca.pem")),
+                &["write   ca.pem (missing)", "reload  consul (certificates)"],
+            ),
+            (
+                "program changed there",
+                |_, seen| seen.paths.get_mut("/bin/consul").unwrap().sha256 = sha256(b"by hand"),
+                &["install /bin/consul (differs)", "restart consul"],
+            ),
             (
                 "killed between writing and restarting",
                 |_, seen| seen.daemons.values_mut().for_each(|daemon| daemon.stamps = Stamps::default()),

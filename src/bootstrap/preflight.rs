@@ -1,10 +1,12 @@
 //! Whether the nodes can be worked on, before anything is touched: what `host` found, judged.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use futures_util::stream::{self, StreamExt as _};
 
+use super::converge::each;
 use super::host::{Facts, Preflight};
 use super::topology::{Node, Product, Runner, Scope, Target};
 use super::world::World;
@@ -70,15 +72,19 @@ fn judge(world: &World, node: &Node, facts: &Facts, known: bool) -> Vec<String> 
         let seconds = facts.clock_skew_ms as f64 / 1000.0;
         say(format!("its clock is {seconds:+.1} s from ours: certificates would not be valid; let it keep time (NTP)"));
     }
+    let mut taken: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for port in &facts.ports_taken {
-        let by = port.by.as_deref().unwrap_or("another program");
+        taken.entry(port.by.as_deref().unwrap_or("another program")).or_default().push(port.port.to_string());
+    }
+    for (by, ports) in taken {
         let ours = Product::ALL.iter().any(|product| by.starts_with(product.name()));
         let advice = match ours && !known {
             true => "it looks like a cluster whose state folder is gone: bring the folder back, or stop that cluster",
             false if world.cluster.is_local() => "stop it, or choose other addresses with --network",
             false => "stop it there",
         };
-        say(format!("port {} of {} is taken by {by}: {advice}", port.port, node.address));
+        let (word, verb) = if ports.len() == 1 { ("port", "is") } else { ("ports", "are") };
+        say(format!("{word} {} of {} {verb} taken by {by}: {advice}", ports.join(", "), node.address));
     }
     if let Some(id) = facts.cluster_id.as_ref().filter(|id| **id != world.applied.id) {
         say(format!(
@@ -103,8 +109,6 @@ fn judge(world: &World, node: &Node, facts: &Facts, known: bool) -> Vec<String> 
 /// # Errors
 /// A node that carries another mark.
 pub(super) async fn claim(world: &World) -> Result<()> {
-    for node in world.cluster.nodes.iter().filter(|node| !world.absent.contains(&node.name)) {
-        world.host(node).claim(&world.applied.id).await.with_context(|| node.name.clone())?;
-    }
-    Ok(())
+    let nodes = world.cluster.nodes.iter().filter(|node| !world.absent.contains(&node.name));
+    each(world, nodes.map(|node| world.host(node).claim(&world.applied.id))).await.map(drop)
 }

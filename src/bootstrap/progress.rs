@@ -2,6 +2,7 @@
 //!
 //! All of it goes to standard error; results are the commands' own and go to standard output.
 
+use std::io::Write as _;
 use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -46,7 +47,7 @@ impl Progress {
         match &self.bars {
             // Fails only when standard error is closed, and then nobody reads it.
             Some(bars) => drop(bars.println(text)),
-            None => eprintln!("{text}"),
+            None => line(text),
         }
     }
 }
@@ -68,7 +69,7 @@ impl PhaseProgress {
                 bar.set_style(style("✓ {prefix:<26} {wide_msg}"));
                 bar.finish_with_message(format!("{summary} ({took:.1} s)"));
             }
-            None => eprintln!("{:<26} {summary} ({took:.1} s)", self.title),
+            None => line(&format!("{:<26} {summary} ({took:.1} s)", self.title)),
         }
     }
 }
@@ -80,6 +81,11 @@ impl Drop for PhaseProgress {
             bar.abandon();
         }
     }
+}
+
+/// Writes a line; not by `eprintln!`, which panics when the terminal is gone, and then the nodes still have to be stopped.
+fn line(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
 }
 
 fn style(template: &str) -> ProgressStyle {

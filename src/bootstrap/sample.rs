@@ -1,6 +1,7 @@
 //! `up --with-sample`: a service job, and lb itself as a system job in front of it, so that the cluster is of use at
 //! once.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -35,7 +36,7 @@ pub(super) async fn run(world: &mut World) -> Result<String> {
     healthy(world, "lb", clients, deadline).await?;
     let client = world.cluster.of_role(Role::NomadClient).next().context("no Nomad client")?;
     bar.done("hello, and lb on every client");
-    Ok(format!("http://{}:{LB_PORT}/hello", client.address))
+    Ok(format!("http://{}/hello", SocketAddr::new(client.address, LB_PORT)))
 }
 
 /// Has Nomad read the job and run it. The same job again changes nothing.

@@ -5,7 +5,7 @@ use anyhow::{Result, bail};
 use super::acl::{self, TokenStore};
 use super::secrets::Secret;
 use super::state::{State, Token, Tokens};
-use super::topology::Phase;
+use super::topology::{Phase, Product};
 use super::world::World;
 
 /// The tokens of the state folder under the names by which `acl` knows them.
@@ -55,7 +55,7 @@ pub(super) async fn after(world: &mut World, phase: Phase) -> Result<bool> {
     if !world.cluster.acl {
         return Ok(false);
     }
-    let before = world.state.tokens()?;
+    let before = world.state.tokens()?.management(Product::Nomad);
     match phase {
         Phase::ConsulServers => {
             let bar = world.progress.phase("Consul ACLs", 2);
@@ -96,6 +96,6 @@ pub(super) async fn after(world: &mut World, phase: Phase) -> Result<bool> {
         }
         Phase::NomadClients => {}
     }
-    let now = world.state.tokens()?;
-    Ok(phase == Phase::NomadServers && before.nomad_management.is_none() && now.nomad_management.is_some())
+    let now = world.state.tokens()?.management(Product::Nomad);
+    Ok(phase == Phase::NomadServers && before.is_none() && now.is_some())
 }

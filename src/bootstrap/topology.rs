@@ -226,7 +226,7 @@ pub struct Cluster {
     pub consul: BinarySource,
     /// Where Nomad comes from. None: none was found on this machine and none was named.
     pub nomad: Option<BinarySource>,
-    /// Interface that Nomad clients fingerprint; None: the one of the default route (ssh target).
+    /// Interface that Nomad clients fingerprint; None: the one that has the node's address (ssh target).
     pub network_interface: Option<String>,
     /// Validity of leaf certificates, in days.
     pub certificate_days: u32,

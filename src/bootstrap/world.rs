@@ -1,38 +1,32 @@
 //! Everything a command needs at hand: the description, the state folder, the nodes and the way to them.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io::Read as _;
-use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject as _;
-use sha2::{Digest as _, Sha256};
+use futures_util::stream::{self, StreamExt as _};
 
 use super::api::{self, BoxedStream};
-use super::commands::Passphrase;
 use super::file::Described;
 use super::host::{ControlDir, Host, Releases};
 use super::plan::Ownership;
+use super::programs::{digest, identity, remember_sources, versions};
 use super::progress::Progress;
 use super::reach::Reach;
-use super::render::{self, Version, Versions};
+use super::recall;
+use super::render::{self, Versions};
 use super::secrets::{NodePairs, Pair, Shared};
-use super::spec::{NodeSpec, Observed, hex, sha256};
-use super::state::{Applied, Made, State};
+use super::spec::{NodeSpec, Observed};
+use super::state::{Applied, State};
 use super::topology::{BinarySource, Cluster, Node, Phase, Product, Scope, Target};
 
 /// Lines of a daemon's log that are searched for causes.
 const LOG_LINES: usize = 200;
-/// Pause between two looks at something that is waited for.
-const LOOK: Duration = Duration::from_millis(100);
 
 /// See the module.
 pub(super) struct World {
@@ -82,10 +76,42 @@ impl World {
         }
         let applied = Applied::of(&cluster, scope, before.as_ref(), SystemTime::now());
         let versions = versions(&cluster, scope)?;
+        let described = Described { cluster, source, scope, unnamed };
+        let mut world = Self::assemble(described, versions, applied, before, state, progress, limit)?;
+        world.read_digests()?;
+        Ok(world)
+    }
+
+    /// The cluster that was applied, whatever its description says by now. Enough for looking at its nodes and for
+    /// ending them: neither program has to be there.
+    ///
+    /// # Errors
+    /// When the state cannot be read.
+    pub(super) fn recalled(
+        described: Described,
+        before: Applied,
+        state: State,
+        progress: Progress,
+        limit: Duration,
+    ) -> Result<Self> {
+        let (described, versions) = recall::as_applied(described, &before);
+        Self::assemble(described, versions, before.clone(), Some(before), state, progress, limit)
+    }
+
+    fn assemble(
+        described: Described,
+        versions: Versions,
+        applied: Applied,
+        before: Option<Applied>,
+        state: State,
+        progress: Progress,
+        limit: Duration,
+    ) -> Result<Self> {
+        let Described { cluster, source, scope, .. } = described;
         let control = ControlDir::create()?;
         let hosts = cluster.nodes.iter().map(|node| (node.name.clone(), Host::new(&cluster, node, &control))).collect();
         let releases = Releases::new(&cluster);
-        let mut world = Self {
+        Ok(Self {
             cluster,
             source,
             flags: String::new(),
@@ -103,9 +129,7 @@ impl World {
             applied_before: before,
             hosts,
             digests: BTreeMap::new(),
-        };
-        world.read_digests()?;
-        Ok(world)
+        })
     }
 
     /// Digests of the programs that are copied, or run in place.
@@ -204,8 +228,20 @@ impl World {
         let reach = Reach::new(connect, tls);
         let tokens = self.state.tokens()?;
         Ok(reach
-            .with_token(Product::Consul, tokens.consul_management.map(|token| token.secret))
-            .with_token(Product::Nomad, tokens.nomad_management.map(|token| token.secret)))
+            .with_token(Product::Consul, tokens.management(Product::Consul))
+            .with_token(Product::Nomad, tokens.management(Product::Nomad)))
+    }
+
+    /// Connects to all nodes, for commands that begin by asking agents: the patience of a question is shorter than what
+    /// some ways to a node take, and a node that is asked much at once may refuse so many log-ins. Those that cannot be
+    /// reached show later, as agents that do not answer.
+    pub(super) async fn dial(&self) {
+        let dials = self.hosts.values().map(|host| async move {
+            if let Err(error) = host.dial().await {
+                tracing::debug!("{error:#}");
+            }
+        });
+        stream::iter(dials).buffer_unordered(self.parallel()).collect::<()>().await;
     }
 
     /// Gives the end of a daemon's log, for gates that look for causes.
@@ -223,43 +259,24 @@ impl World {
         }
     }
 
-    /// Makes the CA, certificates and gossip keys that are missing or due, and says which.
-    ///
-    /// # Errors
-    /// When something of a living cluster is lost, or the passphrase is wrong.
-    pub(super) fn make_keys(&mut self, passphrase: &Passphrase) -> Result<()> {
-        let now = SystemTime::now();
-        let due = self.state.due_pairs(&self.cluster, now)?;
-        if !due.is_empty() || self.state.ca_bundle()?.is_none() {
-            let given = passphrase.for_key(self.state.is_key_encrypted()?)?;
-            let authority = self.state.ensure_authority(given.as_ref(), now)?;
-            let issued = self.state.ensure_pairs(&self.cluster, &authority, now)?;
-            let bar = self.progress.phase("Certificates", issued.made.len());
-            bar.done(&made(&issued.made));
-        }
-        self.state.ensure_gossip()?;
-        self.read_keys()
+    /// What there is of the cluster, which may be more than this command is about.
+    pub(super) fn applied_scope(&self) -> Scope {
+        if self.applied.consul_only { Scope::ConsulOnly } else { Scope::All }
     }
 
-    /// Reads certificates and keys that were made before.
+    /// Writes the operator's files.
     ///
     /// # Errors
-    /// When some are missing.
-    pub(super) fn read_keys(&mut self) -> Result<()> {
-        let missing = || format!("{} has no certificates yet: run `lb bootstrap up`", self.state.dir().display());
-        let issued = self.state.pairs(&self.cluster)?.with_context(missing)?;
-        self.pairs = issued.nodes;
-        self.operator = Some(issued.operator);
-        self.read_shared()
+    /// When one cannot be written.
+    pub(super) fn write_access(&mut self) -> Result<()> {
+        let scope = self.applied_scope();
+        super::access::write_all(&mut self.state, &self.cluster, scope).map(drop)
     }
 
-    /// Reads again what nodes share, after it changed.
-    ///
-    /// # Errors
-    /// When something of it is missing.
-    pub(super) fn read_shared(&mut self) -> Result<()> {
-        self.shared = Some(self.state.shared()?);
-        Ok(())
+    /// The address that the node had when it was last applied, if that was another one.
+    pub(super) fn moved_from(&self, node: &Node) -> Option<IpAddr> {
+        let before = self.applied_before.as_ref()?.nodes.iter().find(|before| before.name == node.name)?;
+        (before.address != node.address).then_some(before.address)
     }
 
     /// Leaves Nomad out where only Consul was brought up.
@@ -270,43 +287,15 @@ impl World {
         }
     }
 
-    /// Waits until every daemon serves the certificate that it was given.
-    ///
-    /// # Errors
-    /// Those that do not in time.
-    pub(super) async fn wait_served(&self) -> Result<()> {
-        let reach = self.reach()?;
-        let deadline = Instant::now() + self.limit;
-        for phase in self.phases() {
-            for node in self.of_phase(phase) {
-                let pairs = &self.pairs[&node.name];
-                let pair = match phase.product() {
-                    Product::Consul => Some(&pairs.consul),
-                    Product::Nomad => pairs.nomad.as_ref(),
-                };
-                let Some(pair) = pair else { continue };
-                let wanted = CertificateDer::from_pem_slice(pair.cert.as_bytes())?;
-                let api = reach.api(&node, phase.product());
-                while api.served_certificate(api::LIMIT).await.ok().as_ref() != Some(&wanted) {
-                    if Instant::now() > deadline {
-                        bail!("{}: {} does not serve its new certificate", node.name, phase.product());
-                    }
-                    tokio::time::sleep(LOOK).await;
-                }
-            }
-        }
-        Ok(())
-    }
-
     /// Saves the note of what is applied.
     ///
     /// # Errors
     /// When it cannot be written.
     pub(super) fn save_applied(&mut self) -> Result<()> {
-        self.applied.versions = [("consul", Some(self.versions.consul)), ("nomad", self.versions.nomad)]
-            .into_iter()
-            .filter_map(|(name, version)| Some((name.to_owned(), version?.to_string())))
-            .collect();
+        // Of what the command was not about, the old note stays.
+        let versions = [("consul", Some(self.versions.consul)), ("nomad", self.versions.nomad)];
+        let known = versions.into_iter().filter_map(|(name, version)| Some((name.to_owned(), version?.to_string())));
+        self.applied.versions.extend(known);
         let sources = [("consul", Some(&self.cluster.consul)), ("nomad", self.cluster.nomad.as_ref())];
         for (name, source) in sources {
             if let Some(source) = source {
@@ -315,90 +304,4 @@ impl World {
         }
         self.state.save_cluster(&self.applied)
     }
-
-    /// What has to follow a phase before the next can begin: ACLs. Whether a first token was made.
-    ///
-    /// # Errors
-    /// When tokens cannot be made.
-    pub(super) async fn after(&mut self, phase: Phase) -> Result<bool> {
-        super::tokens::after(self, phase).await
-    }
-}
-
-/// Programs that are named nowhere stay what they were, so that a plain `up` does not take an upgrade back. A file that
-/// is there no more is not held to.
-fn remember_sources(cluster: &mut Cluster, before: &Applied, unnamed: &[Product]) {
-    for product in unnamed {
-        let Some(source) = before.sources.get(product.name()).cloned().map(BinarySource::from) else { continue };
-        if matches!(&source, BinarySource::File(path) if !path.is_file()) {
-            continue;
-        }
-        match product {
-            Product::Consul => cluster.consul = source,
-            Product::Nomad => cluster.nomad = Some(source),
-        }
-    }
-}
-
-/// Tells one content of a program from another without reading it: where it is, how long, and when it was written.
-fn identity(path: &Path) -> Result<String> {
-    let path = fs::canonicalize(path).with_context(|| path.display().to_string())?;
-    let meta = fs::metadata(&path).with_context(|| path.display().to_string())?;
-    Ok(sha256(format!("{}\0{}\0{}\0{}", path.display(), meta.len(), meta.mtime(), meta.mtime_nsec()).as_bytes()))
-}
-
-/// SHA-256 of a file.
-fn digest(path: &Path) -> Result<String> {
-    let mut file = fs::File::open(path).with_context(|| path.display().to_string())?;
-    let mut hash = Sha256::new();
-    let mut chunk = vec![0; 1 << 20];
-    loop {
-        match file.read(&mut chunk).with_context(|| path.display().to_string())? {
-            0 => return Ok(hex(&hash.finalize())),
-            read => hash.update(&chunk[..read]),
-        }
-    }
-}
-
-/// Which certificates were made, in a few words.
-fn made(made: &[Made]) -> String {
-    let mut reasons: BTreeMap<&str, usize> = BTreeMap::new();
-    for one in made {
-        *reasons.entry(&one.reason).or_default() += 1;
-    }
-    let reasons: Vec<String> = reasons.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
-    format!("{} made ({})", made.len(), reasons.join(", "))
-}
-
-/// Asks the programs, or the description, for their versions.
-fn versions(cluster: &Cluster, scope: Scope) -> Result<Versions> {
-    let nomad = cluster.nomad.as_ref().filter(|_| scope == Scope::All);
-    let versions = Versions {
-        consul: version(&cluster.consul)?,
-        nomad: nomad.map(version).transpose()?,
-        lb: std::env::current_exe().ok(),
-        privileged: !cluster.is_local() || is_root(),
-    };
-    match versions.too_old() {
-        old if old.is_empty() => Ok(versions),
-        old => bail!(old.join("; ")),
-    }
-}
-
-fn version(source: &BinarySource) -> Result<Version> {
-    match source {
-        BinarySource::Release(version) => Version::parse(version),
-        BinarySource::File(path) => {
-            let output = Command::new(path)
-                .arg("version")
-                .output()
-                .with_context(|| format!("{}: cannot be run on this machine", path.display()))?;
-            Version::parse(&String::from_utf8_lossy(&output.stdout)).with_context(|| path.display().to_string())
-        }
-    }
-}
-
-/// Whether this process is root's.
-fn is_root() -> bool {
-    fs::metadata("/proc/self").is_ok_and(|meta| meta.uid() == 0)
 }

@@ -1,9 +1,6 @@
 //! Release archives from a server of our own, signed by keys made here.
 
 use std::fs;
-use std::io::{Read as _, Write as _};
-use std::net::TcpListener;
-use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use lb::bootstrap::host::{ControlDir, Host, Releases};
@@ -11,51 +8,8 @@ use lb::bootstrap::spec::{BinarySpec, sha256};
 use lb::bootstrap::topology::{BinarySource, Target};
 
 use super::cluster;
+use super::support::release_server::{Key, key, run, serve, sign};
 use super::support::sshd::is_possible;
-
-fn run(command: &mut Command) -> String {
-    let out = command.output().unwrap();
-    assert!(out.status.success(), "{command:?}: {}", String::from_utf8_lossy(&out.stderr));
-    String::from_utf8_lossy(&out.stdout).into_owned()
-}
-
-/// A key's home, its fingerprint and its public half.
-fn key(dir: &Path, name: &str) -> (PathBuf, String, PathBuf) {
-    let home = dir.join(name);
-    fs::create_dir(&home).unwrap();
-    run(Command::new("chmod").arg("700").arg(&home));
-    let gpg = || {
-        let mut gpg = Command::new("gpg");
-        gpg.arg("--homedir").arg(&home).args(["--batch", "--quiet", "--passphrase", ""]);
-        gpg
-    };
-    run(gpg().args(["--quick-generate-key", name, "ed25519", "sign", "1d"]));
-    let listed = run(gpg().args(["--list-keys", "--with-colons"]));
-    let fingerprint = listed.lines().find_map(|line| line.strip_prefix("fpr:")).unwrap().replace(':', "");
-    let public = dir.join(format!("{name}.asc"));
-    fs::write(&public, run(gpg().args(["--armor", "--export"]))).unwrap();
-    (home, fingerprint, public)
-}
-
-/// Serves a folder over HTTP for as long as the test runs.
-fn serve(root: PathBuf) -> String {
-    let listener = TcpListener::bind("127.0.34.5:0").unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
-    std::thread::spawn(move || {
-        for stream in listener.incoming() {
-            let Ok(mut stream) = stream else { return };
-            let mut head = [0; 2048];
-            let read = stream.read(&mut head).unwrap_or(0);
-            let head = String::from_utf8_lossy(&head[..read]).into_owned();
-            let path = head.split(' ').nth(1).unwrap_or("/").trim_start_matches('/').to_owned();
-            let (status, body) =
-                fs::read(root.join(path)).map_or(("404 Not Found", Vec::new()), |body| ("200 OK", body));
-            let _ = write!(stream, "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
-            let _ = stream.write_all(&body);
-        }
-    });
-    url
-}
 
 #[tokio::test]
 async fn only_what_the_right_people_signed_is_installed() {
@@ -63,8 +17,8 @@ async fn only_what_the_right_people_signed_is_installed() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let (home, fingerprint, public) = key(dir.path(), "ours");
-    let (others, _, _) = key(dir.path(), "theirs");
+    let ours = key(dir.path(), "ours");
+    let theirs = key(dir.path(), "theirs");
     let root = dir.path().join("www");
     let folder = root.join("consul/1.2.3");
     fs::create_dir_all(&folder).unwrap();
@@ -76,17 +30,12 @@ async fn only_what_the_right_people_signed_is_installed() {
     let text = ["amd64", "arm64"].map(|arch| format!("{sum}  consul_1.2.3_linux_{arch}.zip\n")).concat();
     fs::write(&list, &text).unwrap();
     let signature = folder.join("consul_1.2.3_SHA256SUMS.sig");
-    let sign = |home: &Path| {
-        let _ = fs::remove_file(&signature);
-        let mut gpg = Command::new("gpg");
-        gpg.arg("--homedir").arg(home).args(["--batch", "--quiet", "--detach-sign", "-o"]);
-        run(gpg.arg(&signature).arg(&list));
-    };
+    let sign = |key: &Key| sign(key, &list, &signature);
 
     let mut cluster = cluster(&dir.path().join("state"), Target::Local, "127.0.34.5", None);
-    cluster.release_url = serve(root);
-    cluster.release_key.fingerprint = fingerprint;
-    cluster.release_key.file = Some(public);
+    cluster.release_url = serve(root, "127.0.34.5");
+    cluster.release_key.fingerprint.clone_from(&ours.fingerprint);
+    cluster.release_key.file = Some(ours.public.clone());
     let host = Host::new(&cluster, &cluster.nodes[0], &ControlDir::create().unwrap());
     let program = dir.path().join("consul");
     let binary = |version: &str| BinarySpec {
@@ -104,9 +53,9 @@ async fn only_what_the_right_people_signed_is_installed() {
 
     refused("9.9.9", "there is no release consul 9.9.9").await;
     refused("1.2.3", "are not to be trusted").await; // no signature
-    sign(&others);
+    sign(&theirs);
     refused("1.2.3", "signed by another key").await;
-    sign(&home);
+    sign(&ours);
     fs::write(&list, text.replace("linux", "Linux")).unwrap();
     refused("1.2.3", "does not fit the list").await;
     fs::write(&list, &text).unwrap();

@@ -47,8 +47,19 @@ impl Lb {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("lb.toml");
         std::fs::write(&path, config).unwrap();
+        Self::spawn_in(folder, &path, arguments, environment)
+    }
+
+    /// Starts it with a configuration file that others look after, and waits until its admin listener is open.
+    pub fn start_file(path: &Path, arguments: &[&str]) -> Self {
+        let lb = Self::spawn_in(tempfile::tempdir().unwrap(), path, arguments, &[]);
+        lb.address("admin");
+        lb
+    }
+
+    fn spawn_in(folder: TempDir, path: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_lb"));
-        command.arg("run").arg("--config").arg(&path).args(arguments);
+        command.arg("run").arg("--config").arg(path).args(arguments);
         // What the developer's shell says about Consul must not reach the test.
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CONSUL_") || name.starts_with("LB_")) {
             command.env_remove(name);

@@ -4,11 +4,13 @@
 
 pub mod certs;
 pub mod client;
+pub mod cluster;
 pub mod consul;
 pub mod drill;
 pub mod fake_consul;
 pub mod lb;
 pub mod nomad;
 pub mod process;
+pub mod release_server;
 pub mod sshd;
 pub mod upstream;

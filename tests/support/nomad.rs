@@ -21,8 +21,10 @@ const PATIENCE: Duration = Duration::from_secs(90);
 const STEP: Duration = Duration::from_millis(100);
 const PORT: u16 = 4646;
 
-/// A service that answers after 20 ms, tells who it is in `x-instance`, and dies at once when asked to stop.
-const APPLICATION: &str = r#"
+/// A service that answers after 20 ms, tells who it is in `x-instance`, and dies at once when asked to stop, also between the head
+/// of an answer and its body, which it writes apart. It binds
+/// `BIND` if that is set, and what Nomad takes for the node's address otherwise.
+pub const APPLICATION: &str = r#"
 import http.server, os, signal, sys, time
 signal.signal(signal.SIGINT, lambda *_: os._exit(0))
 name = os.environ["VERSION"] + "-" + os.environ["NOMAD_ALLOC_INDEX"] + "-" + os.environ["NOMAD_ALLOC_ID"][:8]
@@ -42,7 +44,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 class Server(http.server.ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
-Server((os.environ["NOMAD_IP_http"], int(os.environ["NOMAD_PORT_http"])), Handler).serve_forever()
+Server((os.environ.get("BIND") or os.environ["NOMAD_IP_http"], int(os.environ["NOMAD_PORT_http"])), Handler).serve_forever()
 "#;
 
 /// A running agent. Dropped: its jobs are stopped, what it mounted is unmounted, its process ends.

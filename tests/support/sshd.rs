@@ -1,11 +1,11 @@
 //! A real sshd with keys of its own, and whole machines around it: a network namespace, private views of `/etc`,
 //! `/opt`, `/usr/local` and `/var/lib`, and process ids of its own.
 //!
-//! A machine is made of the one the tests run on: its programs are there, what is written to those folders stays in the
-//! machine and goes with it. systemd does not run there. Machines need root, `ip`, `unshare` and overlayfs.
+//! A machine is made of the one the tests run on, without what belongs to a cluster: its programs are there, what is
+//! written to those folders stays in the machine and goes with it. systemd does not run there. Machines need root, `ip`, `unshare` and overlayfs.
 
 use std::fs;
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -45,6 +45,8 @@ impl Keys {
     /// Makes a host key, and a user key that opens the account of the user who runs the test.
     pub fn make() -> Self {
         let dir = tempfile::tempdir().unwrap();
+        // sshd reads the public key as the user who logs in.
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
         for key in ["host", "user"] {
             let path = dir.path().join(key);
             run(Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(path));
@@ -162,21 +164,29 @@ impl Machine {
             let _ = Command::new("ip").args(leftover).stderr(Stdio::null()).status();
         }
         run(Command::new("ip").args(["netns", "add", &namespace]));
+        let ip: Ipv4Addr = address.split('/').next().unwrap().parse().unwrap();
+        let [a, b, c, d] = ip.octets();
+        // Who comes in the place of another machine has its hardware address, too: the others would look for it at the
+        // old one until they have forgotten that, which takes up to a minute.
+        let hardware = format!("02:00:{a:02x}:{b:02x}:{c:02x}:{d:02x}");
         let script = format!(
             "set -e\nip link add {link} type veth peer name eth0 netns {namespace}\n\
              ip link set {link} master {bridge} up\n\
+             ip -n {namespace} link set eth0 address {hardware}\n\
              ip -n {namespace} link set lo up\nip -n {namespace} addr add {address} dev eth0\n\
              ip -n {namespace} link set eth0 up\n",
             bridge = network.bridge,
         );
         run(Command::new("sh").args(["-c", &script]));
-        let address: SocketAddr = format!("{}:{PORT}", address.split('/').next().unwrap()).parse().unwrap();
+        let address: SocketAddr = SocketAddr::new(ip.into(), PORT);
         // The first process stays a shell: it adopts what loses its parent.
         let init = format!(
             "set -e\nfor d in etc opt usr/local var/lib; do\n\
                mkdir -p {root}/$d/upper {root}/$d/work\n\
                mount -t overlay overlay -o lowerdir=/$d,upperdir={root}/$d/upper,workdir={root}/$d/work /$d\n\
-             done\nrm -rf /etc/consul.d /etc/nomad.d /opt/consul /opt/nomad\n\
+             done\nrm -rf /etc/consul.d /etc/nomad.d /etc/lb /opt/consul /opt/nomad /var/lib/lb-bootstrap\n\
+             rm -f /usr/local/bin/consul /usr/local/bin/nomad /usr/local/bin/lb\n\
+             sed -i '/^consul:/d;/^nomad:/d' /etc/passwd /etc/shadow /etc/group /etc/gshadow\n\
              {sshd} &\nwhile :; do wait || :; sleep 1; done\n",
             root = root.display(),
             sshd = keys.server(address),
@@ -198,6 +208,24 @@ impl Machine {
         let folder = ["/etc", "/opt", "/usr/local", "/var/lib"].into_iter().find(|folder| path.starts_with(folder));
         let folder = folder.expect("a folder that machines have to themselves");
         self.root.join(&folder[1..]).join("upper").join(path[folder.len()..].trim_start_matches('/'))
+    }
+
+    /// Runs a script as root inside the machine; what it prints. Not by way of the network.
+    pub fn run(&self, script: &str) -> String {
+        let mut command = self.enter();
+        let out = command.args(["sh", "-c", script]).output().unwrap();
+        assert!(out.status.success(), "{}: {script}: {}", self.address, String::from_utf8_lossy(&out.stderr));
+        String::from_utf8_lossy(&out.stdout).into_owned()
+    }
+
+    /// The command that runs what is appended to it inside the machine.
+    pub fn enter(&self) -> Command {
+        let unshare = self.child.id();
+        let children = fs::read_to_string(format!("/proc/{unshare}/task/{unshare}/children")).unwrap();
+        let init = children.split_whitespace().next().expect("the machine runs").to_owned();
+        let mut command = Command::new("nsenter");
+        command.args(["--target", &init, "--mount", "--net", "--pid", "--root", "--wd"]).stdin(Stdio::null());
+        command
     }
 
     /// Cuts the machine off the network, or plugs it in again.

@@ -1,8 +1,11 @@
 //! `lb bootstrap down`: stops the cluster; with `--purge` nothing of it is left.
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 
-use super::{Asked, INTERRUPTED, confirm};
+use super::asked::Asked;
+use super::terminal::confirm;
+use crate::bootstrap::converge::each;
+use crate::bootstrap::exit::INTERRUPTED;
 use crate::bootstrap::hold;
 use crate::bootstrap::host::Wipe;
 use crate::cli::DownArgs;
@@ -12,9 +15,7 @@ use crate::cli::DownArgs;
 /// # Errors
 /// When something cannot be stopped or removed.
 pub(super) async fn run(asked: &Asked, args: DownArgs) -> Result<u8> {
-    let mut world = asked.world_that_exists()?;
-    world.as_applied();
-    world.read_keys()?;
+    let mut world = asked.world_to_end()?;
     let (name, nodes) = (&world.cluster.name, world.cluster.nodes.len());
     let question = match args.purge {
         true => {
@@ -32,9 +33,7 @@ pub(super) async fn run(asked: &Asked, args: DownArgs) -> Result<u8> {
         world.progress.note("all nodes are stopped; `lb bootstrap up` starts them again, with the same data and keys");
         return Ok(0);
     }
-    for node in &world.cluster.nodes {
-        world.host(node).wipe(Wipe::Everything).await.with_context(|| node.name.clone())?;
-    }
+    each(&world, world.cluster.nodes.iter().map(|node| world.host(node).wipe(Wipe::Everything))).await?;
     world.state.remove()?;
     world.progress.note("all nodes are stopped, and nothing of the cluster is left but programs and users");
     Ok(0)

@@ -2,8 +2,10 @@
 
 use anyhow::Result;
 
-use super::{Asked, no_cluster, print, say};
+use super::asked::{Asked, no_cluster};
+use super::terminal::{print, say};
 use crate::bootstrap::access::{self, Access};
+use crate::bootstrap::recall;
 use crate::bootstrap::state::State;
 use crate::bootstrap::topology::Scope;
 
@@ -12,9 +14,10 @@ use crate::bootstrap::topology::Scope;
 /// # Errors
 /// When there is no such cluster.
 pub(super) fn run(asked: &Asked, json: bool) -> Result<u8> {
-    let (cluster, dir) = (&asked.described.cluster, &asked.described.cluster.state);
+    let dir = &asked.described.cluster.state;
     let Some(state) = State::open_read_only(dir)? else { anyhow::bail!(no_cluster(dir)) };
     let Some(applied) = state.cluster()? else { anyhow::bail!(no_cluster(dir)) };
+    let cluster = &recall::cluster(asked.described.cluster.clone(), &applied);
     let scope = if applied.consul_only { Scope::ConsulOnly } else { asked.described.scope };
     let access = Access::new(cluster, scope, dir, &state.tokens()?);
     match json {

@@ -1,5 +1,6 @@
 //! The subcommands of `lb bootstrap`: what each asks of the parts, in order, and what it prints.
 
+mod asked;
 mod down;
 mod env;
 mod plan;
@@ -7,30 +8,18 @@ mod replace_node;
 mod rotate_certs;
 mod rotate_gossip;
 mod status;
+mod terminal;
 mod up;
 mod upgrade;
 
-use std::io::{BufRead as _, IsTerminal as _, Write as _};
-use std::path::PathBuf;
-use std::time::Duration;
+use anyhow::{Context as _, Result};
 
-use anyhow::{Context as _, Result, bail};
-
-use super::file::{self, Described, Request};
-use super::passphrase;
-use super::progress::Progress;
-use super::secrets::Secret;
-use super::state::{self, State};
-use super::topology::Role;
-use super::world::World;
-use crate::cli::{BootstrapAction, BootstrapArgs, ClusterArgs};
-
-/// Wrong usage or description.
-const WRONG: u8 = 2;
-/// It differs (`plan`), or is degraded (`status`).
-const DIFFERS: u8 = 3;
-/// Ended by a signal, as shells count it.
-const INTERRUPTED: u8 = 130;
+use super::exit::{WRONG, Wrong};
+use super::file::{self, Request};
+use super::passphrase::Passphrase;
+use crate::cli::{BootstrapAction, BootstrapArgs};
+use asked::{Asked, flags};
+use terminal::say;
 
 /// Does what `lb bootstrap` was asked for; the exit code. `json`: results in that form.
 ///
@@ -53,7 +42,7 @@ pub fn run(args: &BootstrapArgs, json: bool) -> Result<u8> {
         limit: args.cluster.timeout(),
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("runtime")?;
-    runtime.block_on(async {
+    let outcome = runtime.block_on(async {
         match args.action() {
             BootstrapAction::Up(args) => up::run(&asked, args).await,
             BootstrapAction::Plan => plan::run(&asked, json).await,
@@ -65,142 +54,12 @@ pub fn run(args: &BootstrapArgs, json: bool) -> Result<u8> {
             BootstrapAction::Upgrade(_) => upgrade::run(&asked).await,
             BootstrapAction::Down(args) => down::run(&asked, args).await,
         }
-    })
-}
-
-/// What every command was given.
-struct Asked {
-    described: Described,
-    flags: String,
-    passphrase: Passphrase,
-    limit: Duration,
-}
-
-impl Asked {
-    /// Whether Nomad is part of what is asked, and no program for it is known.
-    fn needs_nomad(&self) -> bool {
-        let cluster = &self.described.cluster;
-        cluster.nomad.is_none() && cluster.nodes.iter().any(|node| node.role != Role::ConsulServer)
-    }
-
-    /// The world with its state open for writing; made if there is none.
-    fn world_for_change(&self) -> Result<World> {
-        self.world(State::create(&self.described.cluster.state)?)
-    }
-
-    /// The world of a cluster that was brought up before, its state open for writing.
-    fn world_that_exists(&self) -> Result<World> {
-        let dir = &self.described.cluster.state;
-        match State::open(dir)? {
-            Some(state) if state.cluster()?.is_some() => self.world(state),
-            _ => bail!(no_cluster(dir)),
+    });
+    match outcome {
+        Err(error) if error.is::<Wrong>() => {
+            say(&format!("lb: {error:#}"));
+            Ok(WRONG)
         }
+        other => other,
     }
-
-    /// The same, with the programs that are on PATH now where none are named.
-    fn world_to_upgrade(&self) -> Result<World> {
-        let described = Described { unnamed: Vec::new(), ..self.described.clone() };
-        let asked =
-            Self { described, flags: self.flags.clone(), passphrase: self.passphrase.clone(), limit: self.limit };
-        asked.world_that_exists()
-    }
-
-    /// The same for reading. Keys and certificates are read, too.
-    fn world_to_read(&self) -> Result<World> {
-        let dir = &self.described.cluster.state;
-        match State::open_read_only(dir)? {
-            Some(state) if state.cluster()?.is_some() => {
-                let mut world = self.world(state)?;
-                world.read_keys()?;
-                Ok(world)
-            }
-            _ => bail!(no_cluster(dir)),
-        }
-    }
-
-    fn world(&self, state: State) -> Result<World> {
-        for note in state.notes() {
-            say(note);
-        }
-        let mut world = World::new(self.described.clone(), state, Progress::new(is_terminal()), self.limit)?;
-        world.flags.clone_from(&self.flags);
-        Ok(world)
-    }
-}
-
-fn no_cluster(dir: &std::path::Path) -> String {
-    format!(
-        "there is no cluster in {}: `lb bootstrap up` makes one. If one lives that was made with another state folder, \
-         name that with --state; without its keys nothing can be done with it",
-        dir.display()
-    )
-}
-
-/// The flags that name the cluster, to be repeated in what the operator is told to type.
-fn flags(args: &ClusterArgs) -> String {
-    let path = |path: &std::path::Path| path.display().to_string();
-    let words = [
-        args.cluster.as_deref().map(|file| ("--cluster", path(file))),
-        args.local.then(|| ("--local", String::new())),
-        args.only.map(|_| ("--only", "consul".to_owned())),
-        args.state.as_deref().map(|dir| ("--state", path(dir))),
-        args.network.map(|network| ("--network", network.to_string())),
-        args.inventory.as_deref().map(|file| ("--inventory", path(file))),
-        args.acl.then(|| ("--acl", String::new())),
-    ];
-    words.into_iter().flatten().fold(String::new(), |text, (flag, value)| {
-        let value = if value.is_empty() { value } else { format!(" {value}") };
-        format!("{text} {flag}{value}")
-    })
-}
-
-/// Where the passphrase of the CA key comes from.
-#[derive(Clone, Debug)]
-pub(super) struct Passphrase {
-    file: Option<PathBuf>,
-}
-
-impl Passphrase {
-    fn new(file: Option<PathBuf>) -> Self {
-        Self { file }
-    }
-
-    /// The passphrase, if one was given; asked for on a terminal when the key is encrypted and none was given.
-    pub(super) fn for_key(&self, encrypted: Option<bool>) -> Result<Option<Secret>> {
-        match passphrase::given(self.file.as_deref(), std::env::var_os(passphrase::VARIABLE))? {
-            Some(given) => Ok(Some(given)),
-            None if encrypted == Some(true) => state::ask_passphrase("passphrase of the CA key: "),
-            None => Ok(None),
-        }
-    }
-}
-
-/// Asks before something is done that cannot be undone. Without a terminal `--yes` has to be given.
-fn confirm(question: &str, yes: bool) -> Result<bool> {
-    if yes {
-        return Ok(true);
-    }
-    if !std::io::stdin().is_terminal() {
-        bail!("{question} Nobody is there to be asked: add --yes");
-    }
-    eprint!("{question} [y/N] ");
-    let mut answer = String::new();
-    std::io::stdin().lock().read_line(&mut answer)?;
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
-}
-
-/// Writes a result to standard output.
-fn print(text: &str) -> Result<()> {
-    let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush())?;
-    Ok(())
-}
-
-/// Writes to standard error; when that is closed there is nobody left to tell.
-fn say(text: &str) {
-    let _ = writeln!(std::io::stderr(), "{text}");
-}
-
-fn is_terminal() -> bool {
-    std::io::stderr().is_terminal()
 }

@@ -6,7 +6,9 @@ use std::time::SystemTime;
 use anyhow::Result;
 use serde::Serialize;
 
-use super::{Asked, DIFFERS, print};
+use super::asked::Asked;
+use super::terminal::print;
+use crate::bootstrap::exit::DIFFERS;
 use crate::bootstrap::plan::NodePlan;
 use crate::bootstrap::progress::Progress;
 use crate::bootstrap::secrets::{NodePairs, Pair, Secret, Shared};
@@ -45,6 +47,8 @@ async fn plan(asked: &Asked) -> Result<Planned> {
     let state = State::open_read_only(&dir)?.unwrap_or_else(|| State::absent(&dir));
     let mut world = World::new(described, state, Progress::new(false), asked.limit)?;
     compatible::check(&world)?;
+    // What `up` would refuse to make a second time is no plan.
+    world.state.check_not_lost()?;
     let mut cluster = Vec::new();
     if world.state.ca_bundle()?.is_none() {
         cluster.push("make a CA".to_owned());
@@ -52,10 +56,15 @@ async fn plan(asked: &Asked) -> Result<Planned> {
     if world.state.gossip()?.is_none() {
         cluster.push("make gossip keys".to_owned());
     }
-    for due in world.state.due_pairs(&world.cluster, now)? {
+    let due = world.state.due_pairs(&world.cluster, now)?;
+    if !due.is_empty() {
+        world.state.check_can_sign()?;
+    }
+    for due in due {
         cluster.push(format!("make a certificate for {} ({})", due.what, due.reason));
     }
     if world.read_keys().is_err() {
+        world.read_some_keys()?;
         stand_in(&mut world);
     }
     let mut nodes: Vec<NodePlan> = Vec::new();
@@ -75,7 +84,7 @@ async fn plan(asked: &Asked) -> Result<Planned> {
     Ok(Planned { changes: !nodes.is_empty() || !cluster.is_empty(), cluster, nodes })
 }
 
-/// Empty keys, for a cluster that has none yet: enough to see which files there will be.
+/// Empty keys, where there are none yet: enough to see which files there will be.
 fn stand_in(world: &mut World) {
     let pair = || Pair { cert: String::new(), key: Secret::default() };
     for node in &world.cluster.nodes {

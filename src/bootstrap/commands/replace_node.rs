@@ -1,40 +1,58 @@
 //! `lb bootstrap replace-node`: a new machine, or an empty one, in the place of a lost one.
 
+use std::time::{Duration, Instant, SystemTime};
+
 use anyhow::{Context as _, Result, bail};
 
-use super::{Asked, INTERRUPTED, confirm};
+use super::asked::Asked;
+use super::terminal::confirm;
+use crate::bootstrap::exit::{INTERRUPTED, Wrong};
 use crate::bootstrap::host::Wipe;
 use crate::bootstrap::topology::{Node, Phase, Product, Role, Scope};
 use crate::bootstrap::world::World;
-use crate::bootstrap::{access, converge, peers, preflight};
+use crate::bootstrap::{compatible, converge, peers, preflight};
 use crate::cli::ReplaceNodeArgs;
+
+/// How long servers may take to elect another leader.
+const ELECTION: Duration = Duration::from_secs(30);
+/// Pause between two looks.
+const LOOK: Duration = Duration::from_millis(250);
 
 /// Takes the old one out, and brings the new one in. Can be repeated after a failure.
 ///
 /// # Errors
 /// When the rest of the cluster is not well, or the new one does not come up.
 pub(super) async fn run(asked: &Asked, args: &ReplaceNodeArgs) -> Result<u8> {
-    let mut world = asked.world_that_exists()?;
-    world.as_applied();
+    let mut world = asked.whole_world()?;
+    compatible::check_known(&world, Some(&args.name))?;
     let Some(node) = world.cluster.nodes.iter().find(|node| node.name == args.name).cloned() else {
         let names: Vec<&str> = world.cluster.nodes.iter().map(|node| &*node.name).collect();
-        bail!("no node is called {:?}; there are {}", args.name, names.join(", "));
+        bail!(Wrong(format!("no node is called {:?}; there are {}", args.name, names.join(", "))));
     };
     let question = format!("Remove {} and everything on {}, and set it up anew?", node.name, node.address);
     if !confirm(&question, args.yes)? {
         return Ok(INTERRUPTED);
     }
+    // Its certificates are forgotten only when new ones can be signed.
+    let passphrase = asked.passphrase.for_key(world.state.is_key_encrypted()?)?;
+    world.state.ensure_authority(passphrase.as_ref(), SystemTime::now())?;
+    world.make_keys(&asked.passphrase)?;
+    // The others have to be well on their own: before this one is stopped, which may be the one too many, and before
+    // anything of it is forgotten.
+    world.absent = vec![node.name.clone()];
+    world.dial().await;
+    without(&world, &node, "others").await.context("nothing was changed")?;
+    stop(&world, &node).await?;
+    without(&world, &node, "without it").await?;
     world.state.forget_node(&node.name)?;
     world.make_keys(&asked.passphrase)?;
-    stop(&world, &node).await?;
-    // The others have to be well on their own before anything of this one is forgotten.
-    world.absent = vec![node.name.clone()];
-    for phase in phases_of_servers(&world, &node) {
-        let bar = world.progress.phase(&format!("{} without it", converge::title(phase)), 1);
-        converge::gate(&world, phase, &bar, world.limit).await?;
-        bar.done("well");
-    }
     forget(&world, &node).await?;
+    if let Some(before) = world.moved_from(&node) {
+        let bar = world.progress.phase(&format!("{} leaves {before}", node.name), 1);
+        bar.set(0, "its name is bound to its old address for a while");
+        tokio::time::sleep(name_is_free(&node)).await;
+        bar.done("its name is free");
+    }
     wipe(&world, &node).await?;
     world.absent.clear();
     preflight::run(&world, true).await?;
@@ -48,9 +66,27 @@ pub(super) async fn run(asked: &Asked, args: &ReplaceNodeArgs) -> Result<u8> {
             bar.done("again");
         }
     }
-    access::write_all(&mut world.state, &world.cluster, world.scope)?;
+    world.write_access()?;
     world.progress.note(&format!("{} is replaced", node.name));
     Ok(0)
+}
+
+/// Waits until the servers that have to do without the node are well.
+async fn without(world: &World, node: &Node, word: &str) -> Result<()> {
+    for phase in phases_of_servers(world, node) {
+        let bar = world.progress.phase(&format!("{}, {word}", converge::title(phase)), 1);
+        converge::gate(world, phase, &bar, world.limit).await?;
+        bar.done("well");
+    }
+    Ok(())
+}
+
+/// How long after its death an agent's name stays bound to its address. Who comes earlier with another address is not let
+/// in (`Conflicting address`), and may try again only when gossip next compares everything.
+/// Consul gives the name free after 30 s (`DeadNodeReclaimTime`); Nomad's servers when they forget the dead, which is
+/// 30 s (`GossipToTheDeadTime`) and one round of probes.
+fn name_is_free(node: &Node) -> Duration {
+    Duration::from_secs(if node.is_server(Product::Nomad) { 45 } else { 32 })
 }
 
 fn products(world: &World, node: &Node) -> Vec<Product> {
@@ -85,11 +121,34 @@ async fn forget(world: &World, node: &Node) -> Result<()> {
     }
     for product in products(world, node) {
         let member = product == Product::Consul || node.is_server(product);
+        if node.is_server(product) {
+            wait_other_leader(world, product, node).await?;
+        }
         if member && world.cluster.servers(product).any(|server| server.name != node.name) {
             peers::forget(&world.cluster, &reach, product, node, world.limit).await?;
         }
     }
     Ok(())
+}
+
+/// Waits until the others are led by one of them. For a second or two after the loss of their leader they still name it.
+async fn wait_other_leader(world: &World, product: Product, node: &Node) -> Result<()> {
+    if world.cluster.servers(product).all(|server| server.name == node.name) {
+        return Ok(());
+    }
+    let reach = world.reach()?;
+    let deadline = Instant::now() + world.limit.min(ELECTION);
+    loop {
+        let why = match peers::list(&world.cluster, &reach, product).await {
+            Ok(peers) if peers.iter().any(|peer| peer.leader && peer.node != node.name) => return Ok(()),
+            Ok(_) => anyhow::anyhow!("no other server leads"),
+            Err(error) => error,
+        };
+        if Instant::now() > deadline {
+            return Err(why.context(format!("{product} has elected no other leader since {} was stopped", node.name)));
+        }
+        tokio::time::sleep(LOOK).await;
+    }
 }
 
 async fn wipe(world: &World, node: &Node) -> Result<()> {

@@ -7,24 +7,27 @@ use std::time::SystemTime;
 
 use anyhow::{Context as _, Result};
 
-use super::Asked;
+use super::asked::Asked;
+use crate::bootstrap::exit::Wrong;
 use crate::bootstrap::state::{Rotation, RotationKind, RotationStep};
 use crate::bootstrap::topology::Scope;
 use crate::bootstrap::world::World;
-use crate::bootstrap::{access, converge, file};
+use crate::bootstrap::{compatible, converge, file};
 
 /// Rotates.
 ///
 /// # Errors
 /// When a node does not take what it is given; what was done stays, and the next run goes on from there.
 pub(super) async fn run(asked: &Asked, ca: bool) -> Result<u8> {
-    let mut world = asked.world_that_exists()?;
-    world.as_applied();
+    let mut world = asked.whole_world()?;
+    compatible::check_known(&world, None)?;
     if world.scope == Scope::All && world.cluster.nomad.is_none() {
-        anyhow::bail!(file::no_nomad(&world.cluster));
+        anyhow::bail!(Wrong(file::no_nomad(&world.cluster)));
     }
     let passphrase = asked.passphrase.for_key(world.state.is_key_encrypted()?)?;
     let now = SystemTime::now();
+    // Without the CA's key nothing can be signed: better to know it before the rotation is begun than stuck in it.
+    world.state.ensure_authority(passphrase.as_ref(), now)?;
     let mut rotation = Some(match ca {
         true => world.state.begin_authority_rotation(passphrase.as_ref(), now)?,
         false => world.state.begin_leaf_rotation(now)?,
@@ -32,14 +35,14 @@ pub(super) async fn run(asked: &Asked, ca: bool) -> Result<u8> {
     while let Some(step) = rotation {
         world.progress.note(told(step));
         world.make_keys(&asked.passphrase)?;
-        access::write_all(&mut world.state, &world.cluster, world.scope)?;
+        world.write_access()?;
         converge::converge(&mut world)
             .await
             .context("the rotation is not over: what was done stays, and the same command goes on from here")?;
         served(&world, step).await?;
         rotation = world.state.advance_rotation()?;
     }
-    access::write_all(&mut world.state, &world.cluster, world.scope)?;
+    world.write_access()?;
     world.progress.note("certificates are rotated");
     Ok(0)
 }

@@ -2,12 +2,12 @@
 
 use anyhow::{Context as _, Result};
 
-use super::Asked;
-use crate::bootstrap::converge;
+use super::asked::Asked;
 use crate::bootstrap::gossip::{self, Step};
 use crate::bootstrap::state::{GossipKeys, GossipStep, NextKey};
 use crate::bootstrap::topology::{Product, Scope};
 use crate::bootstrap::world::World;
+use crate::bootstrap::{compatible, converge};
 
 /// Rotates, product by product.
 ///
@@ -17,7 +17,9 @@ pub(super) async fn run(asked: &Asked) -> Result<u8> {
     let only_consul = asked.described.scope == Scope::ConsulOnly;
     let mut world = asked.world_that_exists()?;
     world.as_applied();
+    compatible::check_known(&world, None)?;
     world.read_keys()?;
+    world.dial().await;
     for product in Product::ALL {
         let wanted = product == Product::Consul || !(only_consul || world.scope == Scope::ConsulOnly);
         if wanted && world.cluster.servers(product).next().is_some() {

@@ -4,9 +4,10 @@ use std::time::SystemTime;
 
 use anyhow::Result;
 
-use super::{Asked, DIFFERS, print};
+use super::asked::Asked;
+use super::terminal::print;
+use crate::bootstrap::exit::DIFFERS;
 use crate::bootstrap::members;
-use crate::bootstrap::topology::Scope;
 
 /// A certificate with fewer days than this is a reason for exit code 3.
 const WARN_DAYS: i64 = 30;
@@ -17,10 +18,10 @@ const WARN_DAYS: i64 = 30;
 /// When there is no such cluster, or no certificate to ask it with.
 pub(super) async fn run(asked: &Asked, json: bool) -> Result<u8> {
     let world = asked.world_to_read()?;
-    let scope = if world.applied.consul_only { Scope::ConsulOnly } else { world.scope };
+    world.dial().await;
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let now = i64::try_from(now).unwrap_or(i64::MAX);
-    let status = members::look(&world.cluster, &world.reach()?, scope, now, WARN_DAYS).await;
+    let status = members::look(&world.cluster, &world.reach()?, world.scope, now, WARN_DAYS).await;
     match json {
         true => print(&format!("{}\n", serde_json::to_string_pretty(&status)?))?,
         false => print(&members::render(&status))?,

@@ -1,10 +1,13 @@
 //! `lb bootstrap up`: from whatever there is to the cluster as described.
 
+use std::fs;
+use std::pin::pin;
 use std::time::Instant;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 
-use super::{Asked, INTERRUPTED};
+use super::asked::Asked;
+use crate::bootstrap::exit::{INTERRUPTED, Wrong};
 use crate::bootstrap::plan::NodePlan;
 use crate::bootstrap::topology::{Product, Role, Scope};
 use crate::bootstrap::world::World;
@@ -16,11 +19,9 @@ use crate::cli::UpArgs;
 /// # Errors
 /// What is in the way, or the gate that did not open.
 pub(super) async fn run(asked: &Asked, args: UpArgs) -> Result<u8> {
-    if asked.described.scope == Scope::All && asked.needs_nomad() {
-        super::say(&format!("lb: {}", file::no_nomad(&asked.described.cluster)));
-        return Ok(super::WRONG);
-    }
+    need_nomad(asked)?;
     let begun = Instant::now();
+    let fresh = !asked.described.cluster.state.exists();
     let mut world = asked.world_for_change()?;
     let known = world.state.cluster()?.is_some();
     compatible::check(&world)?;
@@ -28,15 +29,17 @@ pub(super) async fn run(asked: &Asked, args: UpArgs) -> Result<u8> {
     let foreground = if world.cluster.is_local() && !args.detach { hold::take(&world)? } else { None };
     world.applied.detached |= args.detach;
     world.applied.sample |= args.with_sample;
+    // One for all of the time: between two a signal would be caught and heard by nobody.
+    let mut stop = pin!(hold::asked_to_stop());
     let walked = tokio::select! {
-        walked = walk(&mut world, asked, known) => walked,
-        () = hold::asked_to_stop() => {
+        walked = walk(&mut world, asked, known, fresh) => walked,
+        () = &mut stop => {
             if foreground.is_none() {
                 world.progress.note("interrupted; the same command goes on from here");
                 return Ok(INTERRUPTED);
             }
             world.progress.note("stopping what was started");
-            hold::stop_all(&world).await?;
+            hold::stop_all_unless_asked_again(&world).await?;
             return Ok(INTERRUPTED);
         }
     };
@@ -51,18 +54,26 @@ pub(super) async fn run(asked: &Asked, args: UpArgs) -> Result<u8> {
     // Rotations and the like are for other commands to do meanwhile.
     world.state.release();
     world.progress.note("running in the foreground; Ctrl-C stops all nodes (--detach leaves them running)");
-    hold::until_stopped(&world).await
+    hold::until_stopped(&world, stop).await
 }
 
-/// All of it. Dropped at any point, it can be begun again.
-async fn walk(world: &mut World, asked: &Asked, known: bool) -> Result<(Vec<NodePlan>, Option<String>)> {
+/// All of it. Dropped at any point, it can be begun again. `known`: the cluster was begun before; `fresh`: the state
+/// folder was made just now.
+async fn walk(world: &mut World, asked: &Asked, known: bool, fresh: bool) -> Result<(Vec<NodePlan>, Option<String>)> {
     world.make_keys(&asked.passphrase)?;
-    preflight::run(world, known).await?;
+    if let Err(problems) = preflight::run(world, known).await {
+        if fresh {
+            // Keys that were never used would be in the way of the folder that has to be brought back.
+            let dir = world.state.dir();
+            fs::remove_dir_all(dir).with_context(|| format!("cannot remove {}", dir.display()))?;
+        }
+        return Err(problems);
+    }
     // From here on there is a cluster: nothing that it shares is made a second time.
     world.save_applied()?;
     preflight::claim(world).await?;
     let plans = converge::converge(world).await?;
-    access::write_all(&mut world.state, &world.cluster, world.scope)?;
+    world.write_access()?;
     let sample = if world.applied.sample { Some(sample::run(world).await?) } else { None };
     Ok((plans, sample))
 }
@@ -89,7 +100,10 @@ fn told(world: &World, plans: &[NodePlan], begun: Instant) -> String {
         text.push_str(", nomad node status");
     }
     text.push_str(&format!("\n  lb bootstrap status{flags}"));
-    text.push_str(&format!("\n  lb run --config {}", world.state.dir().join("lb.toml").display()));
+    text.push_str(&format!(
+        "\n  lb run --config {}",
+        access::quoted(&world.state.dir().join("lb.toml").to_string_lossy())
+    ));
     for product in Product::ALL {
         let server =
             cluster.servers(product).next().filter(|_| world.scope == Scope::All || product == Product::Consul);
@@ -111,7 +125,7 @@ pub(super) fn changed_nodes(plans: &[NodePlan]) -> usize {
 /// Fails where Nomad is asked for and not there.
 pub(super) fn need_nomad(asked: &Asked) -> Result<()> {
     if asked.described.scope == Scope::All && asked.needs_nomad() {
-        bail!(file::no_nomad(&asked.described.cluster));
+        bail!(Wrong(file::no_nomad(&asked.described.cluster)));
     }
     Ok(())
 }

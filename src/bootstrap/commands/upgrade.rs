@@ -3,11 +3,11 @@
 
 use anyhow::Result;
 
-use super::Asked;
+use super::asked::Asked;
 use crate::bootstrap::render::Version;
 use crate::bootstrap::topology::Product;
 use crate::bootstrap::world::World;
-use crate::bootstrap::{access, compatible, converge, preflight};
+use crate::bootstrap::{compatible, converge, preflight};
 
 /// Upgrades.
 ///
@@ -42,6 +42,6 @@ pub(super) async fn run(asked: &Asked) -> Result<u8> {
 
 fn finish(world: &mut World) -> Result<()> {
     world.save_applied()?;
-    access::write_all(&mut world.state, &world.cluster, world.scope)?;
+    world.write_access()?;
     Ok(())
 }

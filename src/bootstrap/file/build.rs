@@ -1,6 +1,8 @@
 //! From what was written to a [`Cluster`]: defaults, and the keys that are neither nodes nor programs. Pure but for what
 //! it asks [`Programs`].
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use super::binaries::{Programs, source};
@@ -8,7 +10,7 @@ use super::names;
 use super::nodes::{self, Kind};
 use super::raw::Raw;
 use super::reader::Reader;
-use crate::bootstrap::topology::{Cluster, Product, ReleaseKey, Runner, Ssh, Target};
+use crate::bootstrap::topology::{Cluster, Product, ReleaseKey, Runner, Scope, Ssh, Target};
 use crate::config::mistake::Mistake;
 
 /// Official releases.
@@ -32,15 +34,28 @@ pub(super) struct Surroundings<'a> {
     pub(super) state: Option<PathBuf>,
     /// Programs of this machine.
     pub(super) programs: &'a dyn Programs,
+    /// What holds where the description says nothing.
+    pub(super) recorded: Recorded,
     /// Name of the loopback interface.
     pub(super) loopback: &'static str,
+    /// What part of it is asked for.
+    pub(super) scope: Scope,
+}
+
+/// What was applied of a cluster before, of that which need not be said a second time.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Recorded {
+    /// Whether ACLs are on.
+    pub(super) acl: Option<bool>,
+    /// Addresses of the nodes by name. They hold on the local target, where addresses are given out by position.
+    pub(super) addresses: BTreeMap<String, IpAddr>,
 }
 
 /// Makes the cluster; `mistakes` are those of earlier steps.
 pub(super) fn build(raw: &Raw, around: &Surroundings<'_>, mistakes: Vec<Mistake>) -> Result<Cluster, Vec<Mistake>> {
     let mut reader = Reader::new(raw, around.folder, around.home);
     reader.mistakes = mistakes;
-    let (kind, nodes) = nodes::read(&mut reader);
+    let (kind, nodes) = nodes::read(&mut reader, &around.recorded, around.scope);
     let target = target(&mut reader, kind);
     let consul = source(&mut reader, Product::Consul, kind, around.programs);
     let nomad = source(&mut reader, Product::Nomad, kind, around.programs);
@@ -52,7 +67,7 @@ pub(super) fn build(raw: &Raw, around: &Surroundings<'_>, mistakes: Vec<Mistake>
     let domain = reader.checked("domain", names::domain, "write it like \"consul\", without a dot at the end");
     let interface = reader.checked("nomad.network_interface", names::interface, "write a name that `ip link` prints");
     let days = reader.whole("certificates.days", CERTIFICATE_DAYS_MIN, CERTIFICATE_DAYS_MAX);
-    let acl = reader.truth("acl").unwrap_or(false);
+    let acl = reader.truth("acl").or(around.recorded.acl).unwrap_or(false);
     let release_url = url(&mut reader, "releases.url", RELEASES);
     let release_key = release_key(&mut reader);
     let state = state(&mut reader, around);

@@ -4,12 +4,13 @@ use std::ffi::OsString;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-use super::binaries::Installed;
-use super::build::{Surroundings, build};
+use super::binaries::{Installed, Programs, Unneeded};
+use super::build::{Recorded, Surroundings, build};
 use super::raw::{self, Raw, Value};
 use super::reader::plain;
 use super::{Described, ROLES, Request};
 use crate::bootstrap::inventory;
+use crate::bootstrap::state::State;
 use crate::bootstrap::topology::Product;
 use crate::config::mistake::{Mistake, Mistakes, Place};
 
@@ -73,8 +74,10 @@ pub(super) fn describe(request: &Request, process: &Process) -> Result<Described
     let folder = beside.as_deref().and_then(Path::parent).unwrap_or(&process.folder);
     overlay(&mut raw, request, process, &mut mistakes);
     take_inventory(&mut raw, folder, &mut mistakes);
-    let programs = Installed { path: process.path.clone(), folder: process.folder.clone(), os: process.os };
-    let around = Surroundings {
+    let installed = Installed { path: process.path.clone(), folder: process.folder.clone(), os: process.os };
+    let unneeded = Unneeded(&installed);
+    let programs: &dyn Programs = if request.without_programs { &unneeded } else { &installed };
+    let mut around = Surroundings {
         folder,
         home: process.home.as_deref(),
         state: match (&beside, &request.inventory) {
@@ -85,8 +88,10 @@ pub(super) fn describe(request: &Request, process: &Process) -> Result<Described
             (None, Some(_)) => Some(process.folder.join("cluster.state")),
             (None, None) => process.local_state(),
         },
-        programs: &programs,
+        programs,
+        recorded: Recorded::default(),
         loopback: if process.os == "macos" { "lo0" } else { "lo" },
+        scope: request.scope,
     };
     let source = match (&file, &request.inventory) {
         (Some(path), _) => path.display().to_string(),
@@ -96,7 +101,16 @@ pub(super) fn describe(request: &Request, process: &Process) -> Result<Described
     let named =
         |product: Product| ["version", "binary"].iter().any(|key| raw.get(&format!("{product}.{key}")).is_some());
     let unnamed = Product::ALL.into_iter().filter(|&product| !named(product)).collect();
-    match build(&raw, &around, mistakes) {
+    // Where the state is has to be known before what it says can be heeded.
+    let first = build(&raw, &around, mistakes.clone());
+    let built = match first.as_ref().ok().and_then(|cluster| recorded(&cluster.state)) {
+        Some(recorded) => {
+            around.recorded = recorded;
+            build(&raw, &around, mistakes)
+        }
+        None => first,
+    };
+    match built {
         Ok(cluster) => Ok(Described { cluster, source, scope: request.scope, unnamed }),
         Err(mut mistakes) => {
             mistakes.sort_by_key(|mistake| match &mistake.place {
@@ -107,6 +121,13 @@ pub(super) fn describe(request: &Request, process: &Process) -> Result<Described
             Err(Mistakes(mistakes))
         }
     }
+}
+
+/// What is noted of the cluster in this folder. A note that cannot be read is told when the folder is opened.
+fn recorded(state: &Path) -> Option<Recorded> {
+    let applied = State::glance(state)?;
+    let addresses = applied.nodes.iter().map(|node| (node.name.clone(), node.address)).collect();
+    Some(Recorded { acl: Some(applied.acl), addresses })
 }
 
 /// The file that is meant, if there is to be one.
@@ -308,6 +329,15 @@ mod tests {
         assert_eq!(found.cluster.state, Path::new("/var/x/lb/local"));
         let said = with(&|process| process.home = None).unwrap_err().to_string();
         assert!(said.starts_with("configuration: state has no place") && said.contains("--state DIR"), "{said}");
+    }
+
+    #[test]
+    fn who_runs_no_program_needs_none() {
+        let desk = Desk::new(&[]);
+        std::fs::remove_file(desk.path("bin/consul")).unwrap();
+        let request = Request { local: true, ..Request::default() };
+        assert!(desk.said(&request).contains("consul"));
+        assert_eq!(desk.good(&Request { without_programs: true, ..request }).cluster.nodes.len(), 9);
     }
 
     #[test]

@@ -51,6 +51,8 @@ pub struct Request {
     pub nomad_version: Option<String>,
     /// `--acl`.
     pub acl: bool,
+    /// For a command that runs neither program, so that none has to be there.
+    pub without_programs: bool,
     /// `--inventory`; `-` is standard input.
     pub inventory: Option<PathBuf>,
 }
@@ -76,6 +78,10 @@ impl From<&BootstrapArgs> for Request {
             consul_version,
             nomad_version,
             acl: cluster.acl,
+            without_programs: matches!(
+                args.action(),
+                BootstrapAction::Status | BootstrapAction::Env | BootstrapAction::Down(_)
+            ),
             inventory: cluster.inventory,
         }
     }

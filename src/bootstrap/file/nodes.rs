@@ -1,13 +1,14 @@
 //! The three lists of nodes: names, addresses and port ranges, given or derived; everything that would collide is told.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::Ipv4Net;
 
+use super::build::Recorded;
 use super::reader::Reader;
 use super::written::{Given, Listed, Written, listed};
-use crate::bootstrap::topology::{Node, Role};
+use crate::bootstrap::topology::{Node, Role, Scope};
 use crate::config::Place;
 
 /// The roles with their key and what the default names begin with; in the order in which nodes are listed.
@@ -46,10 +47,10 @@ pub(super) enum Kind {
 }
 
 /// All nodes, and how they are reached.
-pub(super) fn read(reader: &mut Reader<'_>) -> (Kind, Vec<Node>) {
+pub(super) fn read(reader: &mut Reader<'_>, recorded: &Recorded, scope: Scope) -> (Kind, Vec<Node>) {
     let listed = ROLES.map(|(role, key, _)| listed(reader, role, key));
     let kind = kind(reader, &listed);
-    check_counts(reader, kind, &listed);
+    check_counts(reader, kind, scope, &listed);
     // In a file the key may wait for another target; whoever writes the flag means it now.
     if kind == Kind::Ssh && reader.spot("local.network").is_some_and(|spot| matches!(spot.place, Place::Flag(_))) {
         reader.wrong("local.network", "is for the local target, and these are machines behind ssh", "take it away");
@@ -61,7 +62,7 @@ pub(super) fn read(reader: &mut Reader<'_>) -> (Kind, Vec<Node>) {
     }
     let written: Vec<(String, Written)> =
         listed.into_iter().zip(ROLES).flat_map(|(listed, role)| named(reader, kind, listed, role)).collect();
-    let addresses = addresses(reader, kind, written.iter().map(|(_, written)| written));
+    let addresses = addresses(reader, kind, &written, recorded);
     let mut nodes = Vec::with_capacity(total);
     for ((name, written), address) in written.into_iter().zip(addresses) {
         check_node(reader, kind, &written);
@@ -92,33 +93,52 @@ fn named(
     written.into_iter().enumerate().map(name).collect()
 }
 
-/// The address of each node, given or by its position in the loopback network; None after a mistake.
-fn addresses<'w>(
+/// The address of each node: given, or what it had before, or the next free one of the loopback network from its
+/// position on; None after a mistake.
+fn addresses(
     reader: &mut Reader<'_>,
     kind: Kind,
-    nodes: impl ExactSizeIterator<Item = &'w Written>,
+    nodes: &[(String, Written)],
+    recorded: &Recorded,
 ) -> Vec<Option<IpAddr>> {
-    let network = if kind == Kind::Local { network(reader) } else { None };
-    let total = nodes.len();
-    let mut full = false;
-    let mut each = |(position, written): (usize, &Written)| match (written.address, network) {
-        (Given::Is(address), _) => check_address(reader, kind, written, address),
-        (Given::Wrong, _) => None,
-        (Given::Absent, Some(network)) => {
-            let address = host(network, position).map(IpAddr::V4);
-            full |= address.is_none();
-            address
-        }
-        (Given::Absent, None) => {
-            if kind == Kind::Ssh {
-                let advice = "add address = \"…\", the one that the other nodes reach it by";
-                reader.wrong_at(&written.key, written.spot.as_ref(), "has no address", advice);
-            }
-            None
-        }
+    let network = if kind == Kind::Local { network(reader, recorded) } else { None };
+    let before = |name: &str| {
+        let address = recorded.addresses.get(name)?;
+        network?.contains(&v4(*address)?).then_some(*address)
     };
-    let found = nodes.enumerate().map(&mut each).collect();
+    // Nodes that are there keep their addresses when others come; those go where there is room.
+    let mut taken: HashSet<IpAddr> = nodes
+        .iter()
+        .filter_map(|(name, written)| match written.address {
+            Given::Is(address) => Some(address),
+            Given::Absent => before(name),
+            Given::Wrong => None,
+        })
+        .collect();
+    let mut full = false;
+    let mut found = Vec::with_capacity(nodes.len());
+    for (position, (name, written)) in nodes.iter().enumerate() {
+        found.push(match (written.address, network) {
+            (Given::Is(address), _) => check_address(reader, kind, written, address),
+            (Given::Wrong, _) => None,
+            (Given::Absent, Some(network)) => before(name).or_else(|| {
+                let mut free = (position..).map_while(|at| host(network, at)).map(IpAddr::V4);
+                let free = free.find(|address| !taken.contains(address));
+                full |= free.is_none();
+                taken.extend(free);
+                free
+            }),
+            (Given::Absent, None) => {
+                if kind == Kind::Ssh {
+                    let advice = "add address = \"…\", the one that the other nodes reach it by";
+                    reader.wrong_at(&written.key, written.spot.as_ref(), "has no address", advice);
+                }
+                None
+            }
+        });
+    }
     if let Some(network) = network.filter(|_| full) {
+        let total = nodes.len();
         let room = (0..total).take_while(|position| host(network, *position).is_some()).count();
         let problem = format!(
             "is too small: {network} has room for {room} nodes from .{FIRST_HOST} on, and {total} are described"
@@ -126,6 +146,21 @@ fn addresses<'w>(
         reader.wrong("local.network", problem, "take a wider one, like \"127.1.0.0/16\"");
     }
     found
+}
+
+fn v4(address: IpAddr) -> Option<Ipv4Addr> {
+    match address {
+        IpAddr::V4(address) => Some(address),
+        IpAddr::V6(_) => None,
+    }
+}
+
+/// The smallest of the usual networks that holds all nodes that were there before.
+fn network_of(recorded: &Recorded) -> Option<Ipv4Net> {
+    let all: Vec<Ipv4Addr> = recorded.addresses.values().filter_map(|address| v4(*address)).collect();
+    let first = all.first().filter(|first| first.is_loopback())?;
+    let networks = [24, 16, 8].map(|length| Ipv4Net::new_assert(*first, length).trunc());
+    networks.into_iter().find(|network| all.iter().all(|address| network.contains(address)))
 }
 
 /// As named, else by the addresses: whatever is not on loopback is another machine.
@@ -147,7 +182,7 @@ fn count(kind: Kind, listed: &Listed) -> Option<usize> {
     }
 }
 
-fn check_counts(reader: &mut Reader<'_>, kind: Kind, listed: &[Listed; 3]) {
+fn check_counts(reader: &mut Reader<'_>, kind: Kind, scope: Scope, listed: &[Listed; 3]) {
     for (listed, (role, key, _)) in listed.iter().zip(ROLES) {
         if kind == Kind::Ssh && matches!(listed, Listed::Count(1..)) {
             let advice = "list the addresses of the machines, or write target = \"local\"";
@@ -174,17 +209,20 @@ fn check_counts(reader: &mut Reader<'_>, kind: Kind, listed: &[Listed; 3]) {
             }
         }
     }
-    if let (Some(0), Some(clients @ 1..)) = (count(kind, &listed[1]), count(kind, &listed[2])) {
+    // Their Consul agents do without Nomad's servers.
+    if scope == Scope::All
+        && let (Some(0), Some(clients @ 1..)) = (count(kind, &listed[1]), count(kind, &listed[2]))
+    {
         let problem = format!("names no node, and nomad_clients has {clients}");
         reader.wrong("nomad_servers", problem, "clients need servers: take 1, 3 or 5, or leave the clients away, too");
     }
 }
 
-fn network(reader: &mut Reader<'_>) -> Option<Ipv4Net> {
+fn network(reader: &mut Reader<'_>, recorded: &Recorded) -> Option<Ipv4Net> {
     let loopback = Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8);
     let text = match reader.spot("local.network") {
         Some(_) => reader.text("local.network")?,
-        None => NETWORK.to_owned(),
+        None => network_of(recorded).map_or_else(|| NETWORK.to_owned(), |network| network.to_string()),
     };
     let network = text.parse::<Ipv4Net>().ok().map(|network| network.trunc());
     let found = network.filter(|network| loopback.contains(network));

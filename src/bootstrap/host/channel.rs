@@ -80,7 +80,15 @@ impl Channel {
         }
     }
 
-    /// How to open streams to what the node reaches.
+    /// Makes the connection that commands and streams share, unless it stands.
+    pub(super) async fn dial(&self) -> Result<()> {
+        match &self.way {
+            Way::Local => Ok(()),
+            Way::Ssh(remote) => remote.dial().await.with_context(|| format!("{}: no connection by ssh", self.node)),
+        }
+    }
+
+    /// How to open streams to what the node reaches. Each makes a connection of its own for as long as none stands.
     pub(super) fn dialer(&self) -> Dialer {
         match &self.way {
             Way::Local => Dialer::Direct,
@@ -126,7 +134,7 @@ impl Channel {
                 process
             }
             Way::Ssh(remote) => {
-                remote.dial().await.with_context(|| format!("{}: no connection by ssh", self.node))?;
+                self.dial().await?;
                 let mut process = Command::new("ssh");
                 process.args(remote.arguments(false, true)).arg("--").arg(&remote.destination);
                 process.arg(if remote.sudo { format!("sudo -n {command}") } else { command.to_owned() });
@@ -270,9 +278,22 @@ impl Remote {
         };
         if !status.success() {
             let said = std::fs::read_to_string(&log).unwrap_or_default();
-            bail!("ssh {}: {}", self.destination, or_silence(said.trim()));
+            bail!("ssh {}: {}{}", self.destination, or_silence(said.trim()), advice(&said));
         }
         Ok(())
+    }
+}
+
+/// What to do about it, where ssh itself does not say.
+fn advice(said: &str) -> &'static str {
+    if said.contains("IDENTIFICATION HAS CHANGED") {
+        ". Its host key is not the one you know: if the machine was made anew, take the old key out (ssh-keygen -R)"
+    } else if said.contains("Host key verification failed") {
+        ". Its host key is not known yet: log in once by hand, and compare it"
+    } else if said.contains("Permission denied") {
+        ". Try the same by hand: the user ([ssh] user), the key (identity_file) or the agent is not the right one"
+    } else {
+        ""
     }
 }
 

@@ -1,7 +1,7 @@
 //! Where the sockets live through which commands to a node share one ssh connection.
 
-use std::fs::{self, DirBuilder};
-use std::os::unix::fs::DirBuilderExt as _;
+use std::fs::{self, DirBuilder, File};
+use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -10,6 +10,13 @@ use anyhow::{Context as _, Result};
 use tokio::sync::{Mutex, MutexGuard};
 
 use super::super::spec::sha256;
+
+/// Where the folders are made. Not `$TMPDIR`: a path below it is too long for a socket on macOS.
+const BASE: &str = "/tmp";
+/// How their names begin.
+const PREFIX: &str = "lb-ssh-";
+/// Locked for as long as the folder is in use.
+const LOCK: &str = "lock";
 
 /// Folder of those sockets. Cheap to clone; when the last clone goes, the connections are closed.
 #[derive(Clone)]
@@ -21,6 +28,8 @@ struct Folder {
     interactive: bool,
     /// Held while ssh asks something on the terminal.
     prompt: Mutex<()>,
+    /// The system lets go of it when the process ends, however it ends.
+    _lock: File,
 }
 
 impl ControlDir {
@@ -29,11 +38,18 @@ impl ControlDir {
     /// # Errors
     /// When it cannot be made.
     pub fn create() -> Result<Self> {
-        // Not $TMPDIR: a path below it is too long for a socket on macOS.
-        let path = Path::new("/tmp").join(format!("lb-{:08x}", fastrand::u32(..)));
-        DirBuilder::new().mode(0o700).create(&path).with_context(|| format!("cannot make {}", path.display()))?;
+        let dice = fastrand::u32(..);
+        let path = Path::new(BASE).join(format!("{PREFIX}{dice:08x}"));
+        // Locked before it has its name: else another run might take it for abandoned.
+        let new = Path::new(BASE).join(format!("lb-new-{dice:08x}"));
+        let cannot = || format!("cannot make {}", path.display());
+        DirBuilder::new().mode(0o700).create(&new).with_context(cannot)?;
+        let lock = File::create(new.join(LOCK)).with_context(cannot)?;
+        lock.lock().with_context(cannot)?;
+        fs::rename(&new, &path).with_context(cannot)?;
+        remove_abandoned(lock.metadata().with_context(cannot)?.uid());
         let interactive = std::io::IsTerminal::is_terminal(&std::io::stdin());
-        Ok(Self(Arc::new(Folder { path, interactive, prompt: Mutex::new(()) })))
+        Ok(Self(Arc::new(Folder { path, interactive, prompt: Mutex::new(()), _lock: lock })))
     }
 
     /// The socket of a node. Short, whatever the node is called: a socket's path has 100 bytes or so.
@@ -53,16 +69,35 @@ impl ControlDir {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        for entry in fs::read_dir(&self.path).into_iter().flatten().flatten() {
-            let path = entry.path();
-            if path.extension().is_none() {
-                let control = format!("ControlPath={}", path.display());
-                let mut command = Command::new("ssh");
-                command.args(["-F", "/dev/null", "-o", &control, "-O", "exit", "master"]);
-                let _ = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
-            }
+        close(&self.path);
+    }
+}
+
+/// Ends the connections of a folder, and removes it.
+fn close(folder: &Path) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if entry.file_type().is_ok_and(|kind| kind.is_socket()) {
+            let control = format!("ControlPath={}", path.display());
+            let mut command = Command::new("ssh");
+            command.args(["-F", "/dev/null", "-o", &control, "-O", "exit", "master"]);
+            let _ = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
         }
-        let _ = fs::remove_dir_all(&self.path);
+    }
+    let _ = fs::remove_dir_all(folder);
+}
+
+/// Closes what runs of this user left behind that were killed: their connections would stay open for minutes, and
+/// their folders for good.
+fn remove_abandoned(user: u32) {
+    for entry in fs::read_dir(BASE).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let is_ours = entry.file_name().to_string_lossy().starts_with(PREFIX)
+            && fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_dir() && meta.uid() == user);
+        let lock = File::open(path.join(LOCK)).ok().filter(|_| is_ours);
+        if lock.is_some_and(|lock| lock.try_lock().is_ok()) {
+            close(&path);
+        }
     }
 }
 
@@ -71,6 +106,17 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
+
+    #[test]
+    fn what_a_killed_run_left_is_removed() {
+        let left = Path::new(BASE).join(format!("{PREFIX}{:08x}", fastrand::u32(..)));
+        DirBuilder::new().mode(0o700).create(&left).unwrap();
+        File::create(left.join(LOCK)).unwrap();
+        let held = ControlDir::create().unwrap();
+        assert!(!left.exists());
+        let _other = ControlDir::create().unwrap();
+        assert!(held.0.path.exists(), "that of a run under way stays");
+    }
 
     #[test]
     fn is_private_short_and_gone_at_the_end() {

@@ -32,12 +32,14 @@ const LOG_BYTES_MAX: u64 = 32 << 20;
 /// Takes `run`, `name`, `config`, `user` (empty: the one we are) and the command, as `$@` and quoted as `line`.
 ///
 /// The process writes its own id to descriptor 3 before it becomes the daemon, so it needs no right to that file, and
-/// whichever way to another user is taken, the id is the right one. A shell's `&` would have it ignore SIGINT. What our own
-/// caller left open is closed, too; above descriptor 9 only bash can do that.
+/// whichever way to another user is taken, the id is the right one. On a busy machine that may take seconds. A shell's
+/// `&` would have it ignore SIGINT. What our own caller left open is closed, too; above descriptor 9 only bash can do
+/// that.
 const START_PROCESS: &str = r#"
 if running "$name" "$config" >/dev/null; then return 0; fi
 log="$run/$name.log"
-size=$(wc -c <"$log" 2>/dev/null || echo 0)
+size=0
+if [ -e "$log" ]; then size=$(($(wc -c <"$log"))); fi
 if [ "$size" -gt "$max" ]; then mv -f "$log" "$log.1"; size=0; fi
 if [ -n "$user" ] && [ "$(id -un)" != "$user" ]; then
   if has setpriv; then set -- setpriv --reuid "$user" --regid "$user" --init-groups -- "$@"
@@ -63,11 +65,14 @@ else set -- background "$@"; fi
 background() { "$@" & }
 "$@" </dev/null >>"$log" 2>&1 3>"$run/$name.pid" 4>&- 5>&- 6>&- 7>&- 8>&- 9>&-
 n=0
-while [ $n -lt 6 ]; do
+while [ ! -s "$run/$name.pid" ] && [ $n -lt 200 ]; do
   sleep 0.05
   n=$((n + 1))
-  [ -s "$run/$name.pid" ] || continue
-  running "$name" "$config" >/dev/null || break
+done
+n=0
+while [ $n -lt 6 ] && running "$name" "$config" >/dev/null; do
+  sleep 0.05
+  n=$((n + 1))
 done
 running "$name" "$config" >/dev/null && return 0
 echo "$name ended as soon as it was started; its last words ($log):" >&2
@@ -124,6 +129,13 @@ while :; do
 done
 "#;
 
+/// A unit that was never written, or is gone already, cannot be enabled.
+const DISABLE_UNIT: &str = r#"
+case $(systemctl is-enabled "$name" 2>/dev/null) in
+  enabled|enabled-runtime) systemctl disable -q "$name" || die "cannot disable $name.service" ;;
+esac
+"#;
+
 /// The command that prints the daemon's process id, or nothing. Needs [`RUNNING`] and `run`.
 pub(super) fn print_pid(host: &Inner, product: Product) -> String {
     let name = product.name();
@@ -167,6 +179,17 @@ pub(super) async fn stop(host: &Inner, daemon: &DaemonSpec, patience: Duration) 
         tracing::warn!("{}: {} did not end within {seconds} s of SIGINT and was killed", host.name, daemon.product);
     }
     Ok(())
+}
+
+/// Takes away what would start the daemon with the machine. Plain processes start with nothing.
+pub(super) async fn disable(host: &Inner, daemon: &DaemonSpec) -> Result<()> {
+    match host.runner {
+        Runner::Process => Ok(()),
+        Runner::Systemd => {
+            let script = format!("{}{DISABLE_UNIT}", about(host, daemon.product));
+            host.channel.run(&script, PATIENCE).await.map(drop)
+        }
+    }
 }
 
 pub(super) async fn reload(host: &Inner, daemon: &DaemonSpec) -> Result<()> {

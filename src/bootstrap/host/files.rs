@@ -12,7 +12,8 @@ use super::{Inner, MARK};
 
 /// Functions of the scripts here.
 ///
-/// `put` works beside the target under a name that it makes itself (`set -C`: never through a link planted there).
+/// `put` works beside the target under a name that it makes itself (`set -C`: never through a link planted there). On a
+/// machine of the cluster it reaches the disk before it has its name, or a power cut could leave an empty key there.
 const PUT: &str = r#"
 put() {
   path=$1 mode=$2 owner=$3
@@ -24,6 +25,7 @@ put() {
   chmod "$mode" "$new" || die "$path: cannot set its mode"
   [ -z "$owner" ] || chown "$owner:$owner" "$new" || die "$path: cannot give it to $owner"
   [ ! -d "$path" ] || die "$path: is a folder"
+  [ -z "$owner" ] || sync "$new" 2>/dev/null
   mv -f "$new" "$path" || die "$path: cannot rename $new"
 }
 "#;

@@ -171,6 +171,14 @@ impl Host {
         daemons::stop(&self.0, daemon, patience).await
     }
 
+    /// Keeps a stopped daemon from being started with the machine, until [`Host::start`] is called again.
+    ///
+    /// # Errors
+    /// When the node is not reached, or systemd refuses.
+    pub async fn disable(&self, daemon: &DaemonSpec) -> Result<()> {
+        daemons::disable(&self.0, daemon).await
+    }
+
     /// Has a daemon read its certificates and keys again (SIGHUP).
     ///
     /// # Errors
@@ -210,6 +218,14 @@ impl Host {
     /// When a daemon still runs, something is mounted below the data folder, or the node does not carry our mark.
     pub async fn wipe(&self, what: Wipe) -> Result<()> {
         tasks::wipe(&self.0, what).await
+    }
+
+    /// Makes the connection that all that follows shares. Of use before many streams are opened at once.
+    ///
+    /// # Errors
+    /// When the node is not reached.
+    pub async fn dial(&self) -> Result<()> {
+        self.0.channel.dial().await
     }
 
     /// How to open a byte stream to an address as seen from that node.

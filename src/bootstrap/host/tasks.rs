@@ -128,6 +128,10 @@ pub(super) async fn wipe(host: &Inner, what: Wipe) -> Result<()> {
     if what == Wipe::Everything {
         let folders =
             [&layout.consul_config, &layout.consul_data, &layout.nomad_config, &layout.nomad_data, &layout.lb];
+        // Nomad makes this one beside its data, and empties it itself.
+        let parent = layout.nomad_data.rsplit_once('/').map_or("", |(parent, _)| parent);
+        let mounts = quote(&format!("{parent}/alloc_mounts"));
+        script.push_str(&format!("rmdir {mounts} 2>/dev/null\n"));
         if let Some(units) = &layout.units {
             let paths: Vec<String> = UNITS.iter().map(|unit| format!("{units}/{unit}")).collect();
             let paths = quote_all(paths.iter().map(String::as_str));

@@ -24,7 +24,7 @@ pub(super) fn agent(cluster: &Cluster, node: &Node, layout: &Layout, version: Ve
     hcl.text("datacenter", &cluster.datacenter).text("domain", &cluster.domain).text("node_name", &node.name);
     hcl.text("data_dir", &layout.consul_data).text("log_level", "INFO");
     if server {
-        hcl.flag("server", true).number("bootstrap_expect", count(cluster, Product::Consul));
+        hcl.flag("server", true);
     }
 
     hcl.comment("No plain HTTP anywhere; HTTPS wants a client certificate.");
@@ -47,8 +47,6 @@ pub(super) fn agent(cluster: &Cluster, node: &Node, layout: &Layout, version: Ve
         }
     });
 
-    hcl.comment("The default of 30s makes half a minute of one missed join.");
-    hcl.list("retry_join", &join_addresses(cluster, Product::Consul)).text("retry_interval", "1s");
     hcl.comment("A restart is no farewell: the node keeps its place in the catalog.");
     hcl.flag("leave_on_terminate", false).flag("skip_leave_on_interrupt", true);
     hcl.flag("disable_update_check", true);
@@ -93,6 +91,18 @@ fn tls(hcl: &mut Hcl, layout: &Layout, version: Version) {
         files(hcl.gap());
         hcl.flag("verify_server_hostname", true);
     }
+}
+
+/// `join.hcl`: whom an agent looks for when it starts. One that has found the others knows them from then on, so that a
+/// cluster can grow without a restart of what is there.
+pub(super) fn join(cluster: &Cluster, node: &Node) -> String {
+    let mut hcl = Hcl::file();
+    if node.is_server(Product::Consul) {
+        hcl.number("bootstrap_expect", count(cluster, Product::Consul));
+    }
+    hcl.comment("The default of 30s makes half a minute of one missed join.");
+    hcl.list("retry_join", &join_addresses(cluster, Product::Consul)).text("retry_interval", "1s");
+    hcl.finish()
 }
 
 /// `encrypt.hcl`. Read at the very first start alone: from then on the key lives in the agent's keyring, where a

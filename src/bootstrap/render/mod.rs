@@ -2,14 +2,14 @@
 //! certificates and its keys. Pure: nothing is read, nothing is written.
 //!
 //! ```text
-//!   consul.d/  consul.hcl encrypt.hcl ca.pem cert.pem key.pem                       every node
-//!   nomad.d/   nomad.hcl [encrypt.hcl] [consul-token.hcl] ca.pem cert.pem key.pem   Nomad servers and clients
-//!   lb/        lb.toml [token] ca.pem cert.pem key.pem                              Nomad clients
+//!   consul.d/  consul.hcl join.hcl encrypt.hcl ca.pem cert.pem key.pem                                every node
+//!   nomad.d/   nomad.hcl join.hcl [encrypt.hcl] [consul-token.hcl] ca.pem cert.pem key.pem   Nomad servers and clients
+//!   lb/        lb.toml [token] ca.pem cert.pem key.pem                                       Nomad clients
 //! ```
 //!
 //! Files are cut by what a change of them asks for: what is rotated under a running agent (gossip keys, Consul's
-//! certificates) has files of its own, so that a rotation does not look like a reason to restart. `host` carries it out, `plan`
-//! decides when.
+//! certificates), and what counts at a start alone (whom to join), has files of its own, so that neither a rotation nor
+//! a new node looks like a reason to restart. `host` carries it out, `plan` decides when.
 
 mod consul;
 mod hcl;
@@ -112,6 +112,7 @@ impl Place<'_> {
         let program = Program::new("consul", &self.cluster.consul, self.layout);
         let text = consul::agent(self.cluster, node, self.layout, versions.consul);
         self.file(config, "consul.hcl", text, 0o640, owner, Effect::Restart(Product::Consul));
+        self.file(config, "join.hcl", consul::join(self.cluster, node), 0o640, owner, Effect::None);
         self.secret(config, "encrypt.hcl", consul::encrypt(&shared.consul_gossip), owner, Effect::None);
         self.certificates(config, &shared.ca_bundle, &pairs.consul, owner, Effect::Reload(Product::Consul));
         let command = vec![program.path.clone(), "agent".to_owned(), format!("-config-dir={config}")];
@@ -137,6 +138,7 @@ impl Place<'_> {
         let program = Program::new("nomad", source, self.layout);
         let text = nomad::agent(self.cluster, node, self.layout, versions, lb);
         self.file(config, "nomad.hcl", text, 0o600, owner, Effect::Restart(Product::Nomad));
+        self.file(config, "join.hcl", nomad::join(self.cluster, node), 0o600, owner, Effect::None);
         if !client {
             self.secret(config, "encrypt.hcl", nomad::encrypt(&shared.nomad_gossip), owner, Effect::None);
         }

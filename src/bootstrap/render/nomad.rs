@@ -39,7 +39,7 @@ pub(super) fn agent(
     });
     match node.role {
         Role::NomadClient => client(&mut hcl, cluster, node, layout, versions, lb),
-        Role::NomadServer | Role::ConsulServer => server(&mut hcl, cluster),
+        Role::NomadServer | Role::ConsulServer => server(&mut hcl),
     }
     if cluster.acl {
         hcl.block("acl", |hcl| {
@@ -66,26 +66,23 @@ fn files(hcl: &mut Hcl, layout: &Layout) {
     }
 }
 
-fn server(hcl: &mut Hcl, cluster: &Cluster) {
+fn server(hcl: &mut Hcl) {
     hcl.block("server", |hcl| {
-        hcl.flag("enabled", true)
-            .number("bootstrap_expect", count(cluster, Product::Nomad))
-            .number("raft_multiplier", 1);
-        join(hcl, cluster);
+        hcl.flag("enabled", true).number("raft_multiplier", 1);
     });
 }
 
 fn client(hcl: &mut Hcl, cluster: &Cluster, node: &Node, layout: &Layout, versions: &Versions, lb: Option<&Program>) {
     hcl.block("client", |hcl| {
         hcl.flag("enabled", true);
-        let interface = if cluster.is_local() { Some("lo") } else { cluster.network_interface.as_deref() };
-        if let Some(interface) = interface {
-            hcl.text("network_interface", interface);
-        }
+        match &cluster.network_interface {
+            _ if cluster.is_local() => hcl.text("network_interface", "lo"),
+            Some(interface) => hcl.text("network_interface", interface),
+            None => hcl.text("network_interface", &interface_of(node.address)),
+        };
         if let Some((first, last)) = node.dynamic_ports {
             hcl.number("min_dynamic_port", first).number("max_dynamic_port", last);
         }
-        join(hcl, cluster);
         hcl.comment("For jobs: where tasks bind, and where lb and its files are.");
         hcl.block("meta", |hcl| {
             hcl.text("bind", &node.address.to_string());
@@ -109,10 +106,27 @@ fn client(hcl: &mut Hcl, cluster: &Cluster, node: &Node, layout: &Layout, versio
     });
 }
 
-fn join(hcl: &mut Hcl, cluster: &Cluster) {
-    hcl.block("server_join", |hcl| {
-        hcl.list("retry_join", &join_addresses(cluster, Product::Nomad)).text("retry_interval", "1s");
+/// The interface with this address, whatever it is called on that machine. Nomad's own choice, the one of the default
+/// route, is the public one of a machine with a private network, and none where there is no such route.
+/// <https://developer.hashicorp.com/nomad/docs/configuration/client#network_interface>
+fn interface_of(address: IpAddr) -> String {
+    let pattern = address.to_string().replace('.', "[.]");
+    format!("{{{{ GetAllInterfaces | include \"address\" \"^{pattern}(/|$)\" | attr \"name\" }}}}")
+}
+
+/// `join.hcl`: as Consul's.
+pub(super) fn join(cluster: &Cluster, node: &Node) -> String {
+    let mut hcl = Hcl::file();
+    let server = node.is_server(Product::Nomad);
+    hcl.block(if server { "server" } else { "client" }, |hcl| {
+        if server {
+            hcl.number("bootstrap_expect", count(cluster, Product::Nomad));
+        }
+        hcl.block("server_join", |hcl| {
+            hcl.list("retry_join", &join_addresses(cluster, Product::Nomad)).text("retry_interval", "1s");
+        });
     });
+    hcl.finish()
 }
 
 /// `encrypt.hcl` of servers. Like Consul's, it counts at the first start alone.

@@ -215,8 +215,9 @@ fn addresses_of_version_six_have_brackets_where_a_port_follows() {
         node.address = format!("fd00::{}", 1 + number).parse().unwrap();
     }
     let spec = rendered(&cluster, "nomad-client-0", NEW);
+    let join = text(&spec, "/consul.d/join.hcl").unwrap();
+    assert!(join.contains(r#"["[fd00::1]", "[fd00::2]", "[fd00::3]"]"#), "{join}");
     let consul = text(&spec, "/consul.hcl").unwrap();
-    assert!(consul.contains(r#"["[fd00::1]", "[fd00::2]", "[fd00::3]"]"#), "{consul}");
     assert!(consul.contains(r#"https = "::1 fd00::7""#), "{consul}");
     let nomad = text(&spec, "/nomad.hcl").unwrap();
     assert!(nomad.contains(r#""[fd00::7]:4647""#) && nomad.contains(r#""[::1]:8501""#), "{nomad}");
@@ -353,4 +354,21 @@ fn words_of_a_command_stay_words() {
     let daemon = DaemonSpec { product: Product::Consul, command, user: Owner::Consul, keeps_children: false };
     let unit = systemd::unit(&daemon, &layout);
     assert!(unit.contains("ExecStart=\"/a b/consul\" x%%h $$HOME plain\n"), "{unit}");
+}
+
+#[test]
+fn a_new_server_is_no_reason_to_restart_what_is_there() {
+    let before = cluster(true, false);
+    let mut after = before.clone();
+    for name in ["consul-3", "consul-4"] {
+        let node = Node { name: name.to_owned(), address: "127.0.33.99".parse().unwrap(), ..after.nodes[0].clone() };
+        after.nodes.insert(3, node);
+    }
+    for name in ["consul-0", "nomad-server-0", "nomad-client-0"] {
+        let (before, after) = (rendered(&before, name, OLD), rendered(&after, name, OLD));
+        assert_ne!(text(&before, "/consul.d/join.hcl"), text(&after, "/consul.d/join.hcl"));
+        for product in Product::ALL {
+            assert_eq!(before.restart_stamp(product, ""), after.restart_stamp(product, ""), "{name} {product}");
+        }
+    }
 }

@@ -54,7 +54,6 @@ impl State {
     /// When the passphrase is missing or wrong, the files do not belong together, or the key of a cluster that exists
     /// is lost.
     pub fn ensure_authority(&mut self, passphrase: Option<&Secret>, now: SystemTime) -> Result<Authority> {
-        let has_cluster = self.cluster()?.is_some();
         let (cert, key) = (self.signing_cert()?, self.secret(self.signing_key()?)?);
         match (cert, key) {
             (Some(cert), Some(key)) => {
@@ -68,27 +67,37 @@ impl State {
                 }
                 Ok(authority)
             }
-            (Some(_), None) => bail!(
-                "the CA key of a live cluster is lost: {} is missing, but {CA} beside it is not. A new CA would be \
-                 trusted by no node. Restore the key from a backup. Until then everything that signs no certificate \
-                 still works (status, env). Without a backup the cluster has to be given a new CA by hand: put a \
-                 bundle of the old and a new CA on every node, reload them, then give out new certificates",
-                self.path(self.signing_key()?).display()
-            ),
-            (None, _) if has_cluster => bail!(
-                "the CA of a live cluster is lost: {} is missing, but cluster.json says that the cluster exists. A \
-                 new CA would be trusted by no node. Restore the file from a backup, or copy it from any node \
-                 (/etc/consul.d/ca.pem)",
-                self.path(CA).display()
-            ),
+            (Some(_), None) => bail!(self.key_lost()?),
             // A key without a certificate is what a run leaves that was killed between the two: it has signed nothing.
             (None, _) => {
+                self.check_not_lost()?;
                 let authority = Authority::create(now)?;
                 self.save_key(CA_KEY, &authority, passphrase)?;
                 self.folder.write(CA, authority.cert_pem().as_bytes())?;
                 Ok(authority)
             }
         }
+    }
+
+    /// Whether the CA that signs has its key here, encrypted or not.
+    ///
+    /// # Errors
+    /// When it is not there, or a file cannot be read.
+    pub fn check_can_sign(&self) -> Result<()> {
+        if self.signing_cert()?.is_some() && self.secret(self.signing_key()?)?.is_none() {
+            bail!(self.key_lost()?);
+        }
+        Ok(())
+    }
+
+    fn key_lost(&self) -> Result<String> {
+        Ok(format!(
+            "the CA key of a live cluster is lost: {} is missing, but {CA} beside it is not. A new CA would be \
+             trusted by no node. Restore the key from a backup. Until then everything that signs no certificate \
+             still works (status, env). Without a backup the cluster has to be given a new CA by hand: put a \
+             bundle of the old and a new CA on every node, reload them, then give out new certificates",
+            self.path(self.signing_key()?).display()
+        ))
     }
 
     /// Begins to make all leaf certificates anew, under the same CA. Goes on with one that is under way.
@@ -123,7 +132,10 @@ impl State {
         let new = Authority::create(now)?;
         self.save_key(NEXT_CA_KEY, &new, passphrase)?;
         self.folder.write(CA, format!("{old}{}", new.cert_pem()).as_bytes())?;
-        self.note(RotationKind::Authority, RotationStep::BothTrusted, unix(now))
+        // One that has expired signs nothing any more, and nobody is let in by it: there is nothing to wait for.
+        let expired = pki::describe(&old)?.not_after <= unix(now);
+        let step = if expired { RotationStep::NewLeaves } else { RotationStep::BothTrusted };
+        self.note(RotationKind::Authority, step, unix(now))
     }
 
     /// Goes to the next step, once all nodes have what the present one hands out. None: the rotation is over.

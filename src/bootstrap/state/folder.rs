@@ -9,6 +9,9 @@ use anyhow::{Context as _, Result, bail};
 
 const LOCK: &str = "lock";
 
+/// A state folder has one of these from its first moment on.
+const OURS: [&str; 4] = [LOCK, "cluster.json", "gossip.json", "ca-key.pem"];
+
 /// End of the name of a file that is being written.
 const UNFINISHED: &str = ".new";
 
@@ -29,6 +32,13 @@ impl Folder {
             Err(error) => return Err(error).with_context(|| format!("state folder {}", path.display())),
             Ok(_) if !path.is_dir() => bail!("the state folder {} is not a folder", path.display()),
             Ok(_) => {}
+        }
+        if holds_other_things(path).with_context(|| format!("state folder {}", path.display()))? {
+            bail!(
+                "{} is not the state folder of a cluster, and not empty: name one that is, or that is not there yet \
+                 (modes of all that it holds are made private, and `down --purge` removes it)",
+                path.display()
+            );
         }
         let mut folder = Self { path: path.to_owned(), lock: None, notes: Vec::new() };
         if writer {
@@ -119,6 +129,16 @@ impl Folder {
         sync(&self.path)
     }
 
+    /// Removes the folder and all that is in it.
+    pub(super) fn remove_all(&self) -> Result<()> {
+        // A link to it would be removed in its stead, and the keys stay.
+        fs::remove_dir_all(fs::canonicalize(&self.path)?)?;
+        if fs::symlink_metadata(&self.path).is_ok() {
+            fs::remove_file(&self.path)?;
+        }
+        Ok(())
+    }
+
     fn check_writer(&self) -> Result<()> {
         if self.lock.is_none() {
             bail!("the state folder {} is open for reading only", self.path.display());
@@ -185,6 +205,19 @@ impl Folder {
         self.notes.sort();
         Ok(())
     }
+}
+
+/// Whether a folder is somebody's, and not a state folder.
+fn holds_other_things(path: &Path) -> std::io::Result<bool> {
+    let mut empty = true;
+    for entry in fs::read_dir(path)? {
+        let name = entry?.file_name();
+        if OURS.iter().any(|ours| name == *ours) {
+            return Ok(false);
+        }
+        empty = false;
+    }
+    Ok(!empty)
 }
 
 fn make(path: &Path) -> Result<()> {

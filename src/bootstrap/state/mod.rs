@@ -69,6 +69,12 @@ impl State {
         Ok(Folder::open(dir, false)?.map(|folder| Self { folder }))
     }
 
+    /// What was applied, at a glance: nothing is locked, and what cannot be read counts as absent.
+    #[must_use]
+    pub fn glance(dir: &Path) -> Option<Applied> {
+        records::parse(&std::fs::read_to_string(dir.join(CLUSTER)).ok()?).ok()
+    }
+
     /// Opens it for writing, and makes it if it is not there.
     ///
     /// # Errors
@@ -93,7 +99,7 @@ impl State {
     /// # Errors
     /// When something cannot be removed.
     pub fn remove(self) -> Result<()> {
-        std::fs::remove_dir_all(self.dir()).with_context(|| format!("cannot remove {}", self.dir().display()))
+        self.folder.remove_all().with_context(|| format!("cannot remove {}", self.dir().display()))
     }
 
     /// Where it is.
@@ -176,18 +182,39 @@ impl State {
         if let Some(found) = self.gossip()? {
             return Ok(found);
         }
-        if self.cluster()?.is_some() {
-            bail!(
-                "the gossip keys of a live cluster are lost: {} is missing, but cluster.json says that the cluster \
-                 exists. New ones would shut out every node that takes them. Restore the file from a backup; or read \
-                 the keys from a node (`encrypt` in /etc/consul.d/consul.hcl and in /etc/nomad.d/nomad.hcl) and write \
-                 {{\"version\":1,\"consul\":{{\"current\":\"KEY\"}},\"nomad\":{{\"current\":\"KEY\"}}}} into it",
-                self.path(GOSSIP).display()
-            );
-        }
+        self.check_not_lost()?;
         let gossip = Gossip::create()?;
         self.save_gossip(&gossip)?;
         Ok(gossip)
+    }
+
+    /// Whether what cannot be made a second time is there, if there is a cluster.
+    ///
+    /// # Errors
+    /// What of a living cluster is lost, and what can be done.
+    pub fn check_not_lost(&self) -> Result<()> {
+        if self.cluster()?.is_none() {
+            return Ok(());
+        }
+        if self.ca_bundle()?.is_none() {
+            bail!(
+                "the CA of a live cluster is lost: {} is missing, but cluster.json says that the cluster exists. A \
+                 new CA would be trusted by no node. Restore the file from a backup, or copy ca.pem from Consul's \
+                 configuration folder on any node",
+                self.path(CA).display()
+            );
+        }
+        if self.gossip()?.is_none() {
+            bail!(
+                "the gossip keys of a live cluster are lost: {} is missing, but cluster.json says that the cluster \
+                 exists. New ones would shut out every node that takes them. Restore the file from a backup; or read \
+                 the keys from a server of each (`encrypt` in encrypt.hcl of Consul's and of Nomad's configuration \
+                 folder) and write {{\"version\":1,\"consul\":{{\"current\":\"KEY\"}},\"nomad\":{{\"current\":\"KEY\"}}}} \
+                 into it",
+                self.path(GOSSIP).display()
+            );
+        }
+        Ok(())
     }
 
     /// The rotation of certificates that is under way, if one is.
@@ -243,7 +270,7 @@ impl State {
     }
 
     fn save<T: records::Record>(&mut self, name: &str, record: &T) -> Result<()> {
-        self.folder.write(name, records::text(record)?.as_bytes())
+        self.put(name, records::text(record)?.as_bytes()).map(drop)
     }
 
     fn secret(&self, name: &str) -> Result<Option<Secret>> {

@@ -197,7 +197,8 @@ impl Applied {
             nodes: nodes.collect(),
             versions: before.map(|before| before.versions.clone()).unwrap_or_default(),
             created_at: before.map_or_else(|| unix(now), |before| before.created_at),
-            consul_only: scope == Scope::ConsulOnly,
+            // A run about Consul alone takes nothing away from a cluster that has Nomad.
+            consul_only: scope == Scope::ConsulOnly && before.is_none_or(|before| before.consul_only),
             detached: before.is_some_and(|before| before.detached),
             sample: before.is_some_and(|before| before.sample),
             sources: before.map(|before| before.sources.clone()).unwrap_or_default(),
@@ -244,6 +245,17 @@ pub struct Tokens {
 }
 
 impl Tokens {
+    /// The first token of a product, once the product is known to have taken it. A run that was killed between saving
+    /// and using it leaves one without an accessor, with which every request would be refused.
+    #[must_use]
+    pub fn management(&self, product: Product) -> Option<Secret> {
+        let token = match product {
+            Product::Consul => self.consul_management.as_ref(),
+            Product::Nomad => self.nomad_management.as_ref(),
+        };
+        token.filter(|token| !token.accessor.is_empty()).map(|token| token.secret.clone())
+    }
+
     /// What the operator uses with a product: the own token, else the management token.
     #[must_use]
     pub fn operator_of(&self, product: Product) -> Option<&Token> {

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::bootstrap::pki::tests::cluster;
 use crate::bootstrap::pki::{self, Authority};
-use crate::bootstrap::topology::{Cluster, Scope};
+use crate::bootstrap::topology::{Cluster, Product, Scope};
 
 fn now() -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(1_900_000_000)
@@ -31,6 +31,41 @@ pub(crate) fn full() -> (TempDir, State, Cluster) {
     state.ensure_gossip().unwrap();
     state.save_cluster(&Applied::of(&cluster, Scope::All, None, now())).unwrap();
     (folder, state, cluster)
+}
+
+#[test]
+fn a_folder_of_other_things_is_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("thesis.txt");
+    fs::write(&file, "").unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+    for error in [State::create(folder.path()).unwrap_err(), State::open_read_only(folder.path()).unwrap_err()] {
+        assert!(error.to_string().contains("not the state folder of a cluster"), "{error}");
+    }
+    assert_eq!(mode(&file), 0o644);
+    fs::remove_file(&file).unwrap();
+    State::create(folder.path()).unwrap();
+}
+
+#[test]
+fn a_folder_behind_a_link_is_removed_with_what_it_holds() {
+    let (folder, state, _) = full();
+    drop(state);
+    let link = folder.path().join("link");
+    std::os::unix::fs::symlink("state", &link).unwrap();
+    State::open(&link).unwrap().unwrap().remove().unwrap();
+    assert!(!folder.path().join("state").exists() && fs::symlink_metadata(&link).is_err());
+}
+
+#[test]
+fn a_ca_that_has_expired_can_be_changed() {
+    let (_folder, mut state, cluster) = full();
+    let later = now() + Duration::from_secs(11 * 365 * 86_400);
+    let rotation = state.begin_authority_rotation(None, later).unwrap();
+    assert_eq!(rotation.step, RotationStep::NewLeaves);
+    let authority = state.ensure_authority(None, later).unwrap();
+    assert!(!state.ensure_pairs(&cluster, &authority, later).unwrap().made.is_empty());
+    assert!(state.due_pairs(&cluster, later).unwrap().is_empty());
 }
 
 fn cut(text: &str, unwanted: &str) -> bool {
@@ -224,6 +259,14 @@ fn records_come_back_and_strange_ones_are_refused() {
     let first = state.cluster().unwrap().unwrap();
     let again = Applied::of(&cluster, Scope::ConsulOnly, Some(&first), now() + Duration::from_secs(9));
     assert_eq!((&again.id, again.created_at), (&first.id, first.created_at));
+    assert!(!again.consul_only, "a run about Consul alone takes no Nomad away");
+    let alone = Applied::of(&cluster, Scope::ConsulOnly, None, now());
+    assert!(alone.consul_only && !Applied::of(&cluster, Scope::All, Some(&alone), now()).consul_only);
+    // Saved before it was used, by a run that was killed in between.
+    let chosen = Token { accessor: String::new(), secret: Secret::new("hush") };
+    let chosen = Tokens { nomad_management: Some(chosen), ..tokens.clone() };
+    assert_eq!(chosen.management(Product::Nomad), None);
+    assert_eq!(chosen.management(Product::Consul).unwrap().reveal(), "root-hush");
     for (text, expected) in [
         (r#"{"version": 2}"#, "a newer lb wrote it"),
         (r#"{"version": 1, "agents": "hush"}"#, "damaged"),

@@ -1,4 +1,4 @@
-//! Bodies as they pass through: no boxing, no buffering; back-pressure is that of the two connections.
+//! Bodies as they pass through: no boxing, no buffering beyond a first piece; back-pressure is that of the two connections.
 
 use std::cell::Cell;
 use std::pin::Pin;
@@ -98,6 +98,8 @@ pub enum ResponseBody {
     },
     /// The upstream's.
     Upstream {
+        /// What was taken of it before.
+        first: Option<Frame<Bytes>>,
         /// What the upstream sends.
         body: Incoming,
         /// Gives the connection back, counts and logs: at the end of the body, or when it is dropped before.
@@ -119,8 +121,11 @@ impl Body for ResponseBody {
                 }
                 Poll::Ready((!frame.is_empty()).then(|| Ok(Frame::data(frame))))
             }
-            Self::Upstream { body, finish } => {
-                let polled = Pin::new(&mut *body).poll_frame(cx);
+            Self::Upstream { first, body, finish } => {
+                let polled = match first.take() {
+                    Some(first) => Poll::Ready(Some(Ok(first))),
+                    None => Pin::new(&mut *body).poll_frame(cx),
+                };
                 match &polled {
                     Poll::Ready(Some(Ok(frame))) => {
                         if let Some(data) = frame.data_ref() {
@@ -142,14 +147,23 @@ impl Body for ResponseBody {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Own { data, .. } => data.is_empty(),
-            Self::Upstream { body, .. } => body.is_end_stream(),
+            Self::Upstream { first, body, .. } => first.is_none() && body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Own { data, .. } => SizeHint::with_exact(data.len() as u64),
-            Self::Upstream { body, .. } => body.size_hint(),
+            Self::Upstream { first, body, .. } => {
+                let taken = first.as_ref().and_then(Frame::data_ref).map_or(0, Bytes::len) as u64;
+                let rest = body.size_hint();
+                let mut hint = SizeHint::new();
+                hint.set_lower(rest.lower() + taken);
+                if let Some(upper) = rest.upper() {
+                    hint.set_upper(upper + taken);
+                }
+                hint
+            }
         }
     }
 }

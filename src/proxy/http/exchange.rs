@@ -8,12 +8,13 @@
 //! ```
 //! When another instance is asked:
 //! - the connection could not be made: always, nothing was sent;
-//! - it ended before any byte of an answer: if the request was provably not sent, or is idempotent and has no body;
+//! - it ended before any byte of an answer: if the request was provably not sent, or is idempotent and has no body; of
+//!   the latter also when it ended between the head of an answer and its body, if the head told that body's length;
 //! - no first byte within `proxy.try_timeout`: idempotent requests without body are asked elsewhere *too*, and the
 //!   first answer wins; a slow instance that answers after all loses nothing, and a hung one costs nobody a request.
 //!
 //! All but the first kind draw on the retry budget, and are refused when it is spent (but for the one retry that follows
-//! a pooled connection found closed); none happens after the first byte of an answer.
+//! a pooled connection found closed); none happens after anything of an answer was passed on.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -26,7 +27,7 @@ use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
 use http::header::{CONNECTION, HeaderName, LOCATION};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
-use hyper::body::{Body as _, Incoming};
+use hyper::body::{Body as _, Frame, Incoming};
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
@@ -151,7 +152,11 @@ pub async fn exchange(
             finish.answered(&target.state, upstream, answer.in_flight, answer.lease, answer.took);
             let mut response = answer.response;
             headers::prepare_response(response.headers_mut(), &downstream.client, &settings.header_rules, switching);
-            if switching { upgrade::switch(&downstream, target, response, finish) } else { pass_on(response, finish) }
+            if switching {
+                upgrade::switch(&downstream, target, response, finish)
+            } else {
+                pass_on(response, answer.first, finish)
+            }
         }
         Err(error) => {
             tracing::debug!(%error, service = %first.service.name(), "request failed");
@@ -582,13 +587,16 @@ fn own(response: Response<Bytes>, mut finish: Box<Finish>) -> Response<ResponseB
     })
 }
 
-fn pass_on(response: Response<Incoming>, mut finish: Box<Finish>) -> Response<ResponseBody> {
+fn pass_on(
+    response: Response<Incoming>,
+    first: Option<Frame<Bytes>>,
+    mut finish: Box<Finish>,
+) -> Response<ResponseBody> {
     let (mut parts, body) = response.into_parts();
     // The version is the client connection's business, not the upstream's.
     parts.version = Version::HTTP_11;
-    if body.is_end_stream() {
+    if first.is_none() && body.is_end_stream() {
         finish.complete();
-        return Response::from_parts(parts, ResponseBody::Upstream { body, finish });
     }
-    Response::from_parts(parts, ResponseBody::Upstream { body, finish })
+    Response::from_parts(parts, ResponseBody::Upstream { first, body, finish })
 }

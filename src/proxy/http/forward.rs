@@ -1,12 +1,17 @@
-//! One attempt: a request to one instance, up to the head of its answer.
+//! One attempt: a request to one instance, up to the head of its answer, or, where the request could be asked again, to
+//! the first of its body.
 
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::uri::{Authority, PathAndQuery, Scheme as UriScheme};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Frame, Incoming};
+use tokio::time::timeout;
 
 use super::body::RequestBody;
 use super::connection::Downstream;
@@ -19,6 +24,10 @@ use crate::proxy::pool::{Connection, PoolKey};
 use crate::proxy::settings::Settings;
 use crate::proxy::worker::{Worker, ms};
 use crate::table::{InFlight, Target};
+
+/// How long the head of an answer is held until the first of its body is there. A process that is stopped between
+/// writing the two is gone within a millisecond.
+const HEAD_HELD_MAX: Duration = Duration::from_millis(100);
 
 /// A request as it came in, kept so that each attempt can be made from it.
 #[derive(Debug)]
@@ -44,6 +53,8 @@ pub struct Original {
 pub struct Answer {
     /// The answer.
     pub response: Response<Incoming>,
+    /// What was taken of its body already.
+    pub first: Option<Frame<Bytes>>,
     /// The connection it comes on.
     pub lease: Lease,
     /// The instance's load counter.
@@ -63,7 +74,7 @@ pub enum AttemptError {
         /// The request's body, untouched.
         body: RequestBody,
     },
-    /// The connection ended before any byte of an answer.
+    /// The connection ended before any byte of an answer, or of one that had a head only.
     #[error("connection closed before an answer: {source}")]
     Closed {
         /// What hyper says.
@@ -149,7 +160,13 @@ pub async fn attempt(
         }
         let sent = Instant::now();
         match send(connection, key.clone(), request).await {
-            Ok((response, lease)) => return Ok(Answer { response, lease, in_flight, took: sent.elapsed() }),
+            Ok((mut response, lease)) => {
+                let took = sent.elapsed();
+                let first = if may_repeat { first_of_body(&mut response).await } else { Ok(None) };
+                // Nothing of it was passed on yet, so it can still be had elsewhere.
+                let first = first.map_err(|source| AttemptError::Closed { source, reused, unsent: None })?;
+                return Ok(Answer { response, first, lease, in_flight, took });
+            }
             // A pooled connection that had ended unseen took nothing: the next one, or a fresh one, gets it.
             Err(AttemptError::Closed { unsent: Some(unsent), .. }) if reused => {
                 body = unsent;
@@ -167,6 +184,21 @@ pub async fn attempt(
 #[must_use]
 pub fn is_idempotent(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE)
+}
+
+/// The beginning of a body that is known to come. Many servers write the head and the body apart, and one that is
+/// stopped at once is stopped, more often than not, in a call between the two. A body of unknown length is not waited
+/// for, because of a stream of events the head is news by itself; nor is one whose beginning takes its time.
+async fn first_of_body(response: &mut Response<Incoming>) -> Result<Option<Frame<Bytes>>, hyper::Error> {
+    let body = response.body_mut();
+    if body.is_end_stream() || body.size_hint().exact().is_none() {
+        return Ok(None);
+    }
+    // Polling loses nothing when it is given up.
+    match timeout(HEAD_HELD_MAX, poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx))).await {
+        Ok(first) => first.transpose(),
+        Err(_) => Ok(None),
+    }
 }
 
 async fn send(

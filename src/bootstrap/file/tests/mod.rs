@@ -5,10 +5,10 @@ mod shipped;
 use std::path::{Path, PathBuf};
 
 use super::binaries::Programs;
-use super::build::{Surroundings, build};
+use super::build::{Recorded, Surroundings, build};
 use super::nodes::ROLES;
 use super::raw;
-use crate::bootstrap::topology::{BinarySource, Cluster, Node, ReleaseKey, Role, Runner, Ssh, Target};
+use crate::bootstrap::topology::{BinarySource, Cluster, Node, ReleaseKey, Role, Runner, Scope, Ssh, Target};
 
 /// Programs that a machine is said to have.
 struct Said {
@@ -33,14 +33,28 @@ impl Programs for Said {
 const BOTH: Said = Said { found: &["consul", "nomad"], linux: true };
 
 fn read_with(text: &str, programs: &Said) -> Result<Cluster, Vec<String>> {
+    read_told(text, programs, Recorded::default(), Scope::All)
+}
+
+fn read_again(text: &str, programs: &Said, recorded: Recorded) -> Result<Cluster, Vec<String>> {
+    read_told(text, programs, recorded, Scope::All)
+}
+
+fn read_for(text: &str, programs: &Said, scope: Scope) -> Result<Cluster, Vec<String>> {
+    read_told(text, programs, Recorded::default(), scope)
+}
+
+fn read_told(text: &str, programs: &Said, recorded: Recorded, scope: Scope) -> Result<Cluster, Vec<String>> {
     let mut mistakes = Vec::new();
     let raw = raw::read(Path::new("c.toml"), text, &mut mistakes);
     let around = Surroundings {
+        recorded,
         folder: Path::new("/etc/lb"),
         home: Some(Path::new("/home/op")),
         state: Some(PathBuf::from("/etc/lb/c.state")),
         programs,
         loopback: "lo",
+        scope,
     };
     build(&raw, &around, mistakes).map_err(|mistakes| mistakes.iter().map(ToString::to_string).collect())
 }
@@ -119,6 +133,9 @@ fn counts_and_lists_can_be_mixed_on_the_local_target() {
     let shown: Vec<String> = cluster.nodes.iter().map(|node| format!("{} {}", node.name, node.address)).collect();
     assert_eq!(shown, ["consul-0 127.3.0.11", "nomad-server-0 127.0.9.1", "w 127.3.0.13", "nomad-client-1 127.0.9.2"]);
     assert_eq!(names(&good("consul_servers = 1\nnomad_servers = 0\nnomad_clients = 0")), ["consul-0"]);
+    // Consul agents on workers do without Nomad's servers.
+    let alone = read_for("consul_servers = 1\nnomad_servers = 0\nnomad_clients = 1", &BOTH, Scope::ConsulOnly);
+    assert_eq!(names(&alone.unwrap()), ["consul-0", "nomad-client-0"]);
     assert_eq!(good("nomad_clients = 0").nodes.len(), 6);
 }
 
@@ -393,4 +410,27 @@ fn all_mistakes_are_told_at_once() {
     let text = "nmae = 1\nconsul_servers = 2\nacl = 3\n[ssh]\nport = 0\n[consul]\nversion = 7\nbinary = \"x\"\n[x]\n";
     let said = read(text).unwrap_err();
     assert_eq!(said.len(), 6, "{said:#?}");
+}
+
+#[test]
+fn what_is_left_unsaid_stays_as_it_was() {
+    let addresses = |cluster: &Cluster| {
+        cluster.nodes.iter().map(|node| (node.name.clone(), node.address)).collect::<std::collections::BTreeMap<_, _>>()
+    };
+    let before = good("consul_servers = 1\nacl = true\n[local]\nnetwork = \"127.0.9.0/24\"\n");
+    let recorded = Recorded { acl: Some(true), addresses: addresses(&before) };
+    let again = |text: &str| read_again(text, &BOTH, recorded.clone()).unwrap();
+    let same = again("consul_servers = 1\n");
+    assert_eq!((addresses(&same), same.acl), (addresses(&before), true));
+    assert!(!again("consul_servers = 1\nacl = false\n").acl);
+    // Others come without moving those that are there.
+    let more = addresses(&again("nomad_clients = 4\n"));
+    for (name, address) in addresses(&before) {
+        assert_eq!(more[&name], address, "{name}");
+    }
+    let new = ["consul-1", "consul-2", "nomad-client-3"].map(|name| more[name].to_string());
+    assert_eq!(new, ["127.0.9.18", "127.0.9.19", "127.0.9.20"]);
+    // What is said wins, and is refused later where it cannot be.
+    let moved = again("consul_servers = 1\n[local]\nnetwork = \"127.0.8.0/24\"\n");
+    assert_eq!(moved.nodes[0].address.to_string(), "127.0.8.11");
 }
