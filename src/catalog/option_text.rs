@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net};
 
-use super::options::{Access, HostRewrite, Proto, Redirect, RouteOptions};
+use super::options::{Access, HostRewrite, Proto, ProxyHeader, Redirect, RouteOptions};
 
 /// Every option with a meaning.
 const KNOWN: [&str; 14] = [
@@ -126,7 +126,7 @@ fn apply(parsed: &mut ParsedOptions, key: &str, value: &str, context: Context<'_
         "prepend" => options.prepend = slashed("prepend", value)?,
         "host" => options.host = host_rewrite(value)?,
         "tlsskipverify" => options.tls_skip_verify = is_true(key, value, warnings),
-        "pxyproto" => options.proxy_protocol = is_true(key, value, warnings),
+        "pxyproto" => options.proxy_protocol = proxy_header(value, warnings),
         "redirect" => options.redirect = Some(redirect(value, context)?),
         "auth" => options.auth = named("auth", value)?,
         "register" => options.register = named("register", value)?,
@@ -170,6 +170,18 @@ fn is_true(key: &str, value: &str, warnings: &mut Vec<String>) -> bool {
         warnings.push(format!("`{key}={value}` has no effect: only `{key}=true` switches it on"));
     }
     value == "true"
+}
+
+fn proxy_header(value: &str, warnings: &mut Vec<String>) -> Option<ProxyHeader> {
+    match value {
+        "true" | "v1" => Some(ProxyHeader::V1),
+        "v2" => Some(ProxyHeader::V2),
+        "false" => None,
+        _ => {
+            warnings.push(format!("`pxyproto={value}` has no effect: true and v1 mean version 1, v2 version 2"));
+            None
+        }
+    }
 }
 
 fn named(key: &'static str, value: &str) -> Result<Option<Arc<str>>, OptionError> {
@@ -324,7 +336,12 @@ mod tests {
         assert_eq!(clean("host=dst").host, HostRewrite::Target);
         assert_eq!(clean("host=a.example:81").host, HostRewrite::Name("a.example:81".into()));
         assert!(clean("tlsskipverify=true").tls_skip_verify);
-        assert!(clean("pxyproto=true").proxy_protocol);
+        for (word, header) in
+            [("true", Some(ProxyHeader::V1)), ("v1", Some(ProxyHeader::V1)), ("v2", Some(ProxyHeader::V2))]
+        {
+            assert_eq!(clean(&format!("pxyproto={word}")).proxy_protocol, header);
+        }
+        assert_eq!(clean("pxyproto=false").proxy_protocol, None);
         assert_eq!(clean("auth=a").auth.as_deref(), Some("a"));
         assert_eq!(clean("register=r").register.as_deref(), Some("r"));
         assert_eq!(clean("grpcservername=g").grpc_server_name.as_deref(), Some("g"));
@@ -393,7 +410,8 @@ mod tests {
     fn what_has_no_effect_is_told() {
         assert_eq!(parse("stirp=/x").unknown, ["unknown option `stirp`, nearest is `strip`"]);
         assert_eq!(parse("q").unknown, ["unknown option `q`"]);
-        for text in ["proto=ftp", "tlsskipverify=yes", "pxyproto", "strategy=best", "strip=/a strip=/b"] {
+        for text in ["proto=ftp", "tlsskipverify=yes", "pxyproto", "pxyproto=v3", "strategy=best", "strip=/a strip=/b"]
+        {
             let parsed = parse(text);
             assert_eq!(parsed.warnings.len(), 1, "{text}: {:?}", parsed.warnings);
         }

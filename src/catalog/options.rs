@@ -134,6 +134,15 @@ pub enum HashKey {
     Cookie(Arc<str>),
 }
 
+/// Form of the PROXY header that a TCP target gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProxyHeader {
+    /// `pxyproto=true` or `v1`: a line of text.
+    V1,
+    /// `pxyproto=v2`: binary.
+    V2,
+}
+
 /// All options of one target. Two instances of one service may differ: during a rolling update the old and the
 /// new tags stand side by side, and each instance is served under its own.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -158,8 +167,8 @@ pub struct RouteOptions {
     pub access: Access,
     /// Name of an authentication scheme.
     pub auth: Option<Arc<str>>,
-    /// Send a PROXY line to a TCP target.
-    pub proxy_protocol: bool,
+    /// Tell a TCP target about its client in a PROXY header (`pxyproto=`).
+    pub proxy_protocol: Option<ProxyHeader>,
     /// Extra name to register the balancer under.
     pub register: Option<Arc<str>>,
     /// Strategy of its own for this route (`strategy=`); the first target that names one decides.

@@ -20,6 +20,8 @@ pub enum Kind {
     Time(u64, u64),
     /// `IP:PORT`; `:PORT` means every IPv4 address.
     Socket,
+    /// Ports and ranges of ports.
+    Ports,
     /// A list of texts.
     List,
     /// URLs, separated by commas, or as a list.
@@ -53,6 +55,7 @@ impl Kind {
                 time(max)
             ),
             Self::Socket => "write an address and a port, like \"0.0.0.0:9999\" or \"[::1]:9999\"".to_owned(),
+            Self::Ports => "write a port or a range of ports, or a list of them, like \"10000-10999\"".to_owned(),
             Self::List => "write a list of texts, like [\"a\", \"b\"]".to_owned(),
             Self::Urls => "write URLs in quotes, separated by commas".to_owned(),
             Self::Sockets => "write a list of addresses, like [\"127.0.0.1:8600\"]".to_owned(),
@@ -77,6 +80,7 @@ impl Kind {
             Self::Time(..) => "DURATION",
             Self::Socket => "ADDR",
             Self::Urls => "URL,…",
+            Self::Ports => "PORTS",
             Self::List | Self::Sockets | Self::Words(_) => "LIST",
             Self::Word(_) => "WORD",
             Self::Header => "HEADER",
@@ -170,8 +174,22 @@ const MINUTE: u64 = 60 * SECOND;
 const HOUR: u64 = 60 * MINUTE;
 const DAY: u64 = 24 * HOUR;
 
-/// Protocol names of listeners: the ones served, then the ones whose names are reserved.
+/// Protocol names of listeners.
 pub const PROTOCOLS: &[&str] = &["http", "https", "tcp", "grpc", "grpcs", "tcp+sni", "https+tcp+sni", "tcp-dynamic"];
+/// TLS versions served.
+pub const TLS_VERSIONS: &[&str] = &["1.2", "1.3"];
+/// Cipher suites served, under their registered names (IANA), with their numbers; the best first.
+pub const TLS_CIPHERS: [(&str, u16); 9] = [
+    ("TLS_AES_256_GCM_SHA384", 0x1302),
+    ("TLS_AES_128_GCM_SHA256", 0x1301),
+    ("TLS_CHACHA20_POLY1305_SHA256", 0x1303),
+    ("TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384", 0xc02c),
+    ("TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256", 0xc02b),
+    ("TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256", 0xcca9),
+    ("TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384", 0xc030),
+    ("TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256", 0xc02f),
+    ("TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256", 0xcca8),
+];
 /// Certificate sources: the ones served, then the ones whose names are reserved.
 pub const CERTIFICATE_SOURCES: &[&str] = &["file", "path", "http", "consul", "vault", "vault-pki"];
 
@@ -454,14 +472,16 @@ const LISTENER: &[Key] = &[
         "protocol",
         Kind::Word(PROTOCOLS),
         "http",
-        "http, https, tcp, grpc or grpcs. http and grpc also take HTTP/2 with prior knowledge. tcp+sni, \
-         https+tcp+sni and tcp-dynamic are reserved.",
+        "http, https, grpc or grpcs (http and grpc also take HTTP/2 with prior knowledge); tcp: by port; tcp+sni: TLS \
+         passed on by its server name, not ended here; https+tcp+sni: the same for names whose routes are tcp, https \
+         for all others; tcp-dynamic: a TCP listener for each :PORT route of the catalog.",
     ),
     unset(
         "certificates",
         Kind::Text,
         "main",
-        "Which [certificates.NAME]: required for https and grpcs; on tcp, TLS is ended here with them.",
+        "Which [certificates.NAME]: required for https, grpcs and https+tcp+sni; on tcp and tcp-dynamic, TLS is ended \
+         here with them.",
     ),
     key("proxy_protocol", Kind::Bool, "false", "Accept the PROXY protocol (v1 and v2) in front of a connection."),
     key("proxy_protocol_timeout", Kind::Time(1, MINUTE), "250ms", "How long to wait for its header."),
@@ -471,6 +491,35 @@ const LISTENER: &[Key] = &[
         "false",
         "Refuse the handshake for a name without certificate, instead of showing the first one.",
     ),
+    key("tls_min", Kind::Word(TLS_VERSIONS), "1.2", "Lowest TLS version taken where TLS is ended."),
+    key("tls_max", Kind::Word(TLS_VERSIONS), "1.3", "Highest TLS version taken."),
+    unset(
+        "tls_ciphers",
+        Kind::List,
+        "TLS_AES_256_GCM_SHA384,TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384",
+        "Cipher suites taken, by their registered names. Unset: all that are served; none of them is weak.",
+    ),
+    unset(
+        "header_timeout",
+        Kind::Time(100, HOUR),
+        "10s",
+        "As proxy.header_timeout, for this listener: the limit for a request head, a ClientHello, a TLS handshake.",
+    ),
+    unset(
+        "idle_timeout",
+        Kind::Time(0, 365 * DAY),
+        "60s",
+        "As proxy.idle_timeout for this listener, or as proxy.tcp_idle_timeout where it is one of tcp (0s: never).",
+    ),
+    unset("body_timeout", Kind::Time(100, DAY), "60s", "As proxy.body_timeout, for this listener."),
+    unset(
+        "ports",
+        Kind::Ports,
+        "10000-10999",
+        "Ports that tcp-dynamic may open, at the IP of its address (whose own port is 0). Required there: whoever may \
+         register a service opens ports with it. Ports of other listeners are never taken.",
+    ),
+    key("refresh", Kind::Time(50, HOUR), "1s", "How often tcp-dynamic looks for routes that came or went."),
 ];
 
 const CERTIFICATES: &[Key] = &[
@@ -547,7 +596,12 @@ const PROXY: &[Key] = &[
         "upstream-ca.pem",
         "PEM file of CAs for instances that are reached by TLS. Without it: the system's.",
     ),
-    key("header_timeout", Kind::Time(100, HOUR), "10s", "Limit for a client to send its request head."),
+    key(
+        "header_timeout",
+        Kind::Time(100, HOUR),
+        "10s",
+        "Limit for a client to send its request head, or a ClientHello, or to finish a TLS handshake.",
+    ),
     key("idle_timeout", Kind::Time(100, DAY), "60s", "How long an idle client connection is kept."),
     key(
         "body_timeout",

@@ -1,9 +1,10 @@
 //! `[certificates.NAME]` and `[[listener]]`, and what one needs of the other.
 
 use std::collections::{BTreeMap, HashSet};
+use std::net::IpAddr;
 
 use super::build::each;
-use super::keys::section;
+use super::keys::{TLS_CIPHERS, section};
 use super::mistake::{Mistake, Place};
 use super::raw::{Group, Settings};
 use super::reader::Reader;
@@ -64,12 +65,18 @@ pub(super) fn listeners(
 ) -> Vec<ListenerConfig> {
     let certificates = &config.certificates;
     let mut seen = HashSet::new();
+    let mut dynamic = Vec::new();
     let mut listeners = each(settings, "listener", mistakes, |reader| {
         if !reader.has("address") {
             reader.wrong("address", "is missing", "say where to listen, as in address = \"0.0.0.0:9999\"");
         }
         let listener = listener(reader);
         check_certificates(reader, &listener, certificates, warnings);
+        check_dynamic(reader, &listener, &dynamic, warnings);
+        check_timeouts(reader, &listener, warnings);
+        if listener.protocol == ListenerProtocol::TcpDynamic {
+            dynamic.push(listener.clone());
+        }
         if listener.address.port() != 0 {
             if listener.address == config.admin.address {
                 reader.wrong("address", "is the admin listener's too", "change one of them (admin.address)");
@@ -115,11 +122,11 @@ fn listener(reader: &mut Reader<'_>) -> ListenerConfig {
         Some("tcp") => ListenerProtocol::Tcp,
         Some("grpc") => ListenerProtocol::Grpc,
         Some("grpcs") => ListenerProtocol::Grpcs,
-        Some("http") | None => ListenerProtocol::Http,
-        Some(_) => {
-            reader.wrong("protocol", "is not supported yet", "use http, https, tcp, grpc or grpcs");
-            ListenerProtocol::Tcp
-        }
+        Some("tcp+sni") => ListenerProtocol::TcpSni,
+        Some("https+tcp+sni") => ListenerProtocol::HttpsTcpSni,
+        Some("tcp-dynamic") => ListenerProtocol::TcpDynamic,
+        // The kind of the key lets nothing else through.
+        _ => ListenerProtocol::Http,
     };
     ListenerConfig {
         address: reader.socket("address"),
@@ -128,6 +135,100 @@ fn listener(reader: &mut Reader<'_>) -> ListenerConfig {
         proxy_protocol: reader.bool("proxy_protocol"),
         proxy_protocol_timeout: reader.time("proxy_protocol_timeout"),
         strict_sni: reader.bool("strict_sni"),
+        tls: tls_limits(reader),
+        header_timeout: reader.time_if_set("header_timeout"),
+        idle_timeout: reader.time_if_set("idle_timeout"),
+        body_timeout: reader.time_if_set("body_timeout"),
+        ports: reader.ports("ports"),
+        refresh: reader.time("refresh"),
+    }
+}
+
+fn tls_limits(reader: &mut Reader<'_>) -> TlsLimits {
+    let mut version = |name: &str| match reader.text(name).as_deref() {
+        Some("1.2") => TlsVersion::V1_2,
+        _ => TlsVersion::V1_3,
+    };
+    let (min, max) = (version("tls_min"), version("tls_max"));
+    if max < min {
+        reader.wrong("tls_max", "is below tls_min", "raise it, or lower tls_min");
+    }
+    let mut ciphers = Vec::new();
+    for name in reader.list("tls_ciphers") {
+        match TLS_CIPHERS.iter().find(|(known, _)| *known == name) {
+            Some((_, number)) => ciphers.push(*number),
+            None => {
+                let advice = format!("choose among {}", TLS_CIPHERS.map(|(known, _)| known).join(", "));
+                reader.wrong("tls_ciphers", &format!("names {name:?}, which is not served"), &advice);
+            }
+        }
+    }
+    // A suite belongs to one version: those of 1.3 begin with the byte 0x13.
+    let serves = |version| ciphers.iter().any(|number: &u16| (number >> 8 == 0x13) == (version == TlsVersion::V1_3));
+    for version in [TlsVersion::V1_2, TlsVersion::V1_3] {
+        if !ciphers.is_empty() && (min..=max).contains(&version) && !serves(version) {
+            let problem = format!("holds no suite for TLS {}", version.as_str());
+            reader.wrong("tls_ciphers", &problem, "add one, or leave that version out (tls_min, tls_max)");
+        }
+    }
+    TlsLimits { min, max, ciphers: ciphers.into() }
+}
+
+impl TlsVersion {
+    /// Its name in the configuration.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::V1_2 => "1.2",
+            Self::V1_3 => "1.3",
+        }
+    }
+}
+
+/// What only `tcp-dynamic` has, and what it must not have. `others`: those read before.
+fn check_dynamic(
+    reader: &mut Reader<'_>,
+    listener: &ListenerConfig,
+    others: &[ListenerConfig],
+    warnings: &mut Vec<Mistake>,
+) {
+    if listener.protocol != ListenerProtocol::TcpDynamic {
+        for name in ["ports", "refresh"] {
+            if reader.has(name) {
+                warnings.push(reader.about(name, "has no effect here", "it is for protocol = \"tcp-dynamic\" alone"));
+            }
+        }
+        return;
+    }
+    if listener.address.port() != 0 {
+        let advice =
+            format!("write \"{}\": the ports are those of the routes", SocketAddr::new(listener.address.ip(), 0));
+        reader.wrong("address", "has a port, which tcp-dynamic does not use", &advice);
+    }
+    if listener.ports.is_empty() && !reader.has("ports") {
+        let advice = "say which ports the catalog may open, as in ports = \"10000-10999\"";
+        reader.wrong("ports", "is missing, and the protocol needs it", advice);
+    }
+    let shared = others.iter().filter(|other| overlap(listener.address.ip(), other.address.ip()));
+    if let Some(port) = shared.filter_map(|other| listener.ports.shared_with(&other.ports)).min() {
+        let problem = format!("holds {port}, which another tcp-dynamic listener may open too");
+        reader.wrong("ports", &problem, "give each port to one of them");
+    }
+}
+
+/// Whether a port on one of the addresses is also one on the other.
+#[must_use]
+pub fn overlap(a: IpAddr, b: IpAddr) -> bool {
+    a == b || a.is_unspecified() || b.is_unspecified()
+}
+
+fn check_timeouts(reader: &mut Reader<'_>, listener: &ListenerConfig, warnings: &mut Vec<Mistake>) {
+    let zero = listener.idle_timeout.is_some_and(|time| time.is_zero());
+    if zero && !listener.protocol.is_tcp() {
+        reader.wrong("idle_timeout", "is zero, which only TCP listeners can have", "write at least \"100ms\"");
+    }
+    if listener.protocol.is_tcp() && reader.has("body_timeout") {
+        warnings.push(reader.about("body_timeout", "has no effect on TCP", "idle_timeout is the limit there"));
     }
 }
 
@@ -137,7 +238,8 @@ fn check_certificates(
     known: &BTreeMap<String, CertificateConfig>,
     warnings: &mut Vec<Mistake>,
 ) {
-    let tls = matches!(listener.protocol, ListenerProtocol::Https | ListenerProtocol::Grpcs);
+    let protocol = listener.protocol;
+    let tls = matches!(protocol, ListenerProtocol::Https | ListenerProtocol::Grpcs | ListenerProtocol::HttpsTcpSni);
     match &listener.certificates {
         Some(name) if !known.contains_key(name) => {
             let advice = match mistake::nearest(name, known.keys().map(String::as_str)) {
@@ -155,9 +257,13 @@ fn check_certificates(
             };
             reader.wrong("certificates", "is missing, and the protocol needs it", &advice);
         }
-        Some(_) if matches!(listener.protocol, ListenerProtocol::Http | ListenerProtocol::Grpc) => {
+        Some(_) if matches!(protocol, ListenerProtocol::Http | ListenerProtocol::Grpc) => {
             let advice = "set protocol = \"https\" or \"grpcs\" for TLS, or remove it";
             warnings.push(reader.about("certificates", "has no effect on a plain listener", advice));
+        }
+        Some(_) if protocol == ListenerProtocol::TcpSni => {
+            let advice = "TLS is not ended here; set protocol = \"https+tcp+sni\" to end that of other names";
+            warnings.push(reader.about("certificates", "has no effect on tcp+sni", advice));
         }
         _ => {}
     }

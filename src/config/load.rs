@@ -359,13 +359,27 @@ routes_file = "routes.txt"
     #[test]
     fn cross_checks() {
         let listener = |rest: &str| format!("[[listener]]\naddress = \"127.0.0.1:1\"\n{rest}");
+        let dynamic =
+            |rest: &str| format!("[[listener]]\naddress = \"127.0.0.1:0\"\nprotocol = \"tcp-dynamic\"\n{rest}\n");
         let certificates = "[certificates.main]\ncert_file = \"a.pem\"\n";
         let cases: &[(String, &str)] = &[
             (listener("protocol = \"https\""), "the protocol needs it"),
             (listener("protocol = \"grpcs\"\ncertificates = \"mian\"\n") + certificates, "did you mean \"main\"?"),
-            (listener("protocol = \"tcp+sni\""), "is not supported yet"),
-            (listener("protocol = \"https+tcp+sni\""), "is not supported yet"),
-            (listener("protocol = \"tcp-dynamic\""), "is not supported yet"),
+            (listener("protocol = \"https+tcp+sni\""), "the protocol needs it"),
+            (listener("protocol = \"tcp-dynamic\"\nports = \"1-2\""), "write \"127.0.0.1:0\""),
+            (dynamic(""), "ports is missing"),
+            (dynamic("ports = \"2-1\""), "holds a range that ends before it begins"),
+            (dynamic("ports = [\"1\", \"x\"]"), "holds something that is not a port"),
+            (dynamic("ports = 7"), "is not a range of ports"),
+            (dynamic("ports = \"1-9\"") + &dynamic("ports = \"9\""), "holds 9, which another tcp-dynamic listener"),
+            (listener("idle_timeout = \"0s\""), "only TCP listeners"),
+            (listener("tls_min = \"1.3\"\ntls_max = \"1.2\""), "is below tls_min"),
+            (listener("tls_min = \"1.1\""), "is not one of the known words"),
+            (
+                listener("tls_ciphers = [\"TLS_AES_128_GCM_SHA265\"]"),
+                "which is not served; choose among TLS_AES_256_GCM_SHA384, ",
+            ),
+            (listener("tls_ciphers = [\"TLS_AES_128_GCM_SHA256\"]"), "holds no suite for TLS 1.2"),
             (listener("") + &listener("protocol = \"tcp\""), "is another listener's too"),
             (listener("") + "[admin]\naddress = \"127.0.0.1:1\"", "is the admin listener's too"),
             ("[admin]\naddress = \"0.0.0.0:9999\"".to_owned(), "is the default listener's too"),

@@ -20,6 +20,7 @@ mod level;
 mod listeners;
 mod load;
 mod overlay;
+mod ports;
 mod raw;
 mod reader;
 mod reload;
@@ -38,8 +39,10 @@ use crate::table::Matcher;
 use crate::table::health::HealthConfig;
 
 pub use duration::{format_duration, parse_duration};
+pub use listeners::overlap;
 pub use load::{Draft, Inputs, Loaded, draft, load, read, read_draft};
 pub use mistake::{Mistake, Mistakes, Place};
+pub use ports::Ports;
 pub use template::template;
 
 /// Everything a running `lb` needs to know.
@@ -173,6 +176,12 @@ pub enum ListenerProtocol {
     Grpc,
     /// gRPC over TLS: as `https`.
     Grpcs,
+    /// TLS, passed on by its server name as it came.
+    TcpSni,
+    /// The same for names whose routes are TCP; all others are served as `https`.
+    HttpsTcpSni,
+    /// `tcp` on each port that a route of the catalog names.
+    TcpDynamic,
 }
 
 /// One `[[listener]]`.
@@ -190,6 +199,44 @@ pub struct ListenerConfig {
     pub proxy_protocol_timeout: Duration,
     /// Refuse a handshake for a name without certificate instead of showing the first (`strict_sni`).
     pub strict_sni: bool,
+    /// What handshakes may choose (`tls_min`, `tls_max`, `tls_ciphers`).
+    pub tls: TlsLimits,
+    /// In place of `proxy.header_timeout` (`header_timeout`).
+    pub header_timeout: Option<Duration>,
+    /// In place of `proxy.idle_timeout`, or of `proxy.tcp_idle_timeout` (`idle_timeout`).
+    pub idle_timeout: Option<Duration>,
+    /// In place of `proxy.body_timeout` (`body_timeout`).
+    pub body_timeout: Option<Duration>,
+    /// What a `tcp-dynamic` listener may open (`ports`).
+    pub ports: Ports,
+    /// How often it looks (`refresh`).
+    pub refresh: Duration,
+}
+
+/// A version of TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TlsVersion {
+    /// 1.2
+    V1_2,
+    /// 1.3
+    V1_3,
+}
+
+/// What handshakes of a listener may choose. One cipher suite at least fits one of the versions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsLimits {
+    /// Lowest version.
+    pub min: TlsVersion,
+    /// Highest version.
+    pub max: TlsVersion,
+    /// Numbers of the cipher suites (IANA), in order; empty: all.
+    pub ciphers: std::sync::Arc<[u16]>,
+}
+
+impl Default for TlsLimits {
+    fn default() -> Self {
+        Self { min: TlsVersion::V1_2, max: TlsVersion::V1_3, ciphers: std::sync::Arc::default() }
+    }
 }
 
 /// One `[certificates.NAME]`.

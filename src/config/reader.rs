@@ -10,6 +10,7 @@ use super::duration::parse_duration;
 use super::keys::{Key, Kind, Section, Shape};
 use super::mistake::{Mistake, Place, nearest};
 use super::overlay::parse_bool;
+use super::ports::Ports;
 use super::raw::{Entry, Group, Written};
 use crate::catalog::options::Strategy;
 
@@ -31,6 +32,7 @@ enum Typed {
     Socket(SocketAddr),
     List(Vec<String>),
     Sockets(Vec<SocketAddr>),
+    Ports(Ports),
 }
 
 impl<'a> Reader<'a> {
@@ -141,6 +143,22 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// A duration where none stands for another key's.
+    pub(crate) fn time_if_set(&mut self, name: &str) -> Option<Duration> {
+        match self.typed(name) {
+            Some(Typed::Time(time)) => Some(time),
+            _ => None,
+        }
+    }
+
+    /// Ports; none when unset.
+    pub(crate) fn ports(&mut self, name: &str) -> Ports {
+        match self.typed(name) {
+            Some(Typed::Ports(ports)) => ports,
+            _ => Ports::default(),
+        }
+    }
+
     /// A duration in milliseconds.
     pub(crate) fn millis(&mut self, name: &str) -> u64 {
         u64::try_from(self.time(name).as_millis()).unwrap_or(u64::MAX)
@@ -222,6 +240,10 @@ fn convert(key: &Key, entry: &Entry) -> Result<Typed, String> {
             }
         }
         Kind::Socket => parse_socket(text.unwrap_or_default(), None).map(Typed::Socket),
+        Kind::Ports => {
+            let items = items(value).ok_or("is not a range of ports, nor a list of them")?;
+            return items.join(",").parse().map(Typed::Ports);
+        }
         Kind::Sockets => {
             let items = items(value).ok_or("is not a list")?;
             let parsed: Result<Vec<_>, _> = items.iter().map(|item| parse_socket(item, Some(53))).collect();

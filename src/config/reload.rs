@@ -12,7 +12,18 @@ impl ListenerProtocol {
             Self::Tcp => "tcp",
             Self::Grpc => "grpc",
             Self::Grpcs => "grpcs",
+            Self::TcpSni => "tcp+sni",
+            Self::HttpsTcpSni => "https+tcp+sni",
+            Self::TcpDynamic => "tcp-dynamic",
         }
+    }
+}
+
+impl ListenerProtocol {
+    /// Whether it carries bytes and never looks for requests in them.
+    #[must_use]
+    pub fn is_tcp(self) -> bool {
+        matches!(self, Self::Tcp | Self::TcpSni | Self::TcpDynamic)
     }
 }
 

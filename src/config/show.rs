@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::keys::TLS_CIPHERS;
 use super::*;
 use crate::table::Matcher;
 
@@ -121,7 +122,19 @@ fn listener(config: &ListenerConfig) -> Value {
         "proxy_protocol": config.proxy_protocol,
         "proxy_protocol_timeout": time(config.proxy_protocol_timeout),
         "strict_sni": config.strict_sni,
+        "tls_min": config.tls.min.as_str(),
+        "tls_max": config.tls.max.as_str(),
+        "tls_ciphers": config.tls.ciphers.iter().filter_map(|number| cipher_name(*number)).collect::<Vec<_>>(),
+        "header_timeout": config.header_timeout.map(time),
+        "idle_timeout": config.idle_timeout.map(time),
+        "body_timeout": config.body_timeout.map(time),
+        "ports": config.ports.to_string(),
+        "refresh": time(config.refresh),
     })
+}
+
+fn cipher_name(number: u16) -> Option<&'static str> {
+    TLS_CIPHERS.iter().find(|(_, known)| *known == number).map(|(name, _)| *name)
 }
 
 fn certificates(config: &CertificateConfig) -> Value {

@@ -103,6 +103,11 @@ impl Metrics {
         Arc::clone(lock(&self.listeners).entry(name.to_owned()).or_default())
     }
 
+    /// Removes the series of a listener that is gone.
+    pub fn remove_listener(&self, name: &str) {
+        lock(&self.listeners).remove(name);
+    }
+
     /// Handles of all services, by name.
     #[must_use]
     pub fn services(&self) -> Vec<Arc<ServiceMetrics>> {

@@ -60,8 +60,25 @@ impl ConnectError {
 /// # Errors
 /// Every failure, the deadline included; no request byte has been sent then, so another instance may be tried.
 pub async fn connect(target: &Target, settings: &Settings) -> Result<UpstreamStream, ConnectError> {
+    connect_with(target, settings, dial(target, settings)).await
+}
+
+/// The same in clear whatever the route says: for a client's own TLS, which is passed on as it came.
+///
+/// # Errors
+/// As [`connect`].
+pub async fn connect_plain(target: &Target, settings: &Settings) -> Result<UpstreamStream, ConnectError> {
+    let dial = async { Ok(UpstreamStream::Plain(dial_tcp(target, settings).await?)) };
+    connect_with(target, settings, dial).await
+}
+
+async fn connect_with(
+    target: &Target,
+    settings: &Settings,
+    dial: impl Future<Output = Result<UpstreamStream, ConnectError>>,
+) -> Result<UpstreamStream, ConnectError> {
     let limit = settings.proxy.connect_timeout;
-    let result = match tokio::time::timeout(limit, dial(target, settings)).await {
+    let result = match tokio::time::timeout(limit, dial).await {
         Ok(result) => result,
         Err(_elapsed) => Err(ConnectError::Timeout(limit)),
     };
@@ -72,13 +89,18 @@ pub async fn connect(target: &Target, settings: &Settings) -> Result<UpstreamStr
     result
 }
 
-async fn dial(target: &Target, settings: &Settings) -> Result<UpstreamStream, ConnectError> {
+async fn dial_tcp(target: &Target, settings: &Settings) -> Result<TcpStream, ConnectError> {
     let stream = TcpStream::connect(target.state.addr).await?;
     stream.set_nodelay(true)?;
     let keepalive = settings.proxy.keepalive;
     if !keepalive.is_zero() {
         SockRef::from(&stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(keepalive).with_interval(keepalive))?;
     }
+    Ok(stream)
+}
+
+async fn dial(target: &Target, settings: &Settings) -> Result<UpstreamStream, ConnectError> {
+    let stream = dial_tcp(target, settings).await?;
     let options = &*target.options;
     if !options.proto.is_tls() {
         return Ok(UpstreamStream::Plain(stream));

@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use super::drain::{LocalPhase, Phase};
 use super::tls::{CertStore, ServerUse};
 use super::worker::Worker;
-use crate::config::{ListenerConfig, ListenerProtocol};
+use crate::config::{ListenerConfig, ListenerProtocol, ProxyConfig};
 use crate::metrics::{ClientFault, ListenerMetrics};
 
 /// Connections the kernel may hold for one worker before it accepts them.
@@ -40,8 +40,34 @@ impl Listener {
     /// What its handshakes offer and demand.
     #[must_use]
     pub fn server_use(&self) -> ServerUse {
-        ServerUse { strict: self.config.strict_sni, http: self.config.protocol != ListenerProtocol::Tcp }
+        let config = &self.config;
+        ServerUse { strict: config.strict_sni, http: !config.protocol.is_tcp(), limits: config.tls.clone() }
     }
+
+    /// How long its clients may take: its own limits, else those of `[proxy]`.
+    #[must_use]
+    pub fn limits(&self, proxy: &ProxyConfig) -> ClientLimits {
+        let config = &self.config;
+        ClientLimits {
+            header: config.header_timeout.unwrap_or(proxy.header_timeout),
+            idle: config.idle_timeout.unwrap_or(proxy.idle_timeout),
+            body: config.body_timeout.unwrap_or(proxy.body_timeout),
+            tcp_idle: config.idle_timeout.filter(|_| config.protocol.is_tcp()).unwrap_or(proxy.tcp_idle_timeout),
+        }
+    }
+}
+
+/// How long a client may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClientLimits {
+    /// For a request head, a ClientHello or a handshake.
+    pub header: Duration,
+    /// Between requests.
+    pub idle: Duration,
+    /// Inside a body.
+    pub body: Duration,
+    /// Without a byte either way on a connection of TCP; zero: for ever.
+    pub tcp_idle: Duration,
 }
 
 /// Why a listener cannot be opened.
@@ -128,8 +154,15 @@ fn spawn(worker: &Rc<Worker>, listener: &Rc<Listener>, phase: &Rc<LocalPhase>, s
     tokio::task::spawn_local(async move {
         let _permit = permit;
         match listener.config.protocol {
-            ListenerProtocol::Tcp => super::session::serve(worker, listener, stream, peer).await,
-            _ => super::http::connection::serve(worker, listener, phase, stream, peer).await,
+            ListenerProtocol::Tcp | ListenerProtocol::TcpDynamic => {
+                super::session::serve(worker, listener, stream, peer).await;
+            }
+            ListenerProtocol::TcpSni | ListenerProtocol::HttpsTcpSni => {
+                super::server_name::serve(worker, listener, phase, stream, peer).await;
+            }
+            ListenerProtocol::Http | ListenerProtocol::Https | ListenerProtocol::Grpc | ListenerProtocol::Grpcs => {
+                super::http::connection::serve(worker, listener, phase, stream, peer).await
+            }
         }
     });
 }

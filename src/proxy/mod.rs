@@ -12,6 +12,7 @@ pub mod http;
 pub mod listener;
 pub mod pool;
 pub mod proxy_protocol;
+pub mod server_name;
 pub mod session;
 pub mod settings;
 pub mod tcp;

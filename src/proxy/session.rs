@@ -1,62 +1,71 @@
-//! One TCP connection through the proxy: route by port, pick, connect (elsewhere if that fails), then bytes both ways.
+//! One TCP connection through the proxy: route by port (or as [`super::server_name`] found), pick, connect (elsewhere if
+//! that fails), then bytes both ways.
 
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use smallvec::SmallVec;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use super::connect::{UpstreamStream, connect};
+use super::connect::{UpstreamStream, connect, connect_plain};
 use super::drain::Phase;
 use super::http::client_io::ClientIo;
 use super::listener::Listener;
 use super::proxy_protocol::{self, Addresses, HEADER_BYTES_MAX, Received};
 use super::tcp::{PumpContext, pump};
 use super::worker::Worker;
+use crate::catalog::options::ProxyHeader;
 use crate::metrics::service::RetryReason;
 use crate::metrics::{ClientFault, ServiceMetrics};
 use crate::table::balancer::PickContext;
 use crate::table::{InFlight, Route, Target, TargetState};
 
-/// Serves one accepted connection of a `tcp` listener to its end.
+/// Serves one accepted connection of a `tcp` or `tcp-dynamic` listener to its end.
 pub async fn serve(worker: Rc<Worker>, listener: Rc<Listener>, stream: TcpStream, peer: SocketAddr) {
     let local = stream.local_addr().unwrap_or(listener.config.address);
     let mut io = ClientIo::new(stream, worker.clock);
-    let peer = match receive_proxy_header(&listener, &mut io, peer).await {
-        Ok(peer) => peer,
+    let seen = Addresses { source: peer, destination: local };
+    let ends = match receive_proxy_header(&listener, &mut io, seen).await {
+        Ok(ends) => ends,
         Err(error) => return listener.client_fault(peer, ClientFault::ProxyHeader, &error),
     };
+    let peer = ends.source;
     let Some(certificates) = &listener.certificates else {
-        return route(&worker, &listener, io, local, peer).await;
+        return route(&worker, &listener, io, local, ends).await;
     };
-    let acceptor = tokio_rustls::TlsAcceptor::from(certificates.server_config(listener.server_use()));
-    let limit = worker.settings().proxy.header_timeout;
+    let acceptor = match certificates.server_config(&listener.server_use()) {
+        Ok(config) => tokio_rustls::TlsAcceptor::from(config),
+        Err(error) => return listener.client_fault(peer, ClientFault::Tls, &error),
+    };
+    let limit = listener.limits(&worker.settings().proxy).header;
     match tokio::time::timeout(limit, acceptor.accept(io)).await {
-        Ok(Ok(stream)) => route(&worker, &listener, stream, local, peer).await,
+        Ok(Ok(stream)) => route(&worker, &listener, stream, local, ends).await,
         Ok(Err(error)) => listener.client_fault(peer, ClientFault::Tls, &error),
         Err(elapsed) => listener.client_fault(peer, ClientFault::Tls, &elapsed),
     }
 }
 
-/// The client's address: the socket's, or the one that a PROXY header carries, where the listener takes one.
+/// The two ends of the client's connection: those of the socket, which were `seen`, or those that a PROXY header carries,
+/// where the listener takes one.
 ///
 /// # Errors
 /// A malformed header, or one that stops in its middle for longer than the listener waits.
-pub async fn receive_proxy_header(listener: &Listener, io: &mut ClientIo, peer: SocketAddr) -> io::Result<SocketAddr> {
+pub async fn receive_proxy_header(listener: &Listener, io: &mut ClientIo, seen: Addresses) -> io::Result<Addresses> {
     if !listener.config.proxy_protocol {
-        return Ok(peer);
+        return Ok(seen);
     }
     let receive = async {
         loop {
             match proxy_protocol::parse(io.peeked()).map_err(io::Error::other)? {
-                Received::Absent => return Ok(peer),
+                Received::Absent => return Ok(seen),
                 Received::Header { len, addresses } => {
                     io.consume(len);
-                    return Ok(addresses.map_or(peer, |addresses| addresses.source));
+                    return Ok(addresses.unwrap_or(seen));
                 }
                 Received::NeedMore => {
                     if !io.peek_more(HEADER_BYTES_MAX).await? {
@@ -69,12 +78,12 @@ pub async fn receive_proxy_header(listener: &Listener, io: &mut ClientIo, peer: 
     match tokio::time::timeout(listener.config.proxy_protocol_timeout, receive).await {
         Ok(received) => received,
         // The header is optional: a client that waits for the server to speak first sends nothing at all.
-        Err(_elapsed) if io.peeked().is_empty() => Ok(peer),
+        Err(_elapsed) if io.peeked().is_empty() => Ok(seen),
         Err(_elapsed) => Err(io::ErrorKind::TimedOut.into()),
     }
 }
 
-async fn route<T>(worker: &Rc<Worker>, listener: &Listener, client: T, local: SocketAddr, peer: SocketAddr)
+async fn route<T>(worker: &Rc<Worker>, listener: &Listener, client: T, local: SocketAddr, ends: Addresses)
 where
     T: AsyncRead + AsyncWrite + Unpin,
 {
@@ -85,25 +94,46 @@ where
         listener.metrics.no_route.fetch_add(1, Relaxed);
         return tracing::debug!(%local, "no route for this port");
     };
-    let Some((target, mut upstream, _in_flight)) = connect_somewhere(worker, &route, peer).await else { return };
-    if target.options.proxy_protocol {
-        let line = proxy_protocol::v1_line(&Addresses { source: peer, destination: local });
-        if let Err(error) = upstream.write_all(&line).await {
-            return tracing::debug!(%error, "cannot send the PROXY line");
-        }
+    carry(worker, listener, &route, client, Carried { ends, is_tls: false }).await;
+}
+
+/// What is known of a connection that is carried.
+#[derive(Clone, Copy, Debug)]
+pub struct Carried {
+    /// Its two ends, for the PROXY header of its target.
+    pub ends: Addresses,
+    /// The bytes are the client's own TLS: they go to the target as they are, also where the route says `proto=https`.
+    pub is_tls: bool,
+}
+
+/// Carries a connection to one of `route`'s targets, to its end.
+pub async fn carry<T>(worker: &Rc<Worker>, listener: &Listener, route: &Arc<Route>, client: T, carried: Carried)
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    let Some((target, mut upstream, _in_flight)) = connect_somewhere(worker, route, carried).await else { return };
+    let header = match target.options.proxy_protocol {
+        None => Vec::new(),
+        Some(ProxyHeader::V1) => proxy_protocol::v1_line(&carried.ends),
+        Some(ProxyHeader::V2) => proxy_protocol::v2_header(Some(&carried.ends)),
+    };
+    if let Err(error) = upstream.write_all(&header).await {
+        return tracing::debug!(%error, "cannot send the PROXY header");
     }
     target.service.tcp_connections.fetch_add(1, Relaxed);
     let _open = OpenConnection::new(&target.service);
-    pump_until_cut(worker, client, upstream, &target.state, &target.service).await;
+    let idle = listener.limits(&worker.settings().proxy).tcp_idle;
+    pump_until_cut(worker, client, upstream, &target.state, &target.service, idle).await;
 }
 
 /// A connection to one of the route's targets: nothing is sent before it stands, so every target may be tried.
 async fn connect_somewhere<'r>(
     worker: &Rc<Worker>,
     route: &'r Arc<Route>,
-    peer: SocketAddr,
+    carried: Carried,
 ) -> Option<(&'r Target, UpstreamStream, InFlight)> {
     let settings = worker.settings();
+    let peer = carried.ends.source;
     let mut tried: SmallVec<[u64; 4]> = SmallVec::new();
     for attempt in 0..settings.proxy.retry_attempts.max(1) {
         let context = PickContext {
@@ -122,7 +152,9 @@ async fn connect_somewhere<'r>(
         }
         let in_flight = InFlight::new(Arc::clone(&target.state));
         let started = std::time::Instant::now();
-        match connect(target, &settings).await {
+        let connected =
+            if carried.is_tls { connect_plain(target, &settings).await } else { connect(target, &settings).await };
+        match connected {
             Ok(stream) => {
                 let latency_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
                 target.state.record_success(worker.clock.now_ms(), latency_us);
@@ -144,21 +176,21 @@ fn hash_of(peer: SocketAddr) -> u64 {
 }
 
 /// Moves bytes until both sides are done, or the tunnel is cut: its instance left the table long enough ago, or the
-/// drain deadline is over. Returns the bytes sent to the client.
+/// drain deadline is over, or nothing moved for `idle` (zero: no limit). Returns the bytes sent to the client.
 pub async fn pump_until_cut<C, U>(
     worker: &Rc<Worker>,
     mut client: C,
     mut upstream: U,
     state: &Arc<TargetState>,
     service: &ServiceMetrics,
+    idle: Duration,
 ) -> u64
 where
     C: AsyncRead + AsyncWrite + Unpin,
     U: AsyncRead + AsyncWrite + Unpin,
 {
     let guard = worker.tunnels.enter(Arc::clone(state));
-    let context =
-        PumpContext { buffers: &worker.buffers, metrics: service, idle: worker.settings().proxy.tcp_idle_timeout };
+    let context = PumpContext { buffers: &worker.buffers, metrics: service, idle };
     let stop = async {
         tokio::select! {
             () = guard.cut() => {}

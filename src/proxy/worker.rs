@@ -191,6 +191,8 @@ impl Worker {
                 },
             }
         }
+        // Sockets of orders that came too late: they must not take clients whom nobody serves.
+        drop(orders);
         accepting.end().await;
         while self.connections.get() > 0 && self.phase.get() < Phase::Cut {
             tokio::select! {

@@ -11,7 +11,7 @@ use anyhow::Context as _;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::ExtraSource;
-use super::workers::Opener;
+use super::workers::{Follower, Opener};
 use crate::admin::{self, AdminState};
 use crate::catalog::eligibility::Rules;
 use crate::config::Config;
@@ -39,6 +39,7 @@ pub(super) struct Start {
     pub(super) metrics: Metrics,
     pub(super) table: SharedTable,
     pub(super) open: Opener,
+    pub(super) follower: Follower,
 }
 
 enum Order {
@@ -136,7 +137,7 @@ struct Parts {
 
 impl Parts {
     fn start(start: Start, control: Control, handle: ControlHandle) -> anyhow::Result<Self> {
-        let Start { config, extra, admin, clock, metrics, table, open } = start;
+        let Start { config, extra, admin, clock, metrics, table, open, follower } = start;
         let (updates, unresolved) = mpsc::channel(UPDATES_MAX);
         let (resolved, control_updates) = mpsc::channel(UPDATES_MAX);
         let mut tasks = vec![resolve::spawn(&config.dns, metrics.clone(), unresolved, resolved)];
@@ -157,7 +158,7 @@ impl Parts {
             tokio::task::spawn_local(pass_on(received, updates.clone()));
         }
         tokio::task::spawn_local(control.run(control_updates));
-        tokio::task::spawn_local(open_when_synced(handle.clone(), table.clone(), open));
+        tokio::task::spawn_local(open_when_synced(handle.clone(), table.clone(), open, follower));
 
         let config_json = watch::Sender::new(masked(&config));
         admin.set_nonblocking(true).context("admin listener")?;
@@ -219,7 +220,7 @@ async fn pass_on(mut from: mpsc::Receiver<Update>, to: mpsc::Sender<Update>) {
 }
 
 /// Opens the listeners once everything is known; or, when a source keeps silent, once there is anything to serve.
-async fn open_when_synced(handle: ControlHandle, table: SharedTable, open: Opener) {
+async fn open_when_synced(handle: ControlHandle, table: SharedTable, open: Opener, follower: Follower) {
     let patience = async {
         tokio::time::sleep(SYNC_PATIENCE).await;
         let waiting_for = handle.readiness().waiting_for.join(", ");
@@ -237,7 +238,9 @@ async fn open_when_synced(handle: ControlHandle, table: SharedTable, open: Opene
         // Nobody can be served, and nothing here will change that: the supervisor shall see it.
         std::process::exit(1);
     }
+    follower.follow().await;
     super::notify::ready();
+    follower.run().await;
 }
 
 fn normalise_path(path: &str) -> Result<String, String> {

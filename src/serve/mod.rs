@@ -57,6 +57,7 @@ pub struct Running {
     phase: PhaseSender,
     thread: control_thread::ControlThread,
     workers: workers::Workers,
+    follower: workers::Follower,
     access_writer: AccessLogWriter,
 }
 
@@ -91,6 +92,7 @@ pub fn start(config: &Config, extra: Vec<ExtraSource>) -> anyhow::Result<Running
         phase: phase.subscribe(),
     };
     let listeners = workers.addresses();
+    let follower = workers.follower(table.clone(), metrics.clone(), admin_address, phase.subscribe());
     let (thread, control) = control_thread::spawn(control_thread::Start {
         config: config.clone(),
         extra,
@@ -99,6 +101,7 @@ pub fn start(config: &Config, extra: Vec<ExtraSource>) -> anyhow::Result<Running
         metrics: metrics.clone(),
         table: table.clone(),
         open: workers.opener(context),
+        follower: follower.clone(),
     })?;
     Ok(Running {
         listeners,
@@ -111,6 +114,7 @@ pub fn start(config: &Config, extra: Vec<ExtraSource>) -> anyhow::Result<Running
         phase,
         thread,
         workers,
+        follower,
         access_writer,
     })
 }
@@ -142,6 +146,7 @@ impl Running {
         self.settings.store(Arc::new(built));
         self.certificates.commit(stores, &self.metrics);
         self.workers.commit(listeners).await?;
+        self.follower.reloaded().await;
         Ok(present.differs_only_in_reloadable(next))
     }
 

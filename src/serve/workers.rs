@@ -1,4 +1,8 @@
 //! The worker threads and their listeners: sockets are bound early, opened late, and replaced while others serve.
+//! Those of [`dynamic`] listeners come and go with the table.
+
+mod dynamic;
+mod ports;
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,11 +12,14 @@ use anyhow::Context as _;
 use socket2::Socket;
 use tokio::sync::{mpsc, watch};
 
-use crate::config::{Config, ListenerConfig};
+use crate::config::{Config, ListenerConfig, ListenerProtocol};
 use crate::metrics::Metrics;
 use crate::proxy::listener::{self, Listener};
 use crate::proxy::tls::CertStore;
 use crate::proxy::worker::{self, ListenerNumber, Order, WorkerContext};
+
+use dynamic::Dynamic;
+pub(super) use dynamic::Follower;
 
 /// Orders that may wait at a worker; more wait at the reload.
 const ORDERS_MAX: usize = 64;
@@ -27,17 +34,23 @@ enum Stage {
     Ended,
 }
 
-/// All workers of a balancer.
-#[derive(Debug)]
+/// All workers of a balancer. Clones are the same ones.
+#[derive(Clone, Debug)]
 pub(super) struct Workers {
     count: usize,
     state: Arc<Mutex<State>>,
+    /// Held from a decision about listeners until its orders are sent: an order to close must not overtake the one to
+    /// open.
+    deciding: Arc<tokio::sync::Mutex<()>>,
     stage: Arc<watch::Sender<Stage>>,
 }
 
 #[derive(Debug, Default)]
 struct State {
     listeners: Vec<Bound>,
+    dynamic: Vec<Dynamic>,
+    /// Of dynamic listeners that were changed or removed: to be closed as soon as their successors are open.
+    leaving: Vec<Bound>,
     next_number: ListenerNumber,
     /// One per worker, once they run.
     orders: Vec<mpsc::Sender<Order>>,
@@ -59,6 +72,8 @@ struct Bound {
 pub(super) struct Replacement {
     /// In the new order; `Err` is the number of one that stays.
     listeners: Vec<Result<Bound, ListenerNumber>>,
+    /// Without sockets.
+    dynamic: Vec<Dynamic>,
 }
 
 /// Opens the sockets and starts the workers, once.
@@ -71,13 +86,21 @@ impl Workers {
             0 => thread::available_parallelism().map_or(1, usize::from),
             count => count,
         };
-        let workers = Self { count, state: Arc::default(), stage: Arc::new(watch::Sender::new(Stage::Bound)) };
+        let workers = Self {
+            count,
+            state: Arc::default(),
+            deciding: Arc::default(),
+            stage: Arc::new(watch::Sender::new(Stage::Bound)),
+        };
         let first = workers.prepare(config, stores, metrics)?;
-        lock(&workers.state).listeners = first.listeners.into_iter().filter_map(Result::ok).collect();
+        let mut state = lock(&workers.state);
+        state.listeners = first.listeners.into_iter().filter_map(Result::ok).collect();
+        state.dynamic = first.dynamic;
+        drop(state);
         Ok(workers)
     }
 
-    /// Protocol and address of each listener.
+    /// Protocol and address of each listener that is not dynamic.
     pub(super) fn addresses(&self) -> Vec<(String, SocketAddr)> {
         let state = lock(&self.state);
         let listeners = state.listeners.iter().map(|bound| &bound.listener.config);
@@ -123,13 +146,17 @@ impl Workers {
     /// An address that cannot be bound; nothing has changed then.
     pub(super) fn prepare(&self, config: &Config, stores: &Stores, metrics: &Metrics) -> anyhow::Result<Replacement> {
         let mut state = lock(&self.state);
-        let mut listeners = Vec::new();
+        let (mut listeners, mut dynamic) = (Vec::new(), Vec::new());
         let mut left: Vec<usize> = (0..state.listeners.len()).collect();
         for asked in &config.listeners {
             let store = match &asked.certificates {
                 Some(name) => Some(Arc::clone(stores.get(name).with_context(|| format!("no certificates.{name}"))?)),
                 None => None,
             };
+            if asked.protocol == ListenerProtocol::TcpDynamic {
+                dynamic.push(Dynamic::new(asked.clone(), store));
+                continue;
+            }
             let at = left.iter().position(|at| state.listeners[*at].asked.address == asked.address);
             let old = at.map(|at| left.remove(at)).map(|at| &state.listeners[at]);
             if let Some(old) = old.filter(|old| old.asked == *asked && old.is_with(store.as_ref())) {
@@ -137,24 +164,17 @@ impl Workers {
                 continue;
             }
             let address = old.map_or(asked.address, |old| old.listener.config.address);
-            let (address, sockets) = listener::bind(address, self.count)?;
-            let listener = Listener {
-                metrics: metrics.listener(&address.to_string()),
-                config: Arc::new(ListenerConfig { address, ..asked.clone() }),
-                certificates: store,
-            };
-            let number = state.next_number;
-            state.next_number += 1;
-            listeners.push(Ok(Bound { number, asked: asked.clone(), listener, sockets }));
+            listeners.push(Ok(state.bind(asked, address, store, self.count, metrics)?));
         }
-        Ok(Replacement { listeners })
+        Ok(Replacement { listeners, dynamic })
     }
 
-    /// Opens what is new, then closes what is gone. Connections of a listener that is gone finish what they do.
+    /// Opens what is new, then closes what is gone; dynamic listeners follow with the next [`Follower::follow`]. Connections of a listener that is gone finish what they do.
     ///
     /// # Errors
     /// An address that another process took in between; what could be opened is open, nothing was closed.
     pub(super) async fn commit(&self, replacement: Replacement) -> anyhow::Result<()> {
+        let _deciding = self.deciding.lock().await;
         let (orders, senders) = {
             let mut state = lock(&self.state);
             let mut orders: Vec<Vec<Order>> = state.orders.iter().map(|_| Vec::new()).collect();
@@ -188,20 +208,14 @@ impl Workers {
                 state.listeners.append(&mut old);
             }
             for bound in &old {
-                let (listener, address) = (bound.listener.config.protocol.as_str(), bound.listener.config.address);
-                tracing::info!(target: "lb::serve", listener, %address, "listener closed");
-                for orders in &mut orders {
-                    orders.push(Order::Close(bound.number));
-                }
+                bound.close(&mut orders);
             }
-            outcome.map(|()| (orders, state.orders.clone()))?
+            outcome.map(|()| {
+                state.replace_dynamic(replacement.dynamic);
+                (orders, state.orders.clone())
+            })?
         };
-        for (orders, sender) in orders.into_iter().zip(senders) {
-            for order in orders {
-                // A worker that has ended needs no order any more.
-                sender.send(order).await.ok();
-            }
-        }
+        send(orders, &senders).await;
         Ok(())
     }
 
@@ -222,7 +236,48 @@ impl Workers {
     }
 }
 
+/// Hands each worker its orders.
+async fn send(orders: Vec<Vec<Order>>, senders: &[mpsc::Sender<Order>]) {
+    for (orders, sender) in orders.into_iter().zip(senders) {
+        for order in orders {
+            // A worker that has ended needs no order any more.
+            sender.send(order).await.ok();
+        }
+    }
+}
+
+impl State {
+    /// Binds sockets for a listener of this configuration at `address`.
+    fn bind(
+        &mut self,
+        asked: &ListenerConfig,
+        address: SocketAddr,
+        store: Option<Arc<CertStore>>,
+        count: usize,
+        metrics: &Metrics,
+    ) -> anyhow::Result<Bound> {
+        let (address, sockets) = listener::bind(address, count)?;
+        let listener = Listener {
+            metrics: metrics.listener(&address.to_string()),
+            config: Arc::new(ListenerConfig { address, ..asked.clone() }),
+            certificates: store,
+        };
+        let number = self.next_number;
+        self.next_number += 1;
+        Ok(Bound { number, asked: asked.clone(), listener, sockets })
+    }
+}
+
 impl Bound {
+    /// Orders its end.
+    fn close(&self, orders: &mut [Vec<Order>]) {
+        let (listener, address) = (self.listener.config.protocol.as_str(), self.listener.config.address);
+        tracing::info!(target: "lb::serve", listener, %address, "listener closed");
+        for orders in orders {
+            orders.push(Order::Close(self.number));
+        }
+    }
+
     /// Makes its sockets listen.
     fn open(&mut self) -> anyhow::Result<Vec<TcpListener>> {
         let (listener, address) = (self.listener.config.protocol.as_str(), self.listener.config.address);

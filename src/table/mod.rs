@@ -112,6 +112,20 @@ impl RouteTable {
         self.tcp.get(&(Some(ip), local.port())).or_else(|| self.tcp.get(&(None, local.port())))
     }
 
+    /// The route of a TLS connection that asks for this server name: path `/` of the first host of the table that the
+    /// name can mean. That host decides alone, whatever stands under less specific ones; routes of any host never count:
+    /// they would send every stranger's TLS to a web server.
+    #[must_use]
+    pub fn lookup_server_name(&self, name: &str) -> Option<&Arc<Route>> {
+        let candidates = self.hosts.candidates(Scheme::Https, name);
+        candidates.iter().find(|candidate| !candidate.host.is_empty())?.find("/")
+    }
+
+    /// The TCP routes: address (none: any), port, route.
+    pub fn tcp_routes(&self) -> impl Iterator<Item = (Option<IpAddr>, u16, &Arc<Route>)> {
+        self.tcp.iter().map(|((ip, port), route)| (*ip, *port, route))
+    }
+
     /// Number of routes.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -252,6 +266,39 @@ mod tests {
             assert_eq!(found.map(|route| route.key.host.as_str()), expected, "{local}");
         }
         assert!(table.lookup(Scheme::Http, ":90", "/", |_| true).is_none());
+    }
+
+    #[test]
+    fn server_names_go_by_the_most_specific_host() {
+        let table = table(
+            Matcher::Prefix,
+            &[
+                ("", "/"),
+                ("a.test", "/"),
+                ("*.test", "/"),
+                ("b.test", "/api"),
+                ("c.org:443", "/"),
+                ("d.org:80", "/"),
+                ("{e,f}.org", "/"),
+                (":443", ""),
+            ],
+        );
+        for (name, expected) in [
+            ("a.test", Some("a.test")),
+            ("A.TEST", Some("a.test")),
+            ("x.test", Some("*.test")),
+            ("x.y.test", Some("*.test")),
+            ("b.test", None),
+            ("c.org", Some("c.org:443")),
+            ("d.org", None),
+            ("f.org", Some("{e,f}.org")),
+            ("test", None),
+            ("stranger.net", None),
+            ("", None),
+        ] {
+            let found = table.lookup_server_name(name);
+            assert_eq!(found.map(|route| route.key.host.as_str()), expected, "{name}");
+        }
     }
 
     #[test]

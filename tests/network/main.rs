@@ -7,10 +7,12 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod dynamic;
 mod grpc;
 mod h2;
 mod lifecycle;
 mod reload;
+mod server_name;
 mod tcp;
 mod tls;
 mod wire;

@@ -124,6 +124,43 @@ fn silence_on_both_sides_ends_and_a_word_from_either_prolongs() {
     assert!(took > Duration::from_millis(300) && took < Duration::from_secs(5), "{took:?}");
 }
 
+/// Limits of a listener come before those of `[proxy]`.
+#[test]
+fn a_listener_may_have_limits_of_its_own() {
+    let echo = TcpEcho::start("", "");
+    let upstream = Upstream::start("u");
+    let port = free_port();
+    let limits = "idle_timeout = \"300ms\"\nheader_timeout = \"300ms\"\nbody_timeout = \"300ms\"";
+    let text = tcp_listener(port, "idle_timeout = \"300ms\"")
+        + &listener("http", limits)
+        + &listener("http", "")
+        + &route("db", &format!(":{port}"), &[url("tcp", echo.address)], "")
+        + &route("web", "/", &[url("http", upstream.address)], "")
+        + "[proxy]\ntcp_idle_timeout = \"1h\"\nidle_timeout = \"1h\"\nheader_timeout = \"1h\"\nbody_timeout = \"1h\"\n";
+    let lb = Lb::start(&config(&text));
+    let web = lb.addresses("http", 2);
+    let words = [
+        "GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\n",
+        "POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nhalf",
+    ];
+    let mut ended = vec![RawClient::connect(lb.address("tcp"))];
+    ended.extend(words.map(|_| RawClient::connect(web[0])));
+    let mut stays: Vec<RawClient> = words.map(|_| RawClient::connect(web[1])).into_iter().collect();
+    for (client, words) in ended[1..].iter_mut().chain(&mut stays).zip(words.iter().cycle()) {
+        client.send(words);
+    }
+    let begun = Instant::now();
+    for client in &mut ended {
+        client.rest();
+    }
+    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+    assert_eq!(stays[0].response().unwrap().status, 200);
+    assert_eq!(stays[0].send(words[0]).response().unwrap().status, 200);
+    assert_eq!(stays[1].send("\r\n").response().unwrap().status, 200);
+    assert_eq!(stays[2].send("other").response().unwrap().text(), "halfother");
+}
+
 #[test]
 fn a_dead_instance_is_passed_over() {
     let dead = Upstream::start("dead").kill();
@@ -150,10 +187,11 @@ fn a_proxy_header_is_taken_in_and_passed_on() {
     let sockets = Sockets::start();
     let lb = in_front_of(&[url("tcp", sockets.address)], "pxyproto=true", "proxy_protocol = true", "");
     let port = lb.address("tcp").port();
-    let v1 = b"PROXY TCP4 10.1.2.3 127.0.0.1 1234 80\r\n";
-    for (header, source) in
-        [(&v1[..], "10.1.2.3"), (V2, "10.1.2.3"), (b"PROXY UNKNOWN\r\n", "127.0.0.1"), (b"", "127.0.0.1")]
-    {
+    let v1 = b"PROXY TCP4 10.1.2.3 10.9.9.9 1234 80\r\n";
+    // What was carried in is what is passed on; without it, what was seen.
+    let (carried, seen) = (("10.1.2.3", "10.9.9.9 1234 80".to_owned()), ("127.0.0.1", format!(" {port}")));
+    let v2 = ("10.1.2.3", "127.0.0.1 1234 80".to_owned());
+    for (header, (source, end)) in [(&v1[..], carried), (V2, v2), (b"PROXY UNKNOWN\r\n", seen.clone()), (b"", seen)] {
         let mut client = connect(lb.address("tcp"));
         // In two parts: a header need not come at once.
         let (first, second) = header.split_at(header.len() / 2);
@@ -162,12 +200,23 @@ fn a_proxy_header_is_taken_in_and_passed_on() {
         client.write_all(b"hello\n").unwrap();
         let mut upstream = sockets.accept();
         let line = String::from_utf8(read_until(&mut upstream, b"\r\n")).unwrap();
-        assert!(line.starts_with(&format!("PROXY TCP4 {source} 127.0.0.1 ")), "{line}");
-        assert!(line.ends_with(&format!(" {port}\r\n")), "{line}");
+        assert!(line.starts_with(&format!("PROXY TCP4 {source} ")), "{line}");
+        assert!(line.ends_with(&format!("{end}\r\n")), "{line}");
         assert_eq!(read_until(&mut upstream, b"\n"), b"hello\n");
     }
     let mut liar = RawClient::connect(lb.address("tcp"));
     assert_eq!(liar.send("PROXY TCP4 nonsense\r\n").rest(), b"");
+}
+
+#[test]
+fn a_target_may_ask_for_version_2() {
+    let sockets = Sockets::start();
+    let lb = in_front_of(&[url("tcp", sockets.address)], "pxyproto=v2", "proxy_protocol = true", "");
+    let mut client = connect(lb.address("tcp"));
+    client.write_all(b"PROXY TCP4 10.1.2.3 127.0.0.1 1234 80\r\nhello").unwrap();
+    let mut heard = vec![0; V2.len() + 5];
+    sockets.accept().read_exact(&mut heard).unwrap();
+    assert_eq!(heard, [V2, b"hello"].concat());
 }
 
 #[test]

@@ -36,7 +36,7 @@ impl Trust {
         Self::with(ca, identity, versions)
     }
 
-    fn with(ca: &Ca, identity: Option<&Pair>, versions: &[&'static rustls::SupportedProtocolVersion]) -> Self {
+    pub fn with(ca: &Ca, identity: Option<&Pair>, versions: &[&'static rustls::SupportedProtocolVersion]) -> Self {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(ca.pem.as_bytes()).unwrap()).unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -85,7 +85,7 @@ fn key(pair: &Pair) -> PrivateKeyDer<'static> {
     PrivateKeyDer::from_pem_slice(pair.key_pem.as_bytes()).unwrap()
 }
 
-fn shown<T>(stream: &TlsStream<T>) -> CertificateDer<'static> {
+pub fn shown<T>(stream: &TlsStream<T>) -> CertificateDer<'static> {
     stream.get_ref().1.peer_certificates().unwrap()[0].clone().into_owned()
 }
 
@@ -244,7 +244,7 @@ fn a_changed_pair_is_taken_over_and_a_bad_one_is_not() {
 
 /// An HTTP upstream behind TLS, with a certificate for this name alone. Answers with the name that the client asked
 /// for in its handshake.
-fn tls_upstream(ca: &Ca, name: &str, protocol: &'static str) -> SocketAddr {
+pub fn tls_upstream(ca: &Ca, name: &str, protocol: &'static str) -> SocketAddr {
     let pair = ca.pair(&[name]);
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();

@@ -36,8 +36,9 @@ use super::upgrade::Tunnel;
 use crate::log::AccessRecord;
 use crate::metrics::{CLIENT_FAULTS, ClientFault};
 use crate::proxy::drain::{LocalPhase, Phase};
-use crate::proxy::listener::Listener;
+use crate::proxy::listener::{ClientLimits, Listener};
 use crate::proxy::pool::{H2_SEND_BUFFER_BYTES, LocalExec};
+use crate::proxy::proxy_protocol::Addresses;
 use crate::proxy::session::receive_proxy_header;
 use crate::proxy::settings::Settings;
 use crate::proxy::tls;
@@ -152,15 +153,27 @@ pub async fn serve(
     stream: TcpStream,
     peer: SocketAddr,
 ) {
-    let settings = worker.settings();
     let mut io = ClientIo::new(stream, worker.clock);
-    let peer = match receive_proxy_header(&listener, &mut io, peer).await {
-        Ok(peer) => peer,
-        Err(error) => return listener.client_fault(peer, ClientFault::ProxyHeader, &error),
-    };
+    let seen = Addresses { source: peer, destination: listener.config.address };
+    match receive_proxy_header(&listener, &mut io, seen).await {
+        Ok(ends) => serve_client(worker, listener, phase, io, ends.source).await,
+        Err(error) => listener.client_fault(peer, ClientFault::ProxyHeader, &error),
+    }
+}
+
+/// Serves a connection whose PROXY header, if any, is taken. What was peeked at is read again.
+pub async fn serve_client(
+    worker: Rc<Worker>,
+    listener: Rc<Listener>,
+    phase: Rc<LocalPhase>,
+    mut io: ClientIo,
+    peer: SocketAddr,
+) {
+    let settings = worker.settings();
+    let header_timeout = listener.limits(&settings.proxy).header;
     let activity = Rc::clone(io.activity());
     let Some(certificates) = &listener.certificates else {
-        let speaks = tokio::time::timeout(settings.proxy.header_timeout, speaks_h2(&mut io));
+        let speaks = tokio::time::timeout(header_timeout, speaks_h2(&mut io));
         // Whoever has not said a word when the last call is over loses nothing.
         let speaks = tokio::select! {
             biased;
@@ -171,8 +184,11 @@ pub async fn serve(
         let downstream = downstream(&listener, phase, peer, None, activity);
         return drive(worker, settings, downstream, io, h2).await;
     };
-    let acceptor = tokio_rustls::TlsAcceptor::from(certificates.server_config(listener.server_use()));
-    let handshake = tokio::time::timeout(settings.proxy.header_timeout, acceptor.accept(io));
+    let acceptor = match certificates.server_config(&listener.server_use()) {
+        Ok(config) => tokio_rustls::TlsAcceptor::from(config),
+        Err(error) => return listener.client_fault(peer, ClientFault::Tls, &error),
+    };
+    let handshake = tokio::time::timeout(header_timeout, acceptor.accept(io));
     let handshake = tokio::select! {
         biased;
         handshake = handshake => handshake,
@@ -192,7 +208,7 @@ pub async fn serve(
 /// Completes when no more is expected of the client: its listener stops, and it has been silent for a moment before
 /// that or after it. Who spoke just now may be about to speak again, and a connection that is closed while a request is
 /// on its way to it is a failed request; answers that are sent meanwhile say that the connection ends with them.
-async fn last_call(phase: &LocalPhase, activity: &Activity, worker: &Worker) {
+pub(in crate::proxy) async fn last_call(phase: &LocalPhase, activity: &Activity, worker: &Worker) {
     phase.reached(Phase::Draining).await;
     let silent = Duration::from_millis(worker.clock.now_ms().saturating_sub(activity.last_ms()));
     tokio::time::sleep(LAST_CALL.saturating_sub(silent)).await;
@@ -283,7 +299,7 @@ where
         .max_headers(settings.proxy.max_headers + 1)
         .max_buf_size(settings.proxy.max_header_bytes.max(64 << 10) + (64 << 10))
         .serve_connection(TokioIo::new(io), service);
-    let watchdog = watchdog(&worker, settings, &downstream.watch);
+    let watchdog = watchdog(&worker, downstream.listener.limits(&settings.proxy), &downstream.watch);
     tokio::pin!(watchdog);
     let last_call = last_call(&downstream.phase, &downstream.watch.activity, &worker);
     tokio::pin!(last_call);
@@ -414,7 +430,7 @@ where
         .keep_alive_timeout(Duration::from_secs(20))
         .serve_connection(TokioIo::new(io), service);
     tokio::pin!(connection);
-    let watchdog = watchdog(&worker, settings, &downstream.watch);
+    let watchdog = watchdog(&worker, downstream.listener.limits(&settings.proxy), &downstream.watch);
     tokio::pin!(watchdog);
     let mut watched = true;
     let mut draining = false;
@@ -457,9 +473,8 @@ enum Verdict {
 }
 
 /// Looks at the connection now and then; a verdict comes up to one look after its limit.
-async fn watchdog(worker: &Worker, settings: &Settings, watch: &Watch) -> Verdict {
-    let limits = &settings.proxy;
-    let shortest = limits.header_timeout.min(limits.idle_timeout).min(limits.body_timeout);
+async fn watchdog(worker: &Worker, limits: ClientLimits, watch: &Watch) -> Verdict {
+    let shortest = limits.header.min(limits.idle).min(limits.body);
     let look_every = (shortest / 2).clamp(Duration::from_millis(10), Duration::from_secs(5));
     let mut head = HeadClock::new(worker.clock.now_ms());
     let mut quiet = QuietClock { since_ms: worker.clock.now_ms(), begun: 0, busy: false };
@@ -470,12 +485,12 @@ async fn watchdog(worker: &Worker, settings: &Settings, watch: &Watch) -> Verdic
         }
         let now_ms = worker.clock.now_ms();
         let passed = |since: u64, limit: Duration| now_ms.saturating_sub(since) >= ms(limit);
-        if watch.activity.write_waits_since_ms().is_some_and(|since| passed(since, limits.body_timeout)) {
+        if watch.activity.write_waits_since_ms().is_some_and(|since| passed(since, limits.body)) {
             return Verdict::Stalled;
         }
         let Some(guard) = watch.guard.get() else {
             // HTTP/2: pings are answered for ever and are no sign of use.
-            if passed(quiet.since(now_ms, watch), limits.idle_timeout) {
+            if passed(quiet.since(now_ms, watch), limits.idle) {
                 return Verdict::Idle;
             }
             continue;
@@ -483,20 +498,19 @@ async fn watchdog(worker: &Worker, settings: &Settings, watch: &Watch) -> Verdic
         let between = guard.is_between_requests();
         if watch.exchanges.get() > 0 {
             head.reset();
-            let stuck = watch.activity.read_waits_since_ms().is_some_and(|since| passed(since, limits.body_timeout));
+            let stuck = watch.activity.read_waits_since_ms().is_some_and(|since| passed(since, limits.body));
             if stuck && !between {
                 return Verdict::Stalled;
             }
             continue;
         }
         if between {
-            let limit =
-                if guard.heads() == 0 { limits.header_timeout.min(limits.idle_timeout) } else { limits.idle_timeout };
+            let limit = if guard.heads() == 0 { limits.header.min(limits.idle) } else { limits.idle };
             head.reset();
             if passed(watch.activity.last_ms(), limit) {
                 return Verdict::Idle;
             }
-        } else if passed(head.since(now_ms), limits.header_timeout) {
+        } else if passed(head.since(now_ms), limits.header) {
             return Verdict::HeadTooSlow;
         }
     }

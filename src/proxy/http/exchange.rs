@@ -237,7 +237,8 @@ impl<'a> Exchange<'a> {
         };
         let repeatable = bodiless && is_idempotent(&self.original.method);
         let hedge = repeatable && self.original.upgrade.is_none();
-        let mut deadlines = Deadlines::new(self.settings, hedge, is_grpc(&self.original.headers));
+        let body_timeout = self.downstream.listener.limits(&self.settings.proxy).body;
+        let mut deadlines = Deadlines::new(self.settings, body_timeout, hedge, is_grpc(&self.original.headers));
         self.worker.budget.borrow_mut().record_request(self.worker.clock.now_ms());
 
         let mut tried = Tried::new();
@@ -404,7 +405,7 @@ struct Deadlines {
 impl Deadlines {
     /// gRPC has no limit here: calls bring their own (`grpc-timeout`) and end their stream when it passes, and a server
     /// that streams may have nothing to say, not even a head, for hours. A dead one is found by HTTP/2's pings.
-    fn new(settings: &Settings, hedge: bool, grpc: bool) -> Self {
+    fn new(settings: &Settings, body_timeout: Duration, hedge: bool, grpc: bool) -> Self {
         let now = Instant::now();
         let limit = settings.proxy.try_timeout;
         let try_every = (hedge && !limit.is_zero()).then_some(limit);
@@ -415,7 +416,7 @@ impl Deadlines {
             next_try: try_every.map(|limit| now + limit),
             response: now + response_timeout,
             response_timeout_ms: ms(response_timeout),
-            body_timeout: settings.proxy.body_timeout,
+            body_timeout,
         }
     }
 

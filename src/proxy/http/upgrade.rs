@@ -59,7 +59,8 @@ impl Tunnel {
         if let Err(error) = upstream.write_all(&ahead).await {
             return tracing::debug!(%error, "the upstream broke off its upgrade");
         }
-        let bytes_out = pump_until_cut(worker, client, upstream, &self.state, &self.service).await;
+        let idle = worker.settings().proxy.tcp_idle_timeout;
+        let bytes_out = pump_until_cut(worker, client, upstream, &self.state, &self.service, idle).await;
         self.finish.tunnelled(bytes_out);
     }
 }

@@ -21,28 +21,17 @@ use rustls::sign::CertifiedKey;
 
 use super::pairs::{self, Pair};
 use super::{TlsError, provider, roots_of};
-use crate::config::{CertificateConfig, CertificateSource};
+use crate::config::{CertificateConfig, CertificateSource, TlsLimits, TlsVersion};
 
 /// What a listener does with a handshake.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServerUse {
     /// Refuse a name without certificate (and a client without name) instead of showing the first certificate.
     pub strict: bool,
     /// Offer `h2` and `http/1.1` by ALPN; a TCP listener offers nothing.
     pub http: bool,
-}
-
-impl ServerUse {
-    const ALL: [Self; 4] = [
-        Self { strict: false, http: false },
-        Self { strict: false, http: true },
-        Self { strict: true, http: false },
-        Self { strict: true, http: true },
-    ];
-
-    fn index(self) -> usize {
-        usize::from(self.strict) * 2 + usize::from(self.http)
-    }
+    /// Versions and cipher suites.
+    pub limits: TlsLimits,
 }
 
 /// What a reload did.
@@ -67,9 +56,14 @@ struct Current {
     client_roots: Option<Arc<RootCertStore>>,
     /// Survives reloads, so that sessions do, unless the client CAs changed.
     tickets: Arc<dyn ProducesTickets>,
-    configs: [Arc<ServerConfig>; 4],
+    verifier: Option<Arc<dyn ClientCertVerifier>>,
+    names: Arc<Names>,
+    /// Made at first use: as many as there are listeners that differ in it.
+    configs: ArcSwap<Vec<(ServerUse, Arc<ServerConfig>)>>,
     stamps: Stamps,
 }
+
+type Names = HashMap<String, Arc<CertifiedKey>>;
 
 type Stamps = Vec<(PathBuf, Option<(SystemTime, u64)>)>;
 
@@ -142,9 +136,11 @@ impl CertStore {
     }
 
     /// The settings for the next handshake.
-    #[must_use]
-    pub fn server_config(&self, used: ServerUse) -> Arc<ServerConfig> {
-        Arc::clone(&self.current.load().configs[used.index()])
+    ///
+    /// # Errors
+    /// Limits that leave nothing to choose: whoever asked for the same before gets no error any more.
+    pub fn server_config(&self, used: &ServerUse) -> Result<Arc<ServerConfig>, TlsError> {
+        self.current.load().config(used)
     }
 
     /// The pairs in use; the first is the default.
@@ -192,14 +188,28 @@ impl Current {
         };
         let verifier = client_verifier(client_roots.as_ref(), config.client_auth_optional)?;
         let names = Arc::new(by_name(&pairs));
-        let default = pairs.first().map(|pair| Arc::clone(&pair.key));
-        let make = |used: ServerUse| {
-            let default = if used.strict { None } else { default.clone() };
-            let resolver = Arc::new(Resolver { names: Arc::clone(&names), default });
-            server_config(verifier.clone(), resolver, Arc::clone(&tickets), used)
-        };
-        let [a, b, c, d] = ServerUse::ALL.map(make);
-        Ok(Self { configs: [a?, b?, c?, d?], pairs, client_roots, tickets, stamps })
+        let current = Self { pairs, client_roots, tickets, verifier, names, configs: ArcSwap::default(), stamps };
+        // What cannot be used at all is found out now.
+        current.config(&ServerUse::default())?;
+        Ok(current)
+    }
+
+    fn config(&self, used: &ServerUse) -> Result<Arc<ServerConfig>, TlsError> {
+        if let Some((_, config)) = self.configs.load().iter().find(|(known, _)| known == used) {
+            return Ok(Arc::clone(config));
+        }
+        let default = self.pairs.first().filter(|_| !used.strict).map(|pair| Arc::clone(&pair.key));
+        let resolver = Arc::new(Resolver { names: Arc::clone(&self.names), default });
+        let config = server_config(self.verifier.clone(), resolver, Arc::clone(&self.tickets), used)?;
+        self.configs.rcu(|configs| {
+            let mut configs = Vec::clone(configs);
+            // Two workers may come to it at the same time.
+            if !configs.iter().any(|(known, _)| known == used) {
+                configs.push((used.clone(), Arc::clone(&config)));
+            }
+            configs
+        });
+        Ok(config)
     }
 }
 
@@ -207,9 +217,17 @@ fn server_config(
     verifier: Option<Arc<dyn ClientCertVerifier>>,
     resolver: Arc<Resolver>,
     tickets: Arc<dyn ProducesTickets>,
-    used: ServerUse,
+    used: &ServerUse,
 ) -> Result<Arc<ServerConfig>, TlsError> {
-    let builder = ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
+    let limits = &used.limits;
+    let mut provider = aws_lc_rs::default_provider();
+    if !limits.ciphers.is_empty() {
+        provider.cipher_suites.retain(|suite| limits.ciphers.contains(&suite.suite().into()));
+    }
+    let served = [(TlsVersion::V1_3, &rustls::version::TLS13), (TlsVersion::V1_2, &rustls::version::TLS12)];
+    let versions: Vec<_> =
+        served.iter().filter(|(version, _)| (limits.min..=limits.max).contains(version)).map(|(_, it)| *it).collect();
+    let builder = ServerConfig::builder_with_provider(Arc::new(provider)).with_protocol_versions(&versions)?;
     let builder = match verifier {
         Some(verifier) => builder.with_client_cert_verifier(verifier),
         None => builder.with_no_client_auth(),
@@ -281,7 +299,7 @@ fn stamps_of(config: &CertificateConfig) -> Stamps {
     files.into_iter().map(|path| (path.clone(), stamp(&path))).collect()
 }
 
-fn by_name(pairs: &[Pair]) -> HashMap<String, Arc<CertifiedKey>> {
+fn by_name(pairs: &[Pair]) -> Names {
     let mut names = HashMap::new();
     for pair in pairs {
         for name in &pair.names {
@@ -294,7 +312,7 @@ fn by_name(pairs: &[Pair]) -> HashMap<String, Arc<CertifiedKey>> {
 /// Picks the certificate for a name: exact, then with leading labels replaced by `*`, then the default.
 #[derive(Debug)]
 struct Resolver {
-    names: Arc<HashMap<String, Arc<CertifiedKey>>>,
+    names: Arc<Names>,
     default: Option<Arc<CertifiedKey>>,
 }
 

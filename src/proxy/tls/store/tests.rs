@@ -96,8 +96,13 @@ fn blind() -> Arc<rustls::ClientConfig> {
     Arc::clone(UpstreamTls::new(Some(&path)).unwrap().config(true, Inside::Http2))
 }
 
-const HTTP: ServerUse = ServerUse { strict: false, http: true };
-const STRICT: ServerUse = ServerUse { strict: true, http: true };
+fn web_use() -> ServerUse {
+    ServerUse { http: true, ..ServerUse::default() }
+}
+
+fn strict_use() -> ServerUse {
+    ServerUse { strict: true, ..web_use() }
+}
 
 #[test]
 fn picks_by_name() {
@@ -128,13 +133,18 @@ fn picks_by_name() {
     ];
     run(async {
         for (name, wanted, strict) in cases {
-            let (common_name, alpn) = shown(store.server_config(HTTP), blind(), name).await.unwrap();
+            let (common_name, alpn) = shown(store.server_config(&web_use()).unwrap(), blind(), name).await.unwrap();
             assert_eq!((&*common_name, alpn.as_deref()), (wanted, Some(&b"h2"[..])), "{name}");
-            let common_name = shown(store.server_config(STRICT), blind(), name).await.ok().map(|shown| shown.0);
+            let common_name =
+                shown(store.server_config(&strict_use()).unwrap(), blind(), name).await.ok().map(|shown| shown.0);
             assert_eq!(common_name.as_deref(), strict, "strict {name}");
         }
-        let bytes = ServerUse { strict: false, http: false };
-        assert_eq!(shown(store.server_config(bytes), blind(), "first.example").await.unwrap().1, None, "no ALPN");
+        let bytes = ServerUse::default();
+        assert_eq!(
+            shown(store.server_config(&bytes).unwrap(), blind(), "first.example").await.unwrap().1,
+            None,
+            "no ALPN"
+        );
     });
     assert!(store.expiries().iter().all(|(_, end)| *end == 3_786_998_400), "{:?}", store.expiries());
 }
@@ -145,8 +155,11 @@ fn stars_replace_leading_labels_one_by_one() {
     write_pair(dir.path(), "a", &pair(&ca("ca"), "deep", &["*.*.x.example"]));
     let (store, _) = CertStore::load(directory(dir.path())).unwrap();
     run(async {
-        assert_eq!(shown(store.server_config(STRICT), blind(), "a.b.x.example").await.unwrap().0, "deep");
-        assert!(shown(store.server_config(STRICT), blind(), "b.x.example").await.is_err());
+        assert_eq!(
+            shown(store.server_config(&strict_use()).unwrap(), blind(), "a.b.x.example").await.unwrap().0,
+            "deep"
+        );
+        assert!(shown(store.server_config(&strict_use()).unwrap(), blind(), "b.x.example").await.is_err());
     });
 }
 
@@ -158,7 +171,8 @@ fn reload_takes_good_pairs_and_keeps_the_previous_form_of_bad_ones() {
     write_pair(dir.path(), "b", &pair(&ca, "b1", &["b.example"]));
     let (store, _) = CertStore::load(directory(dir.path())).unwrap();
     let names = || {
-        let shown = async |name| shown(store.server_config(STRICT), blind(), name).await.map(|shown| shown.0);
+        let shown =
+            async |name| shown(store.server_config(&strict_use()).unwrap(), blind(), name).await.map(|shown| shown.0);
         run(async { [shown("a.example").await.ok(), shown("b.example").await.ok(), shown("c.example").await.ok()] })
     };
     let wanted = |names: [Option<&str>; 3]| names.map(|name| name.map(str::to_owned));
@@ -203,7 +217,7 @@ fn open_connections_survive_a_reload() {
         };
         let accept = async {
             let (stream, _) = listener.accept().await.unwrap();
-            TlsAcceptor::from(store.server_config(HTTP)).accept(stream).await.unwrap()
+            TlsAcceptor::from(store.server_config(&web_use()).unwrap()).accept(stream).await.unwrap()
         };
         let (mut client, mut server) = tokio::join!(connect, accept);
         write_pair(dir.path(), "a", &pair(&ca, "a2", &["a.example"]));
@@ -265,8 +279,9 @@ fn client_certificates() {
         CertStore::load(config).unwrap().0
     };
     let verdicts = |store: &CertStore| {
-        let ok =
-            async |client: &Arc<_>| shown(store.server_config(HTTP), Arc::clone(client), "a.example").await.is_ok();
+        let ok = async |client: &Arc<_>| {
+            shown(store.server_config(&web_use()).unwrap(), Arc::clone(client), "a.example").await.is_ok()
+        };
         run(async { [ok(&without).await, ok(&with_good).await, ok(&with_other).await] })
     };
     let required = load(false);
@@ -304,7 +319,7 @@ fn upstream_certificates() {
                 [(Inside::Http1, Some(&b"http/1.1"[..])), (Inside::Http2, Some(b"h2")), (Inside::Bytes, None)]
             {
                 let config = Arc::clone(upstream.config(skip, inside));
-                let shown = shown(store.server_config(HTTP), config, name).await;
+                let shown = shown(store.server_config(&web_use()).unwrap(), config, name).await;
                 assert_eq!(shown.is_ok(), wanted, "{name} {inside:?} {shown:?}");
                 if let Ok((_, got)) = shown {
                     assert_eq!(got.as_deref(), alpn);
@@ -313,4 +328,24 @@ fn upstream_certificates() {
         }
     });
     assert!(UpstreamTls::new(Some(&files.path().join("none"))).is_err());
+}
+
+#[test]
+fn limits_of_a_listener_hold_for_it_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    write_pair(dir.path(), "a", &pair(&ca("ca"), "a", &["a.example"]));
+    let (store, _) = CertStore::load(directory(dir.path())).unwrap();
+    let limited = |min, max, ciphers: &[u16]| {
+        let limits = TlsLimits { min, max, ciphers: ciphers.into() };
+        store.server_config(&ServerUse { limits, ..web_use() })
+    };
+    let one = limited(TlsVersion::V1_3, TlsVersion::V1_3, &[0x1301]).unwrap();
+    assert!(Arc::ptr_eq(&one, &limited(TlsVersion::V1_3, TlsVersion::V1_3, &[0x1301]).unwrap()), "made once");
+    assert_eq!(one.crypto_provider().cipher_suites.len(), 1);
+    assert!(store.server_config(&web_use()).unwrap().crypto_provider().cipher_suites.len() > 1);
+    assert!(limited(TlsVersion::V1_2, TlsVersion::V1_2, &[0x1301]).is_err(), "a suite of another version");
+    run(async {
+        let (common_name, alpn) = shown(one, blind(), "a.example").await.unwrap();
+        assert_eq!((&*common_name, alpn.as_deref()), ("a", Some(&b"h2"[..])));
+    });
 }
