@@ -70,7 +70,8 @@ pub struct Document {
 #[derive(Clone, Debug)]
 struct Block {
     header: String,
-    lines: Vec<String>,
+    /// By the key's place in its section.
+    lines: BTreeMap<usize, String>,
 }
 
 /// A repetition of a `[[section]]`, or a `[section.NAME]`.
@@ -108,7 +109,7 @@ impl Document {
 
     fn begin(&mut self, at: usize, header: String) -> Place {
         let place = Place(at, self.blocks.range((at, 0)..(at + 1, 0)).count());
-        self.blocks.insert((place.0, place.1), Block { header, lines: Vec::new() });
+        self.blocks.insert((place.0, place.1), Block { header, lines: BTreeMap::new() });
         place
     }
 
@@ -121,12 +122,13 @@ impl Document {
     }
 
     fn put(&mut self, place: Place, section: &'static Section, header: String, key: &str, value: &Value, from: &str) {
-        let key = section.key(key).expect("names of keys in this crate are in the table");
-        let block = self.blocks.entry((place.0, place.1)).or_insert(Block { header, lines: Vec::new() });
+        let found = section.keys.iter().enumerate().find(|(_, known)| known.name == key);
+        let (at, key) = found.expect("names of keys in this crate are in the table");
+        let block = self.blocks.entry((place.0, place.1)).or_insert(Block { header, lines: BTreeMap::new() });
         let begins = section.shape == Shape::List && block.lines.is_empty();
         if begins || !value.is_default(key) {
             let comment = if from.is_empty() { String::new() } else { format!(" # {from}") };
-            block.lines.push(format!("{} = {}{comment}", key.name, value.to_toml()));
+            block.lines.insert(at, format!("{} = {}{comment}", key.name, value.to_toml()));
         }
     }
 
@@ -144,7 +146,7 @@ impl Document {
             if !block.header.is_empty() {
                 out.push_str(&format!("{}\n", block.header));
             }
-            out.extend(block.lines.iter().map(|line| format!("{line}\n")));
+            out.extend(block.lines.values().map(|line| format!("{line}\n")));
         }
         out
     }

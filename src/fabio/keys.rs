@@ -150,4 +150,43 @@ mod tests {
         let surplus: Vec<_> = known.iter().filter(|name| !names.contains(name)).collect();
         assert!(missing.is_empty() && surplus.is_empty(), "missing {missing:?}, surplus {surplus:?}");
     }
+
+    /// The tables of the migration guide: made from this one, so that they cannot go stale.
+    #[test]
+    fn the_migration_guide_has_these_tables() {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/migrating-from-fabio.md");
+        let text = std::fs::read_to_string(&path).unwrap();
+        let rows = |wanted: fn(Fate) -> Option<&'static str>| {
+            let row = |key: &Key| wanted(key.fate).map(|about| format!("| `{}` | {about} |\n", key.name));
+            all().filter_map(row).collect::<String>()
+        };
+        let ours = |fate| if let Fate::Becomes(ours) = fate { Some(ours) } else { None };
+        let carried_out: String = all()
+            .filter_map(|key| Some(format!("| `{}` | `{}` |\n", key.name, ours(key.fate)?.replace(", ", "`, `"))))
+            .collect();
+        let tables = [
+            (
+                "keys without effect",
+                "reason",
+                rows(|fate| if let Fate::Nothing(why) = fate { Some(why) } else { None }),
+            ),
+            (
+                "keys not carried out yet",
+                "missing",
+                rows(|fate| if let Fate::NotYet(it) = fate { Some(it) } else { None }),
+            ),
+            ("keys that are carried out", "lb", carried_out),
+        ];
+        let mut expected = text.clone();
+        for (title, column, rows) in tables {
+            let begin = expected.find(&format!("<!-- {title}:")).unwrap_or_else(|| panic!("no place for {title}"));
+            let begin = begin + expected[begin..].find("-->\n").unwrap() + "-->\n".len();
+            let end = begin + expected[begin..].find("<!-- end -->").unwrap();
+            expected.replace_range(begin..end, &format!("\n| key | {column} |\n|---|---|\n{rows}\n"));
+        }
+        if std::env::var_os("LB_TEST_WRITE").is_some() {
+            return std::fs::write(&path, expected).unwrap();
+        }
+        assert!(text == expected, "the tables are old; write them with LB_TEST_WRITE=1 cargo test --lib fabio::keys");
+    }
 }

@@ -8,6 +8,7 @@
 //! The detour by text is on purpose: `--print-config` shows exactly what runs.
 
 pub mod compound;
+pub mod document;
 pub mod fetch;
 pub mod flags;
 pub mod keys;
@@ -16,8 +17,6 @@ pub mod properties;
 pub mod settings;
 pub mod translate;
 pub mod value;
-
-mod document;
 
 use std::path::PathBuf;
 

@@ -12,7 +12,7 @@ use super::certificates::Source;
 
 const KEY: &str = "proxy.addr";
 /// Fabio's protocols, and whether `lb` speaks them.
-const PROTOCOLS: &[(&str, bool)] = &[
+pub(super) const PROTOCOLS: &[(&str, bool)] = &[
     ("http", true),
     ("https", true),
     ("tcp", true),
