@@ -11,6 +11,7 @@ use std::process::{Command, Output, Stdio};
 use lb::fabio::Machine;
 use lb::fabio::settings::defaults_file;
 use support::client;
+use support::fake_consul::FakeConsul;
 use support::lb::Lb;
 use support::upstream::Upstream;
 
@@ -105,7 +106,7 @@ fn it_serves_reloads_and_tells_what_it_leaves_out() {
     fs::write(folder.path().join("routes.txt"), routes).unwrap();
     fs::write(folder.path().join("fabio.properties"), properties("proxy.noroutestatus = 410\n")).unwrap();
     let args = ["-proxy.addr=127.0.0.1:0", "-cfg", "fabio.properties"];
-    // Fabio's library for Consul would be asked for by nobody here.
+    // Nobody asks Consul here, whatever its variables say.
     let env = [("FABIO_UI_ADDR", "127.0.0.1:0"), ("CONSUL_HTTP_ADDR", "127.0.0.1:1")];
     let mut lb = Lb::start_fabio(folder, &args, &env);
     lb.wait_ready();
@@ -142,4 +143,21 @@ fn the_printed_configuration_is_what_runs() {
     let as_fabio = Lb::start_fabio(tempfile::tempdir().unwrap(), &args, &[]);
     assert_eq!(lived(&as_fabio), lived(&as_run));
     assert!(lived(&as_run).contains("\"header_timeout\":\"3s\""), "{}", lived(&as_run));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_reads_consul() {
+    let upstream = Upstream::start("web");
+    let consul = FakeConsul::start().await;
+    consul.set("web", &[upstream.address.port()]);
+    let address = consul.address.to_string();
+    let text = tokio::task::spawn_blocking(move || {
+        let addresses = ["-proxy.addr=127.0.0.1:0", "-ui.addr=127.0.0.1:0", "-registry.consul.addr", &address];
+        let args = [&addresses[..], &["-registry.consul.register.enabled=false"]].concat();
+        let lb = Lb::start_fabio(tempfile::tempdir().unwrap(), &args, &[("CONSUL_HTTP_ADDR", "127.0.0.1:1")]);
+        lb.wait_ready();
+        assert!(!lb.stderr().contains("register.enabled"), "{}", lb.stderr());
+        client::get(lb.address("http"), "any.test", "/web").text()
+    });
+    assert!(text.await.unwrap().contains("web"));
 }

@@ -172,9 +172,11 @@ mod tests {
 
     use super::*;
 
+    type Pairs = &'static [(&'static str, &'static str)];
+
     #[test]
     fn groups_and_parts() {
-        let cases: &[(&str, &[&[(&str, &str)]])] = &[
+        let cases: &[(&str, &[Pairs])] = &[
             ("", &[]),
             (":9999", &[&[("", ":9999")]]),
             (" a , b ", &[&[("", "a")], &[("", "b")]]),
@@ -191,7 +193,7 @@ mod tests {
             ("a;b=x\"y", &[&[("", "a"), ("b", "x\"y")]]),
         ];
         for (text, expected) in cases {
-            let group = |parts: &&[(&str, &str)]| {
+            let group = |parts: &Pairs| {
                 Group(parts.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect())
             };
             assert_eq!(parse(text), Ok(expected.iter().map(group).collect()), "{text:?}");

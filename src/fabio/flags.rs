@@ -150,6 +150,8 @@ mod tests {
 
     use super::*;
 
+    type Pairs = &'static [(&'static str, &'static str)];
+
     fn read(args: &[&str]) -> Result<CommandLine, FlagError> {
         parse(&args.iter().map(|arg| (*arg).to_owned()).collect::<Vec<_>>())
     }
@@ -160,7 +162,7 @@ mod tests {
 
     #[test]
     fn flags_are_gos() {
-        let cases: &[(&[&str], &[(&str, &str)])] = &[
+        let cases: &[(&[&str], Pairs)] = &[
             (&["-proxy.addr", ":1"], &[("proxy.addr", ":1")]),
             (&["--proxy.addr=:1"], &[("proxy.addr", ":1")]),
             (&["-proxy.addr="], &[("proxy.addr", "")]),

@@ -91,12 +91,18 @@ impl Source {
         file.map(|path| self.machine.folder.join(path)).into_iter().collect()
     }
 
-    /// The configuration as TOML. Reads the properties file, and blocks meanwhile.
+    /// The configuration as TOML, to be kept. Reads the properties file, and blocks meanwhile.
     ///
     /// # Errors
     /// Everything that is wrong.
     pub fn translate(&self) -> Result<Translation, SourceError> {
-        self.translated().map(|(_, translation)| translation)
+        let (settings, mut translation) = self.translated()?;
+        let wins = |name: &str| name.starts_with("CONSUL_") && !passes(name, &settings);
+        for (name, _) in self.env.iter().filter(|(name, value)| wins(name) && !value.is_empty()) {
+            let text = "is set here; Fabio does not use it, but under `lb run` it may win over the file".to_owned();
+            translation.warnings.push(Warning { key: name.clone(), origin: None, text });
+        }
+        Ok(translation)
     }
 
     /// The configuration that the translation is, and what there is to tell. Variables of `lb` (`LB_…`) win over it.
@@ -150,4 +156,67 @@ fn passes(name: &str, settings: &Settings) -> bool {
 
 fn with_consul(settings: &Settings) -> bool {
     settings.text("registry.backend") == "consul"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn source(args: &[&str], env: &[(&str, &str)]) -> Source {
+        let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
+        let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        match request(&args, env, Machine::bare()) {
+            Ok(Request::Serve(source) | Request::PrintConfig(source)) => source,
+            other => panic!("{args:?}: {other:?}"),
+        }
+    }
+
+    const CONSUL: [(&str, &str); 4] = [
+        ("CONSUL_HTTP_ADDR", "10.0.0.9:1"),
+        ("CONSUL_HTTP_TOKEN", "from-consul"),
+        ("LB_PROXY_STRATEGY", "p2c"),
+        ("LB_SERVICE_HOST", "x"),
+    ];
+
+    #[test]
+    fn consuls_variables_fill_what_no_key_gives() {
+        let consul = |args: &[&str]| source(args, &CONSUL).load(false).unwrap().0.config.consul;
+        let found = consul(&[]).unwrap();
+        assert_eq!(
+            (found.addresses, found.token.as_deref()),
+            (vec!["http://localhost:8500".into()], Some("from-consul"))
+        );
+        let found = consul(&["-registry.consul.addr=", "-registry.consul.token", "own"]).unwrap();
+        assert_eq!((found.addresses, found.token.as_deref()), (vec!["http://10.0.0.9:1".into()], Some("own")));
+        assert_eq!(consul(&["-registry.backend=file", "-registry.file.path=r"]), None);
+    }
+
+    #[test]
+    fn our_own_variables_win() {
+        let loaded = source(&["-proxy.strategy", "rr"], &CONSUL).load(false).unwrap().0;
+        assert_eq!(loaded.config.proxy.strategy, "p2c".parse().unwrap());
+    }
+
+    #[test]
+    fn a_variable_that_wins_over_the_printed_file_is_told() {
+        let told = |args: &[&str]| {
+            let warnings = source(args, &CONSUL).translate().unwrap().warnings;
+            warnings.iter().filter(|warning| warning.key.starts_with("CONSUL_")).count()
+        };
+        assert_eq!((told(&[]), told(&["-registry.consul.addr="])), (1, 0));
+    }
+
+    #[test]
+    fn the_file_is_part_of_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        std::fs::write(&path, "proxy.noroutestatus = ${STATUS}\nx = \\u12").unwrap();
+        let path = path.to_str().unwrap();
+        let error = source(&["-cfg", path], &[]).translate().unwrap_err().to_string();
+        assert!(error.starts_with(&format!("-cfg {path}: line 2: ")), "{error}");
+        std::fs::write(path, "proxy.noroutestatus = ${STATUS}").unwrap();
+        let source = source(&["-cfg", path], &[("STATUS", "418")]);
+        assert_eq!(source.load(false).unwrap().0.config.proxy.no_route_status, 418);
+        assert_eq!(source.files(), [PathBuf::from(path)]);
+    }
 }

@@ -1,6 +1,6 @@
 //! What is not carried out: comments in the translation, and warnings at start.
 
-use super::super::keys::{ACTIVE, Fate, find};
+use super::super::keys::{self, ACTIVE, Fate};
 use super::super::{compound, value};
 use super::Translator;
 
@@ -11,7 +11,7 @@ impl Translator<'_> {
         let with_consul = self.settings.text("registry.backend") == "consul";
         let concerns = |name: &str| with_consul || !name.starts_with("registry.consul.");
         let mut notes = Vec::new();
-        for key in super::super::keys::all() {
+        for key in keys::all() {
             let differs = self.settings.differs(key);
             let (text, tells) = match key.fate {
                 Fate::Becomes(_) => continue,
@@ -34,7 +34,7 @@ impl Translator<'_> {
         }
         self.authentication();
         self.metrics();
-        self.access();
+        self.word("ui.access", &["rw", "ro"]);
     }
 
     /// Fabio refuses schemes that make no sense; so the same settings are refused here.
@@ -67,10 +67,5 @@ impl Translator<'_> {
                 self.refuse("metrics.target", format!("{target:?} is not one of {}", METRICS.join(", ")));
             }
         }
-    }
-
-    fn access(&mut self) {
-        self.word("ui.access", &["rw", "ro"]);
-        debug_assert!(find("ui.access").is_some());
     }
 }
