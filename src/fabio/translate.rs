@@ -45,6 +45,7 @@ pub fn translate(settings: &Settings, machine: &Machine) -> Result<Translation, 
     if !translator.refusals.is_empty() {
         return Err(translator.refusals);
     }
+    translator.notes();
     let toml = translator.document.render();
     match load(&toml, machine) {
         Ok(_) => Ok(Translation { toml, warnings: translator.warnings }),
@@ -85,6 +86,17 @@ struct Translator<'a> {
 impl Translator<'_> {
     fn about(&self, key: &str, text: String) -> Warning {
         Warning { key: key.to_owned(), origin: self.settings.origin(key).cloned(), text }
+    }
+
+    /// Warnings are comments too, whoever gave the value: they hold wherever the file goes.
+    fn notes(&mut self) {
+        let mut notes: Vec<String> =
+            self.warnings.iter().map(|warning| format!("{}: {}", warning.key, warning.text)).collect();
+        notes.sort_unstable();
+        if !notes.is_empty() {
+            self.document.note("");
+            notes.iter().for_each(|note| self.document.note(note));
+        }
     }
 
     fn warn(&mut self, key: &str, text: impl Into<String>) {
@@ -199,9 +211,9 @@ mod tests {
     const NOTHING_SET: &str = r##"# What Fabio's settings are in lb's own configuration: for `lb run --config FILE`.
 # Behind each line stands the key of Fabio that it comes from.
 #
-# registry.consul.kvpath is not carried out yet: routes in the KV store; a routes_file takes the same commands
-# registry.consul.noroutehtmlpath is not carried out yet: a no-route page in the KV store; proxy.no_route_page names a file
-# registry.consul.register.enabled is not carried out yet: registration of the router itself
+# registry.consul.kvpath: is not carried out yet: routes in the KV store; a routes_file takes the same commands
+# registry.consul.noroutehtmlpath: is not carried out yet: a no-route page in the KV store; proxy.no_route_page names a file
+# registry.consul.register.enabled: is not carried out yet: registration of the router itself
 
 [consul]
 address = "http://localhost:8500" # registry.consul.addr
@@ -360,6 +372,7 @@ format = "text" # Fabio writes its log for people
         let file =
             config::CertificateSource::File { cert_file: "/srv/a.pem".into(), key_file: "/srv/a-key.pem".into() };
         assert_eq!(found.certificates["a"].source, file);
+        assert!(translated(&args).toml.contains("\n# proxy.addr: 0.0.0.0:2: left out, proto=tcp+sni"));
         let left_out = warnings(&args);
         assert_eq!(left_out.len(), 2, "{left_out:?}");
         assert!(left_out[0].contains("0.0.0.0:1: left out, type=vault of its certificates"), "{left_out:?}");
@@ -428,7 +441,7 @@ format = "text" # Fabio writes its log for people
         assert!(said[0].starts_with("metrics.target (command line): is not carried out yet: "), "{said:?}");
         assert!(said[1].starts_with("bgp.enabled (command line): has no effect: left out on purpose"), "{said:?}");
         let toml = translated(&args).toml;
-        assert!(toml.contains("\n# bgp.enabled has no effect: left out on purpose"), "{toml}");
+        assert!(toml.contains("\n# bgp.enabled: has no effect: left out on purpose"), "{toml}");
         let silenced = translated(&["-registry.consul.register.enabled=false"]);
         assert!(!silenced.toml.contains("register.enabled"), "{}", silenced.toml);
     }

@@ -1,4 +1,4 @@
-//! What is not carried out: comments in the translation, and warnings at start.
+//! What is not carried out: warnings at start, and comments in the translation.
 
 use super::super::keys::{self, ACTIVE, Fate};
 use super::super::{compound, value};
@@ -10,7 +10,6 @@ impl Translator<'_> {
     pub(super) fn left_out(&mut self) {
         let with_consul = self.settings.text("registry.backend") == "consul";
         let concerns = |name: &str| with_consul || !name.starts_with("registry.consul.");
-        let mut notes = Vec::new();
         for key in keys::all() {
             let differs = self.settings.differs(key);
             let (text, tells) = match key.fate {
@@ -23,14 +22,8 @@ impl Translator<'_> {
             let switched_off =
                 ACTIVE.contains(&key.name) && value::boolean(self.settings.text(key.name)) == Some(false);
             if tells && concerns(key.name) && !switched_off {
-                notes.push(format!("{} {text}", key.name));
                 self.warn(key.name, text);
             }
-        }
-        if !notes.is_empty() {
-            self.document.note("");
-            notes.sort_unstable();
-            notes.iter().for_each(|note| self.document.note(note));
         }
         self.authentication();
         self.metrics();
