@@ -8,6 +8,7 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod demo;
+pub mod fabio;
 pub mod log;
 pub mod manual;
 pub mod metrics;

@@ -2,13 +2,17 @@
 
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::SystemTime;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use lb::admin;
 use lb::check::{self, Finding, Report, Severity};
-use lb::cli::{self, Action, CheckArgs, ConfigArgs, ExplainArgs, RoutesArgs, RoutesFormat};
-use lb::config::{self, Draft, LogFormat};
+use lb::cli::{self, Action, CheckArgs, ConfigArgs, ExplainArgs, FabioArgs, RoutesArgs, RoutesFormat};
+use lb::config::{self, Config, Draft, LogFormat};
+use lb::fabio::flags::FlagError;
+use lb::fabio::settings::Warning;
+use lb::fabio::{self, Machine, Source};
 use lb::registry::consul::{self, probe::ProbeStep};
 use lb::serve::RunOptions;
 
@@ -52,6 +56,7 @@ fn dispatch(cli: cli::Cli) -> Result<u8> {
             lb::sample::run(&lb::sample::SampleOptions { listen, name, node, version })?;
             Ok(0)
         }
+        Action::Fabio(args) => as_fabio(&args),
         Action::Check(args) => check_all(&args, cli.json),
         Action::Routes(args) => routes(&args, cli.json),
         Action::Explain(args) => explain(&args, cli.json),
@@ -79,9 +84,75 @@ fn run(args: &ConfigArgs) -> Result<u8> {
         LogFormat::Json => lb::log::before_start(&loaded.config.log, || log_warnings(&report))?,
         LogFormat::Text => show(&report),
     }
-    let options = RunOptions { config: args.config.clone(), flags: args.settings.clone() };
+    let (path, flags) = (args.config.clone(), args.settings.clone());
+    let read = move || match config::read(path.as_deref(), flags.clone()) {
+        Ok(loaded) => Ok(loaded.config),
+        Err(mistakes) => Err(anyhow!("{mistakes}")),
+    };
+    let options = RunOptions { files: args.config.iter().cloned().collect(), read: Arc::new(read) };
     lb::serve::run(loaded.config, &options)?;
     Ok(0)
+}
+
+/// `lb fabio`: exit codes are Fabio's.
+fn as_fabio(args: &FabioArgs) -> Result<u8> {
+    let words: Vec<String> = args.words.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+    let env = std::env::vars_os()
+        .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()))
+        .collect();
+    match fabio::request(&words, env, Machine::here()) {
+        Ok(fabio::Request::Version) => {
+            print(format!("{} lb-{}\n", env!("CARGO_PKG_VERSION"), lb::metrics::text::REVISION).as_bytes())
+        }
+        Ok(fabio::Request::Help) => print(fabio::flags::usage("lb fabio").as_bytes()),
+        Ok(fabio::Request::PrintConfig(source)) => match source.translate() {
+            Ok(translation) => {
+                translation.warnings.iter().for_each(|warning| say(&format!("warning: {warning}\n")));
+                print(translation.toml.as_bytes())
+            }
+            Err(error) => Ok(failed(&error)),
+        },
+        Ok(fabio::Request::Serve(source)) => serve_as_fabio(source),
+        Err(error @ FlagError::Usage(_)) => {
+            say(&format!("{error}\n`lb fabio -help` lists all flags\n"));
+            Ok(WRONG)
+        }
+        Err(error) => Ok(failed(&error)),
+    }
+}
+
+fn failed(error: &dyn std::error::Error) -> u8 {
+    say(&format!("lb fabio: {error}\n"));
+    FAILED
+}
+
+fn serve_as_fabio(source: Source) -> Result<u8> {
+    let terminal = std::io::stderr().is_terminal();
+    let (loaded, warnings) = match source.load(terminal) {
+        Ok(loaded) => loaded,
+        Err(error) => return Ok(failed(&error)),
+    };
+    let mut findings: Vec<Finding> =
+        loaded.warnings.iter().map(|warning| Finding::from_mistake(warning, Severity::Warning)).collect();
+    findings.extend(files_of(&loaded.config));
+    let report = Report::new(findings);
+    if report.exit_code() != 0 {
+        show(&report);
+        return Ok(FAILED);
+    }
+    lb::log::before_start(&loaded.config.log, || {
+        warnings.iter().for_each(log_left_out);
+        log_warnings(&report);
+    })?;
+    let files = source.files();
+    let read = move || Ok(source.load(terminal)?.0.config);
+    lb::serve::run(loaded.config, &RunOptions { files, read: Arc::new(read) })?;
+    Ok(0)
+}
+
+fn log_left_out(warning: &Warning) {
+    let origin = warning.origin.as_ref().map(ToString::to_string);
+    tracing::warn!(key = warning.key, origin, "{}", warning.text);
 }
 
 /// Warnings as lines of the log.
@@ -102,12 +173,17 @@ fn log_warnings(report: &Report) {
 /// The configuration as far as it goes, and everything found in it and in the files it names.
 fn load(args: &ConfigArgs) -> (Vec<Finding>, Draft) {
     let draft = config::read_draft(args.config.as_deref(), args.settings.clone());
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let finding = |severity| move |mistake| Finding::from_mistake(mistake, severity);
     let mut findings: Vec<Finding> = draft.mistakes.iter().map(finding(Severity::Error)).collect();
     findings.extend(draft.warnings.iter().map(finding(Severity::Warning)));
-    findings.extend(check::files::check_files(&draft.config, i64::try_from(now).unwrap_or(i64::MAX)));
+    findings.extend(files_of(&draft.config));
     (findings, draft)
+}
+
+/// What there is to say about the files that a configuration names.
+fn files_of(config: &Config) -> Vec<Finding> {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    check::files::check_files(config, i64::try_from(now).unwrap_or(i64::MAX))
 }
 
 fn check_all(args: &CheckArgs, json: bool) -> Result<u8> {

@@ -21,6 +21,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("admin", &["table", "control", "catalog", "metrics", "config"]),
     ("check", &["config", "catalog"]),
     ("bootstrap", &["config", "cli"]),
+    ("fabio", &["config"]),
     ("cli", &["config"]),
     ("manual", &["cli", "config"]),
 ];

@@ -49,6 +49,13 @@ pub enum Action {
     Routes(RoutesArgs),
     /// Tell which route and which targets a request would meet, and why.
     Explain(ExplainArgs),
+    /// Serve as Fabio did: with its flags, its environment and its properties file.
+    ///
+    /// Takes what stands behind a `fabio` on the command line today, like `-proxy.addr :9999 -cfg fabio.properties`, and
+    /// the FABIO_* variables. `lb fabio -print-config` prints what that is in lb's own configuration, for `lb run`;
+    /// `lb fabio -help` lists the flags. A binary that is called `fabio` does the same without the word.
+    #[command(disable_help_flag = true)]
+    Fabio(FabioArgs),
     /// Bring up a Consul and Nomad cluster with mTLS everywhere, and look after it.
     ///
     /// Without a word: up. It can be run again at any time, and goes on where an earlier run ended.
@@ -142,6 +149,14 @@ pub struct ExplainArgs {
     pub admin: String,
 }
 
+/// Arguments of `fabio`: the words as they are.
+#[derive(Clone, Debug, Args)]
+pub struct FabioArgs {
+    /// Fabio's flags.
+    #[arg(value_name = "FABIO FLAGS", trailing_var_arg = true, allow_hyphen_values = true)]
+    pub words: Vec<OsString>,
+}
+
 /// Arguments of `sample`.
 #[derive(Clone, Debug, Args)]
 pub struct SampleArgs {
@@ -205,6 +220,11 @@ fn with_keys(mut command: Command) -> Command {
 /// # Errors
 /// What clap says about wrong usage, and requests for help.
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
+    let args: Vec<OsString> = args.into_iter().collect();
+    // Words of Fabio's are nobody else's: not even `-h`, or `--proxy.addr`.
+    if let Some(words) = words_of_fabio(&args) {
+        return Ok(Cli { command: Action::Fabio(FabioArgs { words: words.to_vec() }), json: false });
+    }
     let matches = command().try_get_matches_from(named_keys(args))?;
     let mut cli = Cli::from_arg_matches(&matches)?;
     if cli.json && !has_result(&cli.command) {
@@ -227,12 +247,27 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Erro
     Ok(cli)
 }
 
+/// What stands behind `lb fabio`, or behind a program that is called `fabio`.
+fn words_of_fabio(args: &[OsString]) -> Option<&[OsString]> {
+    let (program, words) = args.split_first()?;
+    if std::path::Path::new(program).file_name().is_some_and(|name| name == "fabio") {
+        return Some(words);
+    }
+    let (first, words) = words.split_first()?;
+    (first == "fabio").then_some(words)
+}
+
 /// Whether the subcommand prints something that has a form in JSON.
 fn has_result(action: &Action) -> bool {
     match action {
         Action::Check(_) | Action::Routes(_) | Action::Explain(_) | Action::Version => true,
         Action::Bootstrap(args) => args.has_result(),
-        Action::Run(_) | Action::Demo(_) | Action::Sample(_) | Action::Completions { .. } | Action::Man => false,
+        Action::Run(_)
+        | Action::Fabio(_)
+        | Action::Demo(_)
+        | Action::Sample(_)
+        | Action::Completions { .. }
+        | Action::Man => false,
     }
 }
 
@@ -326,6 +361,22 @@ mod tests {
         let found = run_settings(&["--certificates.main.cert_file", "a.pem", "--listener.0.protocol=tcp"]);
         assert_eq!(found, [pair("certificates.main.cert_file", "a.pem"), pair("listener.0.protocol", "tcp")]);
         assert_eq!(run_settings(&["--set", "consul.wait=1s"]), [pair("consul.wait", "1s")]);
+    }
+
+    #[test]
+    fn words_of_fabio_are_left_alone() {
+        let words = |args: &[&str]| match parse(args.iter().map(OsString::from)).map(|cli| cli.command) {
+            Ok(Action::Fabio(args)) => args.words,
+            other => panic!("{args:?}: {other:?}"),
+        };
+        let flags = ["-proxy.addr", ":1", "--cfg=x", "-h", "--json", "--", "-v"];
+        assert_eq!(words(&[&["lb", "fabio"][..], &flags].concat()), flags);
+        assert_eq!(words(&[&["/usr/local/bin/fabio"][..], &flags].concat()), flags);
+        assert!(words(&["fabio"]).is_empty());
+        assert!(matches!(
+            parse(["lb", "run", "--set", "a=fabio"].map(OsString::from)).unwrap().command,
+            Action::Run(_)
+        ));
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! `lb run`: the balancer as a process, with its signals, its reloads and its exit.
 
+use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -8,19 +10,25 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::files::Watched;
 use super::{Running, notify, start};
-use crate::config::{self, Config};
+use crate::config::Config;
 use crate::log;
 
 /// Longest time for a reload.
 const RELOAD_MAX: Duration = Duration::from_secs(30);
 
-/// What the command line said.
-#[derive(Clone, Debug, Default)]
+/// How to come by the configuration again.
+#[derive(Clone)]
 pub struct RunOptions {
-    /// `--config FILE`.
-    pub config: Option<PathBuf>,
-    /// `--KEY VALUE` for keys of the configuration.
-    pub flags: Vec<(String, String)>,
+    /// Files that it is made from, beside those that it names: a change of them is a reload.
+    pub files: Vec<PathBuf>,
+    /// Reads it again. May block.
+    pub read: Arc<dyn Fn() -> anyhow::Result<Config> + Send + Sync>,
+}
+
+impl fmt::Debug for RunOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RunOptions").field("files", &self.files).finish_non_exhaustive()
+    }
 }
 
 /// Runs with `config`, which came from `options`, until a signal ends it; reloads read `options` again.
@@ -78,7 +86,7 @@ async fn attend(
 /// Everything a reload would read.
 fn watched_files(options: &RunOptions, config: &Config, running: &Running) -> Vec<PathBuf> {
     let mut paths = running.certificates.paths();
-    paths.extend(options.config.clone());
+    paths.extend(options.files.iter().cloned());
     paths.extend([&config.proxy.no_route_page, &config.proxy.upstream_ca_file].into_iter().flatten().cloned());
     if let Some(consul) = &config.consul {
         let files = [&consul.ca_file, &consul.ca_path, &consul.cert_file, &consul.key_file, &consul.token_file];
@@ -89,11 +97,19 @@ fn watched_files(options: &RunOptions, config: &Config, running: &Running) -> Ve
 
 /// Takes over what changed; a bad new configuration is reported and the old one stays.
 async fn reload(options: &RunOptions, config: &mut Config, running: &Running, logs: &log::LogHandle) {
-    let next = match config::read(options.config.as_deref(), options.flags.clone()) {
-        Ok(loaded) => loaded.config,
+    let read = Arc::clone(&options.read);
+    // On a thread of its own: a file on a network, or behind a URL, may keep its reader waiting.
+    let next = match tokio::time::timeout(RELOAD_MAX, tokio::task::spawn_blocking(move || read())).await {
+        Ok(Ok(read)) => read,
+        Ok(Err(_)) => Err(anyhow::anyhow!("reading it failed in an unforeseen way")),
+        Err(_) => Err(anyhow::anyhow!("not read within {} s", RELOAD_MAX.as_secs())),
+    };
+    let next = match next {
+        Ok(next) => next,
         Err(mistakes) => {
             running.metrics.control().reload_errors.config += 1;
-            return tracing::error!(%mistakes, "the new configuration is wrong; the old one stays");
+            let mistakes = format!("{mistakes:#}");
+            return tracing::error!(mistakes, "the new configuration is wrong; the old one stays");
         }
     };
     // A reload that hangs must not keep signals from being heard.

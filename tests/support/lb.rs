@@ -60,8 +60,23 @@ impl Lb {
     fn spawn_in(folder: TempDir, path: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_lb"));
         command.arg("run").arg("--config").arg(path).args(arguments);
+        Self::launch(folder, command, environment)
+    }
+
+    /// Starts it as `lb fabio` in `folder`, and waits until its admin listener is open. Its log is JSON, as elsewhere.
+    pub fn start_fabio(folder: TempDir, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lb"));
+        command.arg("fabio").args(arguments).env("LB_LOG_FORMAT", "json").current_dir(folder.path());
+        let lb = Self::launch(folder, command, environment);
+        lb.address("admin");
+        lb
+    }
+
+    fn launch(folder: TempDir, mut command: Command, environment: &[(&str, &str)]) -> Self {
         // What the developer's shell says about Consul must not reach the test.
-        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CONSUL_") || name.starts_with("LB_")) {
+        let foreign = |name: &str| ["CONSUL_", "LB_", "FABIO_"].iter().any(|prefix| name.starts_with(prefix));
+        let set: Vec<_> = command.get_envs().map(|(name, _)| name.to_owned()).collect();
+        for (name, _) in std::env::vars().filter(|(name, _)| foreign(name) && !set.contains(&name.into())) {
             command.env_remove(name);
         }
         command.envs(environment.iter().copied());

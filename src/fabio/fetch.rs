@@ -1,0 +1,225 @@
+//! The properties file, from a path or an `http(s)://` URL.
+
+use std::fs;
+use std::io::Read as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ACCEPT, CONTENT_TYPE, HOST, LOCATION, USER_AGENT};
+use http::{Request, StatusCode, Uri};
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+
+/// Limit for everything, from the first name to the last byte.
+const TIMEOUT: Duration = Duration::from_secs(30);
+/// Largest file.
+const BYTES_MAX: usize = 16 << 20;
+/// Most redirects that are followed, as many as Go follows.
+const REDIRECTS_MAX: usize = 10;
+
+/// Why the file could not be had.
+#[derive(Debug, thiserror::Error)]
+#[error("-cfg {location}: {problem}")]
+pub struct FetchError {
+    location: String,
+    problem: String,
+}
+
+/// Whether it is a URL, as Fabio sees it.
+#[must_use]
+pub fn is_url(location: &str) -> bool {
+    location.starts_with("http://") || location.starts_with("https://")
+}
+
+/// Reads the file. Blocks, for at most half a minute; must not be called on a thread of an asynchronous runtime.
+///
+/// # Errors
+/// That it cannot be read, with the reason.
+pub fn text(location: &str) -> Result<String, FetchError> {
+    let (bytes, latin1) = match is_url(location) {
+        true => from_url(location),
+        false => from_path(location).map(|bytes| (bytes, false)),
+    }
+    .map_err(|problem| FetchError { location: location.to_owned(), problem })?;
+    Ok(decode(bytes, latin1))
+}
+
+/// UTF-8, unless it is not, or a server calls it something else: Java's own files are Latin-1.
+fn decode(bytes: Vec<u8>, latin1: bool) -> String {
+    let plain = |bytes: &[u8]| bytes.iter().map(|byte| char::from(*byte)).collect();
+    match String::from_utf8(bytes) {
+        Ok(text) if !latin1 => text,
+        Ok(text) => plain(text.as_bytes()),
+        Err(error) => plain(error.as_bytes()),
+    }
+}
+
+fn from_path(path: &str) -> Result<Vec<u8>, String> {
+    let file = fs::File::open(path).map_err(|error| error.to_string())?;
+    let mut bytes = Vec::new();
+    let limit = BYTES_MAX as u64 + 1;
+    file.take(limit).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
+    if bytes.len() > BYTES_MAX {
+        return Err("is larger than 16 MiB; is it a properties file?".to_owned());
+    }
+    Ok(bytes)
+}
+
+fn from_url(url: &str) -> Result<(Vec<u8>, bool), String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| format!("no runtime: {error}"))?;
+    let all = async { tokio::time::timeout(TIMEOUT, follow(url)).await };
+    runtime.block_on(all).unwrap_or_else(|_| Err(format!("no answer within {} s", TIMEOUT.as_secs())))
+}
+
+async fn follow(url: &str) -> Result<(Vec<u8>, bool), String> {
+    let mut uri: Uri = url.parse().map_err(|error| format!("is no URL: {error}"))?;
+    for _ in 0..=REDIRECTS_MAX {
+        match exchange(&uri).await? {
+            Answer::File { bytes, latin1 } => return Ok((bytes, latin1)),
+            Answer::Elsewhere(location) => uri = onward(&uri, &location)?,
+        }
+    }
+    Err(format!("more than {REDIRECTS_MAX} redirects"))
+}
+
+enum Answer {
+    File { bytes: Vec<u8>, latin1: bool },
+    Elsewhere(String),
+}
+
+/// Where a redirect leads: to another URL, or to another path at the same host.
+fn onward(from: &Uri, location: &str) -> Result<Uri, String> {
+    let (scheme, authority) = (from.scheme_str().unwrap_or("http"), from.authority().map_or("", |it| it.as_str()));
+    let whole = match location {
+        url if is_url(url) => url.to_owned(),
+        path if path.starts_with("//") => format!("{scheme}:{path}"),
+        path if path.starts_with('/') => format!("{scheme}://{authority}{path}"),
+        path => {
+            let folder = from.path().rsplit_once('/').map_or("", |(folder, _)| folder);
+            format!("{scheme}://{authority}{folder}/{path}")
+        }
+    };
+    whole.parse().map_err(|_| format!("redirects to {location:?}, which is no URL"))
+}
+
+async fn exchange(uri: &Uri) -> Result<Answer, String> {
+    let host = uri.host().ok_or("names no host")?;
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    let tls = uri.scheme_str() == Some("https");
+    let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
+    let stream = TcpStream::connect((bare, port)).await.map_err(|error| format!("{host}:{port}: {error}"))?;
+    if !tls {
+        return ask(uri, stream).await;
+    }
+    let name = ServerName::try_from(bare.to_owned()).map_err(|_| format!("{host} is no name for TLS"))?;
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(client_config()?));
+    ask(uri, connector.connect(name, stream).await.map_err(|error| format!("TLS: {error}"))?).await
+}
+
+/// Trusts whom the system trusts.
+fn client_config() -> Result<rustls::ClientConfig, String> {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    Ok(builder.map_err(|error| format!("TLS: {error}"))?.with_root_certificates(roots).with_no_client_auth())
+}
+
+async fn ask(uri: &Uri, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Result<Answer, String> {
+    let failed = |error: hyper::Error| format!("{error}");
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
+    let connection = tokio::spawn(connection);
+    let request = Request::get(uri.path_and_query().map_or("/", |it| it.as_str()))
+        .header(HOST, uri.authority().map_or("", |it| it.as_str().rsplit('@').next().unwrap_or_default()))
+        .header(ACCEPT, "*/*")
+        .header(USER_AGENT, "lb")
+        .body(Empty::<Bytes>::new())
+        .map_err(|error| error.to_string())?;
+    let response = sender.send_request(request).await.map_err(failed)?;
+    let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let status = response.status();
+    let answer = if status.is_redirection() && !header(LOCATION).is_empty() {
+        Answer::Elsewhere(header(LOCATION).to_owned())
+    } else if status == StatusCode::OK {
+        let kind = header(CONTENT_TYPE).to_ascii_lowercase();
+        let latin1 = kind.contains("iso-8859-1") || kind.contains("latin1");
+        let body = Limited::new(response.into_body(), BYTES_MAX).collect().await;
+        let bytes = body.map_err(|error| format!("while reading: {error}"))?.to_bytes().to_vec();
+        Answer::File { bytes, latin1 }
+    } else {
+        return Err(format!("the server answered {status}"));
+    };
+    connection.abort();
+    Ok(answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+    use std::net::TcpListener;
+
+    use super::*;
+
+    /// Answers one connection after the other with these texts.
+    fn server(answers: Vec<&'static str>) -> (String, std::thread::JoinHandle<Vec<String>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/conf/a.properties?x=1", listener.local_addr().unwrap());
+        let asked = std::thread::spawn(move || {
+            let serve = |answer: &str| {
+                let (mut stream, _) = listener.accept().unwrap();
+                let mut head = vec![0; 4096];
+                let length = stream.read(&mut head).unwrap();
+                stream.write_all(answer.as_bytes()).unwrap();
+                String::from_utf8_lossy(&head[..length]).lines().next().unwrap_or_default().to_owned()
+            };
+            answers.into_iter().map(serve).collect()
+        });
+        (url, asked)
+    }
+
+    #[test]
+    fn files_come_from_paths() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("fabio.properties");
+        fs::write(&path, b"a = \xe9\n").unwrap();
+        assert_eq!(text(&path.display().to_string()).unwrap(), "a = \u{e9}\n");
+        fs::write(&path, "a = \u{e9}\n").unwrap();
+        assert_eq!(text(&path.display().to_string()).unwrap(), "a = \u{e9}\n");
+        let error = text("/nonexistent/fabio.properties").unwrap_err().to_string();
+        assert!(error.starts_with("-cfg /nonexistent/fabio.properties: No such file"), "{error}");
+    }
+
+    #[test]
+    fn files_come_from_urls() {
+        let (url, asked) = server(vec![
+            "HTTP/1.1 302 Found\r\nLocation: b\r\nContent-Length: 0\r\n\r\n",
+            "HTTP/1.1 301 Moved\r\nLocation: /c\r\nContent-Length: 0\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n\r\nproxy.addr = :1\n",
+        ]);
+        assert_eq!(text(&url).unwrap(), "proxy.addr = :1\n");
+        let expected = ["GET /conf/a.properties?x=1 HTTP/1.1", "GET /conf/b HTTP/1.1", "GET /c HTTP/1.1"];
+        assert_eq!(asked.join().unwrap(), expected);
+    }
+
+    #[test]
+    fn what_is_no_file_is_told() {
+        let (url, _asked) = server(vec!["HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"]);
+        assert!(text(&url).unwrap_err().to_string().ends_with("the server answered 404 Not Found"));
+        let (url, _asked) = server(vec!["HTTP/1.1 301 Moved\r\nLocation: /x\r\nContent-Length: 0\r\n\r\n"; 11]);
+        assert!(text(&url).unwrap_err().to_string().ends_with("more than 10 redirects"));
+        let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        assert!(text(&format!("http://{closed}/")).is_err());
+        assert!(text("http://").is_err());
+    }
+
+    #[test]
+    fn a_server_may_say_that_it_is_latin1() {
+        assert_eq!(decode("\u{e9}".into(), true), "\u{c3}\u{a9}");
+    }
+}

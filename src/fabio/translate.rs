@@ -1,0 +1,497 @@
+//! From Fabio's settings to a configuration of `lb`.
+//!
+//! The result is TOML text that gives the same behaviour under `lb run`: what the user set, and every default of Fabio
+//! that is not ours. Where Fabio's own behaviour is listed as a weakness and nobody asked for it (no limit for a slow
+//! request head, no retries), ours stays.
+
+mod certificates;
+mod consul;
+mod data_path;
+mod left_out;
+mod listeners;
+
+use std::time::Duration;
+
+use super::document::{Document, Value, bounds};
+use super::keys;
+use super::machine::Machine;
+use super::settings::{Settings, Warning};
+use crate::config::{self, Inputs, Loaded, Mistake, Mistakes, Place, format_duration};
+
+/// A configuration of `lb`.
+#[derive(Clone, Debug)]
+pub struct Translation {
+    /// As TOML.
+    pub toml: String,
+    /// What is not carried out, or not as somebody may think; each once.
+    pub warnings: Vec<Warning>,
+}
+
+/// Translates.
+///
+/// # Errors
+/// Everything that Fabio refuses too, and what would be unsafe to leave out; each as a warning would be.
+pub fn translate(settings: &Settings, machine: &Machine) -> Result<Translation, Vec<Warning>> {
+    let mut translator =
+        Translator { settings, machine, document: Document::default(), warnings: Vec::new(), refusals: Vec::new() };
+    translator.document.note(
+        "What Fabio's settings are in lb's own configuration: for `lb run --config FILE`.\n\
+         Behind each line stands the key of Fabio that it comes from.",
+    );
+    translator.left_out();
+    translator.registry();
+    translator.listeners();
+    translator.data_path();
+    if !translator.refusals.is_empty() {
+        return Err(translator.refusals);
+    }
+    translator.notes();
+    let toml = translator.document.render();
+    match load(&toml, machine) {
+        Ok(_) => Ok(Translation { toml, warnings: translator.warnings }),
+        Err(mistakes) => Err(mistakes.0.iter().map(|mistake| in_fabios_words(mistake, &toml, settings)).collect()),
+    }
+}
+
+/// The configuration that the text is.
+fn load(toml: &str, machine: &Machine) -> Result<Loaded, Mistakes> {
+    let file = Some((machine.folder.join("fabio.toml"), toml.to_owned()));
+    config::load(&Inputs { file, ..Inputs::default() })
+}
+
+/// What our configuration does not take, said of the key of Fabio that stands behind the line.
+fn in_fabios_words(mistake: &Mistake, toml: &str, settings: &Settings) -> Warning {
+    let line = match &mistake.place {
+        Place::File(_, line) => toml.lines().nth(line.saturating_sub(1)).unwrap_or_default(),
+        _ => "",
+    };
+    let comment = line.rsplit_once(" # ").map_or("", |(_, comment)| comment);
+    let key = comment.split([',', ':']).next().unwrap_or_default();
+    let (key, origin) = match keys::find(key) {
+        Some(key) => (key.name, settings.origin(key.name).cloned()),
+        None => (&*mistake.key, None),
+    };
+    let text = format!("lb's {} {}; {}", mistake.key, mistake.problem, mistake.advice);
+    Warning { key: key.to_owned(), origin, text }
+}
+
+struct Translator<'a> {
+    settings: &'a Settings,
+    machine: &'a Machine,
+    document: Document,
+    warnings: Vec<Warning>,
+    refusals: Vec<Warning>,
+}
+
+impl Translator<'_> {
+    fn about(&self, key: &str, text: String) -> Warning {
+        Warning { key: key.to_owned(), origin: self.settings.origin(key).cloned(), text }
+    }
+
+    /// Warnings are comments too, whoever gave the value: they hold wherever the file goes.
+    fn notes(&mut self) {
+        let mut notes: Vec<String> =
+            self.warnings.iter().map(|warning| format!("{}: {}", warning.key, warning.text)).collect();
+        notes.sort_unstable();
+        if !notes.is_empty() {
+            self.document.note("");
+            notes.iter().for_each(|note| self.document.note(note));
+        }
+    }
+
+    fn warn(&mut self, key: &str, text: impl Into<String>) {
+        let warning = self.about(key, text.into());
+        self.warnings.push(warning);
+    }
+
+    fn refuse(&mut self, key: &str, text: impl Into<String>) {
+        let refusal = self.about(key, text.into());
+        self.refusals.push(refusal);
+    }
+
+    /// One of some words; another one is refused.
+    fn word(&mut self, key: &str, words: &[&str]) -> String {
+        let text = self.settings.text(key);
+        if !words.contains(&text) {
+            self.refuse(key, format!("{text:?} is not one of {}", words.join(", ")));
+        }
+        text.to_owned()
+    }
+
+    /// A duration, brought into the bounds of our key; what that changes is told.
+    fn set_time(&mut self, ours: &str, time: Duration, key: &str) {
+        let (min, max) = bounds(ours).unwrap_or((Duration::ZERO, Duration::MAX));
+        let within = time.clamp(min, max);
+        if within != time {
+            let text = format!("{} is taken as {}", format_duration(time), format_duration(within));
+            self.warn(key, text);
+        }
+        self.document.set(ours, Value::Time(within), key);
+    }
+
+    /// A duration whose zero means "no limit": the longest that our key takes.
+    fn set_limit(&mut self, ours: &str, time: Duration, key: &str) {
+        match (time.is_zero(), bounds(ours)) {
+            (true, Some((_, max))) => self.document.set(ours, Value::Time(max), &format!("{key}: no limit")),
+            _ => self.set_time(ours, time, key),
+        }
+    }
+
+    /// A text, if it is not empty.
+    fn set_text(&mut self, ours: &str, key: &str) {
+        let text = self.settings.text(key);
+        if !text.is_empty() {
+            self.document.set(ours, text, key);
+        }
+    }
+
+    /// A path, if it is not empty.
+    fn set_path(&mut self, ours: &str, key: &str) {
+        let text = self.settings.text(key);
+        if !text.is_empty() {
+            self.document.set(ours, self.machine.absolute(text), key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::keys::Kind;
+    use super::super::properties::Properties;
+    use super::super::settings::defaults_file;
+    use super::super::{compound, flags};
+    use super::*;
+    use crate::config::Config;
+
+    fn settings(args: &[&str], file: &str) -> Settings {
+        let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
+        let file = Properties::parse(file, |_| None).unwrap();
+        Settings::gather(&flags::parse(&args).unwrap(), &[], Some(("f", &file)), &Machine::bare()).0
+    }
+
+    fn translated(args: &[&str]) -> Translation {
+        translate(&settings(args, ""), &Machine::bare()).unwrap_or_else(|refusals| panic!("{args:?}: {refusals:?}"))
+    }
+
+    fn load(toml: &str) -> Result<Config, Mistakes> {
+        super::load(toml, &Machine::bare()).map(|loaded| loaded.config)
+    }
+
+    fn config(args: &[&str]) -> Config {
+        let toml = translated(args).toml;
+        load(&toml).unwrap_or_else(|mistakes| panic!("{mistakes}\n{toml}"))
+    }
+
+    fn warnings(args: &[&str]) -> Vec<String> {
+        let without = translated(&[]).warnings;
+        let warnings = translated(args).warnings;
+        warnings.iter().filter(|warning| !without.contains(warning)).map(ToString::to_string).collect()
+    }
+
+    fn refusals(args: &[&str]) -> String {
+        match translate(&settings(args, ""), &Machine::bare()) {
+            Ok(translation) => panic!("{args:?}\n{}", translation.toml),
+            Err(refusals) => refusals.iter().map(|refusal| format!("{refusal}\n")).collect(),
+        }
+    }
+
+    /// Whether `args` make no difference but for the change that is made to the configuration of none.
+    fn changes(args: &[&str], change: impl Fn(&mut Config)) {
+        let mut expected = config(&[]);
+        change(&mut expected);
+        assert_eq!(config(args), expected, "{args:?}");
+    }
+
+    fn seconds(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    const NOTHING_SET: &str = r##"# What Fabio's settings are in lb's own configuration: for `lb run --config FILE`.
+# Behind each line stands the key of Fabio that it comes from.
+#
+# registry.consul.kvpath: is not carried out yet: routes in the KV store; a routes_file takes the same commands
+# registry.consul.noroutehtmlpath: is not carried out yet: a no-route page in the KV store; proxy.no_route_page names a file
+# registry.consul.register.enabled: is not carried out yet: registration of the router itself
+
+[consul]
+address = "http://localhost:8500" # registry.consul.addr
+checks_required = "one" # registry.consul.checksRequired
+stale = false # registry.consul.requireConsistent, registry.consul.allowStale
+check_grace = "1h" # Fabio gives no traffic to an instance without a check
+critical_hold = "0s" # Fabio obeys a critical check at once
+
+[[listener]]
+address = "0.0.0.0:9999" # proxy.addr
+
+[proxy]
+strategy = "rnd" # proxy.strategy
+idle_timeout = "1h" # Fabio keeps idle connections
+body_timeout = "1h" # Fabio waits for slow clients
+max_header_bytes = 1048576 # Fabio takes request heads up to 1 MiB
+connect_timeout = "30s" # proxy.dialtimeout
+response_timeout = "24h" # proxy.responseheadertimeout: no limit
+try_timeout = "0s" # Fabio asks one target, however slow it is
+upstream_idle_timeout = "15s" # proxy.idleconntimeout
+upstream_max_idle = 10000 # proxy.maxconn
+tcp_idle_timeout = "0s" # Fabio lets quiet connections be
+
+[admin]
+address = "0.0.0.0:9998" # ui.addr
+
+[drain]
+timeout = "0s" # proxy.shutdownwait
+
+[log]
+format = "text" # Fabio writes its log for people
+"##;
+
+    #[test]
+    fn nothing_set_is_fabios_defaults() {
+        assert_eq!(translated(&[]).toml, NOTHING_SET);
+        config(&[]);
+    }
+
+    #[test]
+    fn every_key_at_its_default_is_nothing_set() {
+        let machine = Machine::bare();
+        let file = Properties::parse(&defaults_file(&machine), |_| None).unwrap();
+        let line = flags::CommandLine::default();
+        let (all, complaints) = Settings::gather(&line, &[], Some(("f", &file)), &machine);
+        assert_eq!((all.given().count(), complaints), (keys::all().count(), vec![]));
+        assert_eq!(translate(&all, &machine).unwrap().toml, NOTHING_SET);
+    }
+
+    #[test]
+    fn keys_that_are_carried_out() {
+        changes(&["-proxy.strategy", "rr"], |config| config.proxy.strategy = "rr".parse().unwrap());
+        changes(&["-proxy.matcher", "glob"], |config| config.proxy.matcher = crate::table::Matcher::Glob);
+        changes(&["-proxy.noroutestatus", "503"], |config| config.proxy.no_route_status = 503);
+        changes(&["-proxy.shutdownwait", "1m"], |config| config.drain.timeout = seconds(60));
+        changes(&["-proxy.deregistergraceperiod", "3s"], |config| config.drain.grace = seconds(3));
+        changes(&["-proxy.dialtimeout", "1.5s"], |config| config.proxy.connect_timeout = Duration::from_millis(1500));
+        changes(&["-proxy.dialtimeout", "0"], |config| config.proxy.connect_timeout = seconds(3600));
+        changes(&["-proxy.responseheadertimeout", "9s"], |config| config.proxy.response_timeout = seconds(9));
+        changes(&["-proxy.idleconntimeout", "1h"], |config| config.proxy.upstream_idle_timeout = seconds(3600));
+        changes(&["-proxy.keepalivetimeout", "7s"], |config| config.proxy.keepalive = seconds(7));
+        changes(&["-proxy.keepalivetimeout", "-1s"], |config| config.proxy.keepalive = seconds(0));
+        changes(&["-proxy.maxconn", "5"], |config| config.proxy.upstream_max_idle = 5);
+        changes(&["-proxy.maxconn", "0"], |config| config.proxy.upstream_max_idle = 2);
+        changes(&["-proxy.maxconn", "-1"], |config| config.proxy.upstream_max_idle = 0);
+        changes(&["-runtime.gomaxprocs", "3"], |config| config.proxy.workers = 3);
+        changes(&["-proxy.localip", "10.0.0.1"], |config| config.proxy.local_ip = Some("10.0.0.1".to_owned()));
+        changes(&["-proxy.header.clientip", "X-C"], |config| config.proxy.client_ip_header = "X-C".parse().ok());
+        changes(&["-proxy.header.clientip", "X-Forwarded-For"], |_| {});
+        changes(&["-proxy.header.requestid", "X-R"], |config| config.proxy.request_id_header = "X-R".parse().ok());
+        changes(&["-proxy.header.tls", "X-T"], |config| {
+            config.proxy.tls_header = "X-T".parse().ok();
+            config.proxy.tls_header_value = String::new();
+        });
+        changes(&["-proxy.header.tls.value", "on"], |_| {});
+        changes(
+            &["-proxy.header.sts.maxage", "60", "-proxy.header.sts.subdomains", "-proxy.header.sts.preload"],
+            |config| {
+                config.proxy.sts_max_age = 60;
+                (config.proxy.sts_subdomains, config.proxy.sts_preload) = (true, true);
+            },
+        );
+        changes(&["-log.level", "warn"], |config| config.log.level = "warn".to_owned());
+        changes(&["-log.level", "FATAL"], |config| config.log.level = "error".to_owned());
+        changes(&["-log.access.target", "stdout"], |config| config.log.access = config::AccessLog::Common);
+        changes(&["-log.access.format", "combined"], |_| {});
+        changes(&["-ui.addr", "127.0.0.1:1"], |config| config.admin.address = "127.0.0.1:1".parse().unwrap());
+        changes(&["-proxy.readtimeout", "5s"], |config| {
+            config.proxy.header_timeout = seconds(5);
+            config.proxy.body_timeout = seconds(5);
+            config.proxy.idle_timeout = seconds(5);
+        });
+    }
+
+    #[test]
+    fn consul_and_files() {
+        let consul = |args: &[&str]| config(args).consul.unwrap();
+        let address = |text: &str| consul(&["-registry.consul.addr", text]).addresses;
+        assert_eq!(address("10.0.0.1:8500"), ["http://10.0.0.1:8500"]);
+        assert_eq!(address("HTTPS://h:8501/x"), ["https://h:8501"]);
+        assert_eq!(address("unix:///run/consul.sock"), ["unix:///run/consul.sock"]);
+        let tls = |address: &str| {
+            let [cert, key] = ["-registry.consul.tls.certfile", "-registry.consul.tls.keyfile"];
+            consul(&["-registry.consul.addr", address, cert, "c.pem", key, "/k.pem"]).cert_file
+        };
+        assert_eq!(tls("https://h:1"), Some("/srv/c.pem".into()));
+        assert_eq!(tls("h:1"), None);
+        assert_eq!(warnings(&["-registry.consul.tls.cafile", "x"]).len(), 1);
+        let found = consul(&["-registry.consul.token", "t", "-registry.consul.tagprefix", "p-"]);
+        assert_eq!((found.token.as_deref(), &*found.tag_prefix), (Some("t"), "p-"));
+        let status = "-registry.consul.service.status";
+        assert_eq!(consul(&[status, "passing, warning"]).accept_status.len(), 2);
+        assert_eq!(warnings(&[status, "passing,critical"]).len(), 1);
+        assert!(refusals(&[status, "critical"]).contains("neither passing nor warning"));
+        assert!(consul(&["-registry.consul.checksRequired", "all"]).checks_required_all);
+        let stale = ["-registry.consul.requireConsistent=false", "-registry.consul.allowStale"];
+        assert!(consul(&stale).stale && !consul(&stale[..1]).stale);
+        assert!(refusals(&stale[1..]).contains("cannot be true together"));
+
+        let args = ["-registry.backend", "file", "-registry.file.path", "r", "-registry.file.noroutehtmlpath", "/p"];
+        let found = config(&args);
+        assert_eq!((found.consul, found.routes_file), (None, Some("/srv/r".into())));
+        assert_eq!(found.proxy.no_route_page, Some("/p".into()));
+        assert_eq!(translated(&args).warnings, []);
+        assert!(refusals(&["-registry.backend", "file"]).contains("needs a file"));
+        for backend in ["static", "custom", "etcd"] {
+            assert!(refusals(&["-registry.backend", backend]).starts_with("registry.backend (command line): "));
+        }
+    }
+
+    #[test]
+    fn listeners_and_certificates() {
+        let cs = "cs=a;type=file;cert=a.pem;key=a-key.pem;clientca=/ca.pem,cs=my site;type=path;cert=/certs;refresh=3s,\
+                  cs=unused;type=file;cert=x,cs=v;type=vault;cert=secret/x";
+        let addr = ":80,127.0.0.1:443;cs=a;strictmatch=true;tlsmin=tls12,:444;proto=grpcs;cs=my site,\
+                    :5000;proto=tcp;pxyproto=true;pxytimeout=1s,:5001;proto=tcp;cs=a,:1;cs=v,:2;proto=tcp+sni";
+        let args = ["-proxy.cs", cs, "-proxy.addr", addr];
+        let found = config(&args);
+        let shown: Vec<String> = found
+            .listeners
+            .iter()
+            .map(|it| format!("{} {:?} {:?} {}", it.address, it.protocol, it.certificates, it.strict_sni))
+            .collect();
+        let expected = [
+            "0.0.0.0:80 Http None false",
+            "127.0.0.1:443 Https Some(\"a\") true",
+            "0.0.0.0:444 Grpcs Some(\"source-1\") false",
+            "0.0.0.0:5000 Tcp None false",
+            "0.0.0.0:5001 Tcp Some(\"a\") false",
+        ];
+        assert_eq!(shown, expected);
+        assert!(found.listeners[3].proxy_protocol && !found.listeners[0].proxy_protocol);
+        assert_eq!(found.listeners[3].proxy_protocol_timeout, seconds(1));
+        assert_eq!(found.certificates.keys().collect::<Vec<_>>(), ["a", "source-1"]);
+        assert_eq!(found.certificates["a"].client_ca_file, Some("/ca.pem".into()));
+        let file =
+            config::CertificateSource::File { cert_file: "/srv/a.pem".into(), key_file: "/srv/a-key.pem".into() };
+        assert_eq!(found.certificates["a"].source, file);
+        assert!(translated(&args).toml.contains("\n# proxy.addr: 0.0.0.0:2: left out, proto=tcp+sni"));
+        let left_out = warnings(&args);
+        assert_eq!(left_out.len(), 2, "{left_out:?}");
+        assert!(left_out[0].contains("0.0.0.0:1: left out, type=vault of its certificates"), "{left_out:?}");
+        assert!(left_out[1].contains("0.0.0.0:2: left out, proto=tcp+sni"), "{left_out:?}");
+    }
+
+    #[test]
+    fn timeouts_of_listeners() {
+        let timeouts = |args: &[&str]| {
+            let found = config(args).proxy;
+            (found.header_timeout.as_secs(), found.body_timeout.as_secs(), found.idle_timeout.as_secs())
+        };
+        assert_eq!(timeouts(&["-proxy.addr", ":1;rt=3s;it=9s"]), (3, 3, 9));
+        assert_eq!(timeouts(&["-proxy.addr", ":1;rt=3s,:2;rt=5s", "-proxy.readtimeout", "1s"]), (5, 5, 5));
+        assert_eq!(timeouts(&["-proxy.addr", ":1;rt=3s,:2"]), (10, 3600, 3600));
+        assert_eq!(timeouts(&["-proxy.addr", ":1;rt=3s,:2;proto=tcp"]), (3, 3, 3));
+        assert_eq!(warnings(&["-proxy.addr", ":1;rt=3s,:2;rt=5s"]).len(), 1);
+        assert_eq!(warnings(&["-proxy.addr", ":1;rt=3s;wt=5s"]).len(), 1);
+        assert_eq!(warnings(&["-proxy.dialtimeout", "2h"]), ["proxy.dialtimeout (command line): 2h is taken as 1h"]);
+    }
+
+    #[test]
+    fn what_fabio_refuses_is_refused() {
+        let cases: &[(&[&str], &str)] = &[
+            (&["-proxy.strategy", "p2c"], "proxy.strategy (command line): \"p2c\" is not one of rnd, rr"),
+            (&["-proxy.matcher", "exact"], "not one of prefix, iprefix, glob"),
+            (&["-proxy.noroutestatus", "1000"], "not between 100 and 999"),
+            (&["-ui.access", "x"], "not one of rw, ro"),
+            (&["-log.access.target", "file"], "log.access.target"),
+            (&["-log.access.format="], "the format is empty"),
+            (&["-proxy.header.requestid", "a b"], "not the name of a header"),
+            (&["-metrics.target", "statsd"], "\"statsd\" is not one of"),
+            (&["-proxy.auth", "name=a"], "scheme a has no type="),
+            (&["-proxy.auth", "name=a;type=basic"], "scheme a has no file="),
+            (&["-proxy.auth", "name=a;type=ldap"], "type=ldap is not known"),
+            (&["-proxy.addr", ":1;proto=ftp"], "proto=ftp is not one of"),
+            (&["-proxy.addr", ":1;cs=x"], "cs=x is not a source in proxy.cs"),
+            (&["-proxy.addr", ":1;proto=https"], "proto=https needs cs="),
+            (&["-proxy.addr", ":1;proto=http;cs=x", "-proxy.cs", "cs=x;type=file;cert=x"], "cs= needs a proto"),
+            (&["-proxy.addr", ":1;rt=3"], "rt=3 is not a duration"),
+            (&["-proxy.addr", ":1;tlsmin=ssl3"], "tlsmin=ssl3 is not one of"),
+            (&["-proxy.addr", "9999"], "is no address"),
+            (&["-proxy.addr", ":1;x"], "\"x\" is not followed by"),
+            (&["-proxy.addr", ""], "no listener is left"),
+            (&["-proxy.addr", ":1;proto=tcp+sni"], "no listener is left"),
+            (&["-proxy.cs", "type=file;cert=x"], "has no cs=NAME"),
+            (&["-proxy.cs", "cs=x;type=file"], "has no cert="),
+            (&["-proxy.cs", "cs=x;cert=x"], "has no type="),
+            (&["-proxy.cs", "cs=x;cert=x;type=ftp"], "type=ftp is not one of"),
+            (&["-ui.addr", ":1,:2"], "it must be one listener"),
+            (&["-ui.addr", ":9999"], "proxy.addr: lb's listener.0.address is the admin listener's too"),
+            (&["-registry.consul.tagprefix="], "registry.consul.tagprefix (command line): lb's consul.tag_prefix"),
+        ];
+        for (args, part) in cases {
+            let said = refusals(args);
+            assert!(said.contains(part), "{args:?}: {said}");
+        }
+    }
+
+    #[test]
+    fn what_is_left_out_is_said_once() {
+        let args =
+            ["-bgp.enabled", "-metrics.target", "prometheus", "-profile.mode=", "-proxy.flushinterval", "1000ms"];
+        let said = warnings(&args);
+        assert_eq!(said.len(), 2, "{said:?}");
+        assert!(said[0].starts_with("metrics.target (command line): is not carried out yet: "), "{said:?}");
+        assert!(said[1].starts_with("bgp.enabled (command line): has no effect: left out on purpose"), "{said:?}");
+        let toml = translated(&args).toml;
+        assert!(toml.contains("\n# bgp.enabled: has no effect: left out on purpose"), "{toml}");
+        let silenced = translated(&["-registry.consul.register.enabled=false"]);
+        assert!(!silenced.toml.contains("register.enabled"), "{}", silenced.toml);
+    }
+
+    /// Who teaches `lb` a protocol has to say so in the table of listeners.
+    #[test]
+    fn protocols_are_those_of_the_loader() {
+        for (proto, served) in listeners::PROTOCOLS {
+            let listener = format!("[[listener]]\naddress = \"127.0.0.1:1\"\nprotocol = \"{proto}\"\n");
+            let tls = "certificates = \"a\"\n[certificates.a]\ncert_file = \"a\"\n";
+            let loads = [&listener, &(listener.clone() + tls)].iter().any(|text| load(text).is_ok());
+            assert_eq!(loads, *served, "{proto}");
+        }
+    }
+
+    proptest! {
+        /// Whatever the values are: Fabio's refusal, or a file that our own loader takes.
+        #[test]
+        fn every_translation_loads(
+            values in prop::collection::vec((0..keys::all().count(), any::<prop::sample::Index>(), ".{0,12}"), 0..8)
+        ) {
+            let mut file = String::new();
+            for (at, choice, text) in values {
+                let key = keys::all().nth(at).unwrap();
+                let known: &[&str] = match key.kind {
+                    Kind::Bool => &["true", "false", "1"],
+                    Kind::Int | Kind::Uint => &["0", "-1", "1", "99", "404", "9223372036854775807"],
+                    Kind::Span => &["0", "1ns", "1s", "-1s", "99999h", "1.5ms"],
+                    Kind::Numbers => &["1,2", ""],
+                    _ => &["", "rr", "file", "all", "stdout", "[::1]:1;it=1ns", ":0;proto=tcp,:1", "X-A", "\"", "a,b"],
+                };
+                let value = if choice.index(4) == 0 { text.as_str() } else { *choice.get(known) };
+                if !value.contains("${") {
+                    file.push_str(&super::super::properties::entry(key.name, value));
+                }
+            }
+            match translate(&settings(&[], &file), &Machine::bare()) {
+                Ok(translation) => prop_assert!(load(&translation.toml).is_ok()),
+                // What the loader refuses is what only the user can mean.
+                Err(refusals) => for refusal in refusals.iter().filter(|refusal| refusal.text.starts_with("lb's ")) {
+                    let known = ["registry.consul.", "proxy.addr", "ui.addr"];
+                    prop_assert!(known.iter().any(|key| refusal.key.starts_with(key)), "{refusal}");
+                },
+            }
+        }
+
+        #[test]
+        fn any_listener_is_answered(text in "(:[0-9]{1,5}|[a-z.]{0,5}:1)(;(proto|rt|cs|tlsmin|pxyproto)=[a-z0-9+]{0,6}){0,3}") {
+            prop_assume!(compound::parse(&text).is_ok());
+            let _ = translate(&settings(&["-proxy.addr", &text], ""), &Machine::bare());
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! Where routes come from, and how Consul is read.
+
+use std::time::Duration;
+
+use super::super::document::Value;
+use super::Translator;
+
+impl Translator<'_> {
+    pub(super) fn registry(&mut self) {
+        let key = "registry.backend";
+        match &*self.word(key, &["consul", "file", "static", "custom"]) {
+            "consul" => self.consul(),
+            "file" => self.file(),
+            "static" => self.refuse(
+                key,
+                "static is not carried out yet; put the routes into a file, set registry.backend=file and \
+                 registry.file.path",
+            ),
+            "custom" => self.refuse(key, "custom is not carried out yet"),
+            _ => {}
+        }
+    }
+
+    fn file(&mut self) {
+        for (key, ours) in
+            [("registry.file.path", "routes_file"), ("registry.file.noroutehtmlpath", "proxy.no_route_page")]
+        {
+            self.set_path(ours, key);
+        }
+        if self.settings.text("registry.file.path").is_empty() {
+            self.refuse("registry.file.path", "registry.backend=file needs a file of routes");
+        }
+    }
+
+    fn consul(&mut self) {
+        self.agent();
+        let prefix = self.settings.text("registry.consul.tagprefix");
+        self.document.set("consul.tag_prefix", prefix, "registry.consul.tagprefix");
+        self.checks();
+
+        let (strict, stale) = ("registry.consul.requireConsistent", "registry.consul.allowStale");
+        if self.settings.is_on(strict) && self.settings.is_on(stale) {
+            self.refuse(stale, format!("it cannot be true together with {strict}"));
+        }
+        self.document.set("consul.stale", Value::Bool(self.settings.is_on(stale)), &format!("{strict}, {stale}"));
+    }
+
+    fn agent(&mut self) {
+        let key = "registry.consul.addr";
+        let address = self.settings.text(key).to_ascii_lowercase();
+        let (scheme, host) = address.split_once("://").unwrap_or(("http", &address));
+        let host = if scheme == "unix" { host } else { host.split('/').next().unwrap_or_default() };
+        // Without an address Consul's own variables decide, as in Fabio.
+        if !host.is_empty() {
+            self.document.set("consul.address", format!("{scheme}://{host}"), key);
+        }
+        if scheme == "https" || host.is_empty() {
+            self.set_path("consul.key_file", "registry.consul.tls.keyfile");
+            self.set_path("consul.cert_file", "registry.consul.tls.certfile");
+            self.set_path("consul.ca_file", "registry.consul.tls.cafile");
+            self.set_path("consul.ca_path", "registry.consul.tls.capath");
+            let key = "registry.consul.tls.insecureskipverify";
+            self.document.set("consul.skip_verify", Value::Bool(self.settings.is_on(key)), key);
+        } else {
+            for name in ["keyfile", "certfile", "cafile", "capath"] {
+                let key = format!("registry.consul.tls.{name}");
+                if !self.settings.text(&key).is_empty() {
+                    self.warn(&key, "has no effect, as in Fabio: registry.consul.addr does not begin with https://");
+                }
+            }
+        }
+        self.set_text("consul.token", "registry.consul.token");
+        self.set_text("consul.namespace", "registry.consul.namespace");
+    }
+
+    fn checks(&mut self) {
+        let key = "registry.consul.service.status";
+        let (taken, others): (Vec<String>, Vec<String>) =
+            self.settings.list(key).into_iter().partition(|state| ["passing", "warning"].contains(&&**state));
+        if taken.is_empty() {
+            self.refuse(
+                key,
+                "neither passing nor warning is in the list; instances in other states get no traffic here",
+            );
+        } else {
+            if !others.is_empty() {
+                self.warn(key, format!("{}: instances in this state get no traffic here", others.join(", ")));
+            }
+            self.document.set("consul.accept_status", Value::List(taken), key);
+        }
+        let key = "registry.consul.checksRequired";
+        let required = match self.settings.text(key) {
+            "all" => "all",
+            "one" => "one",
+            other => {
+                let text = format!("{other:?} is neither one nor all; one is used, as in Fabio");
+                self.warn(key, text);
+                "one"
+            }
+        };
+        self.document.set("consul.checks_required", required, key);
+        let hour = Value::Time(Duration::from_secs(3600));
+        self.document.set("consul.check_grace", hour, "Fabio gives no traffic to an instance without a check");
+        let at_once = Value::Time(Duration::ZERO);
+        self.document.set("consul.critical_hold", at_once, "Fabio obeys a critical check at once");
+    }
+}

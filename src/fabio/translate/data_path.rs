@@ -1,0 +1,150 @@
+//! Routing, headers, limits, the end of the process, the logs.
+
+use std::time::Duration;
+
+use super::super::document::Value;
+use super::Translator;
+
+/// What Fabio does without a key for it, where `lb` does something else unless told.
+const AS_FABIO: &[(&str, Like, &str)] = &[
+    ("proxy.try_timeout", Like::Seconds(0), "Fabio asks one target, however slow it is"),
+    ("proxy.tcp_idle_timeout", Like::Seconds(0), "Fabio lets quiet connections be"),
+    ("proxy.max_header_bytes", Like::Count(1 << 20), "Fabio takes request heads up to 1 MiB"),
+    ("log.format", Like::Text("text"), "Fabio writes its log for people"),
+];
+
+#[derive(Clone, Copy)]
+enum Like {
+    Seconds(u64),
+    Count(u64),
+    Text(&'static str),
+}
+
+impl Translator<'_> {
+    pub(super) fn data_path(&mut self) {
+        for (ours, like, why) in AS_FABIO {
+            let value = match *like {
+                Like::Seconds(seconds) => Value::Time(Duration::from_secs(seconds)),
+                Like::Count(number) => Value::Count(number),
+                Like::Text(text) => Value::from(text),
+            };
+            self.document.set(ours, value, why);
+        }
+        self.routing();
+        self.headers();
+        self.connections();
+        self.logs();
+        self.set_time("drain.grace", self.settings.time("proxy.deregistergraceperiod"), "proxy.deregistergraceperiod");
+        self.set_time("drain.timeout", self.settings.time("proxy.shutdownwait"), "proxy.shutdownwait");
+    }
+
+    fn routing(&mut self) {
+        let strategy = self.word("proxy.strategy", &["rnd", "rr"]);
+        self.document.set("proxy.strategy", strategy, "proxy.strategy");
+        let matcher = self.word("proxy.matcher", &["prefix", "iprefix", "glob"]);
+        self.document.set("proxy.matcher", matcher, "proxy.matcher");
+        let key = "proxy.noroutestatus";
+        match self.settings.number(key) {
+            status @ 200..=999 => self.document.set("proxy.no_route_status", Value::Count(status.unsigned_abs()), key),
+            100..=199 => self.warn(key, "a status below 200 ends no request; 404 is used"),
+            other => self.refuse(key, format!("{other} is not between 100 and 999")),
+        }
+    }
+
+    fn headers(&mut self) {
+        let text = self.settings.text("proxy.localip");
+        match self.machine.expand(text) {
+            Ok(text) if text.is_empty() => {}
+            Ok(text) if text.parse::<std::net::IpAddr>().is_ok() => {
+                self.document.set("proxy.local_ip", text, "proxy.localip: by= in Forwarded");
+            }
+            Ok(text) => self.warn("proxy.localip", format!("{text:?} is no IP address; Forwarded gets no by=")),
+            Err(error) => self.refuse("proxy.localip", error.to_string()),
+        }
+        for (key, ours) in [
+            ("proxy.header.clientip", "proxy.client_ip_header"),
+            ("proxy.header.requestid", "proxy.request_id_header"),
+            ("proxy.header.tls", "proxy.tls_header"),
+        ] {
+            let name = self.settings.text(key);
+            let forwarding = ["x-forwarded-for", "x-real-ip"].contains(&&*name.to_ascii_lowercase());
+            if name.is_empty() {
+                continue;
+            } else if name.parse::<http::HeaderName>().is_err() {
+                self.refuse(key, format!("{name:?} is not the name of a header"));
+            } else if key == "proxy.header.clientip" && forwarding {
+                self.warn(key, format!("{name} is set in any case, as in Fabio, and not overwritten"));
+            } else {
+                self.document.set(ours, name, key);
+            }
+        }
+        if !self.settings.text("proxy.header.tls").is_empty() {
+            let value = self.settings.text("proxy.header.tls.value");
+            self.document.set("proxy.tls_header_value", value, "proxy.header.tls.value");
+        }
+        let key = "proxy.header.sts.maxage";
+        let age = u64::try_from(self.settings.number(key)).unwrap_or(0).min(10_000_000_000);
+        self.document.set("proxy.sts_max_age", Value::Count(age), key);
+        for (key, ours) in
+            [("proxy.header.sts.subdomains", "proxy.sts_subdomains"), ("proxy.header.sts.preload", "proxy.sts_preload")]
+        {
+            self.document.set(ours, Value::Bool(self.settings.is_on(key)), key);
+        }
+    }
+
+    fn connections(&mut self) {
+        let time = |key| self.settings.time(key);
+        let (dial, head) = (time("proxy.dialtimeout"), time("proxy.responseheadertimeout"));
+        let idle = time("proxy.idleconntimeout");
+        self.set_limit("proxy.connect_timeout", dial, "proxy.dialtimeout");
+        self.set_limit("proxy.response_timeout", head, "proxy.responseheadertimeout");
+        self.set_limit("proxy.upstream_idle_timeout", idle, "proxy.idleconntimeout");
+        // Go takes 0 for 15 seconds.
+        let keepalive = match self.settings.text("proxy.keepalivetimeout") {
+            text if text.starts_with('-') => Duration::ZERO,
+            _ => Some(time("proxy.keepalivetimeout")).filter(|time| !time.is_zero()).unwrap_or(Duration::from_secs(15)),
+        };
+        self.set_time("proxy.keepalive", keepalive, "proxy.keepalivetimeout");
+        // Go takes 0 for 2, and a negative number for none.
+        let most = match self.settings.number("proxy.maxconn") {
+            0 => 2,
+            number => u64::try_from(number).unwrap_or(0).min(1_000_000),
+        };
+        self.document.set("proxy.upstream_max_idle", Value::Count(most), "proxy.maxconn");
+        let threads = u64::try_from(self.settings.number("runtime.gomaxprocs")).unwrap_or(0).min(1024);
+        self.document.set("proxy.workers", Value::Count(threads), "runtime.gomaxprocs");
+    }
+
+    fn logs(&mut self) {
+        let key = "log.level";
+        let level = match &*self.settings.text(key).to_ascii_uppercase() {
+            "TRACE" => "trace",
+            "DEBUG" => "debug",
+            "INFO" => "info",
+            "WARN" => "warn",
+            "ERROR" | "FATAL" => "error",
+            _ => {
+                let text = format!("{:?} is no level; INFO is used, as Fabio does", self.settings.text(key));
+                self.warn(key, text);
+                "info"
+            }
+        };
+        self.document.set("log.level", level, key);
+
+        let key = "log.access.format";
+        let format = self.settings.text(key).to_owned();
+        if format.trim().is_empty() {
+            self.refuse(key, "the format is empty");
+        }
+        if self.word("log.access.target", &["", "stdout"]) == "stdout" {
+            let ours = match &*format {
+                "common" | "combined" => format,
+                _ => {
+                    self.warn(key, "a format of your own is not carried out yet; combined is used");
+                    "combined".to_owned()
+                }
+            };
+            self.document.set("log.access", ours, "log.access.target, log.access.format");
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! `lb fabio` as a terminal and a client see it: Fabio's flags, environment and properties file.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod support;
+
+use std::fs;
+use std::os::unix::process::CommandExt as _;
+use std::process::{Command, Output, Stdio};
+
+use lb::fabio::Machine;
+use lb::fabio::settings::defaults_file;
+use support::client;
+use support::fake_consul::FakeConsul;
+use support::lb::Lb;
+use support::upstream::Upstream;
+
+struct Shown {
+    code: Option<i32>,
+    out: String,
+    err: String,
+}
+
+/// Runs the binary under the name of Fabio, with this environment and no other.
+fn fabio_with(env: &[(&str, &str)], args: &[&str]) -> Shown {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lb"));
+    command.arg0("/usr/local/bin/fabio").env_clear().envs(env.iter().copied()).args(args).stdin(Stdio::null());
+    let Output { status, stdout, stderr } = command.output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    Shown { code: status.code(), out: text(stdout), err: text(stderr) }
+}
+
+fn fabio(args: &[&str]) -> Shown {
+    fabio_with(&[], args)
+}
+
+#[test]
+fn the_version_is_two_words() {
+    for flag in ["-v", "-version", "--version"] {
+        let shown = fabio(&["-proxy.addr", ":1", flag]);
+        assert_eq!((shown.code, shown.err.as_str()), (Some(0), ""));
+        let words: Vec<&str> = shown.out.split_whitespace().collect();
+        assert_eq!((words.len(), words[0]), (2, env!("CARGO_PKG_VERSION")), "{}", shown.out);
+    }
+}
+
+#[test]
+fn exit_codes_are_fabios() {
+    for (args, code, part) in [
+        (&["-nothing"][..], 2, "flag provided but not defined: -nothing"),
+        (&["-proxy.maxconn", "many"], 2, "invalid value \"many\" for flag -proxy.maxconn"),
+        (&["-cfg"], 1, "-cfg needs the path or URL"),
+        (&["-cfg", "/nonexistent/f"], 1, "-cfg /nonexistent/f: No such file"),
+        (&["-proxy.strategy", "best"], 1, "proxy.strategy (command line): \"best\" is not one of rnd, rr"),
+        (
+            &["-proxy.addr", "127.0.0.1:0;cs=x", "-proxy.cs", "cs=x;type=file;cert=/nonexistent.pem"],
+            1,
+            "/nonexistent.pem",
+        ),
+    ] {
+        let shown = fabio(args);
+        assert_eq!((shown.code, shown.out.as_str()), (Some(code), ""), "{args:?}: {}", shown.err);
+        assert!(shown.err.contains(part), "{args:?}: {}", shown.err);
+    }
+    let help = fabio(&["-help"]);
+    assert_eq!(help.code, Some(0));
+    assert!(help.out.contains("  -proxy.addr TEXT") && help.out.contains("-print-config"), "{}", help.out);
+}
+
+#[test]
+fn every_default_in_a_file_is_as_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("fabio.properties");
+    fs::write(&path, defaults_file(&Machine::here())).unwrap();
+    let from_file = fabio(&["-print-config", "-cfg", path.to_str().unwrap()]);
+    let from_nothing = fabio(&["-print-config"]);
+    assert_eq!((from_file.code, from_nothing.code), (Some(0), Some(0)), "{}", from_file.err);
+    assert_eq!(from_file.out, from_nothing.out);
+    assert!(from_nothing.out.contains("strategy = \"rnd\" # proxy.strategy"), "{}", from_nothing.out);
+}
+
+#[test]
+fn the_environment_is_read_in_any_case() {
+    let env = [("FABIO_proxy_strategy", "rr"), ("UI_ADDR", "127.0.0.1:1234"), ("FABIO_PROXY_MAXCONN", "x")];
+    let shown = fabio_with(&env, &["-print-config"]);
+    for part in ["strategy = \"rr\"", "address = \"127.0.0.1:1234\" # ui.addr", "upstream_max_idle = 10000"] {
+        assert!(shown.out.contains(part), "{part}\n{}", shown.out);
+    }
+    assert!(
+        shown.err.contains("proxy.maxconn (environment FABIO_PROXY_MAXCONN): \"x\" is not a whole"),
+        "{}",
+        shown.err
+    );
+}
+
+/// The settings of a router without Consul, as a file; the listener is told by flags and the environment.
+fn properties(more: &str) -> String {
+    format!("registry.backend = file\nregistry.file.path = routes.txt\nmetrics.target = prometheus\n{more}")
+}
+
+#[test]
+fn it_serves_reloads_and_tells_what_it_leaves_out() {
+    let upstream = Upstream::start("web");
+    let folder = tempfile::tempdir().unwrap();
+    let routes = format!("route add web /web http://{}/\n", upstream.address);
+    fs::write(folder.path().join("routes.txt"), routes).unwrap();
+    fs::write(folder.path().join("fabio.properties"), properties("proxy.noroutestatus = 410\n")).unwrap();
+    let args = ["-proxy.addr=127.0.0.1:0", "-cfg", "fabio.properties"];
+    // Nobody asks Consul here, whatever its variables say.
+    let env = [("FABIO_UI_ADDR", "127.0.0.1:0"), ("CONSUL_HTTP_ADDR", "127.0.0.1:1")];
+    let mut lb = Lb::start_fabio(folder, &args, &env);
+    lb.wait_ready();
+    let address = lb.address("http");
+    let answer = client::get(address, "any.test", "/web/x");
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert_eq!(client::get(address, "any.test", "/other").status, 410);
+    let told = lb.stderr();
+    assert_eq!(told.matches("metrics.target").count(), 1, "{told}");
+    assert!(!told.contains("registry.consul"), "{told}");
+
+    fs::write(lb.folder().join("fabio.properties"), properties("proxy.noroutestatus = 451\n")).unwrap();
+    lb.wait_for_line("a reload", |line| line.contains("\"reloaded"));
+    assert_eq!(client::get(address, "any.test", "/other").status, 451);
+    fs::write(lb.folder().join("fabio.properties"), properties("proxy.noroutestatus = 7\n")).unwrap();
+    lb.wait_for_line("a refusal", |line| line.contains("the old one stays") && line.contains("between 100 and 999"));
+    assert_eq!(client::get(address, "any.test", "/other").status, 451);
+    lb.sigterm();
+    assert_eq!(lb.exit_code(), Some(0));
+}
+
+#[test]
+fn the_printed_configuration_is_what_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("routes.txt"), "").unwrap();
+    let addresses = ["-proxy.addr", "127.0.0.1:0;rt=3s", "-ui.addr", "127.0.0.1:0"];
+    let routes = folder.path().join("routes.txt");
+    let registry = ["-registry.backend", "file", "-registry.file.path", routes.to_str().unwrap()];
+    let args = [&addresses[..], &registry, &["-proxy.strategy", "rr", "-proxy.header.clientip", "X-Client"]].concat();
+    let printed = fabio(&[&args[..], &["-print-config"]].concat());
+    assert_eq!((printed.code, printed.err.as_str()), (Some(0), ""));
+    let lived = |lb: &Lb| lb.admin("/api/config").1;
+    let as_run = Lb::start_with(&printed.out, &[], &[("LB_LOG_FORMAT", "json")]);
+    let as_fabio = Lb::start_fabio(tempfile::tempdir().unwrap(), &args, &[]);
+    assert_eq!(lived(&as_fabio), lived(&as_run));
+    assert!(lived(&as_run).contains("\"header_timeout\":\"3s\""), "{}", lived(&as_run));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_reads_consul() {
+    let upstream = Upstream::start("web");
+    let consul = FakeConsul::start().await;
+    consul.set("web", &[upstream.address.port()]);
+    let address = consul.address.to_string();
+    let text = tokio::task::spawn_blocking(move || {
+        let addresses = ["-proxy.addr=127.0.0.1:0", "-ui.addr=127.0.0.1:0", "-registry.consul.addr", &address];
+        let args = [&addresses[..], &["-registry.consul.register.enabled=false"]].concat();
+        let lb = Lb::start_fabio(tempfile::tempdir().unwrap(), &args, &[("CONSUL_HTTP_ADDR", "127.0.0.1:1")]);
+        lb.wait_ready();
+        assert!(!lb.stderr().contains("register.enabled"), "{}", lb.stderr());
+        client::get(lb.address("http"), "any.test", "/web").text()
+    });
+    assert!(text.await.unwrap().contains("web"));
+}
