@@ -349,7 +349,7 @@ format = "text" # Fabio writes its log for people
         let cs = "cs=a;type=file;cert=a.pem;key=a-key.pem;clientca=/ca.pem,cs=my site;type=path;cert=/certs;refresh=3s,\
                   cs=unused;type=file;cert=x,cs=v;type=vault;cert=secret/x";
         let addr = ":80,127.0.0.1:443;cs=a;strictmatch=true;tlsmin=tls12,:444;proto=grpcs;cs=my site,\
-                    :5000;proto=tcp;pxyproto=true;pxytimeout=1s,:5001;proto=tcp;cs=a,:1;cs=v,:2;proto=tcp+sni";
+                    :5000;proto=tcp;pxyproto=true;pxytimeout=1s,:5001;proto=tcp;cs=a,:1;cs=v,:2;proto=prometheus";
         let args = ["-proxy.cs", cs, "-proxy.addr", addr];
         let found = config(&args);
         let shown: Vec<String> = found
@@ -372,11 +372,11 @@ format = "text" # Fabio writes its log for people
         let file =
             config::CertificateSource::File { cert_file: "/srv/a.pem".into(), key_file: "/srv/a-key.pem".into() };
         assert_eq!(found.certificates["a"].source, file);
-        assert!(translated(&args).toml.contains("\n# proxy.addr: 0.0.0.0:2: left out, proto=tcp+sni"));
+        assert!(translated(&args).toml.contains("\n# proxy.addr: 0.0.0.0:2: left out, proto=prometheus"));
         let left_out = warnings(&args);
         assert_eq!(left_out.len(), 2, "{left_out:?}");
         assert!(left_out[0].contains("0.0.0.0:1: left out, type=vault of its certificates"), "{left_out:?}");
-        assert!(left_out[1].contains("0.0.0.0:2: left out, proto=tcp+sni"), "{left_out:?}");
+        assert!(left_out[1].contains("0.0.0.0:2: left out, proto=prometheus"), "{left_out:?}");
     }
 
     #[test]
@@ -389,7 +389,14 @@ format = "text" # Fabio writes its log for people
         assert_eq!(timeouts(&["-proxy.addr", ":1;rt=3s,:2;rt=5s", "-proxy.readtimeout", "1s"]), (5, 5, 5));
         assert_eq!(timeouts(&["-proxy.addr", ":1;rt=3s,:2"]), (10, 3600, 3600));
         assert_eq!(timeouts(&["-proxy.addr", ":1;rt=3s,:2;proto=tcp"]), (3, 3, 3));
-        assert_eq!(warnings(&["-proxy.addr", ":1;rt=3s,:2;rt=5s"]).len(), 1);
+        let own = |args: &[&str]| {
+            let limits = config(args).listeners.into_iter();
+            let seconds = |time: Option<Duration>| time.map(|time| time.as_secs());
+            limits.map(|it| (seconds(it.header_timeout), seconds(it.idle_timeout))).collect::<Vec<_>>()
+        };
+        let args = ["-proxy.addr", ":1;rt=3s,:2;rt=5s,:3;rt=5s;it=4s,:4;proto=tcp"];
+        assert_eq!(own(&args), [(Some(3), Some(3)), (None, None), (None, Some(4)), (None, None)]);
+        assert_eq!(warnings(&args), [""; 0]);
         assert_eq!(warnings(&["-proxy.addr", ":1;rt=3s;wt=5s"]).len(), 1);
         assert_eq!(warnings(&["-proxy.dialtimeout", "2h"]), ["proxy.dialtimeout (command line): 2h is taken as 1h"]);
     }
@@ -417,7 +424,7 @@ format = "text" # Fabio writes its log for people
             (&["-proxy.addr", "9999"], "is no address"),
             (&["-proxy.addr", ":1;x"], "\"x\" is not followed by"),
             (&["-proxy.addr", ""], "no listener is left"),
-            (&["-proxy.addr", ":1;proto=tcp+sni"], "no listener is left"),
+            (&["-proxy.addr", ":1;proto=prometheus"], "no listener is left"),
             (&["-proxy.cs", "type=file;cert=x"], "has no cs=NAME"),
             (&["-proxy.cs", "cs=x;type=file"], "has no cert="),
             (&["-proxy.cs", "cs=x;cert=x"], "has no type="),
@@ -446,11 +453,39 @@ format = "text" # Fabio writes its log for people
         assert!(!silenced.toml.contains("register.enabled"), "{}", silenced.toml);
     }
 
+    #[test]
+    fn listeners_of_raw_bytes_and_of_names() {
+        let cs = "cs=a;type=file;cert=a.pem";
+        let addr = "127.0.0.1:0;proto=tcp-dynamic;refresh=3s,:1;proto=tcp+sni,:2;proto=https+tcp+sni;cs=a,:3;proto=https+tcp+sni,\
+                    :4;cs=a;tlsmin=tls13;tlsciphers=\"0xc02f,TLS_RSA_WITH_RC4_128_SHA\"";
+        let args = ["-proxy.cs", cs, "-proxy.addr", addr];
+        let toml = translated(&args).toml;
+        let protocols: Vec<String> =
+            config(&args).listeners.iter().map(|it| format!("{} {:?}", it.address, it.protocol)).collect();
+        let expected = [
+            "127.0.0.1:0 TcpDynamic",
+            "0.0.0.0:1 TcpSni",
+            "0.0.0.0:2 HttpsTcpSni",
+            "0.0.0.0:3 TcpSni",
+            "0.0.0.0:4 Https",
+        ];
+        assert_eq!(protocols, expected);
+        for line in
+            ["ports = \"1-65535\"", "refresh = \"3s\"", "tls_min = \"1.3\"", "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256"]
+        {
+            assert!(toml.contains(line), "{line}: {toml}");
+        }
+        let said = warnings(&args);
+        assert_eq!(said.len(), 2, "{said:?}");
+        assert!(said[0].contains("served as tcp+sni") && said[1].contains("TLS_RSA_WITH_RC4_128_SHA"), "{said:?}");
+    }
+
     /// Who teaches `lb` a protocol has to say so in the table of listeners.
     #[test]
     fn protocols_are_those_of_the_loader() {
         for (proto, served) in listeners::PROTOCOLS {
-            let listener = format!("[[listener]]\naddress = \"127.0.0.1:1\"\nprotocol = \"{proto}\"\n");
+            let (port, ports) = if *proto == "tcp-dynamic" { (0, "ports = \"1-9\"\n") } else { (1, "") };
+            let listener = format!("[[listener]]\naddress = \"127.0.0.1:{port}\"\nprotocol = \"{proto}\"\n{ports}");
             let tls = "certificates = \"a\"\n[certificates.a]\ncert_file = \"a\"\n";
             let loads = [&listener, &(listener.clone() + tls)].iter().any(|text| load(text).is_ok());
             assert_eq!(loads, *served, "{proto}");

@@ -5,10 +5,11 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::super::compound::{self, Group};
-use super::super::document::Value;
+use super::super::document::{Place, Value};
 use super::super::value;
 use super::Translator;
 use super::certificates::Source;
+use crate::config::keys::TLS_CIPHERS;
 
 const KEY: &str = "proxy.addr";
 /// Fabio's protocols, and whether `lb` speaks them.
@@ -18,9 +19,9 @@ pub(super) const PROTOCOLS: &[(&str, bool)] = &[
     ("tcp", true),
     ("grpc", true),
     ("grpcs", true),
-    ("tcp+sni", false),
-    ("https+tcp+sni", false),
-    ("tcp-dynamic", false),
+    ("tcp+sni", true),
+    ("https+tcp+sni", true),
+    ("tcp-dynamic", true),
     ("prometheus", false),
 ];
 /// Protocols that may have certificates.
@@ -30,6 +31,8 @@ const PATIENCE: Duration = Duration::from_secs(3600);
 /// TLS 1.2 and 1.3 in the protocol's numbers.
 const TLS12: u16 = 0x0303;
 const TLS13: u16 = 0x0304;
+/// Fabio opens whatever port a tag names.
+const ALL_PORTS: &str = "1-65535";
 
 /// One listener of Fabio.
 #[derive(Debug)]
@@ -42,6 +45,23 @@ struct Listener {
     proxy_protocol_timeout: Duration,
     read: Duration,
     idle: Duration,
+    refresh: Duration,
+    /// `1.2` or `1.3`.
+    tls_min: Option<&'static str>,
+    tls_max: Option<&'static str>,
+    ciphers: Vec<&'static str>,
+}
+
+impl Listener {
+    /// Whether it speaks HTTP, to which the limits for requests belong.
+    fn is_http(&self) -> bool {
+        !matches!(&*self.proto, "tcp" | "tcp+sni" | "tcp-dynamic")
+    }
+
+    /// How long a connection may be idle; zero: as long as it likes.
+    fn idle(&self) -> Duration {
+        if self.idle.is_zero() { self.read } else { self.idle }
+    }
 }
 
 impl Translator<'_> {
@@ -63,46 +83,76 @@ impl Translator<'_> {
                 self.warn(KEY, format!("{}: left out, {missing} is not carried out yet", listener.address));
                 continue;
             }
-            self.write_listener(listener, &sources);
             served.push(listener);
         }
         if served.is_empty() && self.refusals.is_empty() {
             self.refuse(KEY, "no listener is left");
         }
-        self.client_timeouts(&served);
+        let (read, idle) = self.client_timeouts(&served);
+        for listener in served {
+            let place = self.write_listener(listener, &sources);
+            if listener.is_http() {
+                self.own_timeouts(place, listener, read, idle);
+            }
+        }
     }
 
-    fn write_listener(&mut self, listener: &Listener, sources: &BTreeMap<String, Source>) {
+    fn write_listener(&mut self, listener: &Listener, sources: &BTreeMap<String, Source>) -> Place {
         let place = self.document.next("listener");
-        self.document.set_in(place, "address", listener.address.to_string(), KEY);
+        let dynamic = listener.proto == "tcp-dynamic";
+        let port = if dynamic { 0 } else { listener.address.port() };
+        self.document.set_in(place, "address", SocketAddr::new(listener.address.ip(), port).to_string(), KEY);
         self.document.set_in(place, "protocol", &*listener.proto, KEY);
+        if dynamic {
+            self.document.set_in(place, "ports", ALL_PORTS, "Fabio opens any port");
+            if !listener.refresh.is_zero() {
+                let time = listener.refresh.clamp(Duration::from_millis(50), PATIENCE);
+                self.document.set_in(place, "refresh", Value::Time(time), KEY);
+            }
+        }
         if let Some(Source::Served(name)) = listener.source.as_ref().and_then(|name| sources.get(name)) {
             self.document.set_in(place, "certificates", &**name, KEY);
         }
         self.document.set_in(place, "strict_sni", Value::Bool(listener.strict), KEY);
+        for (key, version) in [("tls_min", listener.tls_min), ("tls_max", listener.tls_max)] {
+            if let Some(version) = version {
+                self.document.set_in(place, key, version, KEY);
+            }
+        }
+        if !listener.ciphers.is_empty() {
+            let ciphers = listener.ciphers.iter().map(|&suite| suite.to_owned()).collect();
+            self.document.set_in(place, "tls_ciphers", Value::List(ciphers), KEY);
+        }
         if listener.proxy_protocol {
             self.document.set_in(place, "proxy_protocol", Value::Bool(true), KEY);
             let time = listener.proxy_protocol_timeout.clamp(Duration::from_millis(1), Duration::from_secs(60));
             self.document.set_in(place, "proxy_protocol_timeout", Value::Time(time), KEY);
         }
+        place
     }
 
-    /// Ours are for all listeners together.
-    fn client_timeouts(&mut self, listeners: &[&Listener]) {
-        let http = || listeners.iter().filter(|listener| listener.proto != "tcp");
+    /// Limits of this listener that are not those of all: shorter ones, because those of all are the longest.
+    fn own_timeouts(&mut self, place: Place, listener: &Listener, read: Duration, idle: Duration) {
+        if listener.read != read {
+            self.document.set_in(place, "header_timeout", Value::Time(listener.read), KEY);
+            self.document.set_in(place, "body_timeout", Value::Time(listener.read), KEY);
+        }
+        if listener.idle() != idle {
+            self.document.set_in(place, "idle_timeout", Value::Time(listener.idle()), KEY);
+        }
+    }
+
+    /// The limits of all listeners: the longest of any. Zero: none.
+    fn client_timeouts(&mut self, listeners: &[&Listener]) -> (Duration, Duration) {
+        let http = || listeners.iter().filter(|listener| listener.is_http());
         let longest = |times: &mut dyn Iterator<Item = Duration>| {
             let times: Vec<Duration> = times.collect();
             // None is longer than any.
-            let none = times.is_empty() || times.contains(&Duration::ZERO);
-            let longest = times.iter().max().copied().unwrap_or_default();
-            (if none { Duration::ZERO } else { longest }, times.iter().any(|time| *time != times[0]))
+            let none = times.contains(&Duration::ZERO);
+            if none { Duration::ZERO } else { times.iter().max().copied().unwrap_or_default() }
         };
-        let (read, reads_differ) = longest(&mut http().map(|listener| listener.read));
-        let idle_of = |listener: &&&Listener| if listener.idle.is_zero() { listener.read } else { listener.idle };
-        let (idle, idles_differ) = longest(&mut http().map(|listener| idle_of(&listener)));
-        if reads_differ || idles_differ {
-            self.warn(KEY, "rt and it are the same for all listeners here; the longest of them are used");
-        }
+        let read = longest(&mut http().map(|listener| listener.read));
+        let idle = longest(&mut http().map(|listener| listener.idle()));
         if read.is_zero() {
             // The limit for a request head stays ours: a client that sends none for long wants to hold a connection.
             self.document.set("proxy.body_timeout", Value::Time(PATIENCE), "Fabio waits for slow clients");
@@ -114,6 +164,7 @@ impl Translator<'_> {
             true => self.document.set("proxy.idle_timeout", Value::Time(PATIENCE), "Fabio keeps idle connections"),
             false => self.set_time("proxy.idle_timeout", idle, KEY),
         }
+        (read, idle)
     }
 
     /// The admin listener, which is one.
@@ -159,6 +210,10 @@ impl Translator<'_> {
             proxy_protocol_timeout: Duration::from_millis(250),
             read: self.settings.time("proxy.readtimeout"),
             idle: Duration::ZERO,
+            refresh: Duration::ZERO,
+            tls_min: None,
+            tls_max: None,
+            ciphers: Vec::new(),
             source,
         };
         for (option, text) in group.iter() {
@@ -168,21 +223,28 @@ impl Translator<'_> {
                     None => self.refuse(key, format!("{name}: {option}={text} is not a duration")),
                     Some(time) if option == "rt" => listener.read = time,
                     Some(time) if option == "it" => listener.idle = time,
+                    Some(time) if option == "refresh" => listener.refresh = time,
                     Some(time) if option == "wt" && !time.is_zero() => {
                         self.warn(key, format!("{name}: wt is not carried out yet: a limit for whole answers"));
                     }
                     Some(time) if option == "pxytimeout" && !time.is_zero() => listener.proxy_protocol_timeout = time,
                     Some(_) => {}
                 },
-                "tlsmin" | "tlsmax" => self.tls_version(key, name, option, text),
-                "tlsciphers" => {
-                    self.warn(key, format!("{name}: tlsciphers is not carried out yet; the suites are those of TLS 1.3 and the forward secret ones of TLS 1.2"));
-                }
+                "tlsmin" => listener.tls_min = self.tls_version(key, name, option, text),
+                "tlsmax" => listener.tls_max = self.tls_version(key, name, option, text),
+                "tlsciphers" => listener.ciphers = self.ciphers(key, name, text),
                 _ => self.warn(key, format!("{name}: {option} is no option of a listener, in Fabio neither")),
             }
         }
         if let Some(problem) = mismatch(&listener, sources) {
             self.refuse(key, format!("{name}: {problem}"));
+        }
+        if listener.proto == "https+tcp+sni" && listener.source.is_none() {
+            self.warn(
+                key,
+                format!("{name}: without cs= it is served as tcp+sni: there is no certificate to end TLS with"),
+            );
+            listener.proto = "tcp+sni".to_owned();
         }
         // Else the first certificate that is made would be shown for every name.
         listener.strict |= listener.source.as_ref().and_then(|name| sources.get(name))
@@ -190,7 +252,7 @@ impl Translator<'_> {
         (self.refusals.len() == before).then_some(listener)
     }
 
-    fn tls_version(&mut self, key: &str, name: &str, option: &str, text: &str) {
+    fn tls_version(&mut self, key: &str, name: &str, option: &str, text: &str) -> Option<&'static str> {
         let number = match &*text.trim().to_ascii_lowercase() {
             "tls10" => Some(0x0301),
             "tls11" => Some(0x0302),
@@ -198,14 +260,40 @@ impl Translator<'_> {
             "tls13" => Some(TLS13),
             other => value::integer(other).and_then(|number| u16::try_from(number).ok()),
         };
-        match (option, number) {
-            (_, None) => self.refuse(key, format!("{name}: {option}={text} is not one of tls10, tls11, tls12, tls13")),
-            ("tlsmin", Some(0 | TLS12)) | ("tlsmax", Some(0 | TLS13)) => {}
-            ("tlsmin", Some(..TLS12)) => {
-                self.warn(key, format!("{name}: tlsmin={text} is taken as tls12: older versions are not spoken"));
+        match number {
+            None => {
+                self.refuse(key, format!("{name}: {option}={text} is not one of tls10, tls11, tls12, tls13"));
+                None
             }
-            _ => self.warn(key, format!("{name}: {option}={text} is not carried out yet: TLS 1.2 and 1.3 are offered")),
+            Some(0) => None,
+            Some(TLS13..) => Some("1.3"),
+            Some(TLS12) => Some("1.2"),
+            Some(_) => {
+                self.warn(key, format!("{name}: {option}={text} is taken as tls12: older versions are not spoken"));
+                Some("1.2")
+            }
         }
+    }
+
+    /// The suites that are served of those named, and those of TLS 1.3, which Go does not let anybody choose.
+    fn ciphers(&mut self, key: &str, name: &str, text: &str) -> Vec<&'static str> {
+        let named: Vec<&str> = text.split([',', ' ']).map(str::trim).filter(|word| !word.is_empty()).collect();
+        let is = |word: &str, suite: &str, number: u16| {
+            word.eq_ignore_ascii_case(suite) || value::integer(word).is_some_and(|found| found == i64::from(number))
+        };
+        for word in &named {
+            if !TLS_CIPHERS.iter().any(|(suite, number)| is(word, suite, *number)) {
+                self.warn(
+                    key,
+                    format!("{name}: tlsciphers: {word} is left out: it is weak or unknown, and not served"),
+                );
+            }
+        }
+        let of_tls13 = |number: u16| number >> 8 == 0x13;
+        let wanted = |(suite, number): &(&'static str, u16)| {
+            (of_tls13(*number) || named.iter().any(|word| is(word, suite, *number))).then_some(*suite)
+        };
+        if named.is_empty() { Vec::new() } else { TLS_CIPHERS.iter().filter_map(wanted).collect() }
     }
 }
 
