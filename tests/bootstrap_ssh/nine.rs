@@ -14,6 +14,7 @@ const CONSUL: &str = "\
 /etc/consul.d/cert.pem 644 consul:consul
 /etc/consul.d/consul.hcl 640 consul:consul
 /etc/consul.d/encrypt.hcl 600 consul:consul
+/etc/consul.d/join.hcl 640 consul:consul
 /etc/consul.d/key.pem 600 consul:consul
 /opt/consul 750 consul:consul
 /usr/local/bin/consul 755 root:root
@@ -25,6 +26,7 @@ const NOMAD_SERVER: &str = "\
 /etc/nomad.d/cert.pem 644 nomad:nomad
 /etc/nomad.d/encrypt.hcl 600 nomad:nomad
 /etc/nomad.d/key.pem 600 nomad:nomad
+/etc/nomad.d/join.hcl 600 nomad:nomad
 /etc/nomad.d/nomad.hcl 600 nomad:nomad
 /opt/nomad 700 nomad:nomad
 /usr/local/bin/nomad 755 root:root
@@ -39,6 +41,7 @@ const NOMAD_CLIENT: &str = "\
 /etc/nomad.d/ca.pem 644 root:root
 /etc/nomad.d/cert.pem 644 root:root
 /etc/nomad.d/key.pem 600 root:root
+/etc/nomad.d/join.hcl 600 root:root
 /etc/nomad.d/nomad.hcl 600 root:root
 /opt/nomad 700 root:root
 /usr/local/bin/lb 755 root:root

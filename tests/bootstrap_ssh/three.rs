@@ -31,7 +31,7 @@ fn a_server_moves_to_another_address() {
     site.replace(3);
     site.machines[2].plug(false);
     describe(&site, &[0, 1, 3], "");
-    site.lb("up").expect(1).tells(&["consul-2 was 10.88.44.13 and is now 10.88.44.14: run `lb bootstrap replace-node"]);
+    site.lb("up").expect(2).tells(&["consul-2 was 10.88.44.13 and is now 10.88.44.14: run `lb bootstrap replace-node"]);
     site.lb("replace-node consul-2 --yes").expect(0).tells(&["its name is free", "consul-2 is replaced"]);
     assert_eq!(voters(&site), 3);
     let peers: BTreeSet<String> = serde_json::from_str(&site.ask(0, 8501, "/v1/status/peers")).unwrap();
