@@ -20,7 +20,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("proxy", &["table", "catalog", "metrics", "config", "log", "trust"]),
     ("admin", &["table", "control", "catalog", "metrics", "config"]),
     ("check", &["config", "catalog"]),
-    ("bootstrap", &["config", "cli"]),
+    ("bootstrap", &["config", "cli", "trust"]),
     ("fabio", &["config"]),
     ("cli", &["config"]),
     ("manual", &["cli", "config"]),

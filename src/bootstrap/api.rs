@@ -18,11 +18,9 @@ use futures_util::future::BoxFuture;
 use http::{HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_util::rt::TokioIo;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::ClientConfig;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -31,6 +29,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::secrets::{Pair, Secret};
+use crate::trust::AcceptAny;
 
 /// Limit for most requests: a server without a leader may hang for many seconds, and that is an answer as well.
 pub const LIMIT: Duration = Duration::from_secs(3);
@@ -268,14 +267,15 @@ impl Api {
         self.request(Method::DELETE, path, body, limit).await
     }
 
-    /// The certificate that the agent presents (DER), even if it has expired or is of another CA.
+    /// The certificate that the agent presents (DER), even if it has expired or is of another CA. Nothing is sent on the
+    /// connection.
     ///
     /// # Errors
     /// When no handshake comes about.
     pub async fn served_certificate(&self, limit: Duration) -> Result<CertificateDer<'static>, ApiError> {
         let mut config = (*self.tls).clone();
         let provider = config.crypto_provider().clone();
-        config.dangerous().set_certificate_verifier(Arc::new(LookOnly(provider)));
+        config.dangerous().set_certificate_verifier(Arc::new(AcceptAny::new(provider)));
         let stream = self.within("", limit, self.handshake(Arc::new(config))).await?;
         let leaf = stream.get_ref().1.peer_certificates().and_then(<[_]>::first).cloned();
         leaf.ok_or_else(|| self.tls_error("the agent presents no certificate".to_owned()))
@@ -385,43 +385,4 @@ fn tls_cause(error: &io::Error) -> Option<String> {
 
 fn without_query(path: &str) -> String {
     path.split('?').next().unwrap_or_default().to_owned()
-}
-
-/// Accepts any certificate, in order to look at it; nothing is sent on such a connection.
-#[derive(Debug)]
-struct LookOnly(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for LookOnly {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
 }

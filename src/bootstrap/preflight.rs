@@ -8,7 +8,7 @@ use futures_util::stream::{self, StreamExt as _};
 
 use super::converge::each;
 use super::host::{Facts, Preflight};
-use super::topology::{Node, Product, Runner, Scope, Target};
+use super::topology::{Node, Product, Runner, Target};
 use super::world::World;
 
 /// Clocks further apart than this make fresh certificates invalid and logs misleading.
@@ -51,7 +51,7 @@ pub(super) async fn run(world: &World, known: bool) -> Result<()> {
 }
 
 fn ports(world: &World, node: &Node) -> Vec<u16> {
-    let wanted = |product: &&Product| world.scope == Scope::All || **product == Product::Consul;
+    let wanted = |product: &&Product| world.scope.includes(**product);
     node.products().iter().filter(wanted).flat_map(|&product| node.ports(product)).copied().collect()
 }
 

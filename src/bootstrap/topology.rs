@@ -164,6 +164,14 @@ pub enum Scope {
     ConsulOnly,
 }
 
+impl Scope {
+    /// Whether the product belongs to it.
+    #[must_use]
+    pub fn includes(self, product: Product) -> bool {
+        self == Self::All || product == Product::Consul
+    }
+}
+
 /// Where a program comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BinarySource {

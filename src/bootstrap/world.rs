@@ -155,7 +155,7 @@ impl World {
 
     /// Phases that the command is about, in order.
     pub(super) fn phases(&self) -> Vec<Phase> {
-        let wanted = |phase: &Phase| self.scope == Scope::All || phase.product() == Product::Consul;
+        let wanted = |phase: &Phase| self.scope.includes(phase.product());
         Phase::ALL.into_iter().filter(wanted).filter(|&phase| self.cluster.of_phase(phase).next().is_some()).collect()
     }
 

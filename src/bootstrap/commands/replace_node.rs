@@ -90,7 +90,7 @@ fn name_is_free(node: &Node) -> Duration {
 }
 
 fn products(world: &World, node: &Node) -> Vec<Product> {
-    let wanted = |product: &Product| world.scope == Scope::All || *product == Product::Consul;
+    let wanted = |product: &Product| world.scope.includes(*product);
     node.products().iter().copied().filter(wanted).collect()
 }
 

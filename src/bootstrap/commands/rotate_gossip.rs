@@ -5,7 +5,7 @@ use anyhow::{Context as _, Result};
 use super::asked::Asked;
 use crate::bootstrap::gossip::{self, Step};
 use crate::bootstrap::state::{GossipKeys, GossipStep, NextKey};
-use crate::bootstrap::topology::{Product, Scope};
+use crate::bootstrap::topology::Product;
 use crate::bootstrap::world::World;
 use crate::bootstrap::{compatible, converge};
 
@@ -14,14 +14,14 @@ use crate::bootstrap::{compatible, converge};
 /// # Errors
 /// When a member has failed, or does not take the key; what was done stays, and the next run goes on from there.
 pub(super) async fn run(asked: &Asked) -> Result<u8> {
-    let only_consul = asked.described.scope == Scope::ConsulOnly;
+    let asked_for = asked.described.scope;
     let mut world = asked.world_that_exists()?;
     world.as_applied();
     compatible::check_known(&world, None)?;
     world.read_keys()?;
     world.dial().await;
     for product in Product::ALL {
-        let wanted = product == Product::Consul || !(only_consul || world.scope == Scope::ConsulOnly);
+        let wanted = asked_for.includes(product) && world.scope.includes(product);
         if wanted && world.cluster.servers(product).next().is_some() {
             rotate(&mut world, product).await?;
         }

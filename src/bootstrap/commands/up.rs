@@ -28,7 +28,6 @@ pub(super) async fn run(asked: &Asked, args: UpArgs) -> Result<u8> {
     // A local cluster in the foreground belongs to this command: Ctrl-C at any time ends what it has begun.
     let foreground = if world.cluster.is_local() && !args.detach { hold::take(&world)? } else { None };
     world.applied.detached |= args.detach;
-    world.applied.sample |= args.with_sample;
     // One for all of the time: between two a signal would be caught and heard by nobody.
     let mut stop = pin!(hold::asked_to_stop());
     let walked = tokio::select! {
@@ -116,8 +115,7 @@ fn told(world: &World, plans: &[NodePlan], begun: Instant) -> String {
         access::quoted(&world.state.dir().join("lb.toml").to_string_lossy())
     ));
     for product in Product::ALL {
-        let server =
-            cluster.servers(product).next().filter(|_| world.scope == Scope::All || product == Product::Consul);
+        let server = cluster.servers(product).next().filter(|_| world.scope.includes(product));
         if let Some(server) = server {
             text.push_str(&format!(
                 "\n  https://{}/ui   ({product}; the browser needs client.pfx)",

@@ -130,9 +130,6 @@ pub struct Applied {
     /// Whether it stays up in the background (local target).
     #[serde(default)]
     pub detached: bool,
-    /// Whether the sample jobs were run.
-    #[serde(default)]
-    pub sample: bool,
     /// Where the programs came from, by name.
     #[serde(default)]
     pub sources: BTreeMap<String, Source>,
@@ -200,7 +197,6 @@ impl Applied {
             // A run about Consul alone takes nothing away from a cluster that has Nomad.
             consul_only: scope == Scope::ConsulOnly && before.is_none_or(|before| before.consul_only),
             detached: before.is_some_and(|before| before.detached),
-            sample: before.is_some_and(|before| before.sample),
             sources: before.map(|before| before.sources.clone()).unwrap_or_default(),
             programs: before.map(|before| before.programs.clone()).unwrap_or_default(),
         }
