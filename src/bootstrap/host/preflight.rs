@@ -57,7 +57,26 @@ pub struct Facts {
     pub cluster_id: Option<String>,
 }
 
+/// Looks at ports that seem to be taken, and the pause between two of them.
+const LOOKS: u32 = 5;
+const PAUSE: Duration = Duration::from_millis(300);
+
+/// Looks again while a port is taken by what may yet turn out to be ours: a daemon that a killed run of ours had just
+/// started has no id on file for a moment, and one that opens its ports between the two passes of `ss`, over processes
+/// and over sockets, is listed as nobody's.
 pub(super) async fn run(host: &Inner, spec: &NodeSpec, ask: &Preflight) -> Result<Facts> {
+    let mut facts = look(host, spec, ask).await?;
+    for _ in 1..LOOKS {
+        if facts.ports_taken.is_empty() || facts.cluster_id.as_deref() != Some(ask.cluster_id.as_str()) {
+            break;
+        }
+        tokio::time::sleep(PAUSE).await;
+        facts = look(host, spec, ask).await?;
+    }
+    Ok(facts)
+}
+
+async fn look(host: &Inner, spec: &NodeSpec, ask: &Preflight) -> Result<Facts> {
     // Dialled before the clock is looked at, or the time that takes would be in the comparison.
     host.channel.run("return 0", PATIENCE).await?;
     let before = since_epoch();
