@@ -15,6 +15,7 @@ use lb::admin::{AdminState, ControlView, serve};
 use lb::catalog::InstanceId;
 use lb::catalog::command::parse_commands;
 use lb::catalog::options::Strategy;
+use lb::config::{AdminConfig, AdminHome};
 use lb::control::{InstanceStatus, Readiness, ServiceStatus};
 use lb::metrics::Metrics;
 use lb::table::build::TableBuilder;
@@ -86,6 +87,7 @@ struct Admin {
     control: Rc<FakeControl>,
     metrics: Metrics,
     config: watch::Sender<Arc<str>>,
+    settings: watch::Sender<Arc<AdminConfig>>,
 }
 
 /// Runs `test` against a fresh listener, in the way the control thread runs it.
@@ -97,6 +99,7 @@ fn with_admin<F: Future<Output = ()>>(test: impl FnOnce(Rc<Admin>) -> F) {
         let control = Rc::new(FakeControl::default());
         control.services.borrow_mut().push(service(ATTACK));
         let (config, config_json) = watch::channel(Arc::from(r#"{"consul":{"token":"***"}}"#));
+        let settings = watch::Sender::new(Arc::new(AdminConfig::default()));
         let metrics = Metrics::default();
         let state = AdminState {
             table: table(),
@@ -104,10 +107,12 @@ fn with_admin<F: Future<Output = ()>>(test: impl FnOnce(Rc<Admin>) -> F) {
             metrics: metrics.clone(),
             control: Rc::clone(&control) as Rc<dyn ControlView>,
             config_json,
+            settings: settings.subscribe(),
+            tls: Arc::new(|_| Ok(None)),
             normalise_path: |path| if path.contains("%00") { Err("NUL".to_owned()) } else { Ok(path.to_owned()) },
         };
         let task = serve(listener, state);
-        let admin = Rc::new(Admin { address, control, metrics, config });
+        let admin = Rc::new(Admin { address, control, metrics, config, settings });
         tokio::time::timeout(Duration::from_secs(30), test(admin)).await.expect("the test hangs");
         task.abort();
     });
@@ -242,6 +247,33 @@ fn the_page_shows_strangers_text_as_text() {
         assert_eq!(page.body.matches("<script").count(), 1, "a script without the nonce");
         assert!(!policy.contains("unsafe") && policy.contains("default-src 'none'"));
         assert!(!admin.get("/").await.body.contains(nonce), "a nonce is used once");
+    });
+}
+
+#[test]
+fn the_routes_page_is_found_where_fabios_users_look() {
+    with_admin(|admin| async move {
+        let page = admin.get("/routes").await;
+        assert_eq!(page.status, 200);
+        assert!(page.head.contains("content-type: text/html; charset=utf-8"), "{}", page.head);
+        assert!(page.body.contains("<td class=\"mono\">shop.example/</td>"), "{}", page.body);
+        let policy = page.head.lines().find_map(|line| line.strip_prefix("content-security-policy: ")).unwrap();
+        let nonce = policy.split("script-src 'nonce-").nth(1).unwrap().split('\'').next().unwrap();
+        assert_eq!(page.body.matches("<script").count(), page.body.matches(&format!("<script nonce=\"{nonce}\">")).count());
+
+        let fabios = AdminConfig { home: AdminHome::Routes, path: "/lb".to_owned(), ..AdminConfig::default() };
+        admin.settings.send_replace(Arc::new(fabios));
+        for path in ["/lb", "/lb/", "/lb/assets/logo.svg"] {
+            let moved = admin.get(path).await;
+            assert_eq!(moved.status, 303, "{path}");
+            assert!(moved.head.contains("location: /lb/routes\r\n") || moved.head.ends_with("location: /lb/routes"), "{}", moved.head);
+        }
+        assert_eq!(admin.get("/lb/routes").await.status, 200);
+        assert_eq!(admin.get("/health").await.status, 200, "checks in Consul are told no prefix");
+        let outside = admin.get("/routes").await;
+        assert!(outside.status == 404 && outside.json()["error"].as_str().unwrap().contains("below /lb"));
+        let table = client::routes(&format!("{}/lb", admin.url()), RoutesFormat::Table).await.unwrap();
+        assert!(table.contains("shop.example/"), "{table}");
     });
 }
 

@@ -206,6 +206,8 @@ fn table(rows: &[Row], services: &[Service]) -> String {
 struct Admin {
     /// `host:port`, brackets around IPv6.
     address: String,
+    /// What paths begin with there (`admin.path`); empty, or without a slash at its end.
+    base: String,
 }
 
 impl Admin {
@@ -221,7 +223,8 @@ impl Admin {
         if authority.as_str().contains('@') {
             return Err(wrong("a user name is not used there"));
         }
-        Ok(Self { address: format!("{}:{}", authority.host(), authority.port_u16().unwrap_or(DEFAULT_PORT)) })
+        let address = format!("{}:{}", authority.host(), authority.port_u16().unwrap_or(DEFAULT_PORT));
+        Ok(Self { address, base: uri.path().trim_end_matches('/').to_owned() })
     }
 
     async fn get(&self, path: &str) -> Result<String, AdminClientError> {
@@ -238,7 +241,7 @@ impl Admin {
         })?;
         let (mut sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.failed(&error))?;
-        let request = Request::get(path)
+        let request = Request::get(format!("{}{path}", self.base))
             .header("host", &self.address)
             .body(Empty::<Bytes>::new())
             .map_err(|error| self.failed(&error))?;
@@ -301,8 +304,10 @@ mod tests {
             ("http://lb.example", "lb.example:9998"),
             ("lb.example", "lb.example:9998"),
             ("http://lb.example:80/", "lb.example:80"),
+            ("lb.example:80/lb/", "lb.example:80/lb"),
         ] {
-            assert_eq!(Admin::parse(given).unwrap().address, address);
+            let admin = Admin::parse(given).unwrap();
+            assert_eq!(admin.address + &admin.base, address);
         }
         for bad in ["https://x:1", "http://", "unix:///x", "a b", "http://u:p@x:1", ""] {
             let error = Admin::parse(bad).map(|admin| admin.address).unwrap_err().to_string();

@@ -45,3 +45,15 @@ pub(super) fn push_html(html: &mut String, text: &str) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_policy_allows_the_one_nonce() {
+        let policy = content_security_policy("abc");
+        assert!(policy.starts_with("default-src 'none'; script-src 'nonce-abc';"), "{policy}");
+        assert!(!policy.contains("unsafe"), "{policy}");
+    }
+}

@@ -4,7 +4,7 @@ use crate::config::{AdminConfig, AdminHome};
 
 /// What stands at a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place<'a> {
+pub(super) enum Place {
     Health,
     Ready,
     Metrics,
@@ -15,11 +15,6 @@ pub(super) enum Place<'a> {
     Config,
     Version,
     Explain,
-    /// A page to change the route commands of one key; what stands behind `/manual`.
-    Overrides(&'a str),
-    /// The route commands of one key; what stands behind `/api/manual`.
-    Override(&'a str),
-    OverridePaths,
     /// Somewhere else: this path.
     Moved(&'static str),
     Nothing,
@@ -27,7 +22,7 @@ pub(super) enum Place<'a> {
 
 /// Finds it. Everything stands below `admin.path`; what machines ask for stands at the root as well, because they are
 /// told once (a check in Consul, a scraper).
-pub(super) fn place<'a>(path: &'a str, config: &AdminConfig) -> Place<'a> {
+pub(super) fn place(path: &str, config: &AdminConfig) -> Place {
     match path {
         "/health" => return Place::Health,
         "/ready" => return Place::Ready,
@@ -49,17 +44,10 @@ pub(super) fn place<'a>(path: &'a str, config: &AdminConfig) -> Place<'a> {
         "/api/config" => Place::Config,
         "/api/version" => Place::Version,
         "/api/explain" => Place::Explain,
-        "/api/paths" => Place::OverridePaths,
         "" | "/" if !to_routes => Place::Overview,
-        _ => {
-            let behind = |name| below.strip_prefix(name).filter(|rest| rest.is_empty() || rest.starts_with('/'));
-            match (behind("/api/manual"), behind("/manual")) {
-                (Some(key), _) => Place::Override(key),
-                (_, Some(key)) => Place::Overrides(key),
-                _ if to_routes && below != "/favicon.ico" => Place::Moved("/routes"),
-                _ => Place::Nothing,
-            }
-        }
+        "/favicon.ico" => Place::Nothing,
+        _ if to_routes => Place::Moved("/routes"),
+        _ => Place::Nothing,
     }
 }
 
@@ -75,9 +63,6 @@ mod tests {
             (&ours, "/", Place::Overview),
             (&ours, "/overview", Place::Overview),
             (&ours, "/routes", Place::Routes),
-            (&ours, "/manual", Place::Overrides("")),
-            (&ours, "/api/manual/a/b", Place::Override("/a/b")),
-            (&ours, "/api/manuals", Place::Nothing),
             (&ours, "/else", Place::Nothing),
             (&fabios, "/health", Place::Health),
             (&fabios, "/lb/health", Place::Health),

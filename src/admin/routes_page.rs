@@ -14,7 +14,7 @@ const STYLE: &str = include_str!("frame.css");
 /// Most targets that are shown: what a browser lays out without a pause.
 const ROWS_MAX: usize = 5000;
 
-/// Fabio's colours (those of Material Design), by name.
+/// The colours that a configuration can name.
 const COLORS: &[(&str, &str)] = &[
     ("red", "#f44336"),
     ("pink", "#e91e63"),
@@ -73,17 +73,8 @@ pub(super) fn push_frame(html: &mut String, marker: &str, config: &AdminConfig, 
         }
         "STYLE" => {
             html.push_str(STYLE);
-            // Of a name like `blue darken-2` the first word is a colour.
-            let word = config.color.split_whitespace().next().unwrap_or_default();
-            if let Some((_, color)) = COLORS.iter().find(|(name, _)| *name == word) {
+            if let Some((_, color)) = COLORS.iter().find(|(name, _)| Some(*name) == config.color.as_deref()) {
                 let _ = write!(html, ":root {{ --bar: {color}; }}");
-            }
-        }
-        "OVERRIDES" => {
-            if config.writable {
-                html.push_str("<a href=\"");
-                push_html(html, &config.path);
-                html.push_str("/manual\">overrides</a>");
             }
         }
         // The templates are ours: tests fill them in, so a marker without value never gets out.
@@ -144,6 +135,12 @@ fn source_url(src: &str, links: &SourceLinks, host: &str) -> String {
 mod tests {
     use super::*;
     use crate::admin::routes::tests::table;
+    use crate::config::keys::ADMIN_COLORS;
+
+    #[test]
+    fn every_color_that_can_be_named_is_known() {
+        assert_eq!(COLORS.iter().map(|(name, _)| *name).collect::<Vec<_>>(), ADMIN_COLORS);
+    }
 
     fn page(routes: &str, config: &AdminConfig) -> String {
         render(&table(routes), config, "lb.example", "NONCE123")
@@ -154,7 +151,7 @@ mod tests {
         let config = AdminConfig {
             path: "/lb".to_owned(),
             title: "east & west".to_owned(),
-            color: "red darken-2".to_owned(),
+            color: Some("red".to_owned()),
             ..AdminConfig::default()
         };
         let html = page("route add web a.example/a http://10.0.0.1:80/ weight 0.25 opts \"strip=/a\"", &config);
@@ -171,19 +168,29 @@ mod tests {
         ] {
             assert!(html.contains(part), "{part}\n{html}");
         }
-        assert!(!html.contains("/manual"), "nothing can be changed");
-        assert!(page("", &AdminConfig { writable: true, ..config }).contains("href=\"/lb/manual\""));
     }
 
     #[test]
     fn strangers_cannot_put_markup_or_links_into_the_page() {
-        let attack = "\"><script>alert(1)</script>{{NONCE}}";
+        let attack = "<script>alert(1)</script>{{NONCE}}";
         let routes = format!("route add {attack} host/{attack} http://10.0.0.1:80/ opts \"strip=/{attack}\"");
         let links = SourceLinks { enabled: true, ..AdminConfig::default().links };
-        let html = page(&routes, &AdminConfig { links, ..AdminConfig::default() });
+        let html = page(&routes, &AdminConfig { links: links.clone(), ..AdminConfig::default() });
         assert_eq!(html.matches("<script").count(), 1, "{html}");
         assert_eq!(html.matches("NONCE123").count(), 2);
-        assert!(html.contains("href=\"http://host/&quot;&gt;&lt;script&gt;"), "{html}");
+        assert!(html.contains("href=\"http://host/&lt;script&gt;"), "{html}");
+
+        let mut row = routes::list(table("route add web /a http://10.0.0.1:80/").routes()).remove(0);
+        row.src = "/\"><b>'&".to_owned();
+        row.dst = "https://x/\" onclick=\"y".to_owned();
+        let mut html = String::new();
+        push_row(&mut html, 1, &row, &links, "a\"b");
+        assert!(html.contains("href=\"http://a&quot;b/&quot;&gt;&lt;b&gt;&#39;&amp;\""), "{html}");
+        assert!(html.contains("href=\"https://x/&quot; onclick=&quot;y\""), "{html}");
+        row.dst = "javascript:alert(1)".to_owned();
+        html.clear();
+        push_row(&mut html, 1, &row, &links, "h");
+        assert!(!html.contains("<a "), "{html}");
     }
 
     #[test]
