@@ -39,7 +39,7 @@ fn path(reader: &mut Reader<'_>) -> String {
     let path = path.trim_end_matches('/');
     let plain = |c: char| c.is_ascii_alphanumeric() || "/-._~".contains(c);
     let advice = "write it as in \"/lb\": letters, digits, and the signs - . _ ~ between slashes";
-    if !path.is_empty() && !(path.starts_with('/') && path.chars().all(plain)) {
+    if !(path.is_empty() || path.starts_with('/') && path.chars().all(plain)) {
         reader.wrong("path", "is not the begin of a path", advice);
     } else if path.split('/').skip(1).any(|segment| matches!(segment, "" | "." | "..")) {
         reader.wrong("path", "has a segment that browsers take out", advice);

@@ -180,8 +180,27 @@ pub const PROTOCOLS: &[&str] = &["http", "https", "tcp", "grpc", "grpcs", "tcp+s
 pub const ADMIN_HOMES: &[&str] = &["overview", "routes"];
 /// Colours of the admin pages: those of Material Design, whose names Fabio takes.
 pub const ADMIN_COLORS: &[&str] = &[
-    "red", "pink", "purple", "deep-purple", "indigo", "blue", "light-blue", "cyan", "teal", "green", "light-green", "lime",
-    "yellow", "amber", "orange", "deep-orange", "brown", "grey", "blue-grey", "black", "white",
+    "red",
+    "pink",
+    "purple",
+    "deep-purple",
+    "indigo",
+    "blue",
+    "light-blue",
+    "cyan",
+    "teal",
+    "green",
+    "light-green",
+    "lime",
+    "yellow",
+    "amber",
+    "orange",
+    "deep-orange",
+    "brown",
+    "grey",
+    "blue-grey",
+    "black",
+    "white",
 ];
 /// TLS versions served.
 pub const TLS_VERSIONS: &[&str] = &["1.2", "1.3"];
@@ -527,7 +546,12 @@ const ADMIN: &[Key] = &[
         "/lb",
         "What its paths begin with. /health, /ready and /metrics stay at the root as well.",
     ),
-    key("home", Kind::Word(ADMIN_HOMES), "overview", "The page at its root. With routes, every unknown path leads there."),
+    key(
+        "home",
+        Kind::Word(ADMIN_HOMES),
+        "overview",
+        "The page at its root. With routes, every unknown path leads there.",
+    ),
     unset("title", Kind::Text, "east", "Shown on its pages, to tell one lb from another."),
     unset("color", Kind::Word(ADMIN_COLORS), "light-green", "Colour at the top of its pages, for the same purpose."),
     key("link_sources", Kind::Bool, "false", "Whether places of routes are links on the page /routes."),

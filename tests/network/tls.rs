@@ -371,7 +371,9 @@ fn the_admin_listener_speaks_tls_and_follows_its_certificate() {
     let files = first.write(folder.path(), "site");
     let upstream = Upstream::start("u");
     let admin = "[admin]\naddress = \"127.0.0.1:0\"\n";
-    let text = config(&(file_source(&files, "") + &listener("http", "") + &route("web", "/", &[url("http", upstream.address)], "")));
+    let text = config(
+        &(file_source(&files, "") + &listener("http", "") + &route("web", "/", &[url("http", upstream.address)], "")),
+    );
     assert!(text.contains(admin), "{text}");
     let lb = Lb::start(&text.replace(admin, &format!("{admin}certificates = \"main\"\ntls_min = \"1.3\"\n")));
     let address = lb.address("admin");

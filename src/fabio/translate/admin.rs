@@ -42,7 +42,10 @@ impl Translator<'_> {
     fn admin_listener(&mut self, group: &Group, listener: &Listener, sources: &BTreeMap<String, Source>) {
         self.document.set("admin.address", listener.address.to_string(), ADDRESS);
         if !matches!(&*listener.proto, "http" | "https") {
-            self.refuse(ADDRESS, format!("proto={} is not spoken by the admin listener, which is http or https", listener.proto));
+            self.refuse(
+                ADDRESS,
+                format!("proto={} is not spoken by the admin listener, which is http or https", listener.proto),
+            );
         }
         match listener.source.as_ref().map(|name| sources.get(name)) {
             None => {}
@@ -62,7 +65,8 @@ impl Translator<'_> {
         let left_out = ["rt", "it"].into_iter().filter(|option| group.get(option).is_some());
         let left_out: Vec<&str> = left_out.chain(listener.proxy_protocol.then_some("pxyproto")).collect();
         if !left_out.is_empty() {
-            let text = format!("{}: the admin listener has limits of its own, and no PROXY protocol", left_out.join(", "));
+            let text =
+                format!("{}: the admin listener has limits of its own, and no PROXY protocol", left_out.join(", "));
             self.warn(ADDRESS, text);
         }
     }
@@ -82,18 +86,8 @@ impl Translator<'_> {
         for (ours, key) in [("admin.link_sources", key("linkenabled")), ("admin.link_new_tab", key("newtab"))] {
             self.document.set(ours, Value::Bool(self.settings.is_on(&key)), &key);
         }
-        // What cannot stand in a link is no reason not to start.
-        let fits: [(_, _, fn(&str) -> bool); 2] = [
-            ("admin.link_scheme", key("scheme"), |text| matches!(text, "http" | "https")),
-            ("admin.link_host", key("host"), is_host),
-        ];
-        for (ours, key, is_fit) in fits {
-            match self.settings.text(&key) {
-                "" => {}
-                text if is_fit(text) => self.document.set(ours, text, &key),
-                text => self.warn(&key, format!("{text:?} is left out: it does not fit into a link")),
-            }
-        }
+        self.link_part("admin.link_scheme", &key("scheme"), |text| matches!(text, "http" | "https"));
+        self.link_part("admin.link_host", &key("host"), is_host);
         let key = key("port");
         match self.settings.text(&key) {
             "" => {}
@@ -101,6 +95,15 @@ impl Translator<'_> {
                 Some(port @ 1..=65535) => self.document.set("admin.link_port", Value::Count(port.unsigned_abs()), &key),
                 _ => self.warn(&key, format!("{text:?} is left out: it is no port")),
             },
+        }
+    }
+
+    /// What cannot stand in a link is no reason not to start.
+    fn link_part(&mut self, ours: &str, key: &str, fits: impl Fn(&str) -> bool) {
+        match self.settings.text(key) {
+            "" => {}
+            text if fits(text) => self.document.set(ours, text, key),
+            text => self.warn(key, format!("{text:?} is left out: it does not fit into a link")),
         }
     }
 }

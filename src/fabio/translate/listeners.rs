@@ -83,7 +83,8 @@ impl Translator<'_> {
             Vec::new()
         });
         let admin = self.admin_group();
-        let names: Vec<String> = groups.iter().chain(&admin).filter_map(|group| group.get("cs").map(str::to_owned)).collect();
+        let names: Vec<String> =
+            groups.iter().chain(&admin).filter_map(|group| group.get("cs").map(str::to_owned)).collect();
         let sources = self.certificates(&|name| names.iter().any(|used| used == name));
         let listeners: Vec<Listener> = groups.iter().filter_map(|group| self.listener(group, KEY, &sources)).collect();
         if let Some(group) = admin {
