@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use futures_util::future::LocalBoxFuture;
-use lb::admin::client::{self, AdminClientError, RoutesFormat};
+use lb::admin::client::{self, Access, AdminClientError, RoutesFormat};
 use lb::admin::{AdminState, ControlView, serve};
 use lb::catalog::InstanceId;
 use lb::catalog::command::parse_commands;
@@ -118,6 +118,10 @@ fn with_admin<F: Future<Output = ()>>(test: impl FnOnce(Rc<Admin>) -> F) {
     });
 }
 
+fn access(url: &str) -> Access {
+    Access { url: url.to_owned(), ..Access::default() }
+}
+
 struct Answer {
     status: u16,
     head: String,
@@ -150,8 +154,8 @@ impl Admin {
         self.send("GET", path).await
     }
 
-    fn url(&self) -> String {
-        format!("http://{}", self.address)
+    fn url(&self) -> Access {
+        access(&format!("http://{}", self.address))
     }
 }
 
@@ -275,7 +279,7 @@ fn the_routes_page_is_found_where_fabios_users_look() {
         assert_eq!(admin.get("/health").await.status, 200, "checks in Consul are told no prefix");
         let outside = admin.get("/routes").await;
         assert!(outside.status == 404 && outside.json()["error"].as_str().unwrap().contains("below /lb"));
-        let table = client::routes(&format!("{}/lb", admin.url()), RoutesFormat::Table).await.unwrap();
+        let table = client::routes(&access(&format!("{}/lb", admin.address)), RoutesFormat::Table).await.unwrap();
         assert!(table.contains("shop.example/"), "{table}");
     });
 }
@@ -375,7 +379,7 @@ fn client_errors_say_what_to_do() {
         let unused = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let nobody = unused.local_addr().unwrap();
         drop(unused);
-        let refused = client::routes(&format!("http://{nobody}"), RoutesFormat::Table).await.unwrap_err();
+        let refused = client::routes(&access(&format!("http://{nobody}")), RoutesFormat::Table).await.unwrap_err();
         assert!(refused.to_string().starts_with(&format!("nothing listens on {nobody}: is lb running?")), "{refused}");
 
         // Something else listens there: it closes, or talks of other things.
@@ -390,7 +394,7 @@ fn client_errors_say_what_to_do() {
             }
         });
         for _ in 0..2 {
-            let error = client::routes(&format!("http://{address}"), RoutesFormat::Table).await.unwrap_err();
+            let error = client::routes(&access(&format!("http://{address}")), RoutesFormat::Table).await.unwrap_err();
             assert!(matches!(error, AdminClientError::Exchange { .. }), "{error}");
         }
         stranger.await.unwrap();

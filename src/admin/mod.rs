@@ -11,6 +11,7 @@
 //! that it knows neither sources nor workers. It changes nothing, whatever it is asked.
 
 pub mod client;
+mod dial;
 mod explain;
 mod html;
 mod page;

@@ -78,6 +78,7 @@ impl Drop for SelfRegistration {
 
 async fn follow(registrar: Rc<Registrar>, table: SharedTable, admin: SocketAddr, mut wanted: watch::Receiver<Wanted>) {
     let mut aliases = Aliases::default();
+    let mut told = false;
     loop {
         let (config, scheme, open) = {
             let wanted = wanted.borrow_and_update();
@@ -85,7 +86,15 @@ async fn follow(registrar: Rc<Registrar>, table: SharedTable, admin: SocketAddr,
         };
         if open {
             aliases.follow(config.aliases.then(|| table.load())).await;
-            registrar.set(registrations(&config, (scheme, admin), &aliases.names));
+            let found = registrations(&config, (scheme, admin), &aliases.names);
+            // Looked at again each second, and said once.
+            if found.is_none() && !told {
+                tracing::error!(
+                    "lb is not registered: this machine has no global address; set consul.register.address"
+                );
+            }
+            told = found.is_none();
+            registrar.set(found.unwrap_or_default());
         }
         let looks = open && config.aliases;
         tokio::select! {
@@ -131,23 +140,20 @@ fn aliases(table: &RouteTable) -> BTreeSet<Arc<str>> {
     names
 }
 
-/// `admin`: what is spoken on the admin listener, and where it is.
+/// `admin`: what is spoken on the admin listener, and where it is. None: that is nowhere that others could reach.
 fn registrations(
     config: &RegisterConfig,
     admin: (&'static str, SocketAddr),
     aliases: &BTreeSet<Arc<str>>,
-) -> Vec<Registration> {
+) -> Option<Vec<Registration>> {
     let own = config.enabled.then_some(config.name.as_str());
     let others = aliases.iter().map(|name| &**name).filter(|name| Some(*name) != own);
     let names: Vec<&str> = own.into_iter().chain(others).collect();
     if names.is_empty() {
-        return Vec::new();
+        return Some(Vec::new());
     }
-    let Some(at) = whereabouts(config, admin) else {
-        tracing::error!("lb is not registered: this machine has no global address; set consul.register.address");
-        return Vec::new();
-    };
-    names.into_iter().map(|name| Registration::new(name, config, &at)).collect()
+    let at = whereabouts(config, admin)?;
+    Some(names.into_iter().map(|name| Registration::new(name, config, &at)).collect())
 }
 
 fn whereabouts(config: &RegisterConfig, (scheme, admin): (&'static str, SocketAddr)) -> Option<Whereabouts> {
@@ -191,7 +197,7 @@ mod tests {
             .await;
         let names = |config: &RegisterConfig, aliases: &BTreeSet<Arc<str>>| -> Vec<String> {
             let all = registrations(config, ("http", "127.0.0.1:9998".parse().unwrap()), aliases);
-            all.iter().map(|registration| registration.name().to_owned()).collect()
+            all.iter().flatten().map(|registration| registration.name().to_owned()).collect()
         };
         let own = RegisterConfig { enabled: true, aliases: true, ..RegisterConfig::default() };
         assert_eq!(names(&own, &found.names), ["lb", "x"]);

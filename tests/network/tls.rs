@@ -15,6 +15,8 @@ use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
+use lb::admin::client::{Access, RoutesFormat, routes};
+
 use super::support::certs::{Ca, Pair};
 use super::support::client;
 use super::support::lb::Lb;
@@ -367,7 +369,7 @@ fn clients_without_tls_are_let_go() {
 fn the_admin_listener_speaks_tls_and_follows_its_certificate() {
     let folder = tempfile::tempdir().unwrap();
     let ca = Ca::new("ca");
-    let (first, second) = (ca.pair(&["lb.test"]), ca.pair(&["lb.test"]));
+    let (first, second) = (ca.pair(&["lb.test"]), ca.pair(&["lb.test", "localhost"]));
     let files = first.write(folder.path(), "site");
     let upstream = Upstream::start("u");
     let admin = "[admin]\naddress = \"127.0.0.1:0\"\n";
@@ -391,6 +393,14 @@ fn the_admin_listener_speaks_tls_and_follows_its_certificate() {
             assert!(begun.elapsed() < client::PATIENCE, "the old certificate is still shown\n{}", lb.stderr());
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         }
+        let mut access = Access { url: format!("https://{address}"), ..Access::default() };
+        let error = routes(&access, RoutesFormat::Fabio).await.unwrap_err().to_string();
+        assert!(error.contains("UnknownIssuer") && error.contains("--admin-ca"), "{error}");
+        access.ca = Some(ca.write(folder.path(), "ca"));
+        let error = routes(&access, RoutesFormat::Fabio).await.unwrap_err().to_string();
+        assert!(error.contains("not valid for name"), "the certificate is not for this address: {error}");
+        access.url = format!("https://localhost:{}", address.port());
+        assert!(routes(&access, RoutesFormat::Fabio).await.unwrap().starts_with("route add web / "));
         // Who speaks plainly gets no answer, and whoever says nothing keeps nobody waiting.
         let _silent = TcpStream::connect(address).await.unwrap();
         let mut plain = TcpStream::connect(address).await.unwrap();
