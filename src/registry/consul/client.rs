@@ -29,6 +29,9 @@ const STALE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The same in default mode: agents need up to 20 s to find out that the leader froze.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(25);
 
+/// Where the KV store begins.
+pub(super) const KEYS: &str = "/v1/kv/";
+
 /// A client of one Consul cluster. Shared by all watches.
 pub struct Client {
     pool: Pool,
@@ -111,7 +114,8 @@ impl Client {
         Watching(self.clone())
     }
 
-    /// Reads `path` (with its parameters percent-encoded already, and without `?`).
+    /// Reads `path` (percent-encoded already; what is common to all requests is added to its query). Keys that do not
+    /// exist are an empty list.
     ///
     /// Cancel safe: dropping the future ends the request and gives its room back.
     ///
@@ -185,7 +189,8 @@ fn request(
     let settings = lease.settings();
     let (scheme, authority) = lease.agent().authority();
     let consistency = if mode == Mode::Stale { "stale" } else { "" };
-    let mut target = format!("{path}?{consistency}{}", settings.scope);
+    let joint = if path.contains('?') { '&' } else { '?' };
+    let mut target = format!("{path}{joint}{consistency}{}", settings.scope);
     if let Some(Block { index, wait }) = block {
         target.push_str(&format!("&index={index}&wait={}ms", wait.as_millis()));
     }
@@ -219,11 +224,15 @@ async fn exchange(lease: &mut Lease<'_>, path: &str, request: Request<Empty<Byte
             return Err(lost(lease, reason, alert).await);
         }
     };
-    if parts.status != StatusCode::OK {
-        return Err(refused(lease, path, parts.status, &parts.headers, &body));
-    }
+    let index = number(&parts.headers, "x-consul-index");
+    let body = match parts.status {
+        StatusCode::OK => body,
+        // What Consul says of keys, when there are none. Whoever else says 404 gives no index.
+        StatusCode::NOT_FOUND if path.starts_with(KEYS) && index.is_some() => Bytes::from_static(b"[]"),
+        status => return Err(refused(lease, path, status, &parts.headers, &body)),
+    };
     Ok(Answer {
-        index: number(&parts.headers, "x-consul-index"),
+        index,
         known_leader: text(&parts.headers, "x-consul-knownleader").and_then(|text| text.parse().ok()),
         last_contact: number(&parts.headers, "x-consul-lastcontact").map(Duration::from_millis),
         early: false,
