@@ -49,6 +49,9 @@ pub(super) fn decode(body: &[u8]) -> Result<Vec<Entry>, serde_json::Error> {
     Ok(entries)
 }
 
+/// Commands, and the lines that make none.
+pub(super) type Listing = (Arc<[Command]>, Arc<[CommandError]>);
+
 /// The commands of all keys, with a memory: a change of one key does not parse the others again.
 #[derive(Debug, Default)]
 pub(super) struct Parsed(HashMap<String, Part>);
@@ -62,7 +65,7 @@ struct Part {
 
 impl Parsed {
     /// The commands in the order of the entries, and the lines that make none, each with its key.
-    pub(super) fn take(&mut self, entries: Vec<Entry>) -> (Arc<[Command]>, Arc<[CommandError]>) {
+    pub(super) fn take(&mut self, entries: Vec<Entry>) -> Listing {
         let mut before = std::mem::take(&mut self.0);
         let (mut commands, mut errors) = (Vec::new(), Vec::new());
         for Entry { key, text } in entries {

@@ -5,10 +5,9 @@ use std::sync::Arc;
 use tracing::{info, warn};
 
 use super::error::ConsulError;
-use super::keys::{self, Entry, Parsed};
+use super::keys::{self, Entry, Listing, Parsed};
 use super::poll::Poller;
 use super::shared::{Closed, Shared};
-use crate::catalog::command::{Command, CommandError};
 
 /// Failed first reads (but for those without a connection) after which nobody waits for the commands any more: routes
 /// of the catalog without them are what Fabio serves then, too.
@@ -21,7 +20,7 @@ struct Overrides {
     poller: Poller,
     parsed: Parsed,
     /// What was sent last.
-    known: Option<(Arc<[Command]>, Arc<[CommandError]>)>,
+    known: Option<Listing>,
     /// There were keys.
     some: bool,
     failures: u32,
