@@ -6,6 +6,8 @@
 //!       │         client ─ pool ─ dial ─ settings, tls                  catalog: wire → snapshot
 //!   overrides ── /v1/kv/PATH?recurse ── route commands, a source of its own
 //! ```
+//! `register` writes what the others read: the registration of `lb` itself.
+//!
 //! An error is never an empty answer: every service keeps its last good instances for as long as Consul cannot be read,
 //! and one service's failure touches no other. `blocking`, `guard`, `wire`, `catalog` and `keys` are pure.
 
@@ -23,6 +25,7 @@ mod overrides;
 mod poll;
 mod pool;
 pub mod probe;
+pub mod register;
 mod roll;
 mod settings;
 mod shared;
@@ -84,6 +87,12 @@ fn init_errors(metrics: &Metrics) {
 }
 
 impl ConsulSource {
+    /// Who registers `lb` itself; nothing is registered yet. Must be called inside a Tokio runtime.
+    #[must_use]
+    pub fn registrar(&self) -> register::Registrar {
+        register::Registrar::start(self.shared.clone())
+    }
+
     /// Takes a new configuration: certificates, token, addresses and rules are used from the next request on, and every
     /// watch reads at once with them. What is known stays meanwhile. `max_connections` and `kv_path` need a restart.
     ///
