@@ -61,9 +61,9 @@ pub struct Block {
 /// What is asked of the agent.
 struct Ask<'a> {
     method: Method,
-    /// Percent-encoded, without parameters.
+    /// Percent-encoded; may end with parameters of its own.
     path: &'a str,
-    /// Parameters but those of the scope, without `?`.
+    /// More parameters, but those of the scope, without `?`.
     query: String,
     body: Bytes,
 }
@@ -197,8 +197,9 @@ impl Client {
         blames: bool,
     ) -> Result<Answer, ConsulError> {
         let name = format!("{} {}", ask.method, ask.path);
+        let may_lack = ask.method == Method::GET && ask.path.starts_with(KEYS);
         let request = request(&lease, ask)?;
-        let Ok(result) = timeout(deadline, exchange(&mut lease, &name, request)).await else {
+        let Ok(result) = timeout(deadline, exchange(&mut lease, &name, may_lack, request)).await else {
             if !lease.is_multiplexed() && blames {
                 // Nothing else would notice that this agent froze; HTTP/2 has its pings.
                 self.pool.leave(&lease);
@@ -243,8 +244,13 @@ fn request(lease: &Lease<'_>, ask: Ask<'_>) -> Result<Request<Full<Bytes>>, Cons
     })
 }
 
-/// Sends, and reads the whole answer.
-async fn exchange(lease: &mut Lease<'_>, name: &str, request: Request<Full<Bytes>>) -> Result<Answer, ConsulError> {
+/// Sends, and reads the whole answer. `may_lack`: that nothing is there is an answer, too.
+async fn exchange(
+    lease: &mut Lease<'_>,
+    name: &str,
+    may_lack: bool,
+    request: Request<Full<Bytes>>,
+) -> Result<Answer, ConsulError> {
     let response = match lease.send(request).await {
         Ok(response) => response,
         Err(error) => return Err(lost(lease, chain(&error), alert(&error)).await),
@@ -262,11 +268,7 @@ async fn exchange(lease: &mut Lease<'_>, name: &str, request: Request<Full<Bytes
     let body = match parts.status {
         StatusCode::OK => body,
         // What Consul says of keys, when there are none. Whoever else says 404 gives no index.
-        StatusCode::NOT_FOUND
-            if name.strip_prefix("GET ").is_some_and(|path| path.starts_with(KEYS)) && index.is_some() =>
-        {
-            Bytes::from_static(b"[]")
-        }
+        StatusCode::NOT_FOUND if may_lack && index.is_some() => Bytes::from_static(b"[]"),
         status => return Err(refused(lease, name, status, &parts.headers, &body)),
     };
     Ok(Answer {
