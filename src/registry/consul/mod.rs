@@ -15,6 +15,7 @@ pub mod blocking;
 pub mod catalog;
 pub mod client;
 mod dial;
+mod edit;
 pub mod error;
 mod expiry;
 pub mod guard;
@@ -38,6 +39,7 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
+pub use edit::{KeyEditor, Value};
 pub use error::ConsulError;
 pub use probe::{ProbeStep, probe};
 
