@@ -10,11 +10,11 @@ use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use tokio::time::timeout;
 
+use super::AdminState;
 use super::overrides::{self, Override, OverrideStore};
 use super::place::Place;
 use super::query::Query;
 use super::router::{Answer, PLAIN, json_answer, not_allowed, with_body, with_html};
-use super::AdminState;
 use crate::config::AdminConfig;
 
 /// Largest request body: JSON may write each byte of a value as six.

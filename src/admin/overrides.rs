@@ -59,7 +59,8 @@ pub(super) fn key(path: &str) -> Option<String> {
     let segments = || key.split('/').skip(1);
     let last = segments().count();
     // The end may be empty: `/api/manual/` is a key of its own.
-    let sound = |(at, segment): (usize, &str)| !matches!(segment, "." | "..") && (!segment.is_empty() || at + 1 == last);
+    let sound =
+        |(at, segment): (usize, &str)| !matches!(segment, "." | "..") && (!segment.is_empty() || at + 1 == last);
     (segments().enumerate().all(sound) && !key.contains(char::is_control)).then_some(key)
 }
 

@@ -37,7 +37,10 @@ pub(super) async fn answer(state: &AdminState, request: Request<Incoming>) -> An
         return changes::answer(state, place, &settings, &head, body).await;
     }
     if head.method != Method::GET && head.method != Method::HEAD {
-        return not_allowed("GET, HEAD", error(StatusCode::METHOD_NOT_ALLOWED, "nothing changes here: use GET or HEAD"));
+        return not_allowed(
+            "GET, HEAD",
+            error(StatusCode::METHOD_NOT_ALLOWED, "nothing changes here: use GET or HEAD"),
+        );
     }
     let query = Query::parse(head.uri.query().unwrap_or_default());
     match place {

@@ -95,6 +95,12 @@ impl ConsulSource {
         register::Registrar::start(self.shared.clone())
     }
 
+    /// Who reads and changes single keys of the KV store.
+    #[must_use]
+    pub fn key_editor(&self) -> KeyEditor {
+        KeyEditor::new(self.shared.clone())
+    }
+
     /// Takes a new configuration: certificates, token, addresses and rules are used from the next request on, and every
     /// watch reads at once with them. What is known stays meanwhile. `max_connections` and `kv_path` need a restart.
     ///
