@@ -81,7 +81,7 @@ async fn write(store: &dyn OverrideStore, key: &str, head: &Parts, body: Incomin
     let new: Override = match timeout(BODY_TIMEOUT, Limited::new(body, BODY_MAX).collect()).await {
         Err(_) => return Ok(with_body(StatusCode::REQUEST_TIMEOUT, PLAIN, "the body did not arrive in time\n")),
         Ok(Err(error)) => return Ok(with_body(StatusCode::BAD_REQUEST, PLAIN, format!("{error}\n"))),
-        Ok(Ok(body)) => match serde_json::from_slice(&body.to_bytes()) {
+        Ok(Ok(body)) => match Override::from_json(&body.to_bytes()) {
             Ok(new) => new,
             Err(error) => return Ok(with_body(StatusCode::BAD_REQUEST, PLAIN, format!("{error}\n"))),
         },
