@@ -38,8 +38,12 @@ fn routes_of_the_kv_store_override_what_services_register() {
     lb.wait_ready();
     let weights = |lb: &Lb| {
         let routes: Value = serde_json::from_str(&lb.admin("/api/routes").1).unwrap();
-        let routes: Vec<_> = routes.as_array().unwrap().iter().map(|route| route["weight"].as_f64().unwrap()).collect();
-        routes
+        let weight = |upstream: &Upstream| {
+            let port = format!(":{}/", upstream.address.port());
+            let mut routes = routes.as_array().unwrap().iter();
+            routes.find(|route| route["dst"].as_str().unwrap().ends_with(&port)).unwrap()["weight"].as_f64().unwrap()
+        };
+        [&blue, &green].map(weight)
     };
     assert_eq!(weights(&lb), [1.0, 0.0], "the first table is with the overrides");
 

@@ -33,8 +33,6 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Where the KV store begins.
 pub(super) const KEYS: &str = "/v1/kv/";
-/// How the name of a request begins that reads keys.
-const GET_KEYS: &str = "GET /v1/kv/";
 
 /// A client of one Consul cluster. Shared by all watches.
 pub struct Client {
@@ -264,7 +262,11 @@ async fn exchange(lease: &mut Lease<'_>, name: &str, request: Request<Full<Bytes
     let body = match parts.status {
         StatusCode::OK => body,
         // What Consul says of keys, when there are none. Whoever else says 404 gives no index.
-        StatusCode::NOT_FOUND if name.starts_with(GET_KEYS) && index.is_some() => Bytes::from_static(b"[]"),
+        StatusCode::NOT_FOUND
+            if name.strip_prefix("GET ").is_some_and(|path| path.starts_with(KEYS)) && index.is_some() =>
+        {
+            Bytes::from_static(b"[]")
+        }
         status => return Err(refused(lease, name, status, &parts.headers, &body)),
     };
     Ok(Answer {
