@@ -109,6 +109,7 @@ fn with_admin<F: Future<Output = ()>>(test: impl FnOnce(Rc<Admin>) -> F) {
             config_json,
             settings: settings.subscribe(),
             tls: Arc::new(|_| Ok(None)),
+            overrides: None,
             normalise_path: |path| if path.contains("%00") { Err("NUL".to_owned()) } else { Ok(path.to_owned()) },
         };
         let task = serve(listener, state);

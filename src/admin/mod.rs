@@ -1,19 +1,23 @@
-//! The admin listener: what `lb` knows, read only, over HTTP/1.1.
+//! The admin listener: what `lb` knows, over HTTP/1.1.
 //!
 //! ```text
 //! server (sockets, limits) ── place (path → what) ── router (what → answer) ─┬─ metrics::text
 //!                                                                            ├─ routes, services, explain (JSON)
-//!                                                                            └─ page, routes_page (HTML)
+//!                                                                            ├─ page, routes_page (HTML)
+//!                                                                            └─ overrides (JSON, HTML; writes)
 //! client (the other end: `lb routes`, `lb explain`)
 //! ```
 //!
 //! It runs on the control thread, reads the published table, and asks the control loop through one small trait, so
-//! that it knows neither sources nor workers. It changes nothing, whatever it is asked.
+//! that it knows neither sources nor workers. It changes nothing, whatever it is asked, but for the route commands in a
+//! store, through another trait, where the configuration allows that.
 
+mod changes;
 pub mod client;
 mod dial;
 mod explain;
 mod html;
+mod overrides;
 mod page;
 mod place;
 mod query;
@@ -37,6 +41,7 @@ use crate::metrics::Metrics;
 use crate::table::SharedTable;
 use crate::table::clock::Clock;
 
+pub use overrides::{Override, OverrideStore};
 pub use server::serve;
 
 /// What the control loop can be asked.
@@ -81,6 +86,8 @@ pub struct AdminState {
     pub settings: watch::Receiver<Arc<AdminConfig>>,
     /// Asked for every connection, so that new certificates are shown at once.
     pub tls: TlsSettings,
+    /// Where route commands are kept that may be changed; none: nowhere.
+    pub overrides: Option<Rc<dyn OverrideStore>>,
     /// Effective configuration as JSON text, secrets masked; the sender replaces it at a reload.
     pub config_json: watch::Receiver<Arc<str>>,
     /// From a request's raw path to the form that is looked up: the same the proxy uses.

@@ -4,7 +4,7 @@ use crate::config::{AdminConfig, AdminHome};
 
 /// What stands at a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum Place<'a> {
     Health,
     Ready,
     Metrics,
@@ -15,6 +15,11 @@ pub(super) enum Place {
     Config,
     Version,
     Explain,
+    /// A page to change the route commands of one key; what stands behind `/manual`.
+    Overrides(&'a str),
+    /// The route commands of one key; what stands behind `/api/manual`.
+    Override(&'a str),
+    OverridePaths,
     /// Somewhere else: this path.
     Moved(&'static str),
     Nothing,
@@ -22,7 +27,7 @@ pub(super) enum Place {
 
 /// Finds it. Everything stands below `admin.path`; what machines ask for stands at the root as well, because they are
 /// told once (a check in Consul, a scraper).
-pub(super) fn place(path: &str, config: &AdminConfig) -> Place {
+pub(super) fn place<'a>(path: &'a str, config: &AdminConfig) -> Place<'a> {
     match path {
         "/health" => return Place::Health,
         "/ready" => return Place::Ready,
@@ -44,10 +49,17 @@ pub(super) fn place(path: &str, config: &AdminConfig) -> Place {
         "/api/config" => Place::Config,
         "/api/version" => Place::Version,
         "/api/explain" => Place::Explain,
+        "/api/paths" => Place::OverridePaths,
         "" | "/" if !to_routes => Place::Overview,
-        "/favicon.ico" => Place::Nothing,
-        _ if to_routes => Place::Moved("/routes"),
-        _ => Place::Nothing,
+        _ => {
+            let behind = |name| below.strip_prefix(name).filter(|rest| rest.is_empty() || rest.starts_with('/'));
+            match (behind("/api/manual"), behind("/manual")) {
+                (Some(key), _) => Place::Override(key),
+                (_, Some(key)) => Place::Overrides(key),
+                _ if to_routes && below != "/favicon.ico" => Place::Moved("/routes"),
+                _ => Place::Nothing,
+            }
+        }
     }
 }
 
@@ -63,6 +75,9 @@ mod tests {
             (&ours, "/", Place::Overview),
             (&ours, "/overview", Place::Overview),
             (&ours, "/routes", Place::Routes),
+            (&ours, "/manual", Place::Overrides("")),
+            (&ours, "/api/manual/a/b", Place::Override("/a/b")),
+            (&ours, "/api/manuals", Place::Nothing),
             (&ours, "/else", Place::Nothing),
             (&fabios, "/health", Place::Health),
             (&fabios, "/lb/health", Place::Health),

@@ -6,15 +6,16 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST, HeaderMap, HeaderValue, LOCATION};
 use http::uri::Authority;
-use http::{Method, Response, StatusCode, Uri};
+use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
+use hyper::body::Incoming;
 use serde::Serialize;
 use serde_json::json;
 
 use super::html::content_security_policy;
 use super::place::{Place, place};
 use super::query::Query;
-use super::{AdminState, explain, page, routes, routes_page, services};
+use super::{AdminState, changes, explain, page, routes, routes_page, services};
 use crate::config::AdminConfig;
 use crate::metrics::process::Process;
 use crate::metrics::text;
@@ -25,20 +26,26 @@ const JSON: &str = "application/json; charset=utf-8";
 /// How long the control loop may take to answer.
 const CONTROL_TIMEOUT: Duration = Duration::from_secs(5);
 
-const PLAIN: &str = "text/plain; charset=utf-8";
+pub(super) const PLAIN: &str = "text/plain; charset=utf-8";
 
-/// Answers one request. Nothing here has an effect.
-pub(super) async fn answer(state: &AdminState, method: &Method, uri: &Uri, headers: &HeaderMap) -> Answer {
-    if method != Method::GET && method != Method::HEAD {
-        let mut refused = error(StatusCode::METHOD_NOT_ALLOWED, "the admin listener is read only: use GET or HEAD");
-        refused.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-        return refused;
-    }
+/// Answers one request. Nothing has an effect but a PUT of route commands; only such a body is read.
+pub(super) async fn answer(state: &AdminState, request: Request<Incoming>) -> Answer {
+    let (head, body) = request.into_parts();
     let settings = Arc::clone(&state.settings.borrow());
-    let query = Query::parse(uri.query().unwrap_or_default());
-    match place(uri.path(), &settings) {
+    let place = place(head.uri.path(), &settings);
+    if let Place::Override(_) | Place::Overrides(_) | Place::OverridePaths = place {
+        return changes::answer(state, place, &settings, &head, body).await;
+    }
+    if head.method != Method::GET && head.method != Method::HEAD {
+        return not_allowed(
+            "GET, HEAD",
+            error(StatusCode::METHOD_NOT_ALLOWED, "nothing changes here: use GET or HEAD"),
+        );
+    }
+    let query = Query::parse(head.uri.query().unwrap_or_default());
+    match place {
         Place::Overview => page_answer(state, &settings.path).await,
-        Place::Routes => routes_page(state, settings, headers).await,
+        Place::Routes => routes_page(state, settings, &head.headers).await,
         Place::Health => with_body(StatusCode::OK, PLAIN, "OK\n"),
         Place::Ready => ready(state, &query),
         Place::Metrics => metrics(state).await,
@@ -51,8 +58,16 @@ pub(super) async fn answer(state: &AdminState, method: &Method, uri: &Uri, heade
         Place::Version => with_body(StatusCode::OK, PLAIN, format!("{}\n", text::VERSION)),
         Place::Explain => explained(state, &query),
         Place::Moved(to) => moved(&format!("{}{to}", settings.path)),
-        Place::Nothing => error(StatusCode::NOT_FOUND, &nothing_at(uri.path(), &settings.path)),
+        Place::Override(_) | Place::Overrides(_) | Place::OverridePaths | Place::Nothing => {
+            error(StatusCode::NOT_FOUND, &nothing_at(head.uri.path(), &settings.path))
+        }
     }
+}
+
+/// Which methods there are.
+pub(super) fn not_allowed(methods: &'static str, mut answer: Answer) -> Answer {
+    answer.headers_mut().insert(ALLOW, HeaderValue::from_static(methods));
+    answer
 }
 
 fn nothing_at(path: &str, base: &str) -> String {
@@ -93,7 +108,7 @@ async fn routes_page(state: &AdminState, settings: Arc<AdminConfig>, headers: &H
 }
 
 /// A page whose script and style sheet carry this answer's nonce.
-fn with_html(render: impl FnOnce(&str) -> String) -> Answer {
+pub(super) fn with_html(render: impl FnOnce(&str) -> String) -> Answer {
     let nonce = uuid::Uuid::new_v4().simple().to_string();
     let mut answer = with_body(StatusCode::OK, "text/html; charset=utf-8", render(&nonce));
     if let Ok(policy) = HeaderValue::try_from(content_security_policy(&nonce)) {
@@ -178,7 +193,7 @@ fn error(status: StatusCode, message: &str) -> Answer {
     json_answer(status, &json!({ "error": message }), &Query::default())
 }
 
-fn json_answer(status: StatusCode, value: &impl Serialize, query: &Query) -> Answer {
+pub(super) fn json_answer(status: StatusCode, value: &impl Serialize, query: &Query) -> Answer {
     let mut body = Vec::new();
     let written = if query.has("pretty") {
         let four_blanks = serde_json::ser::PrettyFormatter::with_indent(b"    ");
@@ -194,7 +209,7 @@ fn json_answer(status: StatusCode, value: &impl Serialize, query: &Query) -> Ans
     with_body(status, JSON, body)
 }
 
-fn with_body(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Answer {
+pub(super) fn with_body(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Answer {
     let mut answer = Response::new(Full::new(body.into()));
     *answer.status_mut() = status;
     let headers = answer.headers_mut();

@@ -77,6 +77,13 @@ pub(super) fn push_frame(html: &mut String, marker: &str, config: &AdminConfig, 
                 let _ = write!(html, ":root {{ --bar: {color}; }}");
             }
         }
+        "OVERRIDES" => {
+            if config.writable {
+                html.push_str("<a href=\"");
+                push_html(html, &config.path);
+                html.push_str("/manual\">overrides</a>");
+            }
+        }
         // The templates are ours: tests fill them in, so a marker without value never gets out.
         other => debug_assert!(false, "the page has an unknown marker {other}"),
     }
@@ -168,6 +175,8 @@ mod tests {
         ] {
             assert!(html.contains(part), "{part}\n{html}");
         }
+        assert!(!html.contains("/manual"), "nothing can be changed");
+        assert!(page("", &AdminConfig { writable: true, ..config }).contains("href=\"/lb/manual\""));
     }
 
     #[test]

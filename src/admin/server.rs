@@ -87,8 +87,7 @@ async fn serve_connection(stream: TcpStream, state: Rc<AdminState>) {
 async fn serve_requests(stream: impl AsyncRead + AsyncWrite + Unpin, state: Rc<AdminState>) {
     let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
         let state = Rc::clone(&state);
-        // The body, if any, is not read: no request here has one.
-        async move { Ok::<_, Infallible>(router::answer(&state, request.method(), request.uri(), request.headers()).await) }
+        async move { Ok::<_, Infallible>(router::answer(&state, request).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())

@@ -16,6 +16,7 @@ pub(super) fn admin(reader: &mut Reader<'_>, known: &BTreeMap<String, Certificat
         certificates,
         strict_sni: reader.bool("strict_sni"),
         tls: tls_limits(reader),
+        writable: reader.bool("writable"),
         path: path(reader),
         home: match reader.text("home").as_deref() {
             Some("routes") => AdminHome::Routes,
@@ -30,6 +31,15 @@ pub(super) fn admin(reader: &mut Reader<'_>, known: &BTreeMap<String, Certificat
             host: host(reader),
             port: reader.has("link_port").then(|| reader.count("link_port")),
         },
+    }
+}
+
+/// What only the configuration as a whole can tell.
+pub(super) fn check(reader: &mut Reader<'_>, config: &Config, warnings: &mut Vec<Mistake>) {
+    let has_store = config.consul.as_ref().is_some_and(|consul| consul.kv_path.is_some());
+    if config.admin.writable && !has_store {
+        let advice = "say where the KV store holds route commands, as in consul.kv_path = \"fabio/config\"";
+        warnings.push(reader.about("writable", "has no effect without consul.kv_path", advice));
     }
 }
 

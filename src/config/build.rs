@@ -48,6 +48,7 @@ pub(crate) fn build(
         let consul = |reader: &mut Reader<'_>| agents::consul(reader, around.consul, register, warnings);
         config.consul = Some(one(settings, "consul", mistakes, consul));
     }
+    one(settings, "admin", mistakes, |reader| admin::check(reader, &config, warnings));
     config.static_routes = each(settings, "static.route", mistakes, static_route);
     config.certificates = certificates;
     config.listeners = listeners::listeners(settings, &config, mistakes, warnings);

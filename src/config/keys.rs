@@ -341,7 +341,7 @@ pub const SECTIONS: &[Section] = &[
     Section {
         name: "admin",
         shape: Shape::Once,
-        doc: "The read-only admin listener: web pages, health, metrics, API.",
+        doc: "The admin listener: web pages, health, metrics, API. It changes nothing, unless writable is true.",
         keys: ADMIN,
     },
     Section {
@@ -548,6 +548,13 @@ const ADMIN: &[Key] = &[
     key("tls_min", Kind::Word(TLS_VERSIONS), "1.2", "Lowest TLS version taken."),
     key("tls_max", Kind::Word(TLS_VERSIONS), "1.3", "Highest TLS version taken."),
     unset("tls_ciphers", Kind::List, "TLS_AES_256_GCM_SHA384", "Cipher suites taken, as those of a listener."),
+    key(
+        "writable",
+        Kind::Bool,
+        "false",
+        "Whether /api/manual and the page /manual show and change the route commands of consul.kv_path. Whoever reaches \
+         the listener may then send all traffic elsewhere. The token needs key_prefix write.",
+    ),
     unset(
         "path",
         Kind::Text,

@@ -378,6 +378,8 @@ pub struct AdminConfig {
     pub strict_sni: bool,
     /// Versions and cipher suites (`tls_min`, `tls_max`, `tls_ciphers`).
     pub tls: TlsLimits,
+    /// Route commands in the KV store may be changed there (`writable`).
+    pub writable: bool,
     /// What its paths begin with: empty, or `/…` without a slash at the end (`path`).
     pub path: String,
     /// The page at its root (`home`).

@@ -67,6 +67,7 @@ fn admin(config: &AdminConfig) -> Value {
         "tls_min": config.tls.min.as_str(),
         "tls_max": config.tls.max.as_str(),
         "tls_ciphers": ciphers(&config.tls),
+        "writable": config.writable,
         "path": config.path,
         "home": match config.home { AdminHome::Overview => "overview", AdminHome::Routes => "routes" },
         "title": config.title,

@@ -11,9 +11,10 @@ use anyhow::Context as _;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::ExtraSource;
+use super::overrides::KvOverrides;
 use super::registration::SelfRegistration;
 use super::workers::{Follower, Opener};
-use crate::admin::{self, AdminState, TlsSettings};
+use crate::admin::{self, AdminState, OverrideStore, TlsSettings};
 use crate::catalog::eligibility::Rules;
 use crate::config::{AdminConfig, Config};
 use crate::control::{Control, ControlHandle, ControlSettings};
@@ -185,6 +186,7 @@ impl Parts {
         let opened = registration.as_ref().map(SelfRegistration::starter);
         let open = open_when_synced(handle.clone(), table.clone(), open, opened, follower);
         tokio::task::spawn_local(open);
+        let kv_path = config.consul.as_ref().and_then(|consul| consul.kv_path.clone());
         let state = AdminState {
             table,
             clock,
@@ -192,6 +194,9 @@ impl Parts {
             control: Rc::new(handle.clone()),
             settings: settings.subscribe(),
             tls: admin_tls,
+            overrides: consul.as_ref().zip(kv_path).map(|(source, prefix)| {
+                Rc::new(KvOverrides::new(source.key_editor(), prefix)) as Rc<dyn OverrideStore>
+            }),
             config_json: config_json.subscribe(),
             normalise_path,
         };

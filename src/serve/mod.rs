@@ -12,6 +12,7 @@ mod certificates;
 mod control_thread;
 mod files;
 mod notify;
+mod overrides;
 mod registration;
 mod run;
 mod settings;

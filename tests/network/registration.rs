@@ -129,3 +129,75 @@ fn an_admin_listener_with_tls_is_checked_by_tls() {
     lb.sigterm();
     assert_eq!(lb.exit_code(), Some(0));
 }
+
+/// One request to the admin listener with these header lines more, and its answer.
+fn ask(lb: &Lb, method: &str, path: &str, more: &str, body: &str) -> (u16, String) {
+    let mut client = client::RawClient::connect(lb.address("admin"));
+    let length = body.len();
+    client.send(format!("{method} {path} HTTP/1.1\r\nhost: lb\r\n{more}content-length: {length}\r\n\r\n{body}"));
+    let answer = client.response().unwrap();
+    (answer.status, String::from_utf8(answer.body).unwrap())
+}
+
+#[test]
+fn route_commands_are_changed_by_those_who_name_their_version() {
+    let agent = ConsulAgent::start_plain();
+    let upstream = Upstream::start("web");
+    let target = format!("http://{}/", upstream.address);
+    let command = |place: &str| format!("route add web {place} {target}");
+    let body = |value: &str, version: &str| serde_json::json!({ "value": value, "version": version }).to_string();
+    let lb = fabio(&agent, "127.0.0.1:0", &["-ui.access=rw", "-registry.consul.register.enabled=false"]);
+    let put = |path: &str, body: &str| ask(&lb, "PUT", path, "", body);
+    let get = |path: &str| ask(&lb, "GET", path, "", "").1;
+    let read = |path: &str| serde_json::from_str::<Value>(&get(path)).unwrap();
+    let version = |path: &str| read(path)["version"].as_str().unwrap().to_owned();
+
+    assert_eq!(get("/api/paths").trim_end(), "null");
+    assert_eq!(read("/api/manual")["value"], "");
+    assert_eq!(put("/api/manual", &body(&command("/one"), &version("/api/manual"))), (200, String::new()));
+    wait_for("the route", || client::get(lb.address("http"), "any.test", "/one").status == 200);
+    let first = version("/api/manual");
+    assert_eq!(read("/api/manual"), serde_json::json!({ "value": command("/one"), "version": first }));
+
+    for wrong in ["0", "1", &u64::MAX.to_string()] {
+        let refused = put("/api/manual", &body("route del web", wrong));
+        assert_eq!(refused, (409, "version mismatch\n".to_owned()), "{wrong}");
+    }
+    assert_eq!(version("/api/manual"), first, "a refused change changed something");
+    assert_eq!(put("/api/manual", &body(&command("/two"), &first)).0, 200);
+    assert_eq!(put("/api/manual", &body(&command("/one"), &first)).0, 409, "a version is good once");
+    wait_for("the change", || client::get(lb.address("http"), "any.test", "/one").status == 404);
+    assert_eq!(client::get(lb.address("http"), "any.test", "/two").status, 200);
+
+    assert_eq!(put("/api/manual/sub/a%20b", &body("# <b>", "0")).0, 200);
+    assert_eq!(read("/api/paths"), serde_json::json!(["", "/sub/a b"]));
+    assert_eq!(read("/api/manual/sub/a%20b")["value"], "# <b>");
+    assert_eq!(agent.api("GET", "/v1/kv/fabio/config/sub/a%20b?raw", None), "# <b>");
+    let page = get("/manual/sub/a%20b");
+    assert!(
+        page.contains("data-api=\"/api/manual/sub/a%20b\"") && page.contains("href=\"/manual/sub/a%20b\""),
+        "{page}"
+    );
+
+    let present = version("/api/manual");
+    for (expected, method, path, more, text) in [
+        (400, "PUT", "/api/manual", "", "no JSON".to_owned()),
+        (400, "PUT", "/api/manual/../x", "", body("", "0")),
+        (403, "PUT", "/api/manual", "origin: http://evil.test\r\n", body("", &present)),
+        (403, "PUT", "/api/manual", "sec-fetch-site: cross-site\r\n", body("", &present)),
+        (405, "POST", "/api/manual", "", body("", &present)),
+        (405, "PUT", "/api/paths", "", body("", &present)),
+        (405, "PUT", "/manual", "", body("", &present)),
+        (413, "PUT", "/api/manual", "", body(&"#".repeat((512 << 10) + 1), &present)),
+    ] {
+        let (status, said) = ask(&lb, method, path, more, &text);
+        assert_eq!(status, expected, "{method} {path}: {said}");
+    }
+    assert_eq!(version("/api/manual"), present);
+
+    let lb = fabio(&agent, "127.0.0.1:0", &["-registry.consul.register.enabled=false"]);
+    for (method, path) in [("GET", "/api/manual"), ("PUT", "/api/manual"), ("GET", "/api/paths"), ("GET", "/manual")] {
+        let (status, said) = ask(&lb, method, path, "", &body("", &present));
+        assert!(status == 403 && said.contains("admin.writable is false"), "{method} {path}: {status} {said}");
+    }
+}

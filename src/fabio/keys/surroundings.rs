@@ -14,7 +14,7 @@ const UNUSED: &str = "Fabio does not use it either";
 /// In the order of the manual.
 pub(super) const KEYS: &[Key] = &[
     becomes("ui.addr", Text, ":9998", "The admin listener.", "admin.address, admin.certificates"),
-    later("ui.access", Text, "rw", "Whether routes may be changed there: ro or rw.", "changing routes by the API"),
+    becomes("ui.access", Text, "rw", "Whether routes may be changed there: ro or rw.", "admin.writable"),
     becomes("ui.path", Text, "", "Prefix of its paths.", "admin.path"),
     becomes("ui.title", Text, "", "Title of its pages.", "admin.title"),
     becomes("ui.color", Text, "light-green", "Colour of its pages.", "admin.color"),

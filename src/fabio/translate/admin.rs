@@ -33,6 +33,7 @@ impl Translator<'_> {
             self.admin_listener(group, &listener, sources);
         }
         self.document.set("admin.home", "routes", "Fabio leads there from everywhere");
+        self.access();
         self.set_text("admin.path", "ui.path");
         self.set_text("admin.title", "ui.title");
         self.color();
@@ -68,6 +69,21 @@ impl Translator<'_> {
             let text =
                 format!("{}: the admin listener has limits of its own, and no PROXY protocol", left_out.join(", "));
             self.warn(ADDRESS, text);
+        }
+    }
+
+    /// Fabio lets everybody change routes unless it is told otherwise; here somebody has to say so.
+    fn access(&mut self) {
+        let key = "ui.access";
+        let changes = self.word(key, &["ro", "rw"]) == "rw";
+        if !changes || self.settings.text("registry.backend") != "consul" {
+            return;
+        }
+        match self.settings.origin(key) {
+            Some(_) => self.document.set("admin.writable", Value::Bool(true), key),
+            None => {
+                self.warn(key, "routes cannot be changed by /api/manual: that takes rw, and lb wants to be told so")
+            }
         }
     }
 

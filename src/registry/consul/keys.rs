@@ -31,9 +31,14 @@ struct Wire {
     value: Option<String>,
 }
 
+/// What reads or writes one key.
+pub(super) fn of(key: &str) -> String {
+    format!("{KEYS}{}", utf8_percent_encode(key, PATH))
+}
+
 /// What reads every key that begins with `prefix`.
 pub(super) fn path(prefix: &str) -> String {
-    format!("{KEYS}{}?recurse", utf8_percent_encode(prefix, PATH))
+    format!("{}?recurse", of(prefix))
 }
 
 /// Reads the answer: all keys, in the order of their names.

@@ -15,6 +15,7 @@ pub mod blocking;
 pub mod catalog;
 pub mod client;
 mod dial;
+mod edit;
 pub mod error;
 mod expiry;
 pub mod guard;
@@ -38,6 +39,7 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
+pub use edit::{KeyEditor, Value};
 pub use error::ConsulError;
 pub use probe::{ProbeStep, probe};
 
@@ -91,6 +93,12 @@ impl ConsulSource {
     #[must_use]
     pub fn registrar(&self) -> register::Registrar {
         register::Registrar::start(self.shared.clone())
+    }
+
+    /// Who reads and changes single keys of the KV store.
+    #[must_use]
+    pub fn key_editor(&self) -> KeyEditor {
+        KeyEditor::new(self.shared.clone())
     }
 
     /// Takes a new configuration: certificates, token, addresses and rules are used from the next request on, and every

@@ -1,0 +1,93 @@
+//! Single keys of the KV store, read and changed for somebody who asks.
+
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use bytes::Bytes;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use super::client::{Answer, Mode};
+use super::error::ConsulError;
+use super::keys;
+use super::shared::Shared;
+
+/// Reads and writes keys on the connections of the watches.
+pub struct KeyEditor {
+    shared: Arc<Shared>,
+}
+
+/// A value, and what a change of it has to name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Value {
+    /// Without the white space around it; what is no UTF-8 is replaced.
+    pub text: String,
+    /// Index of the last change; of a key that does not exist, that of the answer.
+    pub version: u64,
+}
+
+/// As Consul writes it.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Wire {
+    /// Base64; null for a key without a value.
+    value: Option<String>,
+    modify_index: u64,
+}
+
+impl KeyEditor {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    /// What the leader knows of a key; empty when there is none.
+    ///
+    /// # Errors
+    /// Consul cannot be asked, or refuses.
+    pub async fn read(&self, key: &str) -> Result<Value, ConsulError> {
+        let path = keys::of(key);
+        let answer = self.get(&path).await?;
+        let found: Vec<Wire> = decode(&path, &answer)?;
+        let Some(wire) = found.into_iter().next() else {
+            return Ok(Value { text: String::new(), version: answer.index.unwrap_or(0) });
+        };
+        let bytes = BASE64_STANDARD
+            .decode(wire.value.unwrap_or_default())
+            .map_err(|error| ConsulError::Decode { path, reason: error.to_string() })?;
+        Ok(Value { text: String::from_utf8_lossy(&bytes).trim().to_owned(), version: wire.modify_index })
+    }
+
+    /// Changes a key whose last change is `version`; 0: one that does not exist. Whether it was so.
+    ///
+    /// # Errors
+    /// As [`KeyEditor::read`]; whether the change was made is not known then.
+    pub async fn write(&self, key: &str, text: &str, version: u64) -> Result<bool, ConsulError> {
+        let path = keys::of(key);
+        let body = Bytes::copy_from_slice(text.as_bytes());
+        let answer = self.shared.client.put(&path, &format!("cas={version}"), body).await;
+        let answer = answer.inspect_err(|error| self.shared.count(error))?;
+        decode(&path, &answer)
+    }
+
+    /// All keys that begin with `prefix`, in the order of their names.
+    ///
+    /// # Errors
+    /// As [`KeyEditor::read`].
+    pub async fn names(&self, prefix: &str) -> Result<Vec<String>, ConsulError> {
+        let path = format!("{}?keys", keys::of(prefix));
+        let mut names: Vec<String> = decode(&path, &self.get(&path).await?)?;
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    async fn get(&self, path: &str) -> Result<Answer, ConsulError> {
+        let answer = self.shared.client.get(path, Mode::Default, None).await;
+        answer.inspect_err(|error| self.shared.count(error))
+    }
+}
+
+fn decode<T: DeserializeOwned>(path: &str, answer: &Answer) -> Result<T, ConsulError> {
+    let failed = |error: serde_json::Error| ConsulError::Decode { path: path.to_owned(), reason: error.to_string() };
+    serde_json::from_slice(&answer.body).map_err(failed)
+}
