@@ -13,6 +13,7 @@ pub mod keys;
 pub mod mistake;
 
 mod agents;
+mod auth;
 mod build;
 mod defaults;
 mod file;
@@ -38,6 +39,7 @@ use crate::catalog::options::Strategy;
 use crate::table::Matcher;
 use crate::table::health::HealthConfig;
 
+pub use auth::{AuthConfig, AuthKind};
 pub use duration::{format_duration, parse_duration};
 pub use listeners::overlap;
 pub use load::{Draft, Inputs, Loaded, draft, load, read, read_draft};
@@ -60,6 +62,8 @@ pub struct Config {
     pub listeners: Vec<ListenerConfig>,
     /// `[certificates.NAME]`.
     pub certificates: BTreeMap<String, CertificateConfig>,
+    /// `[auth.NAME]`.
+    pub auth: BTreeMap<String, AuthConfig>,
     /// `[proxy]` and `[retry]`.
     pub proxy: ProxyConfig,
     /// `[health]`.
