@@ -98,7 +98,7 @@ fn a_member_is_away(cluster: &Cluster) {
     wait("the loss of nomad-server-0", || cluster.ask_consul(&["members"]).stdout.contains(" failed "));
     cluster.run(&["rotate-gossip"]).ended(1).says(&["members are away", "nomad-server-0 (failed)", "replace-node"]);
     assert_eq!(gossip_key(cluster), key);
-    cluster.up().says(&["1 nodes changed"]);
+    cluster.up().says(&["1 node changed"]);
 }
 
 /// What each node serves; each has to verify under the CA in the state.
