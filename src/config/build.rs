@@ -44,10 +44,11 @@ pub(crate) fn build(
         log: one(settings, "log", mistakes, |reader| log(reader, around.terminal)),
     };
     let has_static = settings.lists.contains_key("static.route") || settings.once.contains_key("");
-    let has_consul = settings.present.contains("consul") || settings.once.contains_key("consul") || around.consul.any;
-    if has_consul || !has_static {
-        config.consul =
-            Some(one(settings, "consul", mistakes, |reader| agents::consul(reader, around.consul, warnings)));
+    let given = |section| settings.present.contains(section) || settings.once.contains_key(section);
+    if given("consul") || given("consul.register") || around.consul.any || !has_static {
+        let register = one(settings, "consul.register", mistakes, agents::register);
+        let consul = |reader: &mut Reader<'_>| agents::consul(reader, around.consul, register, warnings);
+        config.consul = Some(one(settings, "consul", mistakes, consul));
     }
     config.static_routes = each(settings, "static.route", mistakes, static_route);
     config.certificates = listeners::certificates(settings, mistakes, warnings);

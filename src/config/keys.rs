@@ -218,6 +218,14 @@ pub const SECTIONS: &[Section] = &[
         keys: CONSUL,
     },
     Section {
+        name: "consul.register",
+        shape: Shape::Once,
+        doc: "Registration of lb itself as a service in Consul, with checks: of /health by HTTP, and one that fails when \
+              lb does not report for 15s. It is put back when the agent forgets it, and removed at the beginning of a \
+              drain, before drain.grace. The token needs service:write for each name.",
+        keys: REGISTER,
+    },
+    Section {
         name: "listener",
         shape: Shape::List,
         doc: "Where clients connect; as many as needed. Without any: one for HTTP on 0.0.0.0:9999. Short form for a \
@@ -474,6 +482,34 @@ const CONSUL: &[Key] = &[
          long while they can be reached.",
     ),
     key("max_connections", Kind::Count(1, 150), "16", "Most connections to one agent (it allows 200 per client)."),
+];
+
+const REGISTER: &[Key] = &[
+    key("enabled", Kind::Bool, "false", "Whether lb registers itself under its name."),
+    key(
+        "aliases",
+        Kind::Bool,
+        "false",
+        "Whether it also registers under each NAME that a route names by register=NAME, as long as such a route has a \
+         target. Whoever may write tags chooses these names; the rights of the token bound them.",
+    ),
+    key("name", Kind::Text, "lb", "Name of the service. Its id is NAME-HOSTNAME-PORT."),
+    unset(
+        "address",
+        Kind::Socket,
+        "10.0.0.1:9998",
+        "Address under which the admin listener is registered and checked. Unset: admin.address. In place of 0.0.0.0 \
+         or [::]: the first global address of this machine.",
+    ),
+    key("tags", Kind::List, "", "Tags of the service."),
+    key("check_interval", Kind::Time(100, HOUR), "1s", "How often the agent checks /health."),
+    key("check_timeout", Kind::Time(100, HOUR), "3s", "Limit for such a check."),
+    key(
+        "check_skip_verify",
+        Kind::Bool,
+        "false",
+        "Whether the check accepts any certificate, where the admin listener speaks TLS.",
+    ),
 ];
 
 const LISTENER: &[Key] = &[

@@ -131,6 +131,29 @@ pub struct ConsulConfig {
     pub critical_hold: Duration,
     /// Most connections kept to an agent (`max_connections`).
     pub max_connections: usize,
+    /// `[consul.register]`.
+    pub register: RegisterConfig,
+}
+
+/// How `lb` registers itself in Consul.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RegisterConfig {
+    /// Under its name (`enabled`).
+    pub enabled: bool,
+    /// Under every name of a `register=` option of a route (`aliases`).
+    pub aliases: bool,
+    /// The name (`name`).
+    pub name: String,
+    /// Address of the admin listener as others reach it; none: as it is bound (`address`).
+    pub address: Option<SocketAddr>,
+    /// Tags (`tags`).
+    pub tags: Vec<String>,
+    /// How often the agent checks (`check_interval`).
+    pub check_interval: Duration,
+    /// Limit for a check (`check_timeout`).
+    pub check_timeout: Duration,
+    /// Checks accept any certificate (`check_skip_verify`).
+    pub check_skip_verify: bool,
 }
 
 impl ConsulConfig {

@@ -112,6 +112,16 @@ fn consul(config: &ConsulConfig) -> Value {
         "check_grace": time(config.check_grace),
         "critical_hold": time(config.critical_hold),
         "max_connections": config.max_connections,
+        "register": {
+            "enabled": config.register.enabled,
+            "aliases": config.register.aliases,
+            "name": config.register.name,
+            "address": config.register.address,
+            "tags": config.register.tags,
+            "check_interval": time(config.register.check_interval),
+            "check_timeout": time(config.register.check_timeout),
+            "check_skip_verify": config.register.check_skip_verify,
+        },
     })
 }
 
@@ -236,7 +246,7 @@ mod tests {
         for section in SECTIONS {
             let place = match section.shape {
                 Shape::Top => json.clone(),
-                Shape::Once => json[section.name].clone(),
+                Shape::Once => section.name.split('.').fold(json.clone(), |place, part| place[part].clone()),
                 Shape::List if section.name == "listener" => json["listener"][0].clone(),
                 Shape::List => json["static"]["route"][0].clone(),
                 Shape::Named => json[section.name]["main"].clone(),

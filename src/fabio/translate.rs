@@ -215,7 +215,6 @@ mod tests {
 #
 # registry.consul.kvpath: is not carried out yet: routes in the KV store; a routes_file takes the same commands
 # registry.consul.noroutehtmlpath: is not carried out yet: a no-route page in the KV store; proxy.no_route_page names a file
-# registry.consul.register.enabled: is not carried out yet: registration of the router itself
 
 [consul]
 address = "http://localhost:8500" # registry.consul.addr
@@ -223,6 +222,11 @@ checks_required = "one" # registry.consul.checksRequired
 stale = false # registry.consul.requireConsistent, registry.consul.allowStale
 check_grace = "1h" # Fabio gives no traffic to an instance without a check
 critical_hold = "0s" # Fabio obeys a critical check at once
+
+[consul.register]
+enabled = true # registry.consul.register.enabled
+aliases = true # Fabio registers what routes name by register=
+name = "fabio" # registry.consul.register.name
 
 [[listener]]
 address = "0.0.0.0:9999" # proxy.addr
@@ -334,6 +338,21 @@ format = "text" # Fabio writes its log for people
         let stale = ["-registry.consul.requireConsistent=false", "-registry.consul.allowStale"];
         assert!(consul(&stale).stale && !consul(&stale[..1]).stale);
         assert!(refusals(&stale[1..]).contains("cannot be true together"));
+
+        let register = |args: &[&str]| consul(args).register;
+        let address = |text: &str| register(&["-registry.consul.register.addr", text]).address.map(|it| it.to_string());
+        let [loopback, any] = ["127.0.0.1:1", "0.0.0.0:1"].map(|text| Some(text.to_owned()));
+        assert_eq!((address("127.0.0.1:1"), address(":1"), address("name.test:1"), address(":9998")), {
+            (loopback, any.clone(), any, None)
+        });
+        assert_eq!(register(&["-registry.consul.register.addr=", "-ui.addr=127.0.0.1:5"]).address, None);
+        assert!(refusals(&["-registry.consul.register.addr", "9998"]).contains("is no address"));
+        let off = register(&["-registry.consul.register.enabled=false", "-registry.consul.register.tags", "a, b"]);
+        assert_eq!((off.enabled, off.aliases, off.tags), (false, true, vec!["a".to_owned(), "b".to_owned()]));
+        let [interval, limit] = ["-registry.consul.register.checkInterval", "-registry.consul.register.checkTimeout"];
+        let checks = register(&[interval, "5s", limit, "2s", "-registry.consul.register.checkTLSSkipVerify"]);
+        assert_eq!((checks.check_interval, checks.check_timeout), (seconds(5), seconds(2)));
+        assert!(checks.check_skip_verify);
 
         let args = ["-registry.backend", "file", "-registry.file.path", "r", "-registry.file.noroutehtmlpath", "/p"];
         let found = config(&args);
@@ -471,8 +490,6 @@ format = "text" # Fabio writes its log for people
         assert!(said[1].starts_with("bgp.enabled (command line): has no effect: left out on purpose"), "{said:?}");
         let toml = translated(&args).toml;
         assert!(toml.contains("\n# bgp.enabled: has no effect: left out on purpose"), "{toml}");
-        let silenced = translated(&["-registry.consul.register.enabled=false"]);
-        assert!(!silenced.toml.contains("register.enabled"), "{}", silenced.toml);
     }
 
     #[test]

@@ -11,6 +11,7 @@ use anyhow::Context as _;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::ExtraSource;
+use super::registration::SelfRegistration;
 use super::workers::{Follower, Opener};
 use crate::admin::{self, AdminState};
 use crate::catalog::eligibility::Rules;
@@ -44,6 +45,7 @@ pub(super) struct Start {
 
 enum Order {
     Reload(Box<Config>, oneshot::Sender<anyhow::Result<()>>),
+    Withdraw(oneshot::Sender<()>),
     Stop,
 }
 
@@ -62,6 +64,14 @@ impl ControlThread {
     ) -> anyhow::Result<()> {
         let order = Order::Reload(Box::new(config), answer);
         self.orders.send(order).await.ok().context("the control thread has ended")
+    }
+
+    /// Removes what is registered of this process, if anything; takes a few seconds at most.
+    pub(super) async fn withdraw(&self) {
+        let (done, waiting) = oneshot::channel();
+        if self.orders.send(Order::Withdraw(done)).await.is_ok() {
+            waiting.await.ok();
+        }
     }
 
     /// Ends the thread; does not wait for it.
@@ -130,6 +140,7 @@ struct Parts {
     handle: ControlHandle,
     config_json: watch::Sender<Arc<str>>,
     consul: Option<ConsulSource>,
+    registration: Option<SelfRegistration>,
     static_routes: Option<StaticRoutes>,
     /// Held for their drop.
     _tasks: Vec<SourceTask>,
@@ -158,11 +169,16 @@ impl Parts {
             tokio::task::spawn_local(pass_on(received, updates.clone()));
         }
         tokio::task::spawn_local(control.run(control_updates));
-        tokio::task::spawn_local(open_when_synced(handle.clone(), table.clone(), open, follower));
 
         let config_json = watch::Sender::new(masked(&config));
         admin.set_nonblocking(true).context("admin listener")?;
         let address = admin.local_addr().context("admin listener")?;
+        let registration = consul.as_ref().zip(config.consul.as_ref()).map(|(source, config)| {
+            SelfRegistration::new(source.registrar(), table.clone(), address, config.register.clone())
+        });
+        let opened = registration.as_ref().map(SelfRegistration::starter);
+        let open = open_when_synced(handle.clone(), table.clone(), open, opened, follower);
+        tokio::task::spawn_local(open);
         let state = AdminState {
             table,
             clock,
@@ -173,7 +189,7 @@ impl Parts {
         };
         admin::serve(tokio::net::TcpListener::from_std(admin).context("admin listener")?, state);
         tracing::info!(target: "lb::serve", listener = "admin", %address, "listening");
-        Ok(Self { handle, config_json, consul, static_routes, _tasks: tasks })
+        Ok(Self { handle, config_json, consul, registration, static_routes, _tasks: tasks })
     }
 
     async fn obey(self, mut orders: mpsc::Receiver<Order>) {
@@ -181,6 +197,12 @@ impl Parts {
             match order {
                 Order::Reload(config, answer) => {
                     answer.send(self.reload(&config).await).ok();
+                }
+                Order::Withdraw(done) => {
+                    if let Some(registration) = &self.registration {
+                        registration.withdraw().await;
+                    }
+                    done.send(()).ok();
                 }
                 Order::Stop => return,
             }
@@ -194,6 +216,9 @@ impl Parts {
         }
         if let Some(source) = &self.static_routes {
             source.replace(&config.static_routes).map_err(static_error)?;
+        }
+        if let (Some(registration), Some(consul)) = (&self.registration, &config.consul) {
+            registration.reload(&consul.register);
         }
         self.handle.update_settings(control_settings(config)).await;
         self.config_json.send_replace(masked(config));
@@ -220,7 +245,13 @@ async fn pass_on(mut from: mpsc::Receiver<Update>, to: mpsc::Sender<Update>) {
 }
 
 /// Opens the listeners once everything is known; or, when a source keeps silent, once there is anything to serve.
-async fn open_when_synced(handle: ControlHandle, table: SharedTable, open: Opener, follower: Follower) {
+async fn open_when_synced(
+    handle: ControlHandle,
+    table: SharedTable,
+    open: Opener,
+    opened: Option<impl FnOnce()>,
+    follower: Follower,
+) {
     let patience = async {
         tokio::time::sleep(SYNC_PATIENCE).await;
         let waiting_for = handle.readiness().waiting_for.join(", ");
@@ -240,6 +271,9 @@ async fn open_when_synced(handle: ControlHandle, table: SharedTable, open: Opene
     }
     follower.follow().await;
     super::notify::ready();
+    if let Some(opened) = opened {
+        opened();
+    }
     follower.run().await;
 }
 

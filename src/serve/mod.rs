@@ -3,7 +3,7 @@
 //! ```text
 //! start:  bind every socket (none listens yet) ─► control thread: sources, table, admin
 //!            └─ when every source has synced ─► open the sockets, start the workers ─► ready
-//! stop:   not ready ─► grace ─► workers drain ─► deadline cuts ─► control thread ends
+//! stop:   not ready, registration removed ─► grace ─► workers drain ─► deadline cuts ─► control thread ends
 //! ```
 //! Sockets listen only once there is a table: a client never meets a balancer that knows nothing yet, and a
 //! predecessor on the same ports keeps serving until then.
@@ -12,6 +12,7 @@ mod certificates;
 mod control_thread;
 mod files;
 mod notify;
+mod registration;
 mod run;
 mod settings;
 mod workers;
@@ -161,6 +162,8 @@ impl Running {
         self.control.set_draining();
         tracing::info!(grace = format_duration(config.grace), timeout = format_duration(config.timeout), "draining");
         let orderly = async {
+            // First of all, so that nobody is sent here by Consul any more while traffic is still served.
+            self.thread.withdraw().await;
             tokio::time::sleep(config.grace).await;
             self.phase.send_replace(Phase::Draining);
             if tokio::time::timeout(config.timeout, self.workers.ended()).await.is_err() {
