@@ -1,7 +1,5 @@
 //! From [`Settings`] to [`Config`]: types, defaults, and the checks that need more than one key.
 
-use std::collections::BTreeMap;
-
 use super::keys::section;
 use super::mistake::{Mistake, Place};
 use super::overlay::ConsulEnvironment;
@@ -26,6 +24,7 @@ pub(crate) fn build(
     mistakes: &mut Vec<Mistake>,
     warnings: &mut Vec<Mistake>,
 ) -> Config {
+    let certificates = listeners::certificates(settings, mistakes, warnings);
     let mut config = Config {
         consul: None,
         static_routes: Vec::new(),
@@ -36,7 +35,7 @@ pub(crate) fn build(
         auth: auth::schemes(settings, mistakes),
         proxy: proxy_and_retry(settings, mistakes),
         health: one(settings, "health", mistakes, health),
-        admin: one(settings, "admin", mistakes, |reader| AdminConfig { address: reader.socket("address") }),
+        admin: one(settings, "admin", mistakes, |reader| admin::admin(reader, &certificates)),
         drain: one(settings, "drain", mistakes, |reader| DrainConfig {
             grace: reader.time("grace"),
             timeout: reader.time("timeout"),
@@ -51,7 +50,7 @@ pub(crate) fn build(
         config.consul = Some(one(settings, "consul", mistakes, consul));
     }
     config.static_routes = each(settings, "static.route", mistakes, static_route);
-    config.certificates = listeners::certificates(settings, mistakes, warnings);
+    config.certificates = certificates;
     config.listeners = listeners::listeners(settings, &config, mistakes, warnings);
     config
 }

@@ -4,6 +4,7 @@
 //! that is not ours. Where Fabio's own behaviour is listed as a weakness and nobody asked for it (no limit for a slow
 //! request head, no retries), ours stays.
 
+mod admin;
 mod auth;
 mod certificates;
 mod consul;
@@ -245,6 +246,8 @@ tcp_idle_timeout = "0s" # Fabio lets quiet connections be
 
 [admin]
 address = "0.0.0.0:9998" # ui.addr
+home = "routes" # Fabio leads there from everywhere
+color = "light-green" # ui.color
 
 [drain]
 timeout = "0s" # proxy.shutdownwait
@@ -307,6 +310,21 @@ format = "text" # Fabio writes its log for people
         changes(&["-log.access.target", "stdout"], |config| config.log.access = config::AccessLog::Common);
         changes(&["-log.access.format", "combined"], |_| {});
         changes(&["-ui.addr", "127.0.0.1:1"], |config| config.admin.address = "127.0.0.1:1".parse().unwrap());
+        changes(&["-ui.path", "/lb/"], |config| config.admin.path = "/lb".to_owned());
+        changes(&["-ui.title", "a b"], |config| config.admin.title = "a b".to_owned());
+        changes(&["-ui.color", "blue darken-2"], |config| config.admin.color = Some("blue".to_owned()));
+        let links = [
+            "-ui.routingtable.source.linkenabled",
+            "-ui.routingtable.source.newtab=false",
+            "-ui.routingtable.source.scheme=https",
+            "-ui.routingtable.source.host=www",
+            "-ui.routingtable.source.port=81",
+        ];
+        changes(&links, |config| {
+            let links = &mut config.admin.links;
+            (links.enabled, links.new_tab, links.scheme) = (true, false, "https".to_owned());
+            (links.host, links.port) = (Some("www".to_owned()), Some(81));
+        });
         changes(&["-proxy.readtimeout", "5s"], |config| {
             config.proxy.header_timeout = seconds(5);
             config.proxy.body_timeout = seconds(5);
@@ -556,7 +574,7 @@ format = "text" # Fabio writes its log for people
                 Ok(translation) => prop_assert!(load(&translation.toml).is_ok()),
                 // What the loader refuses is what only the user can mean.
                 Err(refusals) => for refusal in refusals.iter().filter(|refusal| refusal.text.starts_with("lb's ")) {
-                    let known = ["registry.consul.", "proxy.addr", "ui.addr", "proxy.auth"];
+                    let known = ["registry.consul.", "proxy.addr", "ui.addr", "ui.path", "proxy.auth"];
                     prop_assert!(known.iter().any(|key| refusal.key.starts_with(key)), "{refusal}");
                 },
             }

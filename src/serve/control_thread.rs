@@ -13,9 +13,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::ExtraSource;
 use super::registration::SelfRegistration;
 use super::workers::{Follower, Opener};
-use crate::admin::{self, AdminState};
+use crate::admin::{self, AdminState, TlsSettings};
 use crate::catalog::eligibility::Rules;
-use crate::config::Config;
+use crate::config::{AdminConfig, Config};
 use crate::control::{Control, ControlHandle, ControlSettings};
 use crate::metrics::Metrics;
 use crate::proxy::http::path;
@@ -36,6 +36,7 @@ pub(super) struct Start {
     pub(super) config: Config,
     pub(super) extra: Vec<ExtraSource>,
     pub(super) admin: TcpListener,
+    pub(super) admin_tls: TlsSettings,
     pub(super) clock: Clock,
     pub(super) metrics: Metrics,
     pub(super) table: SharedTable,
@@ -139,6 +140,7 @@ fn control_settings(config: &Config) -> ControlSettings {
 struct Parts {
     handle: ControlHandle,
     config_json: watch::Sender<Arc<str>>,
+    admin: watch::Sender<Arc<AdminConfig>>,
     consul: Option<ConsulSource>,
     registration: Option<SelfRegistration>,
     static_routes: Option<StaticRoutes>,
@@ -148,7 +150,7 @@ struct Parts {
 
 impl Parts {
     fn start(start: Start, control: Control, handle: ControlHandle) -> anyhow::Result<Self> {
-        let Start { config, extra, admin, clock, metrics, table, open, follower } = start;
+        let Start { config, extra, admin, admin_tls, clock, metrics, table, open, follower } = start;
         let (updates, unresolved) = mpsc::channel(UPDATES_MAX);
         let (resolved, control_updates) = mpsc::channel(UPDATES_MAX);
         let mut tasks = vec![resolve::spawn(&config.dns, metrics.clone(), unresolved, resolved)];
@@ -171,10 +173,12 @@ impl Parts {
         tokio::task::spawn_local(control.run(control_updates));
 
         let config_json = watch::Sender::new(masked(&config));
+        let settings = watch::Sender::new(Arc::new(config.admin.clone()));
         admin.set_nonblocking(true).context("admin listener")?;
         let address = admin.local_addr().context("admin listener")?;
+        let scheme = scheme(&config.admin);
         let registration = consul.as_ref().zip(config.consul.as_ref()).map(|(source, config)| {
-            SelfRegistration::new(source.registrar(), table.clone(), address, config.register.clone())
+            SelfRegistration::new(source.registrar(), table.clone(), address, (config.register.clone(), scheme))
         });
         let opened = registration.as_ref().map(SelfRegistration::starter);
         let open = open_when_synced(handle.clone(), table.clone(), open, opened, follower);
@@ -184,12 +188,14 @@ impl Parts {
             clock,
             metrics,
             control: Rc::new(handle.clone()),
+            settings: settings.subscribe(),
+            tls: admin_tls,
             config_json: config_json.subscribe(),
             normalise_path,
         };
         admin::serve(tokio::net::TcpListener::from_std(admin).context("admin listener")?, state);
         tracing::info!(target: "lb::serve", listener = "admin", %address, "listening");
-        Ok(Self { handle, config_json, consul, registration, static_routes, _tasks: tasks })
+        Ok(Self { handle, config_json, admin: settings, consul, registration, static_routes, _tasks: tasks })
     }
 
     async fn obey(self, mut orders: mpsc::Receiver<Order>) {
@@ -218,12 +224,18 @@ impl Parts {
             source.replace(&config.static_routes).map_err(static_error)?;
         }
         if let (Some(registration), Some(consul)) = (&self.registration, &config.consul) {
-            registration.reload(&consul.register);
+            registration.reload(&consul.register, scheme(&config.admin));
         }
         self.handle.update_settings(control_settings(config)).await;
+        self.admin.send_replace(Arc::new(config.admin.clone()));
         self.config_json.send_replace(masked(config));
         Ok(())
     }
+}
+
+/// What is spoken on the admin listener.
+fn scheme(config: &AdminConfig) -> &'static str {
+    if config.certificates.is_some() { "https" } else { "http" }
 }
 
 fn static_error(errors: Vec<crate::catalog::command::CommandError>) -> anyhow::Error {

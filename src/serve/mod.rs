@@ -81,6 +81,9 @@ pub fn start(config: &Config, extra: Vec<ExtraSource>) -> anyhow::Result<Running
 
     let workers = workers::Workers::bind(config, &certificates.stores(), &metrics)?;
     // Shared with a predecessor on the same address, as the listeners are, so that it can be relieved.
+    certificates::admin_settings(&config.admin, &certificates.stores())
+        .map_err(anyhow::Error::msg)
+        .context("admin listener (key admin.certificates)")?;
     let admin = bind_admin(config.admin.address).context("admin listener (key admin.address)")?;
     let admin_address = admin.local_addr().context("admin listener")?;
 
@@ -98,6 +101,7 @@ pub fn start(config: &Config, extra: Vec<ExtraSource>) -> anyhow::Result<Running
         config: config.clone(),
         extra,
         admin,
+        admin_tls: certificates.for_admin(),
         clock,
         metrics: metrics.clone(),
         table: table.clone(),
@@ -145,6 +149,9 @@ impl Running {
         // What can fail comes first, so that a refused configuration changed nothing.
         let built = settings::build(next, Some(&self.settings.load()))?;
         let stores = self.certificates.prepare(next, &self.metrics)?;
+        certificates::admin_settings(&next.admin, &stores)
+            .map_err(anyhow::Error::msg)
+            .context("admin listener (key admin.certificates)")?;
         let listeners = self.workers.prepare(next, &stores, &self.metrics)?;
         let (answer, answered) = oneshot::channel();
         self.thread.reload(next.clone(), answer).await?;

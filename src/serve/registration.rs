@@ -30,15 +30,22 @@ pub(super) struct SelfRegistration {
 
 struct Wanted {
     config: RegisterConfig,
+    /// What is spoken on the admin listener: `http` or `https`.
+    scheme: &'static str,
     /// Clients are served: before that, nobody should be sent here.
     open: bool,
 }
 
 impl SelfRegistration {
     /// Registers nothing yet. Must be called within a `LocalSet`.
-    pub(super) fn new(registrar: Registrar, table: SharedTable, admin: SocketAddr, config: RegisterConfig) -> Self {
+    pub(super) fn new(
+        registrar: Registrar,
+        table: SharedTable,
+        admin: SocketAddr,
+        (config, scheme): (RegisterConfig, &'static str),
+    ) -> Self {
         let registrar = Rc::new(registrar);
-        let (wanted, watched) = watch::channel(Wanted { config, open: false });
+        let (wanted, watched) = watch::channel(Wanted { config, scheme, open: false });
         let follow = tokio::task::spawn_local(follow(Rc::clone(&registrar), table, admin, watched));
         Self { registrar, wanted, follow }
     }
@@ -50,8 +57,8 @@ impl SelfRegistration {
     }
 
     /// Registers as this says from now on.
-    pub(super) fn reload(&self, config: &RegisterConfig) {
-        self.wanted.send_modify(|wanted| wanted.config = config.clone());
+    pub(super) fn reload(&self, config: &RegisterConfig, scheme: &'static str) {
+        self.wanted.send_modify(|wanted| (wanted.config, wanted.scheme) = (config.clone(), scheme));
     }
 
     /// Removes everything; what cannot be removed in time ends by its check.
@@ -71,14 +78,23 @@ impl Drop for SelfRegistration {
 
 async fn follow(registrar: Rc<Registrar>, table: SharedTable, admin: SocketAddr, mut wanted: watch::Receiver<Wanted>) {
     let mut aliases = Aliases::default();
+    let mut told = false;
     loop {
-        let (config, open) = {
+        let (config, scheme, open) = {
             let wanted = wanted.borrow_and_update();
-            (wanted.config.clone(), wanted.open)
+            (wanted.config.clone(), wanted.scheme, wanted.open)
         };
         if open {
             aliases.follow(config.aliases.then(|| table.load())).await;
-            registrar.set(registrations(&config, admin, &aliases.names));
+            let found = registrations(&config, (scheme, admin), &aliases.names);
+            // Looked at again each second, and said once.
+            if found.is_none() && !told {
+                tracing::error!(
+                    "lb is not registered: this machine has no global address; set consul.register.address"
+                );
+            }
+            told = found.is_none();
+            registrar.set(found.unwrap_or_default());
         }
         let looks = open && config.aliases;
         tokio::select! {
@@ -124,21 +140,23 @@ fn aliases(table: &RouteTable) -> BTreeSet<Arc<str>> {
     names
 }
 
-fn registrations(config: &RegisterConfig, admin: SocketAddr, aliases: &BTreeSet<Arc<str>>) -> Vec<Registration> {
+/// `admin`: what is spoken on the admin listener, and where it is. None: that is nowhere that others could reach.
+fn registrations(
+    config: &RegisterConfig,
+    admin: (&'static str, SocketAddr),
+    aliases: &BTreeSet<Arc<str>>,
+) -> Option<Vec<Registration>> {
     let own = config.enabled.then_some(config.name.as_str());
     let others = aliases.iter().map(|name| &**name).filter(|name| Some(*name) != own);
     let names: Vec<&str> = own.into_iter().chain(others).collect();
     if names.is_empty() {
-        return Vec::new();
+        return Some(Vec::new());
     }
-    let Some(at) = whereabouts(config, admin) else {
-        tracing::error!("lb is not registered: this machine has no global address; set consul.register.address");
-        return Vec::new();
-    };
-    names.into_iter().map(|name| Registration::new(name, config, &at)).collect()
+    let at = whereabouts(config, admin)?;
+    Some(names.into_iter().map(|name| Registration::new(name, config, &at)).collect())
 }
 
-fn whereabouts(config: &RegisterConfig, admin: SocketAddr) -> Option<Whereabouts> {
+fn whereabouts(config: &RegisterConfig, (scheme, admin): (&'static str, SocketAddr)) -> Option<Whereabouts> {
     let mut address = config.address.unwrap_or(admin);
     if address.port() == 0 {
         address.set_port(admin.port());
@@ -147,7 +165,7 @@ fn whereabouts(config: &RegisterConfig, admin: SocketAddr) -> Option<Whereabouts
         address.set_ip(Machine::here().first_global()?);
     }
     let hostname = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    Some(Whereabouts { address, scheme: "http", hostname: hostname.trim().to_owned() })
+    Some(Whereabouts { address, scheme, hostname: hostname.trim().to_owned() })
 }
 
 #[cfg(test)]
@@ -178,8 +196,8 @@ mod tests {
             ))
             .await;
         let names = |config: &RegisterConfig, aliases: &BTreeSet<Arc<str>>| -> Vec<String> {
-            let all = registrations(config, "127.0.0.1:9998".parse().unwrap(), aliases);
-            all.iter().map(|registration| registration.name().to_owned()).collect()
+            let all = registrations(config, ("http", "127.0.0.1:9998".parse().unwrap()), aliases);
+            all.iter().flatten().map(|registration| registration.name().to_owned()).collect()
         };
         let own = RegisterConfig { enabled: true, aliases: true, ..RegisterConfig::default() };
         assert_eq!(names(&own, &found.names), ["lb", "x"]);
@@ -193,7 +211,7 @@ mod tests {
         let at = |address: Option<&str>| {
             let address = address.map(|address| address.parse().unwrap());
             let config = RegisterConfig { address, ..RegisterConfig::default() };
-            whereabouts(&config, "127.0.0.1:4711".parse().unwrap()).map(|at| at.address.to_string())
+            whereabouts(&config, ("http", "127.0.0.1:4711".parse().unwrap())).map(|at| at.address.to_string())
         };
         assert_eq!(at(None).as_deref(), Some("127.0.0.1:4711"));
         assert_eq!(at(Some("10.0.0.1:0")).as_deref(), Some("10.0.0.1:4711"));

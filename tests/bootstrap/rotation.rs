@@ -65,10 +65,6 @@ fn term(cluster: &Cluster) -> (String, String) {
     (leader, own["Stats"]["raft"]["term"].as_str().unwrap().to_owned())
 }
 
-fn keyring(cluster: &Cluster) -> String {
-    cluster.ask_consul(&["keyring", "-list"]).good().stdout
-}
-
 fn gossip_keys(cluster: &Cluster) {
     let mut old = gossip_key(cluster);
     for kill in [false, true] {
@@ -79,7 +75,7 @@ fn gossip_keys(cluster: &Cluster) {
             assert_eq!(gossip_key(cluster), old);
         }
         cluster.run(&["rotate-gossip"]).good().says(&["gossip keys are rotated"]);
-        let (new, text) = (gossip_key(cluster), keyring(cluster));
+        let (new, text) = (gossip_key(cluster), cluster.keyring());
         assert_ne!(new, old);
         assert!(text.contains(&format!("{new} [9/9]")) && text.contains(&format!("{new} [3/3]")), "{text}");
         assert!(!text.contains(&old), "{text}");

@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::support::certs::Ca;
 use super::support::client;
 use super::support::consul::{ConsulAgent, Registration};
 use super::support::lb::Lb;
@@ -108,4 +109,23 @@ fn without_being_told_nothing_is_registered() {
     let services = agent.api("GET", "/v1/agent/services", None);
     let services: Value = serde_json::from_str(&services).unwrap();
     assert_eq!(services.as_object().unwrap().len(), 2, "web and shop: {services}");
+}
+
+#[test]
+fn an_admin_listener_with_tls_is_checked_by_tls() {
+    let agent = ConsulAgent::start_plain();
+    let folder = tempfile::tempdir().unwrap();
+    let files = Ca::new("ca").pair(&["lb.test"]).write(folder.path(), "site");
+    let source = format!("-proxy.cs=cs=own;type=file;cert={};key={}", files.cert.display(), files.key.display());
+    let address = agent.address();
+    let own = ["-proxy.addr=127.0.0.1:0", "-ui.addr=127.0.0.1:0;cs=own", "-registry.consul.addr", &address];
+    let more = [&source, "-registry.consul.register.checkTLSSkipVerify"];
+    let mut lb = Lb::start_fabio(tempfile::tempdir().unwrap(), &[&own[..], &more].concat(), &[]);
+    wait_for("a healthy registration", || !healthy(&agent, "fabio").is_empty());
+    let checks: Value = serde_json::from_str(&agent.api("GET", "/v1/agent/checks", None)).unwrap();
+    let http = checks.as_object().unwrap().values().find(|check| check["Type"] == "http").unwrap();
+    assert!(http["Definition"]["HTTP"].as_str().is_none_or(|url| url.starts_with("https://")), "{http}");
+    assert!(http["Output"].as_str().unwrap().contains("https://"), "{http}");
+    lb.sigterm();
+    assert_eq!(lb.exit_code(), Some(0));
 }
