@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::{Finding, Severity, certificates};
 use crate::catalog::command::parse_commands;
-use crate::config::Config;
+use crate::config::{AuthKind, Config};
 
 /// Largest file that is read.
 const BYTES_MAX: u64 = 64 * 1024 * 1024;
@@ -22,6 +22,12 @@ pub fn check_files(config: &Config, now: i64) -> Vec<Finding> {
     }
     if let Some(path) = &config.proxy.no_route_page {
         files.read("proxy.no_route_page", path);
+    }
+    for (name, scheme) in &config.auth {
+        let AuthKind::Basic { file, .. } = &scheme.kind;
+        let key = format!("auth.{name}.file");
+        files.secret(&key, file);
+        files.read(&key, file);
     }
     if let Some(path) = &config.routes_file {
         routes(&mut files, path);

@@ -32,6 +32,7 @@ pub(crate) fn build(
         dns: one(settings, "dns", mistakes, dns),
         listeners: Vec::new(),
         certificates: BTreeMap::new(),
+        auth: auth::schemes(settings, mistakes),
         proxy: proxy_and_retry(settings, mistakes),
         health: one(settings, "health", mistakes, health),
         admin: one(settings, "admin", mistakes, |reader| admin::admin(reader, &certificates)),

@@ -219,6 +219,9 @@ pub const TLS_CIPHERS: [(&str, u16); 9] = [
 /// Certificate sources: the ones served, then the ones whose names are reserved.
 pub const CERTIFICATE_SOURCES: &[&str] = &["file", "path", "http", "consul", "vault", "vault-pki"];
 
+/// Kinds of authentication.
+pub const AUTH_TYPES: &[&str] = &["basic"];
+
 /// Every section, in the order of `config/lb.toml`.
 pub const SECTIONS: &[Section] = &[
     Section {
@@ -263,6 +266,13 @@ pub const SECTIONS: &[Section] = &[
               new connections, a bad one is reported and ignored. Short form: \
               --certificates 'main;cert_file=site.pem;key_file=site-key.pem'.",
         keys: CERTIFICATES,
+    },
+    Section {
+        name: "auth",
+        shape: Shape::Named,
+        doc: "Who may use routes with auth=NAME in their tag; a name that is not configured here lets nobody in. Short \
+              form: --auth 'main;file=users.htpasswd'.",
+        keys: AUTH,
     },
     Section {
         name: "static.route",
@@ -659,6 +669,24 @@ const CERTIFICATES: &[Key] = &[
         Kind::Word(&["required", "optional"]),
         "required",
         "Whether a client without a certificate is refused, when client_ca_file is set.",
+    ),
+];
+
+const AUTH: &[Key] = &[
+    key("type", Kind::Word(AUTH_TYPES), "basic", "basic: name and password (RFC 7617), looked up in a file."),
+    unset(
+        "file",
+        Kind::Path,
+        "users.htpasswd",
+        "Names and passwords as htpasswd writes them: bcrypt, MD5, SHA, SSHA, SHA-crypt or plain. Without the file \
+         nobody gets in.",
+    ),
+    unset("realm", Kind::Text, "shop", "What browsers show when they ask. Without it: NAME."),
+    key(
+        "refresh",
+        Kind::Time(0, DAY),
+        "1s",
+        "How often its time stamp is looked at; below 1s counts as 1s. 0s: it is read at start and at a reload alone.",
     ),
 ];
 

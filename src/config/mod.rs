@@ -14,6 +14,7 @@ pub mod mistake;
 
 mod admin;
 mod agents;
+mod auth;
 mod build;
 mod defaults;
 mod file;
@@ -40,6 +41,7 @@ use crate::table::Matcher;
 use crate::table::health::HealthConfig;
 
 pub use admin::is_host;
+pub use auth::{AuthConfig, AuthKind};
 pub use duration::{format_duration, parse_duration};
 pub use listeners::overlap;
 pub use load::{Draft, Inputs, Loaded, draft, load, read, read_draft};
@@ -62,6 +64,8 @@ pub struct Config {
     pub listeners: Vec<ListenerConfig>,
     /// `[certificates.NAME]`.
     pub certificates: BTreeMap<String, CertificateConfig>,
+    /// `[auth.NAME]`.
+    pub auth: BTreeMap<String, AuthConfig>,
     /// `[proxy]` and `[retry]`.
     pub proxy: ProxyConfig,
     /// `[health]`.

@@ -86,7 +86,7 @@ pub(crate) struct Settings {
     pub(crate) once: BTreeMap<&'static str, Group>,
     /// `[[listener]]` and `[[static.route]]`.
     pub(crate) lists: BTreeMap<&'static str, Vec<Group>>,
-    /// `[certificates.NAME]`.
+    /// `[certificates.NAME]` and `[auth.NAME]`.
     pub(crate) named: BTreeMap<&'static str, BTreeMap<String, Group>>,
     /// Sections that stand in the file, with or without keys.
     pub(crate) present: BTreeSet<&'static str>,

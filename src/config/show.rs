@@ -18,6 +18,7 @@ impl Config {
             "listener": self.listeners.iter().map(listener).collect::<Vec<_>>(),
             "certificates": self.certificates.iter().map(|(name, it)| (name.clone(), certificates(it)))
                 .collect::<serde_json::Map<_, _>>(),
+            "auth": self.auth.iter().map(|(name, it)| (name.clone(), auth(it))).collect::<serde_json::Map<_, _>>(),
             "static": { "route": self.static_routes.iter().map(|route| json!({
                 "service": route.service,
                 "source": route.source,
@@ -188,6 +189,11 @@ fn certificates(config: &CertificateConfig) -> Value {
     })
 }
 
+fn auth(config: &AuthConfig) -> Value {
+    let AuthKind::Basic { file, realm, refresh } = &config.kind;
+    json!({ "type": "basic", "file": file, "realm": realm, "refresh": time(*refresh) })
+}
+
 fn proxy(config: &ProxyConfig) -> Value {
     let header = |name: &Option<http::HeaderName>| name.as_ref().map(|name| name.as_str().to_owned());
     let matcher = match config.matcher {
@@ -249,6 +255,8 @@ mod tests {
             certificates = "main"
             [certificates.main]
             cert_file = "a.pem"
+            [auth.main]
+            file = "users"
             [[static.route]]
             service = "a"
             source = "/"
@@ -267,7 +275,7 @@ mod tests {
                 Shape::Once => section.name.split('.').fold(json.clone(), |place, part| place[part].clone()),
                 Shape::List if section.name == "listener" => json["listener"][0].clone(),
                 Shape::List => json["static"]["route"][0].clone(),
-                Shape::Named => json["certificates"]["main"].clone(),
+                Shape::Named => json[section.name]["main"].clone(),
             };
             for key in section.keys {
                 assert!(place.get(key.name).is_some(), "{} is not shown", section.path(key));

@@ -5,6 +5,7 @@
 //! request head, no retries), ours stays.
 
 mod admin;
+mod auth;
 mod certificates;
 mod consul;
 mod data_path;
@@ -42,6 +43,7 @@ pub fn translate(settings: &Settings, machine: &Machine) -> Result<Translation, 
     translator.left_out();
     translator.registry();
     translator.listeners();
+    translator.authentication();
     translator.data_path();
     if !translator.refusals.is_empty() {
         return Err(translator.refusals);
@@ -485,6 +487,26 @@ format = "text" # Fabio writes its log for people
     }
 
     #[test]
+    fn authentication_schemes() {
+        let schemes = |text: &str| {
+            let found = config(&["-proxy.auth", text]).auth.into_iter();
+            found
+                .map(|(name, scheme)| match scheme.kind {
+                    config::AuthKind::Basic { file, realm, refresh } => {
+                        format!("{name} {} {realm} {}", file.display(), format_duration(refresh))
+                    }
+                })
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(schemes("name=a;type=basic;file=p/users"), ["a /srv/p/users a 0s"]);
+        let two = "name=a;type=basic;file=/u;realm=\"the shop\";refresh=30s,name=b;type=basic;file=/v;refresh=10ms";
+        assert_eq!(schemes(two), ["a /u the shop 30s", "b /v b 1s"]);
+        assert_eq!(schemes("name=a;type=basic;file=/u,name=a;type=basic;file=/v"), ["a /v a 0s"]);
+        assert!(refusals(&["-proxy.auth", "name=a.b;type=basic;file=/u"]).contains("letters, digits"));
+        assert!(refusals(&["-proxy.auth", "name=a;type=basic;file=/u;refresh=x"]).contains("not a duration"));
+    }
+
+    #[test]
     fn what_is_left_out_is_said_once() {
         let args =
             ["-bgp.enabled", "-metrics.target", "prometheus", "-profile.mode=", "-proxy.flushinterval", "1000ms"];
@@ -560,7 +582,7 @@ format = "text" # Fabio writes its log for people
                 Ok(translation) => prop_assert!(load(&translation.toml).is_ok()),
                 // What the loader refuses is what only the user can mean.
                 Err(refusals) => for refusal in refusals.iter().filter(|refusal| refusal.text.starts_with("lb's ")) {
-                    let known = ["registry.consul.", "proxy.addr", "ui.addr", "ui.path"];
+                    let known = ["registry.consul.", "proxy.addr", "ui.addr", "ui.path", "proxy.auth"];
                     prop_assert!(known.iter().any(|key| refusal.key.starts_with(key)), "{refusal}");
                 },
             }

@@ -31,6 +31,9 @@ pub enum ProxyError {
     /// The route wants credentials that did not come or are not accepted.
     #[error("authorization failed")]
     Unauthorized,
+    /// Too many requests wait for their credentials to be verified.
+    #[error("too many requests wait for their credentials to be verified")]
+    AuthBusy,
     /// No instance could be connected to.
     #[error("cannot connect to an upstream: {0}")]
     Connect(String),
@@ -57,7 +60,7 @@ impl ProxyError {
             Self::TooManyHeaders => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::ClientStalled => StatusCode::REQUEST_TIMEOUT,
             Self::NoRoute => no_route,
-            Self::NoInstance => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NoInstance | Self::AuthBusy => StatusCode::SERVICE_UNAVAILABLE,
             Self::AccessDenied => StatusCode::FORBIDDEN,
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::Connect(_) | Self::Upstream(_) => StatusCode::BAD_GATEWAY,
@@ -78,6 +81,7 @@ impl ProxyError {
             Self::NoInstance => "no_instance",
             Self::AccessDenied => "access_denied",
             Self::Unauthorized => "unauthorized",
+            Self::AuthBusy => "auth_busy",
             Self::Connect(_) => "connect",
             Self::ConnectTimeout => "connect_timeout",
             Self::Upstream(_) => "upstream",
@@ -96,6 +100,7 @@ impl ProxyError {
             Self::NoInstance => ("14", "no healthy instance"),
             Self::AccessDenied => ("7", "access denied"),
             Self::Unauthorized => ("16", "authorization failed"),
+            Self::AuthBusy => ("14", "authorization takes too long"),
             Self::Connect(_) | Self::ConnectTimeout | Self::Upstream(_) => ("14", "upstream unavailable"),
             Self::ResponseTimeout => ("4", "no answer from the upstream in time"),
             Self::ClientClosed => ("1", "cancelled"),
@@ -112,6 +117,7 @@ impl ProxyError {
             Self::NoInstance => "no healthy instance",
             Self::AccessDenied => "access denied",
             Self::Unauthorized => "authorization failed",
+            Self::AuthBusy => "authorization takes too long",
             Self::Connect(_) => "cannot connect to the upstream",
             Self::ConnectTimeout => "connecting to the upstream timed out",
             Self::Upstream(_) => "the upstream failed before it answered",
@@ -131,7 +137,7 @@ impl ProxyError {
         let headers = response.headers_mut();
         let kind = if *self == Self::NoRoute { "text/html; charset=utf-8" } else { "text/plain; charset=utf-8" };
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
-        if *self == Self::NoInstance {
+        if matches!(self, Self::NoInstance | Self::AuthBusy) {
             headers.insert(RETRY_AFTER, HeaderValue::from(retry_after_s));
         }
         response
@@ -163,6 +169,7 @@ mod tests {
             (ProxyError::NoInstance, 503, "14"),
             (ProxyError::AccessDenied, 403, "7"),
             (ProxyError::Unauthorized, 401, "16"),
+            (ProxyError::AuthBusy, 503, "14"),
             (ProxyError::Connect("refused".into()), 502, "14"),
             (ProxyError::ConnectTimeout, 504, "14"),
             (ProxyError::Upstream("eof".into()), 502, "14"),

@@ -4,6 +4,7 @@
 //! connections. Workers share the table pointer, the settings pointer and atomics; no lock is taken on the way of
 //! a request. This module has never heard of Consul.
 
+pub mod auth;
 pub mod budget;
 pub mod connect;
 pub mod drain;

@@ -6,6 +6,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::StatusCode;
 
+use super::auth::Schemes;
 use super::http::headers::HeaderRules;
 use super::tls::UpstreamTls;
 use crate::config::ProxyConfig;
@@ -24,6 +25,8 @@ pub struct Settings {
     pub health: HealthConfig,
     /// Header rules in the form they are sent.
     pub header_rules: HeaderRules,
+    /// `[auth.NAME]`.
+    pub auth: Schemes,
     /// TLS towards upstreams.
     pub upstream_tls: UpstreamTls,
 }

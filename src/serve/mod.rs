@@ -20,7 +20,7 @@ mod workers;
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
@@ -78,7 +78,7 @@ pub fn start(config: &Config, extra: Vec<ExtraSource>) -> anyhow::Result<Running
     let table = SharedTable::default();
     let phase = PhaseSender::new(Phase::Serving);
     let certificates = certificates::Certificates::load(config, &metrics)?;
-    let shared_settings: SharedSettings = Arc::new(ArcSwap::from_pointee(settings::build(config)?));
+    let shared_settings: SharedSettings = Arc::new(ArcSwap::from_pointee(settings::build(config, None)?));
 
     let workers = workers::Workers::bind(config, &certificates.stores(), &metrics)?;
     // Shared with a predecessor on the same address, as the listeners are, so that it can be relieved.
@@ -132,6 +132,11 @@ fn bind_admin(address: SocketAddr) -> anyhow::Result<TcpListener> {
 }
 
 impl Running {
+    /// Looks at what changes without a reload: files of users.
+    pub fn look_around(&self) {
+        self.settings.load().auth.refresh(Instant::now());
+    }
+
     /// Waits until clients are served; false when that can not happen any more.
     pub async fn opened(&self) -> bool {
         self.workers.opened().await
@@ -143,7 +148,7 @@ impl Running {
     /// What is wrong with the new configuration; the old one then stays in force, whole.
     pub async fn reload(&self, present: &Config, next: &Config) -> anyhow::Result<Vec<String>> {
         // What can fail comes first, so that a refused configuration changed nothing.
-        let built = settings::build(next)?;
+        let built = settings::build(next, Some(&self.settings.load()))?;
         let stores = self.certificates.prepare(next, &self.metrics)?;
         certificates::admin_settings(&next.admin, &stores)
             .map_err(anyhow::Error::msg)
@@ -152,6 +157,7 @@ impl Running {
         let (answer, answered) = oneshot::channel();
         self.thread.reload(next.clone(), answer).await?;
         answered.await.context("the control thread has ended")??;
+        built.auth.read_again();
         self.settings.store(Arc::new(built));
         self.certificates.commit(stores, &self.metrics);
         self.workers.commit(listeners).await?;

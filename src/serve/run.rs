@@ -66,6 +66,7 @@ async fn attend(
                 reload(options, &mut config, &running, logs).await;
             }
             _ = look.tick() => {
+                running.look_around();
                 if watched.settled_change(&watched_files(options, &config, &running)) {
                     tracing::info!("a file of the configuration changed: reloading");
                     reload(options, &mut config, &running, logs).await;

@@ -5,15 +5,16 @@ use bytes::Bytes;
 use http::StatusCode;
 
 use crate::config::Config;
+use crate::proxy::auth::Schemes;
 use crate::proxy::http::headers::HeaderRules;
 use crate::proxy::settings::Settings;
 use crate::proxy::tls::UpstreamTls;
 
-/// Rules of the data path.
+/// Rules of the data path. Of `present`, what keeps a state goes on where nothing about it changed.
 ///
 /// # Errors
-/// The page or the CAs cannot be read.
-pub(super) fn build(config: &Config) -> anyhow::Result<Settings> {
+/// The page, the CAs or a file of users cannot be read.
+pub(super) fn build(config: &Config, present: Option<&Settings>) -> anyhow::Result<Settings> {
     let proxy = config.proxy.clone();
     let no_route_page = match &proxy.no_route_page {
         Some(path) => Bytes::from(
@@ -29,6 +30,7 @@ pub(super) fn build(config: &Config) -> anyhow::Result<Settings> {
         header_rules: HeaderRules::new(&proxy),
         proxy,
         health: config.health.clone(),
+        auth: Schemes::load(&config.auth, present.map(|present| &present.auth))?,
         upstream_tls,
     })
 }

@@ -7,6 +7,7 @@
 mod support;
 
 mod abort;
+mod auth;
 mod failover;
 mod hostile;
 mod protocol;

@@ -32,12 +32,12 @@ pub(super) const KEYS: &[Key] = &[
         "certificates.NAME.source, certificates.NAME.cert_file, certificates.NAME.key_file, certificates.NAME.path, \
          certificates.NAME.client_ca_file",
     ),
-    later(
+    becomes(
         "proxy.auth",
         Secret,
         "",
         "Authentication schemes: name=NAME;type=basic;file=PATH.",
-        "authentication; until then routes with auth= answer 401 to everybody",
+        "auth.NAME.type, auth.NAME.file, auth.NAME.realm, auth.NAME.refresh",
     ),
     becomes("proxy.localip", Text, "", "Address for by= in Forwarded; first global address.", "proxy.local_ip"),
     becomes("proxy.strategy", Text, "rnd", "How a target is chosen: rnd or rr.", "proxy.strategy"),

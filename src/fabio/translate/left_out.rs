@@ -1,7 +1,7 @@
 //! What is not carried out: warnings at start, and comments in the translation.
 
 use super::super::keys::{self, ACTIVE, Fate};
-use super::super::{compound, value};
+use super::super::value;
 use super::Translator;
 
 const METRICS: &[&str] = &["stdout", "flat", "label", "statsd_raw", "dogstatsd", "graphite", "circonus", "prometheus"];
@@ -25,33 +25,8 @@ impl Translator<'_> {
                 self.warn(key.name, text);
             }
         }
-        self.authentication();
         self.metrics();
         self.word("ui.access", &["rw", "ro"]);
-    }
-
-    /// Fabio refuses schemes that make no sense; so the same settings are refused here.
-    fn authentication(&mut self) {
-        let key = "proxy.auth";
-        let groups = match compound::parse(self.settings.text(key)) {
-            Ok(groups) => groups,
-            Err(error) => return self.refuse(key, error.to_string()),
-        };
-        for group in groups {
-            let part = |name: &str| group.get(name).unwrap_or_default();
-            let problem = match (part("name"), part("type"), part("file")) {
-                ("", ..) => "a scheme has no name=".to_owned(),
-                (name, "", _) => format!("scheme {name} has no type="),
-                (name, "basic", "") => format!("scheme {name} has no file="),
-                (name, "basic", _) => match part("refresh") {
-                    "" => continue,
-                    text if value::span(text).is_some() => continue,
-                    text => format!("scheme {name}: refresh={text} is not a duration"),
-                },
-                (name, other, _) => format!("scheme {name}: type={other} is not known"),
-            };
-            self.refuse(key, problem);
-        }
     }
 
     fn metrics(&mut self) {

@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
-use http::header::{CONNECTION, HeaderName, LOCATION};
+use http::header::{CONNECTION, HeaderName, LOCATION, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::{Body as _, Frame, Incoming};
 use smallvec::SmallVec;
@@ -41,6 +41,7 @@ use super::redirect::{self, RedirectSource};
 use super::upgrade;
 use crate::catalog::options::{Access, HashKey, RouteOptions, Strategy};
 use crate::metrics::service::RetryReason;
+use crate::proxy::auth::Admission;
 use crate::proxy::connect::ConnectError;
 use crate::proxy::error::ProxyError;
 use crate::proxy::settings::Settings;
@@ -115,7 +116,7 @@ pub async fn exchange(
     if let Some(note) = finish.note() {
         note.route = Some(Arc::clone(&route));
     }
-    let exchange = Exchange {
+    let mut exchange = Exchange {
         worker: &worker,
         downstream: &downstream,
         settings: &settings,
@@ -123,6 +124,7 @@ pub async fn exchange(
         path: &path,
         route: &route,
         hash: hash_of(&route.strategy, &downstream, &original, &path),
+        admitted_by: None,
     };
     let Some(first) = exchange.pick(&[]) else {
         if let Some(excluded) = route.excluded.first() {
@@ -131,6 +133,17 @@ pub async fn exchange(
         return Ok(refuse(&settings, finish, &ProxyError::NoInstance, grpc));
     };
     finish.belongs_to(&first.service);
+    if let Some(name) = exchange.wanted_scheme(first) {
+        match settings.auth.admit(name, &original.headers).await {
+            Admission::Granted => exchange.admitted_by = Some(name),
+            Admission::Refused(challenge) => {
+                let mut response = refuse(&settings, finish, &ProxyError::Unauthorized, grpc);
+                response.headers_mut().extend(challenge.map(|challenge| (WWW_AUTHENTICATE, challenge)));
+                return Ok(response);
+            }
+            Admission::Busy => return Ok(refuse(&settings, finish, &ProxyError::AuthBusy, grpc)),
+        }
+    }
     if let Some(response) = exchange.answer_here(first) {
         return Ok(match response {
             Ok(response) => {
@@ -174,6 +187,8 @@ struct Exchange<'a> {
     path: &'a NormalPath<'a>,
     route: &'a Arc<Route>,
     hash: u64,
+    /// The authentication scheme that let the request in.
+    admitted_by: Option<&'a str>,
 }
 
 /// Keys of targets that need not be asked again.
@@ -201,14 +216,20 @@ impl<'a> Exchange<'a> {
         }
     }
 
+    /// The authentication scheme that has to let the request in before `target` may have it; none for a request that
+    /// the access rules refuse anyway.
+    fn wanted_scheme(&self, target: &'a Target) -> Option<&'a str> {
+        let name = target.options.auth.as_deref()?;
+        permits(&target.options.access, self.downstream, &self.original.headers).then_some(name)
+    }
+
     /// What the chosen target's options decide without asking it.
     fn answer_here(&self, target: &Target) -> Option<Result<Response<Bytes>, ProxyError>> {
         let options = &*target.options;
         if !permits(&options.access, self.downstream, &self.original.headers) {
             return Some(Err(ProxyError::AccessDenied));
         }
-        // No authentication scheme can be configured yet: a route that names one must not be open.
-        if options.auth.is_some() {
+        if options.auth.as_deref().is_some_and(|name| self.admitted_by != Some(name)) {
             return Some(Err(ProxyError::Unauthorized));
         }
         let redirect = options.redirect.as_ref()?;
