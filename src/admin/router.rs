@@ -44,6 +44,9 @@ pub(super) async fn answer(state: &AdminState, method: &Method, uri: &Uri) -> An
         "/api/config" => config(state, &query),
         "/api/version" => with_body(StatusCode::OK, PLAIN, format!("{}\n", text::VERSION)),
         "/api/explain" => explained(state, &query),
+        path if state.metrics.fabio().is_some_and(|fabio| fabio.names().path.as_deref() == Some(path)) => {
+            metrics(state).await
+        }
         path => error(
             StatusCode::NOT_FOUND,
             &format!(

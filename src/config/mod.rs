@@ -19,6 +19,7 @@ mod file;
 mod level;
 mod listeners;
 mod load;
+mod metrics;
 mod overlay;
 mod ports;
 mod raw;
@@ -41,6 +42,7 @@ use crate::table::health::HealthConfig;
 pub use duration::{format_duration, parse_duration};
 pub use listeners::overlap;
 pub use load::{Draft, Inputs, Loaded, draft, load, read, read_draft};
+pub use metrics::{MetricsConfig, PrefixTemplate};
 pub use mistake::{Mistake, Mistakes, Place};
 pub use ports::Ports;
 pub use template::template;
@@ -66,6 +68,8 @@ pub struct Config {
     pub health: HealthConfig,
     /// `[admin]`.
     pub admin: AdminConfig,
+    /// `[metrics]`.
+    pub metrics: MetricsConfig,
     /// `[drain]`.
     pub drain: DrainConfig,
     /// `[log]`.
@@ -182,6 +186,8 @@ pub enum ListenerProtocol {
     HttpsTcpSni,
     /// `tcp` on each port that a route of the catalog names.
     TcpDynamic,
+    /// Metrics, and nothing else.
+    Prometheus,
 }
 
 /// One `[[listener]]`.

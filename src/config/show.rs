@@ -44,6 +44,7 @@ impl Config {
                 "timeout": time(self.dns.timeout),
             },
             "admin": { "address": self.admin.address },
+            "metrics": metrics(&self.metrics),
             "drain": { "grace": time(self.drain.grace), "timeout": time(self.drain.timeout) },
             "log": {
                 "level": self.log.level,
@@ -111,6 +112,26 @@ fn consul(config: &ConsulConfig) -> Value {
         "check_grace": time(config.check_grace),
         "critical_hold": time(config.critical_hold),
         "max_connections": config.max_connections,
+    })
+}
+
+fn metrics(config: &MetricsConfig) -> Value {
+    json!({
+        "fabio_names": config.fabio_names,
+        "path": config.path,
+        "prefix": config.prefix.to_string(),
+        "subsystem": config.subsystem,
+        "buckets": config.buckets,
+        "statsd": config.statsd,
+        "dogstatsd": config.dogstatsd,
+        "graphite": config.graphite,
+        "stdout": match (config.stdout_flat, config.stdout_label) {
+            (false, false) => "off",
+            (true, false) => "flat",
+            (false, true) => "label",
+            (true, true) => "flat,label",
+        },
+        "interval": time(config.interval),
     })
 }
 

@@ -11,6 +11,7 @@
 mod certificates;
 mod control_thread;
 mod files;
+mod metrics;
 mod notify;
 mod run;
 mod settings;
@@ -70,7 +71,7 @@ pub fn start(config: &Config, extra: Vec<ExtraSource>) -> anyhow::Result<Running
     // A second call in one process (tests) finds a provider there already.
     rustls::crypto::aws_lc_rs::default_provider().install_default().ok();
     let clock = Clock::start();
-    let metrics = Metrics::default();
+    let metrics = metrics::build(&config.metrics);
     let (access, access_writer) = AccessLogWriter::start(config.log.access, metrics.access_log_dropped())
         .context("cannot start the access log")?;
     let table = SharedTable::default();

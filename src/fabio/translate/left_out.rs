@@ -4,8 +4,6 @@ use super::super::keys::{self, ACTIVE, Fate};
 use super::super::{compound, value};
 use super::Translator;
 
-const METRICS: &[&str] = &["stdout", "flat", "label", "statsd_raw", "dogstatsd", "graphite", "circonus", "prometheus"];
-
 impl Translator<'_> {
     pub(super) fn left_out(&mut self) {
         let with_consul = self.settings.text("registry.backend") == "consul";
@@ -26,7 +24,6 @@ impl Translator<'_> {
             }
         }
         self.authentication();
-        self.metrics();
         self.word("ui.access", &["rw", "ro"]);
     }
 
@@ -51,14 +48,6 @@ impl Translator<'_> {
                 (name, other, _) => format!("scheme {name}: type={other} is not known"),
             };
             self.refuse(key, problem);
-        }
-    }
-
-    fn metrics(&mut self) {
-        for target in self.settings.list("metrics.target") {
-            if !METRICS.contains(&&*target) {
-                self.refuse("metrics.target", format!("{target:?} is not one of {}", METRICS.join(", ")));
-            }
         }
     }
 }
