@@ -173,6 +173,14 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// An address and port; absent when unset.
+    pub(crate) fn socket_if_set(&mut self, name: &str) -> Option<SocketAddr> {
+        match self.typed(name) {
+            Some(Typed::Socket(address)) => Some(address),
+            _ => None,
+        }
+    }
+
     /// Addresses and ports.
     pub(crate) fn sockets(&mut self, name: &str) -> Vec<SocketAddr> {
         match self.typed(name) {
@@ -295,7 +303,9 @@ fn numbers(value: &Written) -> Result<Vec<f64>, String> {
         }
         Written::List(items) => {
             let number = |item| match item {
-                &Written::Text(ref text) | &Written::Integer(ref text) | &Written::Other(ref text) => Some(text.as_str()),
+                &Written::Text(ref text) | &Written::Integer(ref text) | &Written::Other(ref text) => {
+                    Some(text.as_str())
+                }
                 _ => None,
             };
             items.iter().map(number).collect::<Option<_>>().ok_or("is not a list of numbers")?

@@ -113,7 +113,9 @@ pub async fn carry<T>(worker: &Rc<Worker>, listener: &Listener, route: &Arc<Rout
 where
     T: AsyncRead + AsyncWrite + Unpin,
 {
-    let Some((target, mut upstream, _in_flight)) = connect_somewhere(worker, listener, route, carried).await else { return };
+    let Some((target, mut upstream, _in_flight)) = connect_somewhere(worker, listener, route, carried).await else {
+        return;
+    };
     let header = match target.options.proxy_protocol {
         None => Vec::new(),
         Some(ProxyHeader::V1) => proxy_protocol::v1_line(&carried.ends),

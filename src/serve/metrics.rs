@@ -1,9 +1,12 @@
-//! From the configuration to what is counted.
+//! From the configuration to what is counted, and to whom it is sent.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use crate::config::MetricsConfig;
 use crate::metrics::Metrics;
+use crate::metrics::fabio::lines::Form;
+use crate::metrics::fabio::send::{Reporter, Sink};
 use crate::metrics::fabio::{Bounds, FabioMetrics, Names};
 use crate::metrics::process::hostname;
 
@@ -21,4 +24,18 @@ pub(super) fn build(config: &MetricsConfig) -> Metrics {
         path: config.fabio_names.then(|| config.path.clone()),
     };
     Metrics::with_fabio(FabioMetrics::new(names, config.is_sent()))
+}
+
+/// Starts sending to all who are configured; none: to nobody.
+pub(super) fn report(config: &MetricsConfig, metrics: &Metrics) -> std::io::Result<Option<Reporter>> {
+    let Some(fabio) = metrics.fabio().filter(|_| config.is_sent()) else { return Ok(None) };
+    let servers = [
+        (Form::Statsd, config.statsd.clone().map(Sink::Udp)),
+        (Form::Dogstatsd, config.dogstatsd.clone().map(Sink::Udp)),
+        (Form::Graphite, config.graphite.clone().map(Sink::Tcp)),
+        (Form::Flat, config.stdout_flat.then_some(Sink::Stdout)),
+        (Form::Label, config.stdout_label.then_some(Sink::Stdout)),
+    ];
+    let sinks = servers.into_iter().filter_map(|(form, sink)| Some((form, sink?))).collect();
+    Reporter::start(Arc::clone(fabio), sinks, config.interval).map(Some)
 }

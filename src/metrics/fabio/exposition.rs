@@ -102,7 +102,8 @@ fn full_name(names: &Names, name: &str) -> String {
     }
     parts.push(clean(name));
     let joined = parts.join("_");
-    let allowed = |at: usize, c: char| c.is_ascii_alphabetic() || c == '_' || c == ':' || (at > 0 && c.is_ascii_digit());
+    let allowed =
+        |at: usize, c: char| c.is_ascii_alphabetic() || c == '_' || c == ':' || (at > 0 && c.is_ascii_digit());
     joined.chars().enumerate().map(|(at, c)| if allowed(at, c) { c } else { '_' }).collect()
 }
 

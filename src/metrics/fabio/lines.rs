@@ -35,7 +35,12 @@ pub fn lines(form: Form, prefix: &str, points: &[Point], unix_seconds: u64) -> V
             Form::Graphite => graphite(prefix, point, unix_seconds, &mut lines),
             Form::Flat => local(&format!("{prefix}.{}", dotted(point)), "", &point.value, &mut lines),
             Form::Label => {
-                local(&format!("{prefix}.{}", point.name), &tags(&point.labels, str::to_owned), &point.value, &mut lines);
+                local(
+                    &format!("{prefix}.{}", point.name),
+                    &tags(&point.labels, str::to_owned),
+                    &point.value,
+                    &mut lines,
+                );
             }
         }
     }
@@ -134,8 +139,11 @@ fn authority(url: &str) -> &str {
 
 /// `|#service:web,code:200`; empty without labels.
 fn tags(labels: &Labels, rename: impl Fn(&'static str) -> String) -> String {
-    let pairs: Vec<String> =
-        labels.pairs().into_iter().map(|(name, value)| format!("{}:{}", rename(name), safe(value, &['|', ',']))).collect();
+    let pairs: Vec<String> = labels
+        .pairs()
+        .into_iter()
+        .map(|(name, value)| format!("{}:{}", rename(name), safe(value, &['|', ','])))
+        .collect();
     if pairs.is_empty() { String::new() } else { format!("|#{}", pairs.join(",")) }
 }
 

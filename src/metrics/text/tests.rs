@@ -164,8 +164,10 @@ pub(in crate::metrics) fn promtool(text: &str, bearable: &[&str]) {
     let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     // 3: it could be read, but there are complaints.
     assert!(matches!(output.status.code(), Some(0 | 3)), "{said}\nin\n{text}");
-    let complaints: Vec<&str> =
-        said.lines().filter(|line| !line.trim().is_empty() && !bearable.iter().any(|part| line.contains(part))).collect();
+    let complaints: Vec<&str> = said
+        .lines()
+        .filter(|line| !line.trim().is_empty() && !bearable.iter().any(|part| line.contains(part)))
+        .collect();
     assert!(complaints.is_empty(), "{complaints:?}\nin\n{text}");
 }
 

@@ -160,14 +160,7 @@ impl Finish {
     }
 
     /// The answer's head is there.
-    pub fn answered(
-        &mut self,
-        target: &Target,
-        status: u16,
-        in_flight: InFlight,
-        lease: Lease,
-        took: Duration,
-    ) {
+    pub fn answered(&mut self, target: &Target, status: u16, in_flight: InFlight, lease: Lease, took: Duration) {
         self.target = Some(Arc::clone(&target.state));
         self.observed.goes_to(target);
         self.status = status;

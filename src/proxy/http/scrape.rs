@@ -19,7 +19,11 @@ use crate::proxy::worker::Worker;
 const PATH: &str = "/metrics";
 
 /// Answers one request.
-pub async fn answer(worker: &Rc<Worker>, downstream: &Rc<Downstream>, request: &Request<Incoming>) -> Response<ResponseBody> {
+pub async fn answer(
+    worker: &Rc<Worker>,
+    downstream: &Rc<Downstream>,
+    request: &Request<Incoming>,
+) -> Response<ResponseBody> {
     let mut finish = Finish::open(worker, downstream, request.method().clone(), request.version(), None);
     let configured = worker.metrics.fabio().and_then(|fabio| fabio.names().path.as_deref());
     let path = configured.unwrap_or(PATH);
