@@ -135,10 +135,12 @@ fn metrics_have_fabios_names_wherever_they_go() {
     let server = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     server.set_read_timeout(Some(std::time::Duration::from_secs(60))).unwrap();
     let statsd = format!("-metrics.statsd.addr={}", server.local_addr().unwrap());
-    let routes = format!("-registry.static.routes=route add web www.a.com/web http://{}/", upstream.address);
+    let folder = tempfile::tempdir().unwrap();
+    let routes = format!("route add web www.a.com/web http://{}/\n", upstream.address);
+    fs::write(folder.path().join("routes.txt"), routes).unwrap();
     let args = [
-        "-registry.backend=static",
-        &routes,
+        "-registry.backend=file",
+        "-registry.file.path=routes.txt",
         "-proxy.addr=127.0.0.1:0,127.0.0.1:0;proto=prometheus",
         "-ui.addr=127.0.0.1:0",
         "-metrics.target=prometheus,statsd_raw,label",
@@ -147,7 +149,7 @@ fn metrics_have_fabios_names_wherever_they_go() {
         "-metrics.interval=100ms",
         &statsd,
     ];
-    let lb = Lb::start_fabio(tempfile::tempdir().unwrap(), &args, &[]);
+    let lb = Lb::start_fabio(folder, &args, &[]);
     lb.wait_ready();
     let address = lb.address("http");
     assert_eq!(client::get(address, "www.a.com", "/web").status, 200);
