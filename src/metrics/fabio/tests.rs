@@ -99,7 +99,7 @@ fn targets_that_leave_take_their_series_along() {
     // A request that was on its way brings nothing back.
     held.record_request(Some(200), MS);
     let departed: Vec<_> = metrics.series.take_departed().iter().map(|series| series.labels.clone()).collect();
-    assert_eq!(departed, [web.clone()]);
+    assert_eq!(departed, std::slice::from_ref(&web));
     let all = Metrics::with_fabio(metrics);
     let text = text::render_fabio(&all, &Process::default());
     assert!(!text.contains(r#""web""#) && text.contains(r#""dead""#), "{text}");
