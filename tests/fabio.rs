@@ -98,7 +98,7 @@ fn the_environment_is_read_in_any_case() {
 
 /// The settings of a router without Consul, as a file; the listener is told by flags and the environment.
 fn properties(more: &str) -> String {
-    format!("registry.backend = file\nregistry.file.path = routes.txt\nmetrics.target = prometheus\n{more}")
+    format!("registry.backend = file\nregistry.file.path = routes.txt\nmetrics.target = circonus\n{more}")
 }
 
 #[test]
@@ -129,6 +129,74 @@ fn it_serves_reloads_and_tells_what_it_leaves_out() {
     assert_eq!(client::get(address, "any.test", "/other").status, 451);
     lb.sigterm();
     assert_eq!(lb.exit_code(), Some(0));
+}
+
+/// The wire as a running Fabio 1.7.3 wrote it for the same traffic, but for durations.
+#[test]
+fn metrics_have_fabios_names_wherever_they_go() {
+    let upstream = Upstream::start("web");
+    let server = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    server.set_read_timeout(Some(std::time::Duration::from_secs(60))).unwrap();
+    let statsd = format!("-metrics.statsd.addr={}", server.local_addr().unwrap());
+    let folder = tempfile::tempdir().unwrap();
+    let routes = format!("route add web www.a.com/web http://{}/\n", upstream.address);
+    fs::write(folder.path().join("routes.txt"), routes).unwrap();
+    let args = [
+        "-registry.backend=file",
+        "-registry.file.path=routes.txt",
+        "-proxy.addr=127.0.0.1:0,127.0.0.1:0;proto=prometheus",
+        "-ui.addr=127.0.0.1:0",
+        "-metrics.target=prometheus,statsd_raw,label",
+        "-metrics.prefix=vm.{{clean .Exec}}",
+        "-metrics.prometheus.path=/m",
+        "-metrics.interval=100ms",
+        &statsd,
+    ];
+    let lb = Lb::start_fabio(folder, &args, &[]);
+    lb.wait_ready();
+    let address = lb.address("http");
+    assert_eq!(client::get(address, "www.a.com", "/web").status, 200);
+    assert_eq!(client::get(address, "www.a.com", "/none").status, 404);
+
+    let mut seen = String::new();
+    for expected in [
+        "vm.fabiorequests.service.web:".to_owned(),
+        "vm.fabiohttp.status.code.200.service.web:".to_owned(),
+        format!("vm.fabioweb.www_a_com./web.{}:", upstream.address.to_string().replace(['.', ':'], "_")),
+        "vm.fabionotfound:1.000000|c\n".to_owned(),
+        "vm.fabiows.conn:0.000000|g\n".to_owned(),
+    ] {
+        // A test that waits for a line that never comes ends by the time limit of the socket or of the count.
+        for _ in 0..600 {
+            if seen.contains(&expected) {
+                break;
+            }
+            let mut packet = [0; 2048];
+            let length = server.recv(&mut packet).unwrap();
+            seen.push_str(std::str::from_utf8(&packet[..length]).unwrap());
+        }
+        assert!(seen.contains(&expected), "{expected} not in {seen}");
+    }
+    lb.wait_stdout("a line with labels", |line| {
+        line.starts_with("vm.fabio.http.status:") && line.ends_with("|#code:200,service:web")
+    });
+
+    let scraped = lb.address("prometheus");
+    let moved = client::get(scraped, "any.test", "/");
+    assert_eq!((moved.status, moved.header("location")), (308, Some("/m")));
+    let text = client::get(scraped, "any.test", "/m").text();
+    for sample in [
+        "vm_fabio_notfound 1".to_owned(),
+        "vm_fabio_requests_count{service=\"web\"} 1".to_owned(),
+        "vm_fabio_http_status_bucket{code=\"200\",service=\"web\",le=\"+Inf\"} 1".to_owned(),
+        format!(
+            "vm_fabio_route_count{{host=\"www.a.com\",path=\"/web\",service=\"web\",target=\"http://{}/\"}} 1",
+            upstream.address
+        ),
+    ] {
+        assert!(text.lines().any(|line| line == sample), "{sample} not in\n{text}");
+    }
+    assert!(lb.admin("/m").1.contains("\nvm_fabio_notfound 1"));
 }
 
 #[test]

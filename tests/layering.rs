@@ -13,7 +13,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("trust", &[]),
     ("sample", &[]),
     ("log", &["catalog", "config"]),
-    ("config", &["catalog", "table"]),
+    ("config", &["catalog", "table", "metrics"]),
     ("table", &["catalog", "metrics"]),
     ("registry", &["catalog", "metrics", "config", "trust"]),
     ("control", &["registry", "catalog", "table", "metrics", "config"]),

@@ -57,6 +57,8 @@ pub(super) async fn answer(state: &AdminState, request: Request<Incoming>) -> An
         Place::Config => config(state, &query),
         Place::Version => with_body(StatusCode::OK, PLAIN, format!("{}\n", text::VERSION)),
         Place::Explain => explained(state, &query),
+        // Where Fabio would have them, if that is not where ours are.
+        Place::Moved(_) | Place::Nothing if fabio_path(state) == Some(uri.path()) => metrics(state).await,
         Place::Moved(to) => moved(&format!("{}{to}", settings.path)),
         Place::Override(_) | Place::Overrides(_) | Place::OverridePaths | Place::Nothing => {
             error(StatusCode::NOT_FOUND, &nothing_at(head.uri.path(), &settings.path))
@@ -68,6 +70,11 @@ pub(super) async fn answer(state: &AdminState, request: Request<Incoming>) -> An
 pub(super) fn not_allowed(methods: &'static str, mut answer: Answer) -> Answer {
     answer.headers_mut().insert(ALLOW, HeaderValue::from_static(methods));
     answer
+}
+
+/// Where metrics under Fabio's names are asked for.
+fn fabio_path(state: &AdminState) -> Option<&str> {
+    state.metrics.fabio()?.names().path.as_deref()
 }
 
 fn nothing_at(path: &str, base: &str) -> String {

@@ -36,6 +36,7 @@ pub(crate) fn build(
         proxy: proxy_and_retry(settings, mistakes),
         health: one(settings, "health", mistakes, health),
         admin: one(settings, "admin", mistakes, |reader| admin::admin(reader, &certificates)),
+        metrics: one(settings, "metrics", mistakes, metrics::metrics),
         drain: one(settings, "drain", mistakes, |reader| DrainConfig {
             grace: reader.time("grace"),
             timeout: reader.time("timeout"),

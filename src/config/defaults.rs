@@ -41,6 +41,12 @@ impl Default for AdminConfig {
     }
 }
 
+impl Default for MetricsConfig {
+    fn default() -> Self {
+        Config::default().metrics
+    }
+}
+
 impl Default for DrainConfig {
     fn default() -> Self {
         Config::default().drain

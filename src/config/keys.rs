@@ -36,6 +36,8 @@ pub enum Kind {
     Header,
     /// A balancing strategy.
     Strategy,
+    /// A list of positive numbers, ascending.
+    Numbers,
 }
 
 impl Kind {
@@ -65,6 +67,7 @@ impl Kind {
             Self::Strategy => {
                 "write p2c, rr, rnd, least, ewma, hash:ip, hash:path, hash:header:NAME or hash:cookie:NAME".to_owned()
             }
+            Self::Numbers => "write a list of positive numbers that rise, like [0.1, 0.5, 2.5]".to_owned(),
         }
     }
 
@@ -85,6 +88,7 @@ impl Kind {
             Self::Word(_) => "WORD",
             Self::Header => "HEADER",
             Self::Strategy => "STRATEGY",
+            Self::Numbers => "NUMBERS",
         }
     }
 }
@@ -175,7 +179,8 @@ const HOUR: u64 = 60 * MINUTE;
 const DAY: u64 = 24 * HOUR;
 
 /// Protocol names of listeners.
-pub const PROTOCOLS: &[&str] = &["http", "https", "tcp", "grpc", "grpcs", "tcp+sni", "https+tcp+sni", "tcp-dynamic"];
+pub const PROTOCOLS: &[&str] =
+    &["http", "https", "tcp", "grpc", "grpcs", "tcp+sni", "https+tcp+sni", "tcp-dynamic", "prometheus"];
 /// What may stand at the root of the admin listener.
 pub const ADMIN_HOMES: &[&str] = &["overview", "routes"];
 /// Colours of the admin pages: those of Material Design, whose names Fabio takes.
@@ -353,6 +358,14 @@ pub const SECTIONS: &[Section] = &[
         shape: Shape::Once,
         doc: "The admin listener: web pages, health, metrics, API. It changes nothing, unless writable is true.",
         keys: ADMIN,
+    },
+    Section {
+        name: "metrics",
+        shape: Shape::Once,
+        doc: "Metrics under the names that Fabio gives, for dashboards made for it, and metrics that are sent. lb's own \
+              names, lb_*, are always at /metrics of the admin listener. While nothing here is switched on, nothing \
+              of this is counted.",
+        keys: METRICS,
     },
     Section {
         name: "drain",
@@ -599,7 +612,8 @@ const LISTENER: &[Key] = &[
         "http",
         "http, https, grpc or grpcs (http and grpc also take HTTP/2 with prior knowledge); tcp: by port; tcp+sni: TLS \
          passed on by its server name, not ended here; https+tcp+sni: the same for names whose routes are tcp, https \
-         for all others; tcp-dynamic: a TCP listener for each :PORT route of the catalog.",
+         for all others; tcp-dynamic: a TCP listener for each :PORT route of the catalog; prometheus: nothing but \
+         metrics.path.",
     ),
     unset(
         "certificates",
@@ -688,6 +702,44 @@ const AUTH: &[Key] = &[
         "1s",
         "How often its time stamp is looked at; below 1s counts as 1s. 0s: it is read at start and at a reload alone.",
     ),
+];
+
+const METRICS: &[Key] = &[
+    key(
+        "fabio_names",
+        Kind::Bool,
+        "false",
+        "Fabio's names for Prometheus: PREFIX_requests, PREFIX_http_status, PREFIX_route and so on. They stand behind \
+         lb's own at /metrics and at `path` of the admin listener, and alone on listeners with protocol = \
+         \"prometheus\".",
+    ),
+    key("path", Kind::Text, "/metrics", "Where they are."),
+    key(
+        "prefix",
+        Kind::Text,
+        "{{clean .Hostname}}.{{clean .Exec}}",
+        "First part of all these names: text with {{.Hostname}} and {{.Exec}} (the program's name) in it; `clean` \
+         makes lower case, and _ of . and :. Names for Prometheus follow it behind a _, those in log lines behind a \
+         dot, those that are sent behind nothing, as in Fabio: end it in a dot for them.",
+    ),
+    unset("subsystem", Kind::Text, "edge", "Second part of the names for Prometheus."),
+    key(
+        "buckets",
+        Kind::Numbers,
+        "0.005,0.01,0.025,0.05,0.1,0.25,0.5,1,2.5,5,10",
+        "Bounds of their histograms, in seconds.",
+    ),
+    unset("statsd", Kind::Text, "127.0.0.1:8125", "HOST:PORT of a StatsD server to send to, by UDP."),
+    unset("dogstatsd", Kind::Text, "127.0.0.1:8125", "HOST:PORT of a DogStatsD server: with labels as tags."),
+    unset("graphite", Kind::Text, "127.0.0.1:2003", "HOST:PORT of a Graphite (Carbon) server, by TCP."),
+    key(
+        "stdout",
+        Kind::Word(&["off", "flat", "label", "flat,label"]),
+        "off",
+        "Whether they are written to standard output too: as NAME:VALUE|TYPE with labels in the name (flat) or behind \
+         (label).",
+    ),
+    key("interval", Kind::Time(100, DAY), "30s", "How often they are sent and written."),
 ];
 
 const STATIC_ROUTE: &[Key] = &[

@@ -74,6 +74,10 @@ pub(super) fn listeners(
         check_certificates(reader, &listener, certificates, warnings);
         check_dynamic(reader, &listener, &dynamic, warnings);
         check_timeouts(reader, &listener, warnings);
+        if listener.protocol == ListenerProtocol::Prometheus && !config.metrics.fabio_names {
+            let advice = "set metrics.fabio_names = true; lb's own names are on the admin listener";
+            warnings.push(reader.about("protocol", "shows figures of the process alone", advice));
+        }
         if listener.protocol == ListenerProtocol::TcpDynamic {
             dynamic.push(listener.clone());
         }
@@ -126,6 +130,7 @@ fn listener(reader: &mut Reader<'_>) -> ListenerConfig {
         Some("tcp+sni") => ListenerProtocol::TcpSni,
         Some("https+tcp+sni") => ListenerProtocol::HttpsTcpSni,
         Some("tcp-dynamic") => ListenerProtocol::TcpDynamic,
+        Some("prometheus") => ListenerProtocol::Prometheus,
         // The kind of the key lets nothing else through.
         _ => ListenerProtocol::Http,
     };

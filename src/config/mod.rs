@@ -21,6 +21,7 @@ mod file;
 mod level;
 mod listeners;
 mod load;
+mod metrics;
 mod overlay;
 mod ports;
 mod raw;
@@ -45,6 +46,7 @@ pub use auth::{AuthConfig, AuthKind};
 pub use duration::{format_duration, parse_duration};
 pub use listeners::overlap;
 pub use load::{Draft, Inputs, Loaded, draft, load, read, read_draft};
+pub use metrics::{MetricsConfig, PrefixTemplate};
 pub use mistake::{Mistake, Mistakes, Place};
 pub use ports::Ports;
 pub use template::template;
@@ -72,6 +74,8 @@ pub struct Config {
     pub health: HealthConfig,
     /// `[admin]`.
     pub admin: AdminConfig,
+    /// `[metrics]`.
+    pub metrics: MetricsConfig,
     /// `[drain]`.
     pub drain: DrainConfig,
     /// `[log]`.
@@ -213,6 +217,8 @@ pub enum ListenerProtocol {
     HttpsTcpSni,
     /// `tcp` on each port that a route of the catalog names.
     TcpDynamic,
+    /// Metrics, and nothing else.
+    Prometheus,
 }
 
 /// One `[[listener]]`.

@@ -33,6 +33,7 @@ enum Typed {
     List(Vec<String>),
     Sockets(Vec<SocketAddr>),
     Ports(Ports),
+    Numbers(Vec<f64>),
 }
 
 impl<'a> Reader<'a> {
@@ -188,6 +189,14 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// Numbers.
+    pub(crate) fn numbers(&mut self, name: &str) -> Vec<f64> {
+        match self.typed(name) {
+            Some(Typed::Numbers(numbers)) => numbers,
+            _ => Vec::new(),
+        }
+    }
+
     /// A list of texts.
     pub(crate) fn list(&mut self, name: &str) -> Vec<String> {
         match self.typed(name) {
@@ -276,12 +285,42 @@ fn convert(key: &Key, entry: &Entry) -> Result<Typed, String> {
             Some(text) if text.parse::<http::HeaderName>().is_ok() => Ok(Typed::Text(text.to_owned())),
             _ => Err("is not the name of a header"),
         },
+        Kind::Numbers => return numbers(value).map(Typed::Numbers),
         Kind::Strategy => match text {
             Some(text) if text.parse::<Strategy>().is_ok() => Ok(Typed::Text(text.to_owned())),
             _ => Err("is not a strategy"),
         },
     }
     .map_err(str::to_owned)
+}
+
+/// Numbers that rise, as a list of numbers or of texts, or separated by commas.
+fn numbers(value: &Written) -> Result<Vec<f64>, String> {
+    let texts: Vec<&str> = match value {
+        Written::Bare(text) | Written::Text(text) => {
+            let text = text.trim();
+            text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text).split(',').collect()
+        }
+        Written::List(items) => {
+            let number = |item| match item {
+                &Written::Text(ref text) | &Written::Integer(ref text) | &Written::Other(ref text) => {
+                    Some(text.as_str())
+                }
+                _ => None,
+            };
+            items.iter().map(number).collect::<Option<_>>().ok_or("is not a list of numbers")?
+        }
+        _ => return Err("is not a list of numbers".to_owned()),
+    };
+    let texts = texts.iter().map(|text| text.trim()).filter(|text| !text.is_empty());
+    let parsed: Result<Vec<f64>, _> = texts.map(|text| text.replace('_', "").parse()).collect();
+    let numbers = parsed.map_err(|_| "is not a list of numbers")?;
+    let finite = numbers.iter().all(|number| number.is_finite() && *number > 0.0);
+    match (finite, numbers.is_sorted_by(|a, b| a < b)) {
+        (true, true) => Ok(numbers),
+        (true, false) => Err("does not rise".to_owned()),
+        (false, _) => Err("holds something else than positive numbers".to_owned()),
+    }
 }
 
 /// A list of texts: from a file, or separated by commas, or a TOML list inside a text. One text is a list of one.
@@ -345,6 +384,18 @@ mod tests {
         assert_eq!(parse_socket("127.0.0.1", None), Err("has no port"));
         assert_eq!(parse_socket("localhost:80", None), Err("has a name where an IP address belongs"));
         assert_eq!(parse_socket("1.2.3.4:99999", None), Err("is not an address with a port"));
+    }
+
+    #[test]
+    fn numbers_rise() {
+        let bare = |text: &str| numbers(&Written::Bare(text.to_owned()));
+        assert_eq!(bare(".005, 1,2.5"), Ok(vec![0.005, 1.0, 2.5]));
+        assert_eq!(bare("[1]"), Ok(vec![1.0]));
+        let list = Written::List(vec![Written::Integer("1".into()), Written::Other("2.5".into())]);
+        assert_eq!(numbers(&list), Ok(vec![1.0, 2.5]));
+        for text in ["2,1", "1,1", "0,1", "a", "inf", "-1"] {
+            assert!(bare(text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -15,6 +15,7 @@ impl ListenerProtocol {
             Self::TcpSni => "tcp+sni",
             Self::HttpsTcpSni => "https+tcp+sni",
             Self::TcpDynamic => "tcp-dynamic",
+            Self::Prometheus => "prometheus",
         }
     }
 }
@@ -41,6 +42,7 @@ impl Config {
         };
         note(self.proxy.workers != next.proxy.workers, "proxy.workers");
         note(self.admin.address != next.admin.address, "admin.address");
+        note(self.metrics != next.metrics, "metrics");
         note(self.log.format != next.log.format, "log.format");
         note(self.log.access != next.log.access, "log.access");
         note(self.dns != next.dns, "dns");

@@ -45,6 +45,7 @@ impl Config {
                 "timeout": time(self.dns.timeout),
             },
             "admin": admin(&self.admin),
+            "metrics": metrics(&self.metrics),
             "drain": { "grace": time(self.drain.grace), "timeout": time(self.drain.timeout) },
             "log": {
                 "level": self.log.level,
@@ -148,6 +149,26 @@ fn consul(config: &ConsulConfig) -> Value {
             "check_timeout": time(config.register.check_timeout),
             "check_skip_verify": config.register.check_skip_verify,
         },
+    })
+}
+
+fn metrics(config: &MetricsConfig) -> Value {
+    json!({
+        "fabio_names": config.fabio_names,
+        "path": config.path,
+        "prefix": config.prefix.to_string(),
+        "subsystem": config.subsystem,
+        "buckets": config.buckets,
+        "statsd": config.statsd,
+        "dogstatsd": config.dogstatsd,
+        "graphite": config.graphite,
+        "stdout": match (config.stdout_flat, config.stdout_label) {
+            (false, false) => "off",
+            (true, false) => "flat",
+            (false, true) => "label",
+            (true, true) => "flat,label",
+        },
+        "interval": time(config.interval),
     })
 }
 

@@ -44,6 +44,7 @@ fn literal(key: &Key) -> String {
     let text = key.default.unwrap_or(key.example);
     match key.kind {
         Kind::Bool | Kind::Count(..) => text.to_owned(),
+        Kind::Numbers => format!("[{}]", text.replace(',', ", ")),
         Kind::List | Kind::Sockets | Kind::Ports | Kind::Words(_) => {
             let items: Vec<String> =
                 text.split(',').filter(|item| !item.is_empty()).map(|item| format!("{item:?}")).collect();

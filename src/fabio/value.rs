@@ -15,10 +15,7 @@ pub fn check(kind: Kind, text: &str) -> Result<(), &'static str> {
         Kind::Int => integer(text).map(drop).ok_or("is not a whole number"),
         Kind::Uint => integer(text).filter(|number| *number >= 0).map(drop).ok_or("is not a whole number from 0"),
         Kind::Span => span(text).map(drop).ok_or("is not a duration like 10s, 1.5m or 250ms"),
-        Kind::Numbers => match list(text).all(|item| item.parse::<f64>().is_ok()) {
-            true => Ok(()),
-            false => Err("is not a list of numbers"),
-        },
+        Kind::Numbers => numbers(text).map(drop).ok_or("is not a list of numbers"),
     }
 }
 
@@ -108,6 +105,12 @@ fn in_nanos(number: &str, unit: &str) -> Option<i128> {
 #[must_use]
 pub fn duration(text: &str) -> Option<Duration> {
     span(text).and_then(|nanos| u64::try_from(nanos).ok()).map(Duration::from_nanos)
+}
+
+/// Numbers between commas.
+#[must_use]
+pub fn numbers(text: &str) -> Option<Vec<f64>> {
+    list(text).map(|item| item.parse().ok()).collect()
 }
 
 /// Items between commas, trimmed, without empty ones.

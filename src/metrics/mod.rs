@@ -3,8 +3,9 @@
 //! Handles are plain atomics behind an `Arc`, resolved once per service or listener (never per request), so that
 //! the request path pays one relaxed increment per event. What changes rarely (ages, errors, table sizes) sits in
 //! one locked struct, [`Control`], that no worker ever touches. [`text`] writes all of it for Prometheus, under the
-//! names of [`names`].
+//! names of [`names`]. [`fabio`] counts a second time, in Fabio's way, for those who want that.
 
+pub mod fabio;
 pub mod names;
 pub mod process;
 pub mod service;
@@ -13,6 +14,8 @@ pub mod text;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use fabio::FabioMetrics;
 
 pub use service::ServiceMetrics;
 
@@ -23,6 +26,7 @@ pub struct Metrics {
     listeners: Arc<Mutex<BTreeMap<String, Arc<ListenerMetrics>>>>,
     control: Arc<Mutex<Control>>,
     access_log_dropped: Arc<AtomicU64>,
+    fabio: Option<Arc<FabioMetrics>>,
 }
 
 /// Counters of one listener.
@@ -90,6 +94,18 @@ pub struct ReloadErrors {
 }
 
 impl Metrics {
+    /// With counters under Fabio's names beside its own.
+    #[must_use]
+    pub fn with_fabio(fabio: FabioMetrics) -> Self {
+        Self { fabio: Some(Arc::new(fabio)), ..Self::default() }
+    }
+
+    /// Counters under Fabio's names, where they are wanted.
+    #[must_use]
+    pub fn fabio(&self) -> Option<&Arc<FabioMetrics>> {
+        self.fabio.as_ref()
+    }
+
     /// The handle of one service, made at first use.
     #[must_use]
     pub fn service(&self, name: &Arc<str>) -> Arc<ServiceMetrics> {
@@ -143,6 +159,9 @@ impl Metrics {
     /// its way would bring them back.
     pub fn remove_service(&self, name: &str) {
         lock(&self.services).remove(name);
+        if let Some(fabio) = &self.fabio {
+            fabio.series.remove_service(name);
+        }
         let mut control = self.control();
         control.registry_success.remove(name);
         control.rejected_tags.remove(name);

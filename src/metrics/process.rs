@@ -59,6 +59,12 @@ impl Process {
     }
 }
 
+/// The name of this machine; empty where the system does not tell.
+#[must_use]
+pub fn hostname() -> String {
+    fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned()
+}
+
 /// CPU seconds, and start in seconds after boot: fields 14, 15 and 22 of proc_pid_stat(5).
 fn stat_times(stat: &str) -> (Option<f64>, Option<f64>) {
     // The second field is the program's name in parentheses and may hold blanks and parentheses itself.

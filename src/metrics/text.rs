@@ -8,10 +8,10 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::names::{self, Family};
+use super::names::{self, Family, Kind};
 use super::process::Process;
 use super::service::{CONNECT_RESULTS, DURATION_BUCKETS, RETRY_REASONS};
-use super::{CLIENT_FAULTS, Control, Metrics, ServiceMetrics};
+use super::{CLIENT_FAULTS, Control, Metrics, ServiceMetrics, fabio};
 
 /// What `Content-Type` the text is to be served with.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -37,8 +37,25 @@ pub fn render(metrics: &Metrics, process: &Process) -> String {
     write_control(&mut out, &metrics.control());
     out.one(names::ACCESS_LOG_DROPPED, &[], metrics.access_log_dropped().load(Relaxed) as f64);
     out.one(names::BUILD_INFO, &[("version", VERSION), ("revision", REVISION)], 1.0);
+    write_fabio(&mut out, metrics);
     write_process(&mut out, process);
     out.text
+}
+
+/// Writes what has one of Fabio's names, and the figures of the process.
+#[must_use]
+pub fn render_fabio(metrics: &Metrics, process: &Process) -> String {
+    let mut out = Exposition { text: String::new() };
+    write_fabio(&mut out, metrics);
+    write_process(&mut out, process);
+    out.text
+}
+
+/// Fabio's names, if Prometheus may ask for them.
+fn write_fabio(out: &mut Exposition, metrics: &Metrics) {
+    if let Some(fabio) = metrics.fabio().filter(|fabio| fabio.names().path.is_some()) {
+        fabio::write(out, fabio);
+    }
 }
 
 fn write_http(out: &mut Exposition, services: &[Arc<ServiceMetrics>]) {
@@ -187,13 +204,18 @@ fn code_label(code: u16, digits: &mut [u8; 3]) -> &str {
 }
 
 /// The text under way.
-struct Exposition {
+pub(super) struct Exposition {
     text: String,
 }
 
 impl Exposition {
     fn family(&mut self, family: Family) -> FamilyWriter<'_> {
-        FamilyWriter { text: &mut self.text, family, begun: false }
+        self.named(family.name, family.kind, family.help)
+    }
+
+    /// A family whose name is made at run time. No two may have the same.
+    pub(super) fn named<'a>(&'a mut self, name: &'a str, kind: Kind, help: &'a str) -> FamilyWriter<'a> {
+        FamilyWriter { text: &mut self.text, name, kind, help, begun: false }
     }
 
     fn one(&mut self, family: Family, labels: &[(&str, &str)], value: f64) {
@@ -202,19 +224,21 @@ impl Exposition {
 }
 
 /// Writes the samples of one family; the header comes with the first.
-struct FamilyWriter<'a> {
+pub(super) struct FamilyWriter<'a> {
     text: &'a mut String,
-    family: Family,
+    name: &'a str,
+    kind: Kind,
+    help: &'a str,
     begun: bool,
 }
 
 impl FamilyWriter<'_> {
-    fn sample(&mut self, labels: &[(&str, &str)], value: f64) {
+    pub(super) fn sample(&mut self, labels: &[(&str, &str)], value: f64) {
         self.suffixed("", labels, value);
     }
 
-    fn suffixed(&mut self, suffix: &str, labels: &[(&str, &str)], value: f64) {
-        let Family { name, kind, help } = self.family;
+    pub(super) fn suffixed(&mut self, suffix: &str, labels: &[(&str, &str)], value: f64) {
+        let Self { name, kind, help, .. } = *self;
         if !self.begun {
             self.begun = true;
             let _ = write!(self.text, "# HELP {name} {help}\n# TYPE {name} {}\n", kind.word());
@@ -258,4 +282,4 @@ fn push_number(text: &mut String, value: f64) {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -5,6 +5,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
@@ -14,6 +15,7 @@ use super::drain::{LocalPhase, Phase};
 use super::tls::{CertStore, ServerUse};
 use super::worker::Worker;
 use crate::config::{ListenerConfig, ListenerProtocol, ProxyConfig};
+use crate::metrics::fabio::{FabioMetrics, Family};
 use crate::metrics::{ClientFault, ListenerMetrics};
 
 /// Connections the kernel may hold for one worker before it accepts them.
@@ -28,6 +30,8 @@ pub struct Listener {
     pub certificates: Option<Arc<CertStore>>,
     /// Its counters.
     pub metrics: Arc<ListenerMetrics>,
+    /// Counters under Fabio's names, where they are wanted.
+    pub fabio: Option<Arc<FabioMetrics>>,
 }
 
 impl Listener {
@@ -35,6 +39,51 @@ impl Listener {
     pub fn client_fault(&self, peer: SocketAddr, fault: ClientFault, reason: &dyn fmt::Display) {
         self.metrics.record_client_fault(fault);
         tracing::debug!(listener = %self.config.address, %peer, ?fault, %reason, "client connection refused");
+    }
+
+    /// Counts a connection that met no route.
+    pub fn no_route(&self) {
+        self.metrics.no_route.fetch_add(1, Relaxed);
+        if let Some(fabio) = &self.fabio {
+            fabio.record_no_route(self.family());
+        }
+    }
+
+    /// Counts a request that met no route.
+    pub fn no_route_of_request(&self) {
+        self.metrics.no_route.fetch_add(1, Relaxed);
+        if let Some(fabio) = &self.fabio {
+            fabio.record_no_route(if self.is_grpc() { Family::Grpc } else { Family::Http });
+        }
+    }
+
+    /// Whether its requests are calls of gRPC.
+    #[must_use]
+    pub fn is_grpc(&self) -> bool {
+        matches!(self.config.protocol, ListenerProtocol::Grpc | ListenerProtocol::Grpcs)
+    }
+
+    /// Counts an accepted connection under Fabio's names.
+    pub fn accepted(&self) {
+        if let Some(fabio) = &self.fabio {
+            fabio.record_connection(self.family());
+        }
+    }
+
+    /// Counts a connection that found no target in reach, or did not say for whom it came, under Fabio's names.
+    pub fn failed(&self) {
+        if let Some(fabio) = &self.fabio {
+            fabio.record_failure(self.family());
+        }
+    }
+
+    fn family(&self) -> Family {
+        match self.config.protocol {
+            ListenerProtocol::Http | ListenerProtocol::Https | ListenerProtocol::Prometheus => Family::Http,
+            ListenerProtocol::Grpc | ListenerProtocol::Grpcs => Family::Grpc,
+            ListenerProtocol::Tcp | ListenerProtocol::TcpDynamic => Family::Tcp,
+            ListenerProtocol::TcpSni | ListenerProtocol::HttpsTcpSni => Family::Sni,
+        }
     }
 
     /// What its handshakes offer and demand.
@@ -160,7 +209,11 @@ fn spawn(worker: &Rc<Worker>, listener: &Rc<Listener>, phase: &Rc<LocalPhase>, s
             ListenerProtocol::TcpSni | ListenerProtocol::HttpsTcpSni => {
                 super::server_name::serve(worker, listener, phase, stream, peer).await;
             }
-            ListenerProtocol::Http | ListenerProtocol::Https | ListenerProtocol::Grpc | ListenerProtocol::Grpcs => {
+            ListenerProtocol::Http
+            | ListenerProtocol::Https
+            | ListenerProtocol::Grpc
+            | ListenerProtocol::Grpcs
+            | ListenerProtocol::Prometheus => {
                 super::http::connection::serve(worker, listener, phase, stream, peer).await
             }
         }

@@ -65,16 +65,30 @@ pub async fn serve(
         Ok(name) => name,
         // That side knows how to tell the client what is wrong.
         Err(HelloError::Tls(_)) if ends_tls => None,
-        Err(error) => return listener.client_fault(peer, error.fault(), &error),
+        Err(error) => {
+            if !ends_tls {
+                listener.accepted();
+                listener.failed();
+            }
+            return listener.client_fault(peer, error.fault(), &error);
+        }
     };
     let route = name.as_deref().and_then(|name| worker.table.borrow_mut().load().lookup_server_name(name).cloned());
     match route {
         Some(route) if !ends_tls || is_tcp(&route) => {
+            listener.accepted();
             carry(&worker, &listener, &route, io, Carried { ends, is_tls: true }).await;
         }
         _ if ends_tls => serve_client(worker, listener, phase, io, peer).await,
         _ => {
-            listener.metrics.no_route.fetch_add(1, Relaxed);
+            listener.accepted();
+            // Fabio tells who names nobody from who names somebody unknown.
+            if name.is_some() {
+                listener.no_route();
+            } else {
+                listener.metrics.no_route.fetch_add(1, Relaxed);
+                listener.failed();
+            }
             tracing::debug!(%peer, name = name.as_deref().unwrap_or(""), "no route for this server name");
         }
     }

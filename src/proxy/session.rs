@@ -20,6 +20,7 @@ use super::proxy_protocol::{self, Addresses, HEADER_BYTES_MAX, Received};
 use super::tcp::{PumpContext, pump};
 use super::worker::Worker;
 use crate::catalog::options::ProxyHeader;
+use crate::metrics::fabio::RouteSeries;
 use crate::metrics::service::RetryReason;
 use crate::metrics::{ClientFault, ServiceMetrics};
 use crate::table::balancer::PickContext;
@@ -34,6 +35,7 @@ pub async fn serve(worker: Rc<Worker>, listener: Rc<Listener>, stream: TcpStream
         Ok(ends) => ends,
         Err(error) => return listener.client_fault(peer, ClientFault::ProxyHeader, &error),
     };
+    listener.accepted();
     let peer = ends.source;
     let Some(certificates) = &listener.certificates else {
         return route(&worker, &listener, io, local, ends).await;
@@ -91,7 +93,7 @@ where
     let local = SocketAddr::new(local.ip(), listener.config.address.port());
     let found = worker.table.borrow_mut().load().lookup_tcp(local).cloned();
     let Some(route) = found else {
-        listener.metrics.no_route.fetch_add(1, Relaxed);
+        listener.no_route();
         return tracing::debug!(%local, "no route for this port");
     };
     carry(worker, listener, &route, client, Carried { ends, is_tls: false }).await;
@@ -111,24 +113,28 @@ pub async fn carry<T>(worker: &Rc<Worker>, listener: &Listener, route: &Arc<Rout
 where
     T: AsyncRead + AsyncWrite + Unpin,
 {
-    let Some((target, mut upstream, _in_flight)) = connect_somewhere(worker, route, carried).await else { return };
+    let Some((target, mut upstream, _in_flight)) = connect_somewhere(worker, listener, route, carried).await else {
+        return;
+    };
     let header = match target.options.proxy_protocol {
         None => Vec::new(),
         Some(ProxyHeader::V1) => proxy_protocol::v1_line(&carried.ends),
         Some(ProxyHeader::V2) => proxy_protocol::v2_header(Some(&carried.ends)),
     };
     if let Err(error) = upstream.write_all(&header).await {
+        listener.failed();
         return tracing::debug!(%error, "cannot send the PROXY header");
     }
     target.service.tcp_connections.fetch_add(1, Relaxed);
     let _open = OpenConnection::new(&target.service);
     let idle = listener.limits(&worker.settings().proxy).tcp_idle;
-    pump_until_cut(worker, client, upstream, &target.state, &target.service, idle).await;
+    pump_until_cut(worker, client, upstream, Tunnelled::to(target), idle).await;
 }
 
 /// A connection to one of the route's targets: nothing is sent before it stands, so every target may be tried.
 async fn connect_somewhere<'r>(
     worker: &Rc<Worker>,
+    listener: &Listener,
     route: &'r Arc<Route>,
     carried: Carried,
 ) -> Option<(&'r Target, UpstreamStream, InFlight)> {
@@ -142,7 +148,8 @@ async fn connect_somewhere<'r>(
             hash: hash_of(peer),
             slow_start_ms: settings.health.slow_start_ms,
         };
-        let target = worker.picker.borrow_mut().pick(route, context)?;
+        let picked = worker.picker.borrow_mut().pick(route, context);
+        let Some(target) = picked else { break };
         if !target.options.access.permits(peer.ip()) {
             tracing::debug!(%peer, service = %target.service.name(), "access denied");
             return None;
@@ -167,6 +174,7 @@ async fn connect_somewhere<'r>(
             }
         }
     }
+    listener.failed();
     None
 }
 
@@ -175,22 +183,38 @@ fn hash_of(peer: SocketAddr) -> u64 {
     foldhash::quality::FixedState::with_seed(0x6c62).hash_one(peer.ip().to_canonical())
 }
 
+/// Where a tunnel leads, and what counts it.
+#[derive(Clone, Copy, Debug)]
+pub struct Tunnelled<'a> {
+    /// The instance.
+    pub state: &'a Arc<TargetState>,
+    /// Its service.
+    pub service: &'a ServiceMetrics,
+    /// Counters of the target, if its bytes are to be counted there.
+    pub series: Option<&'a RouteSeries>,
+}
+
+impl<'a> Tunnelled<'a> {
+    fn to(target: &'a Target) -> Self {
+        Self { state: &target.state, service: &target.service, series: target.series.as_deref() }
+    }
+}
+
 /// Moves bytes until both sides are done, or the tunnel is cut: its instance left the table long enough ago, or the
 /// drain deadline is over, or nothing moved for `idle` (zero: no limit). Returns the bytes sent to the client.
 pub async fn pump_until_cut<C, U>(
     worker: &Rc<Worker>,
     mut client: C,
     mut upstream: U,
-    state: &Arc<TargetState>,
-    service: &ServiceMetrics,
+    to: Tunnelled<'_>,
     idle: Duration,
 ) -> u64
 where
     C: AsyncRead + AsyncWrite + Unpin,
     U: AsyncRead + AsyncWrite + Unpin,
 {
-    let guard = worker.tunnels.enter(Arc::clone(state));
-    let context = PumpContext { buffers: &worker.buffers, metrics: service, idle };
+    let guard = worker.tunnels.enter(Arc::clone(to.state));
+    let context = PumpContext { buffers: &worker.buffers, metrics: to.service, series: to.series, idle };
     let stop = async {
         tokio::select! {
             () = guard.cut() => {}

@@ -21,6 +21,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::metrics::ServiceMetrics;
+use crate::metrics::fabio::RouteSeries;
 
 /// Size of a buffer in bytes: below it, bulk transfers pay for more system calls; above it, nothing was gained.
 const BUFFER_BYTES: usize = 64 * 1024;
@@ -85,6 +86,8 @@ pub struct PumpContext<'a> {
     pub buffers: &'a BufferPool,
     /// Gets the bytes while they flow.
     pub metrics: &'a ServiceMetrics,
+    /// Gets them too, where that is wanted.
+    pub series: Option<&'a RouteSeries>,
     /// Longest time without a byte either way; zero: no limit.
     pub idle: Duration,
 }
@@ -107,8 +110,13 @@ where
         let before = (inward.moved, outward.moved);
         let there = inward.poll(client, upstream, cx);
         let back = outward.poll(upstream, client, cx);
-        context.metrics.bytes_in.fetch_add(inward.moved - before.0, Relaxed);
-        context.metrics.bytes_out.fetch_add(outward.moved - before.1, Relaxed);
+        let moved = (inward.moved - before.0, outward.moved - before.1);
+        context.metrics.bytes_in.fetch_add(moved.0, Relaxed);
+        context.metrics.bytes_out.fetch_add(moved.1, Relaxed);
+        if let Some(series) = context.series {
+            series.tx.add(moved.0);
+            series.rx.add(moved.1);
+        }
         if let Some(end) = ended(&there, &back) {
             return Poll::Ready(end);
         }
@@ -333,7 +341,7 @@ mod tests {
             stop: impl Future<Output = ()>,
             ends: impl AsyncFnOnce(DuplexStream, DuplexStream) -> T,
         ) -> (Pumped, T) {
-            let context = PumpContext { buffers: &self.buffers, metrics: &self.metrics, idle };
+            let context = PumpContext { buffers: &self.buffers, metrics: &self.metrics, series: None, idle };
             let pump = async {
                 let pumped = pump(&mut self.near, &mut self.far, context, stop).await;
                 drop((self.near, self.far));

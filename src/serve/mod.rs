@@ -11,6 +11,7 @@
 mod certificates;
 mod control_thread;
 mod files;
+mod metrics;
 mod notify;
 mod overrides;
 mod registration;
@@ -30,6 +31,7 @@ use crate::config::{Config, DrainConfig, format_duration};
 use crate::control::ControlHandle;
 use crate::log::AccessLogWriter;
 use crate::metrics::Metrics;
+use crate::metrics::fabio::send::Reporter;
 use crate::proxy::drain::{Phase, PhaseSender};
 use crate::proxy::listener;
 use crate::proxy::settings::SharedSettings;
@@ -61,6 +63,8 @@ pub struct Running {
     workers: workers::Workers,
     follower: workers::Follower,
     access_writer: AccessLogWriter,
+    /// Sends metrics until it is dropped.
+    _reporter: Option<Reporter>,
 }
 
 /// Starts everything. Returns as soon as all sockets are bound and all threads run; [`Running::opened`] tells when
@@ -72,7 +76,7 @@ pub fn start(config: &Config, extra: Vec<ExtraSource>) -> anyhow::Result<Running
     // A second call in one process (tests) finds a provider there already.
     rustls::crypto::aws_lc_rs::default_provider().install_default().ok();
     let clock = Clock::start();
-    let metrics = Metrics::default();
+    let metrics = metrics::build(&config.metrics);
     let (access, access_writer) = AccessLogWriter::start(config.log.access, metrics.access_log_dropped())
         .context("cannot start the access log")?;
     let table = SharedTable::default();
@@ -109,6 +113,7 @@ pub fn start(config: &Config, extra: Vec<ExtraSource>) -> anyhow::Result<Running
         open: workers.opener(context),
         follower: follower.clone(),
     })?;
+    let reporter = metrics::report(&config.metrics, &metrics).context("cannot start sending metrics")?;
     Ok(Running {
         listeners,
         admin: admin_address,
@@ -122,6 +127,7 @@ pub fn start(config: &Config, extra: Vec<ExtraSource>) -> anyhow::Result<Running
         workers,
         follower,
         access_writer,
+        _reporter: reporter,
     })
 }
 

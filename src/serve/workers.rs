@@ -261,6 +261,7 @@ impl State {
             metrics: metrics.listener(&address.to_string()),
             config: Arc::new(ListenerConfig { address, ..asked.clone() }),
             certificates: store,
+            fabio: metrics.fabio().cloned(),
         };
         let number = self.next_number;
         self.next_number += 1;

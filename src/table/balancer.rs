@@ -282,6 +282,7 @@ mod tests {
             )),
             options: Arc::default(),
             service: Arc::clone(&service),
+            series: None,
             query: None,
             share: *share,
             fixed: None,

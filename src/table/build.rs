@@ -13,6 +13,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::overlay::{Overlay, Step};
+use super::series::SeriesOfRoutes;
 use super::shares::{Demand, is_even, ring, shares};
 use super::states::States;
 use super::{Excluded, Matcher, Route, RouteTable, Target, TargetState};
@@ -106,6 +107,7 @@ impl Draft {
             state: Arc::clone(&self.state),
             options: Arc::clone(&self.options),
             service: Arc::clone(&self.metrics),
+            series: None,
             query: self.query.clone(),
             share,
             fixed: self.fixed,
@@ -142,6 +144,7 @@ pub struct TableBuilder {
     matcher: Matcher,
     strategy: Strategy,
     metrics: Metrics,
+    series: SeriesOfRoutes,
     states: States,
     /// The places each part stands at.
     parts: HashMap<PartKey, Vec<RouteKey>, foldhash::fast::FixedState>,
@@ -163,6 +166,7 @@ impl TableBuilder {
         Self {
             matcher,
             strategy,
+            series: SeriesOfRoutes::new(metrics.fabio()),
             metrics,
             states: States::default(),
             parts: HashMap::default(),
@@ -327,6 +331,7 @@ impl TableBuilder {
     /// when the table without them is live, else a request would meet a retired instance.
     pub fn retire(&mut self) {
         self.states.retire();
+        self.series.retire();
     }
 
     /// Whether a build would change something.
@@ -379,7 +384,8 @@ impl TableBuilder {
         let is_empty = place.is_none_or(|place| place.parts.is_empty());
         self.overlay.apply(key, &mut drafts);
         let had = self.routed.contains(&id);
-        let route = compile(id, key, &drafts, &self.strategy);
+        let mut route = compile(id, key, &drafts, &self.strategy);
+        self.series.attach(id, route.as_mut());
         let has = route.is_some();
         tracing::debug!(route = %format_args!("{}{}", key.host, key.path), targets = drafts.len(), routed = has, "rebuilt");
         self.table.set(key, route.map(Arc::new));
@@ -530,6 +536,37 @@ mod tests {
         apply(&mut builder, "s", vec![]);
         let back = get(&apply(&mut builder, "s", vec![at(key("a", "/"), 1)]), "a").unwrap();
         assert_ne!(back.targets[0].state.key, first.targets[0].state.key);
+    }
+
+    #[test]
+    fn counters_of_targets_come_and_go_with_them() {
+        use crate::metrics::fabio::{Bounds, FabioMetrics, Names};
+        let names = Names { prefix: "p".into(), subsystem: String::new(), bounds: Bounds::new(&[]), path: None };
+        let metrics = Metrics::with_fabio(FabioMetrics::new(names, false));
+        let mut builder = TableBuilder::new(Matcher::Prefix, Strategy::P2c, metrics.clone());
+        let targets = || {
+            let all = metrics.fabio().unwrap().series.routes();
+            all.iter().map(|series| format!("{}{}", series.labels.host, series.labels.target)).collect::<Vec<_>>()
+        };
+        let table = apply(&mut builder, "s", vec![at(key("a", "/"), 1), at(key("a", "/"), 2), at(key("b", "/"), 1)]);
+        let (one, two, other) = ("ahttp://127.0.0.1:1/", "ahttp://127.0.0.1:2/", "bhttp://127.0.0.1:1/");
+        assert_eq!(targets(), [one, two, other]);
+        let first = get(&table, "a").unwrap();
+        let sick = Contribution { admission: Admission::Excluded { reason: "sick".into() }, ..at(key("a", "/"), 2) };
+        builder.apply_service(SOURCE, &"s".into(), vec![at(key("a", "/"), 1), sick], 0);
+        let table = builder.build();
+        assert_eq!(targets(), [one, two, other], "the old table is still live");
+        builder.retire();
+        assert_eq!(targets(), [one]);
+        let kept = get(&table, "a").unwrap().targets[0].series.clone().unwrap();
+        assert!(Arc::ptr_eq(&kept, first.targets[0].series.as_ref().unwrap()), "who stays keeps counting");
+        // Gone and back before the next table is live: never gone.
+        builder.remove_service(SOURCE, &"s".into());
+        let _ = builder.build();
+        apply(&mut builder, "s", vec![at(key("a", "/"), 1)]);
+        assert_eq!(targets(), [one]);
+        apply(&mut builder, "s", vec![]);
+        assert!(targets().is_empty());
     }
 
     #[test]

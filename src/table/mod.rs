@@ -21,6 +21,7 @@ mod paths;
 mod prefixes;
 pub mod publish;
 pub mod route;
+mod series;
 mod shards;
 mod shares;
 #[cfg(test)]

@@ -10,6 +10,7 @@ use foldhash::fast::FixedState;
 use crate::catalog::InstanceId;
 use crate::catalog::options::{Proto, RouteOptions};
 use crate::metrics::ServiceMetrics;
+use crate::metrics::fabio::RouteSeries;
 
 /// What is known of one instance beyond its registration: shared by all workers and all routes, and carried over
 /// from table to table as long as the instance (same id, same address) is registered.
@@ -95,6 +96,8 @@ pub struct Target {
     pub options: Arc<RouteOptions>,
     /// Counters of its service.
     pub service: Arc<ServiceMetrics>,
+    /// Counters of the target itself, where they are wanted.
+    pub series: Option<Arc<RouteSeries>>,
     /// Query put before the request's own (route commands only).
     pub query: Option<Arc<str>>,
     /// Share of the route's traffic, 0.0 to 1.0; all targets of a route add up to 1.

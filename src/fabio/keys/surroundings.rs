@@ -3,8 +3,6 @@
 use super::Kind::{Bool, Int, List, Numbers, Secret, Span, Text, Uint};
 use super::{Key, becomes, later, nothing};
 
-const PUSH: &str = "metrics that are sent; lb's are read, in Prometheus form, at /metrics of the admin listener";
-const FABIO_NAMES: &str = "metrics under Fabio's names; lb's own names begin with lb_";
 const CIRCONUS: &str = "left out on purpose: let an agent of Circonus read /metrics in Prometheus form";
 const BGP: &str = "left out on purpose: let gobgp, bird or frr announce the address, and withdraw it when /ready fails";
 const GO: &str = "a knob of Go's runtime: there is no garbage collector here";
@@ -29,8 +27,20 @@ pub(super) const KEYS: &[Key] = &[
     becomes("ui.routingtable.source.scheme", Text, "http", "Scheme of those links.", "admin.link_scheme"),
     becomes("ui.routingtable.source.host", Text, "", "Host of those links.", "admin.link_host"),
     becomes("ui.routingtable.source.port", Text, "", "Port of those links.", "admin.link_port"),
-    later("metrics.target", Text, "", "Where metrics go: prometheus, statsd_raw, graphite and others.", FABIO_NAMES),
-    later("metrics.prefix", Text, "{{clean .Hostname}}.{{clean .Exec}}", "Prefix of metrics' names.", FABIO_NAMES),
+    becomes(
+        "metrics.target",
+        Text,
+        "",
+        "Where metrics go: prometheus, statsd_raw, dogstatsd, graphite, stdout, label; separated by commas.",
+        "metrics.fabio_names, metrics.statsd, metrics.dogstatsd, metrics.graphite, metrics.stdout",
+    ),
+    becomes(
+        "metrics.prefix",
+        Text,
+        "{{clean .Hostname}}.{{clean .Exec}}",
+        "Prefix of metrics' names.",
+        "metrics.prefix",
+    ),
     nothing(
         "metrics.names",
         Text,
@@ -38,20 +48,20 @@ pub(super) const KEYS: &[Key] = &[
         "Template of names of routes' metrics.",
         "Fabio reads it, but always uses the default",
     ),
-    later("metrics.interval", Span, "30s", "How often metrics are sent.", PUSH),
+    becomes("metrics.interval", Span, "30s", "How often metrics are sent.", "metrics.interval"),
     nothing("metrics.timeout", Span, "10s", "Limit for a metrics server to appear.", UNUSED),
     nothing("metrics.retry", Span, "500ms", "Pause between such attempts.", UNUSED),
-    later("metrics.graphite.addr", Text, "", "Address of a Graphite server.", PUSH),
-    later("metrics.statsd.addr", Text, "", "Address of a StatsD server.", PUSH),
-    later("metrics.dogstatsd.addr", Text, "", "Address of a DogStatsD server.", PUSH),
-    later("metrics.prometheus.path", Text, "/metrics", "Path of a prometheus listener.", FABIO_NAMES),
-    later("metrics.prometheus.subsystem", Text, "", "Second part of names.", FABIO_NAMES),
-    later(
+    becomes("metrics.graphite.addr", Text, "", "Address of a Graphite server.", "metrics.graphite"),
+    becomes("metrics.statsd.addr", Text, "", "Address of a StatsD server.", "metrics.statsd"),
+    becomes("metrics.dogstatsd.addr", Text, "", "Address of a DogStatsD server.", "metrics.dogstatsd"),
+    becomes("metrics.prometheus.path", Text, "/metrics", "Path of a prometheus listener.", "metrics.path"),
+    becomes("metrics.prometheus.subsystem", Text, "", "Second part of names.", "metrics.subsystem"),
+    becomes(
         "metrics.prometheus.buckets",
         Numbers,
         ".005,.01,.025,.05,.1,.25,.5,1,2.5,5,10",
         "Bounds of histograms in seconds.",
-        FABIO_NAMES,
+        "metrics.buckets",
     ),
     nothing("metrics.circonus.apikey", Secret, "", "Key of Circonus.", CIRCONUS),
     nothing("metrics.circonus.apiapp", Text, "fabio", "App of that key.", CIRCONUS),

@@ -4,8 +4,6 @@ use super::super::keys::{self, ACTIVE, Fate};
 use super::super::value;
 use super::Translator;
 
-const METRICS: &[&str] = &["stdout", "flat", "label", "statsd_raw", "dogstatsd", "graphite", "circonus", "prometheus"];
-
 impl Translator<'_> {
     pub(super) fn left_out(&mut self) {
         let with_consul = self.settings.text("registry.backend") == "consul";
@@ -25,15 +23,6 @@ impl Translator<'_> {
                 self.warn(key.name, text);
             }
         }
-        self.metrics();
         self.word("ui.access", &["rw", "ro"]);
-    }
-
-    fn metrics(&mut self) {
-        for target in self.settings.list("metrics.target") {
-            if !METRICS.contains(&&*target) {
-                self.refuse("metrics.target", format!("{target:?} is not one of {}", METRICS.join(", ")));
-            }
-        }
     }
 }

@@ -12,18 +12,9 @@ use super::certificates::Source;
 use crate::config::keys::TLS_CIPHERS;
 
 const KEY: &str = "proxy.addr";
-/// Fabio's protocols, and whether `lb` speaks them.
-pub(super) const PROTOCOLS: &[(&str, bool)] = &[
-    ("http", true),
-    ("https", true),
-    ("tcp", true),
-    ("grpc", true),
-    ("grpcs", true),
-    ("tcp+sni", true),
-    ("https+tcp+sni", true),
-    ("tcp-dynamic", true),
-    ("prometheus", false),
-];
+/// Fabio's protocols; `lb` speaks all of them.
+pub(super) const PROTOCOLS: &[&str] =
+    &["http", "https", "tcp", "grpc", "grpcs", "tcp+sni", "https+tcp+sni", "tcp-dynamic", "prometheus"];
 /// Protocols that may have certificates.
 const WITH_CERTIFICATES: &[&str] = &["https", "tcp", "tcp-dynamic", "grpcs", "prometheus", "https+tcp+sni"];
 /// How long an idle or slow client is borne when no timeout is set: Fabio has no limit.
@@ -288,10 +279,7 @@ impl Translator<'_> {
 fn mismatch(listener: &Listener, sources: &BTreeMap<String, Source>) -> Option<String> {
     let proto = &*listener.proto;
     match &listener.source {
-        _ if PROTOCOLS.iter().all(|(known, _)| *known != proto) => {
-            let known: Vec<&str> = PROTOCOLS.iter().map(|(known, _)| *known).collect();
-            Some(format!("proto={proto} is not one of {}", known.join(", ")))
-        }
+        _ if !PROTOCOLS.contains(&proto) => Some(format!("proto={proto} is not one of {}", PROTOCOLS.join(", "))),
         Some(name) if !sources.contains_key(name) => Some(format!("cs={name} is not a source in proxy.cs")),
         Some(_) if !WITH_CERTIFICATES.contains(&proto) => {
             Some(format!("cs= needs a proto that has certificates: {}", WITH_CERTIFICATES.join(", ")))
@@ -303,9 +291,6 @@ fn mismatch(listener: &Listener, sources: &BTreeMap<String, Source>) -> Option<S
 
 /// What keeps a listener from being served.
 fn missing(listener: &Listener, sources: &BTreeMap<String, Source>) -> Option<String> {
-    if PROTOCOLS.contains(&(&*listener.proto, false)) {
-        return Some(format!("proto={}", listener.proto));
-    }
     match listener.source.as_ref().and_then(|name| sources.get(name)) {
         Some(Source::Missing(kind)) => Some(format!("type={kind} of its certificates")),
         _ => None,

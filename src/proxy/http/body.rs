@@ -130,6 +130,8 @@ impl Body for ResponseBody {
                     Poll::Ready(Some(Ok(frame))) => {
                         if let Some(data) = frame.data_ref() {
                             finish.add_bytes(data.len());
+                        } else if let Some(trailers) = frame.trailers_ref() {
+                            finish.metadata(trailers);
                         }
                         if body.is_end_stream() {
                             finish.complete();

@@ -153,6 +153,7 @@ pub async fn serve(
     stream: TcpStream,
     peer: SocketAddr,
 ) {
+    listener.accepted();
     let mut io = ClientIo::new(stream, worker.clock);
     let seen = Addresses { source: peer, destination: listener.config.address };
     match receive_proxy_header(&listener, &mut io, seen).await {

@@ -38,8 +38,9 @@ use super::headers;
 use super::path::{self, NormalPath};
 use super::record::{Finish, RequestNote};
 use super::redirect::{self, RedirectSource};
-use super::upgrade;
+use super::{scrape, upgrade};
 use crate::catalog::options::{Access, HashKey, RouteOptions, Strategy};
+use crate::config::ListenerProtocol;
 use crate::metrics::service::RetryReason;
 use crate::proxy::auth::Admission;
 use crate::proxy::connect::ConnectError;
@@ -63,6 +64,9 @@ pub async fn exchange(
     downstream: Rc<Downstream>,
     request: Request<Incoming>,
 ) -> Result<Response<ResponseBody>, Infallible> {
+    if downstream.listener.config.protocol == ListenerProtocol::Prometheus {
+        return Ok(scrape::answer(&worker, &downstream, &request).await);
+    }
     let settings = worker.settings();
     let (parts, body) = request.into_parts();
     let host = headers::received_host(&parts.uri, &parts.headers, parts.version);
@@ -86,7 +90,7 @@ pub async fn exchange(
         return Ok(own(Response::new(Bytes::new()), finish));
     }
     if parts.method == Method::CONNECT {
-        downstream.listener.metrics.no_route.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        downstream.listener.no_route_of_request();
         return Ok(refuse(&settings, finish, &ProxyError::NoRoute, grpc));
     }
     let upgrade = if parts.version == Version::HTTP_11 { headers::upgrade_of(&parts.headers) } else { None };
@@ -110,7 +114,7 @@ pub async fn exchange(
     };
 
     let Some(route) = find_route(&worker, &downstream, &original, &path) else {
-        downstream.listener.metrics.no_route.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        downstream.listener.no_route_of_request();
         return Ok(refuse(&settings, finish, &ProxyError::NoRoute, grpc));
     };
     if let Some(note) = finish.note() {
@@ -147,7 +151,7 @@ pub async fn exchange(
     if let Some(response) = exchange.answer_here(first) {
         return Ok(match response {
             Ok(response) => {
-                finish.answered_here(response.status().as_u16());
+                finish.redirected(response.status().as_u16());
                 own(response, finish)
             }
             Err(error) => refuse(&settings, finish, &error, grpc),
@@ -162,8 +166,9 @@ pub async fn exchange(
                 return Ok(refuse(&settings, finish, &error, grpc));
             }
             let upstream = answer.response.status().as_u16();
-            finish.answered(&target.state, upstream, answer.in_flight, answer.lease, answer.took);
+            finish.answered(target, upstream, answer.in_flight, answer.lease, answer.took);
             let mut response = answer.response;
+            finish.metadata(response.headers());
             headers::prepare_response(response.headers_mut(), &downstream.client, &settings.header_rules, switching);
             if switching {
                 upgrade::switch(&downstream, target, response, finish)
@@ -364,7 +369,7 @@ impl<'a> Exchange<'a> {
     }
 
     fn start(&self, target: &'a Target, body: RequestBody, fresh_only: bool, finish: &mut Finish) -> Running<'a> {
-        finish.tries(&target.state);
+        finish.tries(target);
         let (worker, downstream) = (Rc::clone(self.worker), Rc::clone(self.downstream));
         let future = attempt(worker, downstream, self.settings, self.original, self.path, target, body, fresh_only);
         Running { target, started: Instant::now(), future: Box::pin(future) }
@@ -593,11 +598,12 @@ fn refuse(settings: &Settings, mut finish: Box<Finish>, error: &ProxyError, grpc
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     finish.refused(error, response.status().as_u16());
+    finish.metadata(response.headers());
     own(response, finish)
 }
 
 /// An answer made here. Counted at once when there is no body to send: hyper never polls an empty one.
-fn own(response: Response<Bytes>, mut finish: Box<Finish>) -> Response<ResponseBody> {
+pub(super) fn own(response: Response<Bytes>, mut finish: Box<Finish>) -> Response<ResponseBody> {
     response.map(|data| {
         if data.is_empty() {
             finish.complete();

@@ -13,12 +13,13 @@ use hyper::client::conn::http1;
 use super::body::{RequestBody, UploadProgress};
 use super::connection::Downstream;
 use super::guarded_io::ExchangeMark;
+use super::observed::Observed;
 use crate::log::access::AccessRecord;
 use crate::metrics::ServiceMetrics;
 use crate::proxy::error::ProxyError;
 use crate::proxy::pool::{PoolKey, StreamGuard};
 use crate::proxy::worker::Worker;
-use crate::table::{InFlight, Route, TargetState};
+use crate::table::{InFlight, Route, Target, TargetState};
 
 /// What the access log wants to know of the request; made only when the log is on, because it copies.
 #[derive(Debug)]
@@ -77,6 +78,7 @@ pub struct Finish {
     upstream_took: Option<Duration>,
     bytes_out: u64,
     note: Option<Box<RequestNote>>,
+    observed: Observed,
     ended: bool,
     _mark: Option<ExchangeMark>,
 }
@@ -108,6 +110,7 @@ impl Finish {
             upstream_took: None,
             bytes_out: 0,
             note,
+            observed: Observed::new(&downstream.listener),
             ended: false,
             _mark: downstream.watch.begin(),
         })
@@ -145,9 +148,10 @@ impl Finish {
     }
 
     /// One more attempt goes to `target`.
-    pub fn tries(&mut self, target: &Arc<TargetState>) {
+    pub fn tries(&mut self, target: &Target) {
         self.attempts += 1;
-        self.target = Some(Arc::clone(target));
+        self.target = Some(Arc::clone(&target.state));
+        self.observed.goes_to(target);
     }
 
     /// The progress of the upload, for the byte counters.
@@ -156,15 +160,9 @@ impl Finish {
     }
 
     /// The answer's head is there.
-    pub fn answered(
-        &mut self,
-        target: &Arc<TargetState>,
-        status: u16,
-        in_flight: InFlight,
-        lease: Lease,
-        took: Duration,
-    ) {
-        self.target = Some(Arc::clone(target));
+    pub fn answered(&mut self, target: &Target, status: u16, in_flight: InFlight, lease: Lease, took: Duration) {
+        self.target = Some(Arc::clone(&target.state));
+        self.observed.goes_to(target);
         self.status = status;
         self.in_flight = Some(in_flight);
         self.lease = Some(lease);
@@ -180,6 +178,19 @@ impl Finish {
     /// The proxy answers by itself, and that is what was asked for (redirects, `OPTIONS *`).
     pub fn answered_here(&mut self, status: u16) {
         self.status = status;
+    }
+
+    /// The proxy answers with a redirect.
+    pub fn redirected(&mut self, status: u16) {
+        self.answered_here(status);
+        if let Some(fabio) = &self.downstream.listener.fabio {
+            fabio.record_redirect(status);
+        }
+    }
+
+    /// Header fields, or trailers, of the answer: where gRPC says how the call went.
+    pub fn metadata(&mut self, fields: &HeaderMap) {
+        self.observed.metadata(fields);
     }
 
     /// Counts body bytes towards the client.
@@ -244,6 +255,7 @@ impl Finish {
         self.in_flight = None;
         self.lease = None;
         let took = self.started.elapsed();
+        self.observed.end(self.status, took);
         if let Some(service) = &self.service {
             service.in_flight.fetch_sub(1, Relaxed);
             service.record_request(&self.method, self.status, took);

@@ -17,7 +17,8 @@ use super::body::ResponseBody;
 use super::connection::Downstream;
 use super::record::Finish;
 use crate::metrics::ServiceMetrics;
-use crate::proxy::session::pump_until_cut;
+use crate::metrics::fabio::OpenWebsocket;
+use crate::proxy::session::{Tunnelled, pump_until_cut};
 use crate::proxy::worker::Worker;
 use crate::table::{Target, TargetState};
 
@@ -28,6 +29,7 @@ pub struct Tunnel {
     state: Arc<TargetState>,
     service: Arc<ServiceMetrics>,
     finish: Box<Finish>,
+    _open: Option<OpenWebsocket>,
 }
 
 /// Passes the 101 on and leaves the tunnel behind it. The request ends (is counted and logged) with the tunnel.
@@ -41,7 +43,8 @@ pub fn switch(
     // What the client sends from now on is not HTTP any more.
     downstream.watch.pass_through();
     let (state, service) = (Arc::clone(&target.state), Arc::clone(&target.service));
-    downstream.tunnel.set(Some(Tunnel { upstream, state, service, finish }));
+    let open = downstream.listener.fabio.as_ref().map(OpenWebsocket::new);
+    downstream.tunnel.set(Some(Tunnel { upstream, state, service, finish, _open: open }));
     response.map(|_no_body| ResponseBody::Own { data: Bytes::new(), finish: None })
 }
 
@@ -60,7 +63,9 @@ impl Tunnel {
             return tracing::debug!(%error, "the upstream broke off its upgrade");
         }
         let idle = worker.settings().proxy.tcp_idle_timeout;
-        let bytes_out = pump_until_cut(worker, client, upstream, &self.state, &self.service, idle).await;
+        // Fabio counts bytes per target for TCP alone.
+        let to = Tunnelled { state: &self.state, service: &self.service, series: None };
+        let bytes_out = pump_until_cut(worker, client, upstream, to, idle).await;
         self.finish.tunnelled(bytes_out);
     }
 }

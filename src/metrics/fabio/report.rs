@@ -1,0 +1,113 @@
+//! What changed since the last report: the one that takes it, for all who get it.
+
+use std::sync::Arc;
+
+use super::{Counter, FabioMetrics, Growth, RouteLabels, RouteSeries, ServiceSeries, Taken, Timer};
+
+/// One series and its news.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Point {
+    /// Fabio's name, with dots.
+    pub name: &'static str,
+    /// Labels in Fabio's order.
+    pub labels: Labels,
+    /// The news.
+    pub value: Value,
+}
+
+/// Labels of a series.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Labels {
+    /// A list of names and values; empty for most.
+    Pairs(Vec<(&'static str, Arc<str>)>),
+    /// Those of a target of a route.
+    Route(RouteLabels),
+}
+
+impl Labels {
+    /// All as pairs.
+    #[must_use]
+    pub fn pairs(&self) -> Vec<(&'static str, &str)> {
+        match self {
+            Self::Pairs(pairs) => pairs.iter().map(|(name, value)| (*name, &**value)).collect(),
+            Self::Route(RouteLabels { service, host, path, target }) => {
+                vec![("service", service), ("host", host), ("path", path), ("target", target)]
+            }
+        }
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        matches!(self, Self::Pairs(pairs) if pairs.is_empty())
+    }
+}
+
+/// What happened to a series.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Value {
+    /// It grew, or not.
+    Counter(Growth),
+    /// It is.
+    Gauge(i64),
+    /// Durations came in.
+    Times(Taken),
+}
+
+/// Takes the news of all series. Those that never had any are left out; so are durations when none came in.
+#[must_use]
+pub fn take(metrics: &FabioMetrics) -> Vec<Point> {
+    let mut points = Points(Vec::new());
+    for (name, _, counter) in metrics.plain_counters() {
+        points.counter(name, Labels::Pairs(Vec::new()), counter);
+    }
+    for (code, counter) in metrics.redirect_codes() {
+        points.counter("http.redirect.count", Labels::Pairs(vec![("code", code.into())]), counter);
+    }
+    let open = Value::Gauge(metrics.open_websockets());
+    points.0.push(Point { name: "ws.conn", labels: Labels::Pairs(Vec::new()), value: open });
+    for service in metrics.series.services() {
+        points.service(&service);
+    }
+    for route in metrics.series.take_departed().iter().chain(&metrics.series.routes()) {
+        points.route(route);
+    }
+    points.times("grpc.requests", || Labels::Pairs(Vec::new()), &metrics.calls);
+    for (code, timer) in metrics.call_codes() {
+        points.times("grep.status", || Labels::Pairs(vec![("code", code.into())]), timer);
+    }
+    points.0
+}
+
+struct Points(Vec<Point>);
+
+impl Points {
+    fn counter(&mut self, name: &'static str, labels: Labels, counter: &Counter) {
+        let growth = counter.take();
+        if growth.total > 0 {
+            self.0.push(Point { name, labels, value: Value::Counter(growth) });
+        }
+    }
+
+    fn times(&mut self, name: &'static str, labels: impl FnOnce() -> Labels, timer: &Timer) {
+        let taken = timer.take();
+        if taken.seen > 0 {
+            self.0.push(Point { name, labels: labels(), value: Value::Times(taken) });
+        }
+    }
+
+    fn service(&mut self, service: &ServiceSeries) {
+        let of = || ("service", Arc::clone(&service.name));
+        self.times("requests", || Labels::Pairs(vec![of()]), &service.requests);
+        for (code, timer) in service.codes() {
+            self.times("http.status", || Labels::Pairs(vec![("code", code.into()), of()]), timer);
+        }
+    }
+
+    fn route(&mut self, series: &RouteSeries) {
+        let labels = || Labels::Route(series.labels.clone());
+        self.times("route", labels, &series.requests);
+        self.counter("route.rx", labels(), &series.rx);
+        self.counter("route.tx", labels(), &series.tx);
+    }
+}
