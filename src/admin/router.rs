@@ -58,7 +58,7 @@ pub(super) async fn answer(state: &AdminState, request: Request<Incoming>) -> An
         Place::Version => with_body(StatusCode::OK, PLAIN, format!("{}\n", text::VERSION)),
         Place::Explain => explained(state, &query),
         // Where Fabio would have them, if that is not where ours are.
-        Place::Moved(_) | Place::Nothing if fabio_path(state) == Some(uri.path()) => metrics(state).await,
+        Place::Moved(_) | Place::Nothing if fabio_path(state) == Some(head.uri.path()) => metrics(state).await,
         Place::Moved(to) => moved(&format!("{}{to}", settings.path)),
         Place::Override(_) | Place::Overrides(_) | Place::OverridePaths | Place::Nothing => {
             error(StatusCode::NOT_FOUND, &nothing_at(head.uri.path(), &settings.path))
