@@ -20,11 +20,20 @@ pub(super) struct RouteRow {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) tags: Vec<String>,
     /// Effective share, 0 to 1.
+    #[serde(serialize_with = "as_in_go")]
     pub(super) weight: f64,
     /// Kept for old readers of the format: always 0, as in Fabio.
-    pub(super) rate1: f64,
+    pub(super) rate1: u8,
     /// The same.
-    pub(super) pct99: f64,
+    pub(super) pct99: u8,
+}
+
+/// A whole number without a point.
+fn as_in_go<S: serde::Serializer>(share: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+    if *share == 0.0 || *share == 1.0 {
+        return serializer.serialize_u8(u8::from(*share == 1.0));
+    }
+    serializer.serialize_f64(*share)
 }
 
 /// All targets in the order of the routes.
@@ -57,8 +66,8 @@ fn empty_row(route: &Route, service: &str) -> RouteRow {
         cmd: "route add",
         tags: Vec::new(),
         weight: 0.0,
-        rate1: 0.0,
-        pct99: 0.0,
+        rate1: 0,
+        pct99: 0,
     }
 }
 
@@ -73,8 +82,8 @@ fn row(route: &Route, target: &Target) -> RouteRow {
         cmd: "route add",
         tags: target.tags.iter().map(ToString::to_string).collect(),
         weight: target.share,
-        rate1: 0.0,
-        pct99: 0.0,
+        rate1: 0,
+        pct99: 0,
     }
 }
 
@@ -141,7 +150,7 @@ pub(super) mod tests {
             *fixed,
             serde_json::json!({
                 "service": "web", "host": "a.example", "path": "/a", "src": "a.example/a", "dst": "http://10.0.0.2:80/",
-                "opts": "strip=/a", "cmd": "route add", "tags": ["x", "y"], "weight": 0.25, "rate1": 0.0, "pct99": 0.0,
+                "opts": "strip=/a", "cmd": "route add", "tags": ["x", "y"], "weight": 0.25, "rate1": 0, "pct99": 0,
             })
         );
         let other = rows.iter().find(|row| row["dst"] == "https://10.0.0.3:80").unwrap();

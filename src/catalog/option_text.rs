@@ -122,7 +122,14 @@ fn apply(parsed: &mut ParsedOptions, key: &str, value: &str, context: Context<'_
             }
         },
         "weight" => options.weight = weight(value)?,
-        "strip" => options.strip = slashed("strip", value)?,
+        "strip" => {
+            options.strip = named("strip", value)?;
+            if !value.is_empty() && !value.starts_with('/') {
+                warnings.push(format!(
+                    "`strip={value}` cuts nothing: every path begins with a slash, write strip=/{value}"
+                ));
+            }
+        }
         "prepend" => options.prepend = slashed("prepend", value)?,
         "host" => options.host = host_rewrite(value)?,
         "tlsskipverify" => options.tls_skip_verify = is_true(key, value, warnings),
@@ -276,7 +283,7 @@ fn unknown_text(key: &str) -> String {
 impl RouteOptions {
     /// The options as Fabio's `opts` shows them: sorted by key, the last of a repeated one, without `weight` and
     /// `proto` (which stand elsewhere: as `weight W` and as scheme of the destination), and of a redirect the code
-    /// only (its URL is the destination).
+    /// only (its URL is the destination). A bare word gets an empty value.
     #[must_use]
     pub fn fabio_opts(&self) -> String {
         let mut shown = std::collections::BTreeMap::new();
@@ -288,7 +295,7 @@ impl RouteOptions {
             };
             shown.insert(&**key, value);
         }
-        let words: Vec<String> = shown.into_iter().map(|(key, value)| word(key, value)).collect();
+        let words: Vec<String> = shown.into_iter().map(|(key, value)| format!("{key}={value}")).collect();
         words.join(" ")
     }
 }
@@ -331,7 +338,8 @@ mod tests {
         assert_eq!(clean("weight=0").weight, None);
         assert_eq!(clean("weight=-1").weight, None);
         assert_eq!(clean("strip=/p").strip.as_deref(), Some("/p"));
-        assert_eq!(clean("strip=p").strip.as_deref(), Some("/p"));
+        let without_slash = parse("strip=p");
+        assert_eq!((without_slash.options.strip.as_deref(), without_slash.warnings.len()), (Some("p"), 1));
         assert_eq!(clean("prepend=p/q").prepend.as_deref(), Some("/p/q"));
         assert_eq!(clean("host=dst").host, HostRewrite::Target);
         assert_eq!(clean("host=a.example:81").host, HostRewrite::Name("a.example:81".into()));
@@ -422,7 +430,7 @@ mod tests {
     #[test]
     fn fabio_sees_what_it_would_have_written() {
         let options = parse("strip=/x proto=https flag weight=0.5 redirect=301,http://a/ auth=b auth=c").options;
-        assert_eq!(options.fabio_opts(), "auth=c flag redirect=301 strip=/x");
+        assert_eq!(options.fabio_opts(), "auth=c flag= redirect=301 strip=/x");
     }
 
     #[test]

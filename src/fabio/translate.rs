@@ -219,7 +219,8 @@ mod tests {
 address = "http://localhost:8500" # registry.consul.addr
 checks_required = "one" # registry.consul.checksRequired
 stale = false # registry.consul.requireConsistent, registry.consul.allowStale
-check_grace = "1h" # Fabio gives no traffic to an instance without a check
+require_check = true # Fabio gives no traffic to an instance without a check
+weights = false # Fabio does not look at Consul's weights
 critical_hold = "0s" # Fabio obeys a critical check at once
 
 [[listener]]

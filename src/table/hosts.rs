@@ -2,8 +2,8 @@
 //!
 //! Exact names are hashed. Globs stand in a trie under their literal end, read backwards, so that a request meets
 //! only the patterns whose end it has: `*.example.com` is found by `a.example.com` and costs nothing to others.
-//! Candidates are tried by their text read backwards, descending: more specific domains first, `*` after letters,
-//! and, as in Fabio, a text ending in `}` before an exact name. The empty host comes last.
+//! Candidates are tried by their name read backwards, the port behind it, descending: more specific domains first, `*`
+//! after letters, and, as in Fabio, a text ending in `}` before an exact name. The empty host comes last.
 
 use std::sync::Arc;
 
@@ -102,7 +102,9 @@ impl Hosts {
                 let matching = globs.iter().filter(|g| g.scheme.is_none_or(|s| s == scheme) && g.glob.matches(host));
                 found.extend(matching.map(|g| Candidate { host: &g.text, paths: &g.paths }));
             });
-            found.sort_by(|a, b| b.host.chars().rev().cmp(a.host.chars().rev()));
+        }
+        if found.len() > 1 {
+            found.sort_by(|a, b| backwards(b.host).cmp(backwards(a.host)));
         }
         found.push(Candidate { host: "", paths: &self.any });
         found
@@ -185,6 +187,26 @@ impl Hosts {
             let once = globs.iter().filter(|g| g.scheme != Some(Scheme::Https));
             once.for_each(|g| g.paths.for_each(visit));
         });
+    }
+}
+
+/// The text by which hosts are ordered: `b.test:80` as `tset.b:80`. A port is told from the rest as Go's library does,
+/// which finds none behind the brackets of a pattern.
+fn backwards(host: &str) -> impl Iterator<Item = char> {
+    let (open, name, close, port) = split_port(host).unwrap_or(("", host, "", ""));
+    open.chars().chain(name.chars().rev()).chain(close.chars()).chain(port.chars())
+}
+
+/// `HOST:PORT` or `[IPv6]:PORT`: what stands before the name, the name, what stands behind it, the port.
+fn split_port(host: &str) -> Option<(&'static str, &str, &'static str, &str)> {
+    let (name, port) = host.rsplit_once(':').filter(|(name, port)| !name.is_empty() && !port.is_empty())?;
+    match name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        Some(inner) if !inner.contains(['[', ']']) => {
+            let bracketed = inner.contains([':', '%']);
+            Some((if bracketed { "[" } else { "" }, inner, if bracketed { "]:" } else { ":" }, port))
+        }
+        Some(_) => None,
+        None => (!name.contains([':', '[', ']'])).then_some(("", name, ":", port)),
     }
 }
 

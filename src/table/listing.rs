@@ -49,7 +49,7 @@ fn push_command(text: &mut String, route: &Route, target: &Target) {
     if !target.tags.is_empty() {
         let _ = write!(text, " tags \"{}\"", target.tags.join(","));
     }
-    let opts = target.options_text();
+    let opts = target.options.fabio_opts();
     if !opts.is_empty() {
         let _ = write!(text, " opts \"{opts}\"");
     }
