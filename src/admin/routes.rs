@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::table::{Route, Target};
 
@@ -20,7 +20,7 @@ pub(super) struct RouteRow {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) tags: Vec<String>,
     /// Effective share, 0 to 1.
-    #[serde(serialize_with = "as_in_go")]
+    #[serde(serialize_with = "short")]
     pub(super) weight: f64,
     /// Kept for old readers of the format: always 0, as in Fabio.
     pub(super) rate1: u8,
@@ -28,17 +28,19 @@ pub(super) struct RouteRow {
     pub(super) pct99: u8,
 }
 
-/// A whole number without a point.
-fn as_in_go<S: serde::Serializer>(share: &f64, serializer: S) -> Result<S::Ok, S::Error> {
-    if *share == 0.0 || *share == 1.0 {
-        return serializer.serialize_u8(u8::from(*share == 1.0));
+/// Go writes 1, not 1.0.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature is serde's")]
+fn short<S: Serializer>(number: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+    match *number {
+        whole @ (0.0 | 1.0) => serializer.serialize_u8(whole as u8),
+        part => serializer.serialize_f64(part),
     }
-    serializer.serialize_f64(*share)
 }
 
-/// All targets in the order of the routes.
+/// All targets in Fabio's order.
 pub(super) fn list<'a>(routes: impl IntoIterator<Item = &'a Arc<Route>>) -> Vec<RouteRow> {
-    routes.into_iter().flat_map(|route| route.targets.iter().map(|target| row(route, target))).collect()
+    let rows = |route: &'a Arc<Route>| route.listed_targets().into_iter().map(|target| row(route, target));
+    routes.into_iter().flat_map(rows).collect()
 }
 
 /// As [`list`], with one row, without a destination, for each service of a route that has no target: what Fabio's

@@ -281,9 +281,9 @@ fn unknown_text(key: &str) -> String {
 }
 
 impl RouteOptions {
-    /// The options as Fabio's `opts` shows them: sorted by key, the last of a repeated one, without `weight` and
-    /// `proto` (which stand elsewhere: as `weight W` and as scheme of the destination), and of a redirect the code
-    /// only (its URL is the destination). A bare word gets an empty value.
+    /// The options as Fabio's `opts` shows them: sorted by key, the last of a repeated one, `key=` where there is no
+    /// value, without `weight` and `proto` (which stand elsewhere: as `weight W` and as scheme of the destination), and
+    /// of a redirect the code only (its URL is the destination).
     #[must_use]
     pub fn fabio_opts(&self) -> String {
         let mut shown = std::collections::BTreeMap::new();

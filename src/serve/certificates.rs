@@ -5,17 +5,19 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
+use rustls::ServerConfig;
 
-use crate::config::Config;
+use crate::admin::TlsSettings;
+use crate::config::{AdminConfig, Config};
 use crate::metrics::Metrics;
-use crate::proxy::tls::{CertStore, TlsError};
+use crate::proxy::tls::{CertStore, ServerUse, TlsError};
 
 type Stores = BTreeMap<String, Arc<CertStore>>;
 
 /// All of them, by name.
 #[derive(Debug, Default)]
 pub(super) struct Certificates {
-    stores: ArcSwap<Stores>,
+    stores: Arc<ArcSwap<Stores>>,
     /// Series of certificate ends that come from here: source and file.
     reported: Mutex<Vec<(String, String)>>,
 }
@@ -86,10 +88,25 @@ impl Certificates {
         self.stores.load_full()
     }
 
+    /// How the admin listener shows them.
+    pub(super) fn for_admin(&self) -> TlsSettings {
+        let stores = Arc::clone(&self.stores);
+        Arc::new(move |config| admin_settings(config, &stores.load()))
+    }
+
     /// Files to watch.
     pub(super) fn paths(&self) -> Vec<PathBuf> {
         self.stores.load().values().flat_map(|store| store.paths()).collect()
     }
+}
+
+/// What a handshake of the admin listener begins with.
+pub(super) fn admin_settings(config: &AdminConfig, stores: &Stores) -> Result<Option<Arc<ServerConfig>>, String> {
+    let Some(name) = &config.certificates else { return Ok(None) };
+    let store = stores.get(name).ok_or_else(|| format!("no certificates.{name}"))?;
+    // No name is offered by ALPN: HTTP/1.1 is spoken, as by those who know nothing of it.
+    let used = ServerUse { strict: config.strict_sni, http: false, limits: config.tls.clone() };
+    store.server_config(&used).map(Some).map_err(|error| format!("certificates.{name}: {error}"))
 }
 
 fn joined(errors: &[TlsError]) -> String {
