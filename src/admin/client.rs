@@ -45,11 +45,8 @@ pub async fn routes(admin: &Access, format: RoutesFormat) -> Result<String, Admi
 ///
 /// # Errors
 /// When it cannot be asked or answers with an error.
-pub async fn api_routes(admin: &str) -> Result<String, AdminClientError> {
-    let below = admin.split_once("://").map_or(admin, |(_, rest)| rest).split_once('/').map_or("", |(_, path)| path);
-    let below = below.trim_end_matches('/');
-    let slash = if below.is_empty() { "" } else { "/" };
-    Admin::parse(admin)?.get(&format!("{slash}{below}/api/routes")).await
+pub async fn api_routes(admin: &Access) -> Result<String, AdminClientError> {
+    Admin::new(admin)?.get("/api/routes").await
 }
 
 /// What the `lb` at `admin` would do with a request; `headers` are `Name: value`. With `json`, the API's JSON.

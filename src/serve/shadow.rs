@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 
 use super::{Running, start};
-use crate::admin::client::{self, AdminClientError};
+use crate::admin::client::{self, Access, AdminClientError};
 use crate::config::Config;
 use crate::fabio::shadow::{Comparison, compare};
 
@@ -25,10 +25,7 @@ const LOOK: Duration = Duration::from_millis(500);
 /// # Errors
 /// Fabio cannot be asked, or there is no table of ours within 30 s.
 pub fn shadow(mut config: Config, url: &str) -> anyhow::Result<Comparison> {
-    config.listeners.clear();
-    config.certificates.clear();
-    config.admin.address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    config.proxy.workers = 1;
+    alone(&mut config);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         // First, so that a wrong address is told at once.
@@ -40,7 +37,7 @@ pub fn shadow(mut config: Config, url: &str) -> anyhow::Result<Comparison> {
         }
         let until = tokio::time::Instant::now() + SETTLE_MAX;
         loop {
-            let ours = client::routes(&format!("http://{}", running.admin), client::RoutesFormat::Json).await?;
+            let ours = client::api_routes(&access(format!("http://{}", running.admin))).await?;
             let theirs = fabio_routes(url).await?;
             let comparison = compare(&theirs, &ours).with_context(|| format!("{url} does not answer as Fabio does"))?;
             if comparison.is_equal() || tokio::time::Instant::now() >= until {
@@ -52,18 +49,41 @@ pub fn shadow(mut config: Config, url: &str) -> anyhow::Result<Comparison> {
     })
 }
 
+/// Takes out everything by which others would notice: listeners, the registration, the real admin listener.
+fn alone(config: &mut Config) {
+    config.listeners.clear();
+    config.certificates.clear();
+    if let Some(consul) = &mut config.consul {
+        consul.register.enabled = false;
+        consul.register.aliases = false;
+    }
+    config.admin.address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    config.admin.certificates = None;
+    config.admin.path.clear();
+    config.proxy.workers = 1;
+}
+
 fn waited_for(running: &Running) -> String {
     running.control.readiness().waiting_for.join(", ")
 }
 
+/// An address and nothing else: whoever answers there with TLS has a certificate that the system trusts.
+fn access(url: String) -> Access {
+    Access { url, ..Access::default() }
+}
+
 async fn fabio_routes(url: &str) -> anyhow::Result<String> {
-    client::api_routes(url).await.map_err(|error| match error {
-        AdminClientError::Refused { address } => anyhow::anyhow!("nothing listens on {address}: is Fabio's ui.addr there?"),
+    client::api_routes(&access(url.to_owned())).await.map_err(|error| match error {
+        AdminClientError::Refused { address } => {
+            anyhow::anyhow!("nothing listens on {address}: is Fabio's ui.addr there?")
+        }
         AdminClientError::Exchange { address, reason } => anyhow::anyhow!("asking Fabio on {address}: {reason}"),
         AdminClientError::Timeout { address } => anyhow::anyhow!("Fabio on {address} gave no answer in time"),
         AdminClientError::Answer { address, status, message } => {
             anyhow::anyhow!("Fabio on {address} says {status}: {message}")
         }
-        error @ AdminClientError::Address { .. } => error.into(),
+        error @ (AdminClientError::Address { .. } | AdminClientError::File { .. } | AdminClientError::Tls { .. }) => {
+            error.into()
+        }
     })
 }

@@ -33,7 +33,8 @@ fn the_index_agrees_with_the_rules() {
     let seeds = [number("LB_FUZZ_SEED").unwrap_or(1), fastrand::u64(..)];
     let (mut asked, mut met) = (0, 0);
     while asked < cases {
-        let rng = &mut fastrand::Rng::with_seed(seeds[asked / REQUESTS % 2].wrapping_add((asked / REQUESTS / 2) as u64));
+        let rng =
+            &mut fastrand::Rng::with_seed(seeds[asked / REQUESTS % 2].wrapping_add((asked / REQUESTS / 2) as u64));
         let seed = rng.get_seed();
         let matcher = *rng.choice(&[Matcher::Prefix, Matcher::IPrefix, Matcher::Glob]).expect("one of three");
         let places: BTreeSet<Place> = (0..rng.usize(1..30)).map(|_| (host(rng), path(rng, matcher))).collect();
@@ -126,7 +127,7 @@ impl Rules {
         candidates.into_iter().find_map(|candidate| {
             let (host, paths) = self.hosts.get_key_value(candidate)?;
             let (first, _) = paths.iter().find(|(own, glob)| self.fits(path, own, glob.as_ref()))?;
-            accept((host, first)).then_some((host, first))
+            accept((host, first)).then_some((host.as_str(), first.as_str()))
         })
     }
 

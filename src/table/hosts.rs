@@ -90,7 +90,10 @@ impl Hosts {
         let mut buffer = SmallVec::new();
         let host = canonical(scheme, host, &mut buffer);
         let mut found: SmallVec<[Candidate<'_>; 8]> = SmallVec::new();
-        found.extend(self.exact_candidate(host));
+        // A name that the table writes with the default port is meant without it, and not with it twice.
+        if !host.ends_with(default_port(scheme)) {
+            found.extend(self.exact_candidate(host));
+        }
         if self.with_default_port[scheme as usize] > 0 {
             let mut full: SmallVec<[u8; 128]> = SmallVec::from_slice(host.as_bytes());
             full.extend_from_slice(default_port(scheme).as_bytes());

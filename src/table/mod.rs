@@ -330,7 +330,7 @@ mod tests {
             places.iter().map(|(host, _)| host.as_str()).filter(|host| !host.is_empty()).collect();
         hosts.retain(|pattern| Glob::new(&cut(pattern)).unwrap().matches(&wanted));
         hosts.sort_by_key(|host| {
-            let (name, port) = host.split_once(':').unwrap_or((host, ""));
+            let (name, port) = host.split_once(':').filter(|(name, _)| !name.is_empty()).unwrap_or((host, ""));
             std::cmp::Reverse((name.chars().rev().collect::<String>(), port.to_owned()))
         });
         hosts.push("");
