@@ -193,24 +193,14 @@ impl Hosts {
     }
 }
 
-/// The text by which hosts are ordered: `b.test:80` as `tset.b:80`. A port is told from the rest as Go's library does,
-/// which finds none behind the brackets of a pattern.
+/// The text by which hosts are ordered: `b.test:80` as `tset.b:80`. Brackets are those of a pattern: behind them no port
+/// is told from the rest.
 fn backwards(host: &str) -> impl Iterator<Item = char> {
-    let (open, name, close, port) = split_port(host).unwrap_or(("", host, "", ""));
-    open.chars().chain(name.chars().rev()).chain(close.chars()).chain(port.chars())
-}
-
-/// `HOST:PORT` or `[IPv6]:PORT`: what stands before the name, the name, what stands behind it, the port.
-fn split_port(host: &str) -> Option<(&'static str, &str, &'static str, &str)> {
-    let (name, port) = host.rsplit_once(':').filter(|(name, port)| !name.is_empty() && !port.is_empty())?;
-    match name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
-        Some(inner) if !inner.contains(['[', ']']) => {
-            let bracketed = inner.contains([':', '%']);
-            Some((if bracketed { "[" } else { "" }, inner, if bracketed { "]:" } else { ":" }, port))
-        }
-        Some(_) => None,
-        None => (!name.contains([':', '[', ']'])).then_some(("", name, ":", port)),
-    }
+    let is_split =
+        |(name, port): &(&str, &str)| !name.is_empty() && !port.is_empty() && !name.contains([':', '[', ']']);
+    let (name, port) = host.rsplit_once(':').filter(is_split).unwrap_or((host, ""));
+    let colon = if port.is_empty() { "" } else { ":" };
+    name.chars().rev().chain(colon.chars()).chain(port.chars())
 }
 
 /// The port that a listener of this kind cuts from a host.
