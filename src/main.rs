@@ -20,6 +20,8 @@ use lb::serve::RunOptions;
 const FAILED: u8 = 1;
 /// Wrong usage or configuration.
 const WRONG: u8 = 2;
+/// What was compared differs.
+const DIFFERS: u8 = 3;
 
 /// The data path allocates a little on every request; this allocator does that without locks or system calls.
 #[global_allocator]
@@ -112,6 +114,7 @@ fn as_fabio(args: &FabioArgs) -> Result<u8> {
             }
             Err(error) => Ok(failed(&error)),
         },
+        Ok(fabio::Request::Shadow(source, url)) => shadow(&source, &url),
         Ok(fabio::Request::Serve(source)) => serve_as_fabio(source),
         Err(error @ FlagError::Usage(_)) => {
             say(&format!("{error}\n`lb fabio -help` lists all flags\n"));
@@ -119,6 +122,21 @@ fn as_fabio(args: &FabioArgs) -> Result<u8> {
         }
         Err(error) => Ok(failed(&error)),
     }
+}
+
+/// Differences on standard output; how much was compared, for people.
+fn shadow(source: &Source, url: &str) -> Result<u8> {
+    let (loaded, warnings) = match source.load(std::io::stderr().is_terminal()) {
+        Ok(loaded) => loaded,
+        Err(error) => return Ok(failed(&error)),
+    };
+    let matters = |warning: &&Warning| warning.key.starts_with("registry.") || warning.key.starts_with("proxy.");
+    warnings.iter().filter(matters).for_each(|warning| say(&format!("warning: {warning}\n")));
+    let comparison = lb::serve::shadow(loaded.config, url)?;
+    let lines: String = comparison.differences.iter().map(|line| format!("{line}\n")).collect();
+    print(lines.as_bytes())?;
+    say(&format!("{} targets in both tables, {} differences\n", comparison.same, comparison.differences.len()));
+    Ok(if comparison.is_equal() { 0 } else { DIFFERS })
 }
 
 fn failed(error: &dyn std::error::Error) -> u8 {

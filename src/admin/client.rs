@@ -41,6 +41,14 @@ pub async fn routes(admin: &Access, format: RoutesFormat) -> Result<String, Admi
     }
 }
 
+/// The answer of `/api/routes` of an admin listener, ours or Fabio's. A path in its address stands before that.
+///
+/// # Errors
+/// When it cannot be asked or answers with an error.
+pub async fn api_routes(admin: &Access) -> Result<String, AdminClientError> {
+    Admin::new(admin)?.get("/api/routes").await
+}
+
 /// What the `lb` at `admin` would do with a request; `headers` are `Name: value`. With `json`, the API's JSON.
 ///
 /// # Errors

@@ -10,6 +10,7 @@
 //! | Consul weight 0 | out |
 //! | service checks accepted (all, or one) | in |
 //! | service checks not accepted | out; held in a mass fall, or if that would empty the pool |
+//! | no service check, `require_check` | out |
 //! | no service check, not seen before | waits `check_grace`: Nomad registers services before their checks |
 //!
 //! **Holding.** An agent that restarts, and a canary that is promoted, turn healthy instances critical for seconds
@@ -35,6 +36,10 @@ pub struct Rules {
     pub accept_status: Vec<CheckStatus>,
     /// Every service check must be in one of them; else one is enough (`consul.checks_required`).
     pub checks_required_all: bool,
+    /// An instance without service checks never serves (`consul.require_check`).
+    pub require_check: bool,
+    /// Consul's weights count (`consul.weights`); else all are the same, and none bars.
+    pub weights: bool,
     /// How long a new instance without service checks waits for one (`consul.check_grace`).
     pub check_grace: Duration,
     /// How long instances that fell together are kept (`consul.critical_hold`); zero: not at all.
@@ -227,7 +232,11 @@ fn standing(rules: &Rules, instance: &Instance, grace_until: Instant, now: Insta
         return Standing::Barred(format!("{whose} is in maintenance ({})", check.id));
     }
     let warns = checks.iter().any(|check| check.status == CheckStatus::Warning);
-    let weight = if warns { instance.weights.warning } else { instance.weights.passing };
+    let weight = match (rules.weights, warns) {
+        (false, _) => 1,
+        (true, true) => instance.weights.warning,
+        (true, false) => instance.weights.passing,
+    };
     if weight == 0 {
         let state = if warns { "warning" } else { "passing" };
         return Standing::Barred(format!("its Consul weight while {state} is 0"));
@@ -237,6 +246,9 @@ fn standing(rules: &Rules, instance: &Instance, grace_until: Instant, now: Insta
         return Standing::Fallen { reason: format!("node check {} is critical", check.id), weight, by_node: true };
     }
     let mut own = checks.iter().filter(|check| check.scope == CheckScope::Service).peekable();
+    if own.peek().is_none() && rules.require_check {
+        return Standing::Barred("it has no check of its own (consul.require_check)".to_owned());
+    }
     if own.peek().is_none() {
         return if now < grace_until { Standing::Waiting { until: grace_until } } else { Standing::Good { weight } };
     }
@@ -284,7 +296,14 @@ mod tests {
     const GRACE: Duration = Duration::from_secs(2);
 
     fn rules() -> Rules {
-        Rules { accept_status: vec![Passing], checks_required_all: true, check_grace: GRACE, critical_hold: HOLD }
+        Rules {
+            accept_status: vec![Passing],
+            checks_required_all: true,
+            require_check: false,
+            weights: true,
+            check_grace: GRACE,
+            critical_hold: HOLD,
+        }
     }
 
     fn instance(n: u16, checks: &[(CheckScope, CheckStatus)]) -> Instance {
@@ -303,7 +322,7 @@ mod tests {
     }
 
     fn service(instances: Vec<Instance>) -> ServiceSnapshot {
-        ServiceSnapshot { name: "s".into(), instances }
+        ServiceSnapshot { name: "s".into(), datacenter: None, instances }
     }
 
     /// All with one service check in the given state.

@@ -162,6 +162,8 @@ pub struct Instance {
 pub struct ServiceSnapshot {
     /// Name of the service.
     pub name: ServiceName,
+    /// The datacenter it is registered in, if its source tells: what `$DC` in a tag stands for.
+    pub datacenter: Option<Arc<str>>,
     /// All registered instances, healthy or not.
     pub instances: Vec<Instance>,
 }

@@ -122,7 +122,14 @@ fn apply(parsed: &mut ParsedOptions, key: &str, value: &str, context: Context<'_
             }
         },
         "weight" => options.weight = weight(value)?,
-        "strip" => options.strip = slashed("strip", value)?,
+        "strip" => {
+            options.strip = named("strip", value)?;
+            if !value.is_empty() && !value.starts_with('/') {
+                warnings.push(format!(
+                    "`strip={value}` cuts nothing: every path begins with a slash, write strip=/{value}"
+                ));
+            }
+        }
         "prepend" => options.prepend = slashed("prepend", value)?,
         "host" => options.host = host_rewrite(value)?,
         "tlsskipverify" => options.tls_skip_verify = is_true(key, value, warnings),
@@ -331,7 +338,8 @@ mod tests {
         assert_eq!(clean("weight=0").weight, None);
         assert_eq!(clean("weight=-1").weight, None);
         assert_eq!(clean("strip=/p").strip.as_deref(), Some("/p"));
-        assert_eq!(clean("strip=p").strip.as_deref(), Some("/p"));
+        let without_slash = parse("strip=p");
+        assert_eq!((without_slash.options.strip.as_deref(), without_slash.warnings.len()), (Some("p"), 1));
         assert_eq!(clean("prepend=p/q").prepend.as_deref(), Some("/p/q"));
         assert_eq!(clean("host=dst").host, HostRewrite::Target);
         assert_eq!(clean("host=a.example:81").host, HostRewrite::Name("a.example:81".into()));

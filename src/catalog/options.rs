@@ -151,7 +151,7 @@ pub struct RouteOptions {
     pub proto: Proto,
     /// Fixed share of the route's traffic, if above 0 (`weight=`).
     pub weight: Option<f64>,
-    /// Text cut from the start of the path; begins with `/`.
+    /// Text cut from the start of the path; without a `/` in front it cuts nothing.
     pub strip: Option<Arc<str>>,
     /// Text put before the path, after stripping; begins with `/`.
     pub prepend: Option<Arc<str>>,

@@ -36,6 +36,8 @@ pub(super) fn consul(
             .map(|word| if word == "warning" { CheckStatus::Warning } else { CheckStatus::Passing })
             .collect(),
         checks_required_all: reader.text("checks_required").as_deref() == Some("all"),
+        require_check: reader.bool("require_check"),
+        weights: reader.bool("weights"),
         stale: reader.bool("stale"),
         max_stale: reader.time("max_stale"),
         wait: reader.time("wait"),

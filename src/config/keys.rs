@@ -461,7 +461,12 @@ const CONSUL: &[Key] = &[
     ),
     unset("namespace", Kind::Text, "default", "Namespace (Consul Enterprise). Also CONSUL_NAMESPACE."),
     unset("partition", Kind::Text, "default", "Admin partition (Consul Enterprise). Also CONSUL_PARTITION."),
-    unset("datacenter", Kind::Text, "dc1", "Datacenter to read. Without it: the agent's own."),
+    unset(
+        "datacenter",
+        Kind::Text,
+        "dc1",
+        "Datacenter to read, and what $DC in a tag stands for. Without it: the agent's own.",
+    ),
     key("tag_prefix", Kind::Text, "urlprefix-", "Tags that start with this are routes."),
     unset(
         "kv_path",
@@ -477,6 +482,18 @@ const CONSUL: &[Key] = &[
         Kind::Word(&["all", "one"]),
         "all",
         "Whether every check of an instance has to be in such a state, or one is enough.",
+    ),
+    key(
+        "require_check",
+        Kind::Bool,
+        "false",
+        "An instance without any check of its own never gets traffic. Else it does, after check_grace.",
+    ),
+    key(
+        "weights",
+        Kind::Bool,
+        "true",
+        "Instances get traffic in proportion to their weights in Consul. false: these weights say nothing.",
     ),
     key(
         "stale",
@@ -771,6 +788,19 @@ const PROXY: &[Key] = &[
         Kind::Time(0, HOUR),
         "1s",
         "Retry-After of the 503 for a service that is registered but has no healthy instance.",
+    ),
+    key(
+        "fall_through",
+        Kind::Bool,
+        "false",
+        "A route whose instances are all out counts as not there: a shorter path or a less specific host serves, or \
+         nobody. Else it answers that 503.",
+    ),
+    key(
+        "forwarded_host",
+        Kind::Word(&["received", "sent"]),
+        "received",
+        "X-Forwarded-Host and -Port: of the host the client asked for, or of the one that host= of a tag put in its place.",
     ),
     unset("local_ip", Kind::Text, "10.0.0.1", "Address for `by=` in the Forwarded header."),
     unset("client_ip_header", Kind::Header, "X-Client-Ip", "Header that gets the client's address."),

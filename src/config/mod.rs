@@ -123,6 +123,10 @@ pub struct ConsulConfig {
     pub accept_status: Vec<CheckStatus>,
     /// All service checks must be in an accepted state, or one is enough (`checks_required = "all" | "one"`).
     pub checks_required_all: bool,
+    /// An instance without a check of its own never serves (`require_check`).
+    pub require_check: bool,
+    /// Consul's weights count (`weights`).
+    pub weights: bool,
     /// Stale reads (`stale`).
     pub stale: bool,
     /// Oldest stale answer taken without a second read (`max_stale`).
@@ -319,6 +323,10 @@ pub struct ProxyConfig {
     pub no_route_page: Option<PathBuf>,
     /// `Retry-After` of a 503 for a route without healthy instance (`retry_after`).
     pub retry_after: Duration,
+    /// A route whose instances are all out counts as not there (`fall_through`).
+    pub fall_through: bool,
+    /// X-Forwarded-Host and -Port tell the host that the upstream gets, not the client's (`forwarded_host = "sent"`).
+    pub forwarded_host_sent: bool,
     /// Address for `by=` in Forwarded (`local_ip`).
     pub local_ip: Option<String>,
     /// Header that gets the client address (`client_ip_header`).

@@ -26,6 +26,12 @@ impl ListenerProtocol {
     pub fn is_tcp(self) -> bool {
         matches!(self, Self::Tcp | Self::TcpSni | Self::TcpDynamic)
     }
+
+    /// Whether its clients are those of gRPC.
+    #[must_use]
+    pub fn is_grpc(self) -> bool {
+        matches!(self, Self::Grpc | Self::Grpcs)
+    }
 }
 
 impl Config {

@@ -110,7 +110,8 @@ mod tests {
             checks: Vec::new(),
             weights: Weights::default(),
         };
-        let snapshot = ServiceSnapshot { name: "web".into(), instances: ports.iter().map(instance).collect() };
+        let snapshot =
+            ServiceSnapshot { name: "web".into(), datacenter: None, instances: ports.iter().map(instance).collect() };
         Seen { snapshot: Arc::new(snapshot), serving }
     }
 

@@ -28,7 +28,9 @@ pub struct ControlSettings {
     pub matcher: Matcher,
     /// Strategy of routes that name none (`proxy.strategy`).
     pub strategy: Strategy,
-    /// What `$DC` in a tag stands for.
+    /// A route whose instances are all out counts as not there (`proxy.fall_through`).
+    pub fall_through: bool,
+    /// What `$DC` in a tag stands for; without it, the datacenter that the service's source tells.
     pub datacenter: Option<String>,
     /// Failures in a row after which an instance counts as dead, and is not held (`health.eject_after`); 0: never.
     pub eject_after: u32,

@@ -83,7 +83,7 @@ impl Control {
         let (sender, requests) = mpsc::channel(REQUESTS_MAX);
         let control = Self {
             env: env(&settings),
-            builder: TableBuilder::new(settings.matcher, settings.strategy.clone(), metrics.clone()),
+            builder: builder(&settings, &metrics),
             settings,
             clock,
             metrics,
@@ -344,6 +344,7 @@ impl Control {
                 self.env = env(&settings);
                 self.settings = *settings;
                 self.builder.set_defaults(self.settings.matcher, self.settings.strategy.clone());
+                self.builder.set_fall_through(self.settings.fall_through);
                 self.dirty.extend(self.services.keys().cloned());
                 self.advance(Instant::now());
                 let _ = answer.send(());
@@ -422,6 +423,12 @@ fn command_status(target: &CommandTarget, now_ms: u64) -> InstanceStatus {
     }
 }
 
+fn builder(settings: &ControlSettings, metrics: &Metrics) -> TableBuilder {
+    let mut builder = TableBuilder::new(settings.matcher, settings.strategy.clone(), metrics.clone());
+    builder.set_fall_through(settings.fall_through);
+    builder
+}
+
 fn env(settings: &ControlSettings) -> HashMap<String, String> {
     settings.datacenter.iter().map(|name| ("DC".to_owned(), name.clone())).collect()
 }
@@ -477,11 +484,14 @@ mod tests {
             rules: Rules {
                 accept_status: vec![CheckStatus::Passing],
                 checks_required_all: true,
+                require_check: false,
+                weights: true,
                 check_grace: Duration::from_secs(2),
                 critical_hold: Duration::ZERO,
             },
             matcher: Matcher::Prefix,
             strategy: Strategy::P2c,
+            fall_through: false,
             datacenter: Some("dc1".into()),
             eject_after: 5,
         }
@@ -498,7 +508,10 @@ mod tests {
     }
 
     fn update(name: &str, instances: Vec<Instance>) -> Update {
-        Update::Service { source: "consul", snapshot: Arc::new(ServiceSnapshot { name: name.into(), instances }) }
+        Update::Service {
+            source: "consul",
+            snapshot: Arc::new(ServiceSnapshot { name: name.into(), datacenter: None, instances }),
+        }
     }
 
     struct Bench {

@@ -1,5 +1,6 @@
 //! One service of one source: who may serve, under which tags, and what to tell about it.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -77,7 +78,13 @@ impl Service {
         self.verdicts = with_unresolved(&snapshot, evaluation.verdicts);
         self.held = evaluation.held;
         self.next_deadline = evaluation.next_deadline;
-        let tags = self.tags.read(around.tag_rules, &snapshot.instances);
+        let told: HashMap<String, String>;
+        let mut rules = around.tag_rules;
+        if let (None, Some(name)) = (rules.env.get("DC"), &snapshot.datacenter) {
+            told = HashMap::from([("DC".to_owned(), name.to_string())]);
+            rules.env = &told;
+        }
+        let tags = self.tags.read(rules, &snapshot.instances);
         let mut contributions = Vec::new();
         for ((instance, verdict), tags) in snapshot.instances.iter().zip(&self.verdicts).zip(tags) {
             let (addr, admission) = place(instance, verdict);
@@ -133,7 +140,7 @@ fn dialled(snapshot: &Arc<ServiceSnapshot>) -> Arc<ServiceSnapshot> {
         return Arc::clone(snapshot);
     }
     let instances = snapshot.instances.iter().filter(has_address).cloned().collect();
-    Arc::new(ServiceSnapshot { name: Arc::clone(&snapshot.name), instances })
+    Arc::new(ServiceSnapshot { instances, ..ServiceSnapshot::clone(snapshot) })
 }
 
 /// One verdict per instance, in their order, from those of the instances with an address.

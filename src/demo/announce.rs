@@ -85,7 +85,7 @@ impl Announcer {
 fn snapshot(service: &SampleService, registrations: &[Registration]) -> ServiceSnapshot {
     let mut instances: Vec<Instance> = registrations.iter().map(|one| instance(service, one)).collect();
     instances.sort_by(|a, b| a.id.cmp(&b.id));
-    ServiceSnapshot { name: Arc::from(service.name), instances }
+    ServiceSnapshot { name: Arc::from(service.name), datacenter: None, instances }
 }
 
 fn instance(service: &SampleService, registration: &Registration) -> Instance {

@@ -21,6 +21,8 @@ pub struct CommandLine {
     pub help: bool,
     /// `-print-config`: the translation is wanted and nothing else. Ours, not Fabio's.
     pub print_config: bool,
+    /// `-shadow URL`: a comparison with the Fabio there is wanted and nothing else. Ours, not Fabio's.
+    pub shadow: Option<String>,
 }
 
 /// What is wrong with a command line, and which exit code that has.
@@ -85,6 +87,10 @@ fn flags(args: &[&str], line: &mut CommandLine) -> Result<(), FlagError> {
         match name {
             "h" | "help" => line.help = true,
             "print-config" => line.print_config = is_on(name, given)?,
+            "shadow" => match given.or_else(|| args.next().copied()).filter(|url| !url.is_empty()) {
+                Some(url) => line.shadow = Some(url.to_owned()),
+                None => return usage(format!("flag needs an argument: -{name}")),
+            },
             // A value makes them flags like others; Fabio reads and forgets them.
             "v" | "version" => drop(is_on(name, given)?),
             _ => {
@@ -128,7 +134,9 @@ fn meant(name: &str) -> String {
 pub fn usage(program: &str) -> String {
     let mut text = format!(
         "Usage of {program}:\n  -cfg FILE\n    \tPath or URL of a properties file.\n  -v, -version\n    \tShow the version.\n  \
-         -print-config\n    \tPrint what these settings are in lb's own configuration (TOML), and end.\n"
+         -print-config\n    \tPrint what these settings are in lb's own configuration (TOML), and end.\n  \
+         -shadow URL\n    \tCompare the routing table of the Fabio whose ui.addr is URL with ours, print the differences, and end \
+         (exit code 3 if there are any).\n"
     );
     for key in keys::all() {
         let placeholder = key.kind.placeholder();

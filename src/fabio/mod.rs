@@ -15,6 +15,7 @@ pub mod keys;
 pub mod machine;
 pub mod properties;
 pub mod settings;
+pub mod shadow;
 pub mod translate;
 pub mod value;
 
@@ -36,6 +37,8 @@ pub enum Request {
     Help,
     /// The translation, and nothing else.
     PrintConfig(Source),
+    /// To compare the table of these settings with that of the Fabio at this address.
+    Shadow(Source, String),
     /// To serve.
     Serve(Source),
 }
@@ -75,11 +78,18 @@ fn lines(warnings: &[Warning]) -> String {
 /// What Fabio refuses too; [`FlagError`] says which exit code it has.
 pub fn request(args: &[String], env: Vec<(String, String)>, machine: Machine) -> Result<Request, FlagError> {
     let line = flags::parse(args)?;
-    Ok(match (line.version, line.help, line.print_config) {
-        (true, ..) => Request::Version,
-        (_, true, _) => Request::Help,
-        (.., true) => Request::PrintConfig(Source { line, env, machine }),
-        _ => Request::Serve(Source { line, env, machine }),
+    if line.version {
+        return Ok(Request::Version);
+    }
+    if line.help {
+        return Ok(Request::Help);
+    }
+    let (print_config, shadow) = (line.print_config, line.shadow.clone());
+    let source = Source { line, env, machine };
+    Ok(match (print_config, shadow) {
+        (true, _) => Request::PrintConfig(source),
+        (false, Some(url)) => Request::Shadow(source, url),
+        (false, None) => Request::Serve(source),
     })
 }
 

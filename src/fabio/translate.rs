@@ -223,8 +223,9 @@ mod tests {
 address = "http://localhost:8500" # registry.consul.addr
 kv_path = "/fabio/config" # registry.consul.kvpath
 checks_required = "one" # registry.consul.checksRequired
+require_check = true # Fabio gives no traffic to an instance without a check
+weights = false # Fabio does not look at Consul's weights
 stale = false # registry.consul.requireConsistent, registry.consul.allowStale
-check_grace = "1h" # Fabio gives no traffic to an instance without a check
 critical_hold = "0s" # Fabio obeys a critical check at once
 
 [consul.register]
@@ -237,6 +238,8 @@ address = "0.0.0.0:9999" # proxy.addr
 
 [proxy]
 strategy = "rnd" # proxy.strategy
+fall_through = true # Fabio knows no route without instances
+forwarded_host = "sent" # Fabio tells the host after host=
 idle_timeout = "1h" # Fabio keeps idle connections
 body_timeout = "1h" # Fabio waits for slow clients
 max_header_bytes = 1048576 # Fabio takes request heads up to 1 MiB

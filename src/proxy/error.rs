@@ -131,7 +131,8 @@ impl ProxyError {
     pub fn response(&self, no_route: StatusCode, no_route_page: &Bytes, retry_after_s: u64) -> Response<Bytes> {
         let mut response = Response::new(match self {
             Self::NoRoute => no_route_page.clone(),
-            _ => Bytes::from_static(self.text().as_bytes()),
+            _ if self.text().is_empty() => Bytes::new(),
+            _ => Bytes::from(format!("{}\n", self.text())),
         });
         *response.status_mut() = self.status(no_route);
         let headers = response.headers_mut();

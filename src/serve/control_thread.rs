@@ -129,11 +129,14 @@ fn control_settings(config: &Config) -> ControlSettings {
         rules: Rules {
             accept_status: consul.accept_status,
             checks_required_all: consul.checks_required_all,
+            require_check: consul.require_check,
+            weights: consul.weights,
             check_grace: consul.check_grace,
             critical_hold: consul.critical_hold,
         },
         matcher: config.proxy.matcher,
         strategy: config.proxy.strategy.clone(),
+        fall_through: config.proxy.fall_through,
         datacenter: consul.datacenter,
         eject_after: config.health.eject_after,
     }

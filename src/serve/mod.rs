@@ -17,6 +17,7 @@ mod overrides;
 mod registration;
 mod run;
 mod settings;
+mod shadow;
 mod workers;
 
 use std::net::{SocketAddr, TcpListener};
@@ -40,6 +41,7 @@ use crate::table::SharedTable;
 use crate::table::clock::Clock;
 
 pub use run::{RunOptions, run};
+pub use shadow::shadow;
 
 /// A source that somebody else runs: its name, and where its updates come from.
 pub type ExtraSource = (SourceName, mpsc::Receiver<Update>);

@@ -143,6 +143,7 @@ pub struct Changes {
 pub struct TableBuilder {
     matcher: Matcher,
     strategy: Strategy,
+    fall_through: bool,
     metrics: Metrics,
     series: SeriesOfRoutes,
     states: States,
@@ -167,6 +168,7 @@ impl TableBuilder {
             matcher,
             strategy,
             series: SeriesOfRoutes::new(metrics.fabio()),
+            fall_through: false,
             metrics,
             states: States::default(),
             parts: HashMap::default(),
@@ -191,6 +193,15 @@ impl TableBuilder {
         }
         (self.matcher, self.strategy) = (matcher, strategy);
         self.mark_all();
+    }
+
+    /// Whether a route whose instances are all out counts as not there, so that another may serve; else it stays, and
+    /// answers that nobody is there.
+    pub fn set_fall_through(&mut self, fall_through: bool) {
+        if self.fall_through != fall_through {
+            self.fall_through = fall_through;
+            self.mark_all();
+        }
     }
 
     /// Replaces everything a service contributes. `since_ms` (process clock) is when instances not seen before came
@@ -384,7 +395,8 @@ impl TableBuilder {
         let is_empty = place.is_none_or(|place| place.parts.is_empty());
         self.overlay.apply(key, &mut drafts);
         let had = self.routed.contains(&id);
-        let mut route = compile(id, key, &drafts, &self.strategy);
+        let empty = |route: &Route| self.fall_through && route.targets.is_empty();
+        let mut route = compile(id, key, &drafts, &self.strategy).filter(|route| !empty(route));
         self.series.attach(id, route.as_mut());
         let has = route.is_some();
         tracing::debug!(route = %format_args!("{}{}", key.host, key.path), targets = drafts.len(), routed = has, "rebuilt");
@@ -430,6 +442,8 @@ fn compile(id: u64, key: &RouteKey, drafts: &[Draft], default: &Strategy) -> Opt
     let mut excluded = Vec::new();
     for draft in drafts {
         match &draft.admission {
+            // Registered twice: one target, as in Fabio.
+            Admission::Eligible { .. } if twice(&eligible, draft) => {}
             Admission::Eligible { weight } => {
                 demands.push(Demand { fixed: draft.fixed, weight: (*weight).max(1) });
                 eligible.push(draft);
@@ -447,6 +461,17 @@ fn compile(id: u64, key: &RouteKey, drafts: &[Draft], default: &Strategy) -> Opt
     let ring = if even || strategy != Strategy::RoundRobin { Box::default() } else { ring(&shares) };
     let targets = eligible.iter().zip(&shares).map(|(draft, share)| draft.target(*share)).collect();
     Some(Route { id, key: key.clone(), targets, excluded: excluded.into(), strategy, even, ring })
+}
+
+/// Whether the same place to go to, for the same service with the same weight and tags, is among the targets already.
+fn twice(targets: &[&Draft], draft: &Draft) -> bool {
+    targets.iter().any(|other| {
+        other.state.addr == draft.state.addr
+            && other.service == draft.service
+            && other.fixed == draft.fixed
+            && other.tags == draft.tags
+            && other.destination() == draft.destination()
+    })
 }
 
 #[cfg(test)]

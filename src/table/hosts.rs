@@ -2,8 +2,8 @@
 //!
 //! Exact names are hashed. Globs stand in a trie under their literal end, read backwards, so that a request meets
 //! only the patterns whose end it has: `*.example.com` is found by `a.example.com` and costs nothing to others.
-//! Candidates are tried by their text read backwards, descending: more specific domains first, `*` after letters,
-//! and, as in Fabio, a text ending in `}` before an exact name. The empty host comes last.
+//! Candidates are tried by their name read backwards, the port behind it, descending: more specific domains first, `*`
+//! after letters, and, as in Fabio, a text ending in `}` before an exact name. The empty host comes last.
 
 use std::sync::Arc;
 
@@ -90,7 +90,10 @@ impl Hosts {
         let mut buffer = SmallVec::new();
         let host = canonical(scheme, host, &mut buffer);
         let mut found: SmallVec<[Candidate<'_>; 8]> = SmallVec::new();
-        found.extend(self.exact_candidate(host));
+        // A name that the table writes with the default port is meant without it, and not with it twice.
+        if !host.ends_with(default_port(scheme)) {
+            found.extend(self.exact_candidate(host));
+        }
         if self.with_default_port[scheme as usize] > 0 {
             let mut full: SmallVec<[u8; 128]> = SmallVec::from_slice(host.as_bytes());
             full.extend_from_slice(default_port(scheme).as_bytes());
@@ -102,7 +105,9 @@ impl Hosts {
                 let matching = globs.iter().filter(|g| g.scheme.is_none_or(|s| s == scheme) && g.glob.matches(host));
                 found.extend(matching.map(|g| Candidate { host: &g.text, paths: &g.paths }));
             });
-            found.sort_by(|a, b| b.host.chars().rev().cmp(a.host.chars().rev()));
+        }
+        if found.len() > 1 {
+            found.sort_by(|a, b| backwards(b.host).cmp(backwards(a.host)));
         }
         found.push(Candidate { host: "", paths: &self.any });
         found
@@ -186,6 +191,16 @@ impl Hosts {
             once.for_each(|g| g.paths.for_each(visit));
         });
     }
+}
+
+/// The text by which hosts are ordered: `b.test:80` as `tset.b:80`. Brackets are those of a pattern: behind them no port
+/// is told from the rest.
+fn backwards(host: &str) -> impl Iterator<Item = char> {
+    let is_split =
+        |(name, port): &(&str, &str)| !name.is_empty() && !port.is_empty() && !name.contains([':', '[', ']']);
+    let (name, port) = host.rsplit_once(':').filter(is_split).unwrap_or((host, ""));
+    let colon = if port.is_empty() { "" } else { ":" };
+    name.chars().rev().chain(colon.chars()).chain(port.chars())
 }
 
 /// The port that a listener of this kind cuts from a host.

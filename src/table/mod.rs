@@ -12,6 +12,8 @@
 pub mod balancer;
 pub mod build;
 pub mod clock;
+#[cfg(test)]
+mod differential;
 pub mod explain;
 pub mod health;
 mod hosts;
@@ -227,8 +229,7 @@ mod tests {
             (Scheme::Http, "c.test", "/b", ("{b,c}.test", "/b")),
             (Scheme::Http, "c.test", "/c", ("*.test", "/")),
             (Scheme::Http, "nobody", "/only/1", ("", "/only")),
-            // As in Fabio, the whole text is compared, so that a port in the table makes a host less specific.
-            (Scheme::Http, "d.test", "/", ("*.test", "/")),
+            (Scheme::Http, "d.test", "/", ("d.test:80", "/")),
             (Scheme::Http, "f.org", "/", ("f.org:80", "/")),
             (Scheme::Https, "d.test", "/", ("*.test", "/")),
             (Scheme::Https, "d.test:80", "/", ("d.test:80", "/")),
@@ -329,15 +330,14 @@ mod tests {
         let mut hosts: Vec<&str> =
             places.iter().map(|(host, _)| host.as_str()).filter(|host| !host.is_empty()).collect();
         hosts.retain(|pattern| Glob::new(&cut(pattern)).unwrap().matches(&wanted));
-        hosts.sort_by_key(|host| std::cmp::Reverse(host.chars().rev().collect::<String>()));
+        hosts.sort_by_key(|host| {
+            let (name, port) = host.split_once(':').filter(|(name, _)| !name.is_empty()).unwrap_or((host, ""));
+            std::cmp::Reverse((name.chars().rev().collect::<String>(), port.to_owned()))
+        });
         hosts.push("");
         hosts.into_iter().find_map(|host| {
             let mut own: Vec<&(String, String)> = places.iter().filter(|place| place.0 == host).collect();
-            own.sort_by(|a, b| match matcher {
-                // Ours: also among paths of different case the longest, then Fabio's order.
-                Matcher::IPrefix => (b.1.len(), &b.1).cmp(&(a.1.len(), &a.1)),
-                _ => b.1.cmp(&a.1),
-            });
+            own.sort_by(|a, b| b.1.cmp(&a.1));
             own.into_iter().find(|place| match matcher {
                 Matcher::Prefix => path.starts_with(&place.1),
                 Matcher::IPrefix => path.to_lowercase().starts_with(&place.1.to_lowercase()),

@@ -1,8 +1,8 @@
 //! The routes of one host, by path.
 //!
 //! Fabio walks a host's routes in descending string order and takes the first that matches. For text prefixes
-//! that is the longest stored prefix, which a radix trie finds without a walk. Globs keep the descending order,
-//! among those whose literal beginning the path has.
+//! that is the longest stored prefix, which a radix trie finds without a walk. Where case is ignored, and for globs,
+//! the descending order is kept, among those whose (literal) beginning the path has: `/foo` comes before `/FOO/bar`.
 
 use std::sync::Arc;
 
@@ -54,7 +54,7 @@ impl Paths {
     pub(super) fn find(&self, path: &str) -> Option<&Arc<Route>> {
         match self {
             Self::Prefix(prefixes) => prefixes.longest(path),
-            Self::Folded(trie) => trie.longest::<true>(path.as_bytes())?.first(),
+            Self::Folded(trie) => first_folded(trie, path),
             Self::Glob(trie) => first_match(trie, path),
         }
     }
@@ -65,7 +65,7 @@ impl Paths {
         let mut growth = 0;
         match self {
             Self::Prefix(prefixes) => growth = prefixes.set(path, route, |route| &route.key.path),
-            Self::Folded(trie) => trie.update(path.to_ascii_lowercase().as_bytes(), |slot| {
+            Self::Folded(trie) => trie.update(path.to_lowercase().as_bytes(), |slot| {
                 growth = set_in(slot, path, route, |route| &route.key.path);
             }),
             Self::Glob(trie) => {
@@ -105,6 +105,22 @@ fn set_in<T>(slot: &mut Option<Vec<T>>, path: &str, item: Option<T>, path_of: im
     }
     *slot = (!items.is_empty()).then_some(items);
     growth
+}
+
+/// The first in descending order of all whose path the request's begins with, whatever their case. The first of each
+/// slot is the first in its own order.
+fn first_folded<'a>(trie: &'a Trie<Vec<Arc<Route>>>, path: &str) -> Option<&'a Arc<Route>> {
+    let mut best: Option<&Arc<Route>> = None;
+    let visit = |routes: &'a Vec<Arc<Route>>| {
+        let first = routes.first();
+        best = best.into_iter().chain(first).max_by(|a, b| a.key.path.cmp(&b.key.path));
+    };
+    if path.is_ascii() {
+        trie.walk::<true>(path.as_bytes(), visit);
+    } else {
+        trie.walk::<false>(path.to_lowercase().as_bytes(), visit);
+    }
+    best
 }
 
 fn first_match<'a>(trie: &'a Trie<Vec<Pattern>>, path: &str) -> Option<&'a Arc<Route>> {

@@ -385,6 +385,8 @@ pub fn plain_config(address: &str) -> ConsulConfig {
         kv_path: None,
         accept_status: vec![CheckStatus::Passing],
         checks_required_all: true,
+        require_check: false,
+        weights: true,
         stale: true,
         max_stale: Duration::from_secs(5),
         wait: Duration::from_secs(50),

@@ -129,8 +129,12 @@ impl Translator<'_> {
             }
         };
         self.document.set("consul.checks_required", required, key);
-        let hour = Value::Time(Duration::from_secs(3600));
-        self.document.set("consul.check_grace", hour, "Fabio gives no traffic to an instance without a check");
+        self.document.set(
+            "consul.require_check",
+            Value::Bool(true),
+            "Fabio gives no traffic to an instance without a check",
+        );
+        self.document.set("consul.weights", Value::Bool(false), "Fabio does not look at Consul's weights");
         let at_once = Value::Time(Duration::ZERO);
         self.document.set("consul.critical_hold", at_once, "Fabio obeys a critical check at once");
     }

@@ -7,6 +7,8 @@ use super::Translator;
 
 /// What Fabio does without a key for it, where `lb` does something else unless told.
 const AS_FABIO: &[(&str, Like, &str)] = &[
+    ("proxy.fall_through", Like::On, "Fabio knows no route without instances"),
+    ("proxy.forwarded_host", Like::Text("sent"), "Fabio tells the host after host="),
     ("proxy.try_timeout", Like::Seconds(0), "Fabio asks one target, however slow it is"),
     ("proxy.tcp_idle_timeout", Like::Seconds(0), "Fabio lets quiet connections be"),
     ("proxy.max_header_bytes", Like::Count(1 << 20), "Fabio takes request heads up to 1 MiB"),
@@ -15,6 +17,7 @@ const AS_FABIO: &[(&str, Like, &str)] = &[
 
 #[derive(Clone, Copy)]
 enum Like {
+    On,
     Seconds(u64),
     Count(u64),
     Text(&'static str),
@@ -26,6 +29,7 @@ impl Translator<'_> {
             let value = match *like {
                 Like::Seconds(seconds) => Value::Time(Duration::from_secs(seconds)),
                 Like::Count(number) => Value::Count(number),
+                Like::On => Value::Bool(true),
                 Like::Text(text) => Value::from(text),
             };
             self.document.set(ours, value, why);

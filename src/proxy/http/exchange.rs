@@ -508,7 +508,8 @@ fn find_route(
     original: &Original,
     path: &NormalPath<'_>,
 ) -> Option<Arc<Route>> {
-    let host = original.host.as_ref().and_then(|host| host.to_str().ok()).unwrap_or("");
+    let host = dsthost(downstream, &original.headers).or(original.host.as_ref());
+    let host = host.and_then(|host| host.to_str().ok()).unwrap_or("");
     let websocket = original.upgrade.as_ref().is_some_and(|upgrade| upgrade.websocket);
     let mut table = worker.table.borrow_mut();
     let accept = |route: &Route| {
@@ -519,6 +520,15 @@ fn find_route(
         !redirect::is_self_redirect(&redirect.url, scheme, &redirect_source(original, path, &target.options))
     };
     table.load().lookup(downstream.scheme, host, &path.decoded, accept).cloned()
+}
+
+/// A gRPC client says in its metadata which host it means, as for Fabio, if its `:authority` names something else.
+fn dsthost<'h>(downstream: &Downstream, headers: &'h HeaderMap) -> Option<&'h HeaderValue> {
+    if !downstream.listener.config.protocol.is_grpc() {
+        return None;
+    }
+    let mut values = headers.get_all("dsthost").iter();
+    values.next().filter(|_| values.next().is_none())
 }
 
 fn redirect_source<'a>(

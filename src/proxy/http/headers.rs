@@ -6,7 +6,8 @@
 //! library frames the body anew on the other side.
 //!
 //! Where this departs from Fabio, on purpose:
-//! - `X-Forwarded-Host` and `-Port` tell the host the client asked for, not the one `host=` put in its place;
+//! - `X-Forwarded-Host` and `-Port` tell the host the client asked for, not the one `host=` put in its place (unless
+//!   `proxy.forwarded_host` says otherwise, as for `lb fabio`);
 //! - IPv6 addresses in `Forwarded` are bracketed and quoted, as RFC 7239 section 6 demands;
 //! - `Trailer` passes, because trailers do, both ways;
 //! - `Connection` cannot name `Host` or `Content-Length`, besides the forwarding fields Fabio protects.
@@ -45,6 +46,8 @@ pub struct HeaderRules {
     pub request_id_header: Option<HeaderName>,
     tls_header: Option<(HeaderName, HeaderValue)>,
     strict_transport_security: Option<HeaderValue>,
+    /// X-Forwarded-Host and -Port are those of the host that the upstream gets.
+    forwarded_host_sent: bool,
     by: Option<String>,
 }
 
@@ -69,6 +72,7 @@ impl HeaderRules {
             request_id_header: config.request_id_header.clone(),
             tls_header,
             strict_transport_security,
+            forwarded_host_sent: config.forwarded_host_sent,
             by,
         }
     }
@@ -527,13 +531,15 @@ fn forwarded_node(ip: IpAddr) -> String {
 }
 
 fn forward_host(headers: &mut HeaderMap, ctx: &RequestContext<'_>, seen: Seen) {
+    let sent = (ctx.rules.forwarded_host_sent && *ctx.rewrite != HostRewrite::Keep).then(|| upstream_host(ctx));
+    let host = sent.as_ref().or(ctx.host);
     if !seen.has(Seen::PORT) {
-        let text = ctx.host.and_then(|host| port_of(host.as_bytes()));
+        let text = host.and_then(|host| port_of(host.as_bytes()));
         let port = text.and_then(|port| HeaderValue::from_bytes(port).ok());
         let default = HeaderValue::from_static(if ctx.client.is_tls() { "443" } else { "80" });
         headers.insert(&X_FORWARDED_PORT, port.unwrap_or(default));
     }
-    if let (false, Some(host)) = (seen.has(Seen::FORWARDED_HOST), ctx.host) {
+    if let (false, Some(host)) = (seen.has(Seen::FORWARDED_HOST), host) {
         headers.insert(&X_FORWARDED_HOST, host.clone());
     }
     if let Some(strip) = ctx.strip

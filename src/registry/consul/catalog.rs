@@ -43,7 +43,8 @@ pub fn snapshot(name: &ServiceName, entries: &[HealthEntry]) -> (ServiceSnapshot
         twice
     });
     rejected.sort_by(|a, b| a.id.cmp(&b.id));
-    (ServiceSnapshot { name: name.clone(), instances }, rejected)
+    let datacenter = entries.iter().map(|entry| entry.node.datacenter.as_str()).find(|name| !name.is_empty());
+    (ServiceSnapshot { name: name.clone(), datacenter: datacenter.map(Arc::from), instances }, rejected)
 }
 
 fn instance(id: InstanceId, endpoint: Endpoint, entry: &HealthEntry) -> Instance {
@@ -242,7 +243,7 @@ mod tests {
         #[test]
         fn whatever_is_registered_no_endpoint_is_undialable(address in ".{0,40}", node in ".{0,40}", port: i64) {
             let entry = HealthEntry {
-                node: wire::Node { node: "n".into(), address: node },
+                node: wire::Node { node: "n".into(), datacenter: "dc1".into(), address: node },
                 service: wire::Service { id: "a".into(), address, port, ..Default::default() },
                 checks: Vec::new(),
             };

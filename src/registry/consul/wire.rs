@@ -30,6 +30,9 @@ pub struct Node {
     /// Its name.
     #[serde(deserialize_with = "null_is_default")]
     pub node: String,
+    /// Its datacenter.
+    #[serde(deserialize_with = "null_is_default")]
+    pub datacenter: String,
     /// Its address: an IP as a rule, yet any text may be registered.
     #[serde(deserialize_with = "null_is_default")]
     pub address: String,

@@ -34,7 +34,7 @@ pub(super) fn expand(content: &Content, names: &Names) -> Content {
             let mut instances: Vec<Instance> =
                 snapshot.instances.iter().flat_map(|instance| expand_instance(instance, names)).collect();
             instances.sort_by(|a, b| a.id.cmp(&b.id));
-            Content::Service(Arc::new(ServiceSnapshot { name: Arc::clone(&snapshot.name), instances }))
+            Content::Service(Arc::new(ServiceSnapshot { instances, ..ServiceSnapshot::clone(snapshot) }))
         }
         Content::Commands(commands, errors) => {
             let commands = commands.iter().flat_map(|command| expand_command(command, names)).collect();

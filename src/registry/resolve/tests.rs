@@ -130,7 +130,10 @@ fn service(name: &str, instances: &[(&str, &str)]) -> Update {
         weights: Weights::default(),
     };
     let instances = instances.iter().map(instance).collect();
-    Update::Service { source: "test", snapshot: Arc::new(ServiceSnapshot { name: name.into(), instances }) }
+    Update::Service {
+        source: "test",
+        snapshot: Arc::new(ServiceSnapshot { name: name.into(), datacenter: None, instances }),
+    }
 }
 
 fn commands(text: &str) -> Update {

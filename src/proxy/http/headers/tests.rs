@@ -56,6 +56,7 @@ fn rules() -> HeaderRules {
         request_id_header: None,
         tls_header: None,
         strict_transport_security: None,
+        forwarded_host_sent: false,
         by: None,
     }
 }
