@@ -33,6 +33,7 @@ pub(crate) fn build(
         dns: one(settings, "dns", mistakes, dns),
         listeners: Vec::new(),
         certificates: BTreeMap::new(),
+        vault: one(settings, "vault", mistakes, sources::vault),
         proxy: proxy_and_retry(settings, mistakes),
         health: one(settings, "health", mistakes, health),
         admin: one(settings, "admin", mistakes, |reader| AdminConfig { address: reader.socket("address") }),
@@ -49,7 +50,7 @@ pub(crate) fn build(
             Some(one(settings, "consul", mistakes, |reader| agents::consul(reader, around.consul, warnings)));
     }
     config.static_routes = each(settings, "static.route", mistakes, static_route);
-    config.certificates = listeners::certificates(settings, mistakes, warnings);
+    config.certificates = sources::certificates(settings, config.consul.is_some(), mistakes, warnings);
     config.listeners = listeners::listeners(settings, &config, mistakes, warnings);
     config
 }

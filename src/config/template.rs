@@ -44,7 +44,7 @@ fn literal(key: &Key) -> String {
     let text = key.default.unwrap_or(key.example);
     match key.kind {
         Kind::Bool | Kind::Count(..) => text.to_owned(),
-        Kind::List | Kind::Sockets | Kind::Ports | Kind::Words(_) => {
+        Kind::List | Kind::Headers | Kind::Sockets | Kind::Ports | Kind::Words(_) => {
             let items: Vec<String> =
                 text.split(',').filter(|item| !item.is_empty()).map(|item| format!("{item:?}")).collect();
             format!("[{}]", items.join(", "))

@@ -138,13 +138,13 @@ impl Running {
     pub async fn reload(&self, present: &Config, next: &Config) -> anyhow::Result<Vec<String>> {
         // What can fail comes first, so that a refused configuration changed nothing.
         let built = settings::build(next)?;
-        let stores = self.certificates.prepare(next, &self.metrics)?;
+        let stores = self.certificates.prepare(next)?;
         let listeners = self.workers.prepare(next, &stores, &self.metrics)?;
         let (answer, answered) = oneshot::channel();
         self.thread.reload(next.clone(), answer).await?;
         answered.await.context("the control thread has ended")??;
         self.settings.store(Arc::new(built));
-        self.certificates.commit(stores, &self.metrics);
+        self.certificates.commit(stores, next);
         self.workers.commit(listeners).await?;
         self.follower.reloaded().await;
         Ok(present.differs_only_in_reloadable(next))

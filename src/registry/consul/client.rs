@@ -111,7 +111,7 @@ impl Client {
         Watching(self.clone())
     }
 
-    /// Reads `path` (with its parameters percent-encoded already, and without `?`).
+    /// Reads `path` (percent-encoded already; it may end in a `?` with parameters of its own).
     ///
     /// Cancel safe: dropping the future ends the request and gives its room back.
     ///
@@ -185,7 +185,8 @@ fn request(
     let settings = lease.settings();
     let (scheme, authority) = lease.agent().authority();
     let consistency = if mode == Mode::Stale { "stale" } else { "" };
-    let mut target = format!("{path}?{consistency}{}", settings.scope);
+    let mark = if path.contains('?') { '&' } else { '?' };
+    let mut target = format!("{path}{mark}{consistency}{}", settings.scope);
     if let Some(Block { index, wait }) = block {
         target.push_str(&format!("&index={index}&wait={}ms", wait.as_millis()));
     }
