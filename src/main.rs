@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use anyhow::{Context, Result, anyhow};
 use lb::admin;
 use lb::check::{self, Finding, Report, Severity};
-use lb::cli::{self, Action, CheckArgs, ConfigArgs, ExplainArgs, FabioArgs, RoutesArgs, RoutesFormat};
+use lb::cli::{self, Action, AdminArgs, CheckArgs, ConfigArgs, ExplainArgs, FabioArgs, RoutesArgs, RoutesFormat};
 use lb::config::{self, Config, Draft, LogFormat};
 use lb::fabio::flags::FlagError;
 use lb::fabio::settings::Warning;
@@ -246,12 +246,18 @@ fn routes(args: &RoutesArgs, json: bool) -> Result<u8> {
         (false, RoutesFormat::Table) => admin::client::RoutesFormat::Table,
         (false, RoutesFormat::Fabio) => admin::client::RoutesFormat::Fabio,
     };
-    print(block_on(admin::client::routes(&args.admin, format))??.as_bytes())
+    print(block_on(admin::client::routes(&access(&args.lb), format))??.as_bytes())
 }
 
 fn explain(args: &ExplainArgs, json: bool) -> Result<u8> {
-    let answer = admin::client::explain(&args.admin, &args.url, &args.method, &args.header, json);
+    let access = access(&args.lb);
+    let answer = admin::client::explain(&access, &args.url, &args.method, &args.header, json);
     print(block_on(answer)??.as_bytes())
+}
+
+fn access(args: &AdminArgs) -> admin::client::Access {
+    let AdminArgs { admin: url, admin_ca: ca, admin_cert: cert, admin_key: key } = args.clone();
+    admin::client::Access { url, ca, cert, key }
 }
 
 fn block_on<T>(future: impl Future<Output = T>) -> Result<T> {

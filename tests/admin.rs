@@ -10,11 +10,12 @@ use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use futures_util::future::LocalBoxFuture;
-use lb::admin::client::{self, AdminClientError, RoutesFormat};
+use lb::admin::client::{self, Access, AdminClientError, RoutesFormat};
 use lb::admin::{AdminState, ControlView, serve};
 use lb::catalog::InstanceId;
 use lb::catalog::command::parse_commands;
 use lb::catalog::options::Strategy;
+use lb::config::{AdminConfig, AdminHome};
 use lb::control::{InstanceStatus, Readiness, ServiceStatus};
 use lb::metrics::Metrics;
 use lb::table::build::TableBuilder;
@@ -86,6 +87,7 @@ struct Admin {
     control: Rc<FakeControl>,
     metrics: Metrics,
     config: watch::Sender<Arc<str>>,
+    settings: watch::Sender<Arc<AdminConfig>>,
 }
 
 /// Runs `test` against a fresh listener, in the way the control thread runs it.
@@ -97,6 +99,7 @@ fn with_admin<F: Future<Output = ()>>(test: impl FnOnce(Rc<Admin>) -> F) {
         let control = Rc::new(FakeControl::default());
         control.services.borrow_mut().push(service(ATTACK));
         let (config, config_json) = watch::channel(Arc::from(r#"{"consul":{"token":"***"}}"#));
+        let settings = watch::Sender::new(Arc::new(AdminConfig::default()));
         let metrics = Metrics::default();
         let state = AdminState {
             table: table(),
@@ -104,13 +107,19 @@ fn with_admin<F: Future<Output = ()>>(test: impl FnOnce(Rc<Admin>) -> F) {
             metrics: metrics.clone(),
             control: Rc::clone(&control) as Rc<dyn ControlView>,
             config_json,
+            settings: settings.subscribe(),
+            tls: Arc::new(|_| Ok(None)),
             normalise_path: |path| if path.contains("%00") { Err("NUL".to_owned()) } else { Ok(path.to_owned()) },
         };
         let task = serve(listener, state);
-        let admin = Rc::new(Admin { address, control, metrics, config });
+        let admin = Rc::new(Admin { address, control, metrics, config, settings });
         tokio::time::timeout(Duration::from_secs(30), test(admin)).await.expect("the test hangs");
         task.abort();
     });
+}
+
+fn access(url: &str) -> Access {
+    Access { url: url.to_owned(), ..Access::default() }
 }
 
 struct Answer {
@@ -145,8 +154,8 @@ impl Admin {
         self.send("GET", path).await
     }
 
-    fn url(&self) -> String {
-        format!("http://{}", self.address)
+    fn url(&self) -> Access {
+        access(&format!("http://{}", self.address))
     }
 }
 
@@ -246,6 +255,36 @@ fn the_page_shows_strangers_text_as_text() {
 }
 
 #[test]
+fn the_routes_page_is_found_where_fabios_users_look() {
+    with_admin(|admin| async move {
+        let page = admin.get("/routes").await;
+        assert_eq!(page.status, 200);
+        assert!(page.head.contains("content-type: text/html; charset=utf-8"), "{}", page.head);
+        assert!(page.body.contains("<td class=\"mono\">shop.example/</td>"), "{}", page.body);
+        let policy = page.head.lines().find_map(|line| line.strip_prefix("content-security-policy: ")).unwrap();
+        let nonce = policy.split("script-src 'nonce-").nth(1).unwrap().split('\'').next().unwrap();
+        assert_eq!(
+            page.body.matches("<script").count(),
+            page.body.matches(&format!("<script nonce=\"{nonce}\">")).count()
+        );
+
+        let fabios = AdminConfig { home: AdminHome::Routes, path: "/lb".to_owned(), ..AdminConfig::default() };
+        admin.settings.send_replace(Arc::new(fabios));
+        for path in ["/lb", "/lb/", "/lb/assets/logo.svg"] {
+            let moved = admin.get(path).await;
+            assert_eq!(moved.status, 303, "{path}");
+            assert!(moved.head.lines().any(|line| line == "location: /lb/routes"), "{}", moved.head);
+        }
+        assert_eq!(admin.get("/lb/routes").await.status, 200);
+        assert_eq!(admin.get("/health").await.status, 200, "checks in Consul are told no prefix");
+        let outside = admin.get("/routes").await;
+        assert!(outside.status == 404 && outside.json()["error"].as_str().unwrap().contains("below /lb"));
+        let table = client::routes(&access(&format!("{}/lb", admin.address)), RoutesFormat::Table).await.unwrap();
+        assert!(table.contains("shop.example/"), "{table}");
+    });
+}
+
+#[test]
 fn only_get_and_head_are_taken_and_unknown_paths_are_told_in_json() {
     with_admin(|admin| async move {
         for method in ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "BREW"] {
@@ -340,7 +379,7 @@ fn client_errors_say_what_to_do() {
         let unused = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let nobody = unused.local_addr().unwrap();
         drop(unused);
-        let refused = client::routes(&format!("http://{nobody}"), RoutesFormat::Table).await.unwrap_err();
+        let refused = client::routes(&access(&format!("http://{nobody}")), RoutesFormat::Table).await.unwrap_err();
         assert!(refused.to_string().starts_with(&format!("nothing listens on {nobody}: is lb running?")), "{refused}");
 
         // Something else listens there: it closes, or talks of other things.
@@ -355,7 +394,7 @@ fn client_errors_say_what_to_do() {
             }
         });
         for _ in 0..2 {
-            let error = client::routes(&format!("http://{address}"), RoutesFormat::Table).await.unwrap_err();
+            let error = client::routes(&access(&format!("http://{address}")), RoutesFormat::Table).await.unwrap_err();
             assert!(matches!(error, AdminClientError::Exchange { .. }), "{error}");
         }
         stranger.await.unwrap();

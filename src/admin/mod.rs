@@ -1,9 +1,9 @@
 //! The admin listener: what `lb` knows, read only, over HTTP/1.1.
 //!
 //! ```text
-//! server (sockets, limits) ── router (path → answer) ─┬─ metrics::text
-//!                                                     ├─ routes, services, explain (JSON)
-//!                                                     └─ page (HTML)
+//! server (sockets, limits) ── place (path → what) ── router (what → answer) ─┬─ metrics::text
+//!                                                                            ├─ routes, services, explain (JSON)
+//!                                                                            └─ page, routes_page (HTML)
 //! client (the other end: `lb routes`, `lb explain`)
 //! ```
 //!
@@ -11,11 +11,15 @@
 //! that it knows neither sources nor workers. It changes nothing, whatever it is asked.
 
 pub mod client;
+mod dial;
 mod explain;
+mod html;
 mod page;
+mod place;
 mod query;
 mod router;
 mod routes;
+mod routes_page;
 mod server;
 mod services;
 mod tabular;
@@ -24,8 +28,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use futures_util::future::LocalBoxFuture;
+use rustls::ServerConfig;
 use tokio::sync::watch;
 
+use crate::config::AdminConfig;
 use crate::control::{ControlHandle, Readiness, ServiceStatus};
 use crate::metrics::Metrics;
 use crate::table::SharedTable;
@@ -57,6 +63,9 @@ impl ControlView for ControlHandle {
     }
 }
 
+/// What a TLS handshake begins with, by the present configuration; none: plain HTTP. Why it cannot begin.
+pub type TlsSettings = Arc<dyn Fn(&AdminConfig) -> Result<Option<Arc<ServerConfig>>, String> + Send + Sync>;
+
 /// Everything the admin listener answers from. Cheap to clone.
 #[derive(Clone)]
 pub struct AdminState {
@@ -68,6 +77,10 @@ pub struct AdminState {
     pub metrics: Metrics,
     /// Services and readiness.
     pub control: Rc<dyn ControlView>,
+    /// Paths, titles and links; the sender replaces it at a reload.
+    pub settings: watch::Receiver<Arc<AdminConfig>>,
+    /// Asked for every connection, so that new certificates are shown at once.
+    pub tls: TlsSettings,
     /// Effective configuration as JSON text, secrets masked; the sender replaces it at a reload.
     pub config_json: watch::Receiver<Arc<str>>,
     /// From a request's raw path to the form that is looked up: the same the proxy uses.

@@ -6,6 +6,7 @@
 
 use std::fmt::Write as _;
 
+use super::html::{fill, push_element, push_html};
 use super::routes::{self, RouteRow};
 use super::services::{InstanceRow, ServiceRow, unready_reason};
 use crate::control::Readiness;
@@ -31,26 +32,15 @@ pub(super) fn first_routes(table: &RouteTable) -> FirstRoutes {
     FirstRoutes { rows: routes::list(all.into_iter().take(ROWS_MAX)), routes_left }
 }
 
-/// What the browser may do with the page: run the one script, use the one style sheet, ask this server.
-pub(super) fn content_security_policy(nonce: &str) -> String {
-    format!(
-        "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src 'self'; \
-         img-src data:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
-    )
-}
-
-/// Fills in the page.
-pub(super) fn render(services: &[ServiceRow], routes: &FirstRoutes, readiness: &Readiness, nonce: &str) -> String {
-    let mut html = String::with_capacity(TEMPLATE.len() + 64 * 1024);
-    // Pieces are appended in one pass, so that a marker inside strangers' text stays text.
-    let mut pieces = TEMPLATE.split("{{");
-    html.push_str(pieces.next().unwrap_or_default());
-    for piece in pieces {
-        let (marker, rest) = piece.split_once("}}").unwrap_or(("", piece));
-        push_marker(&mut html, marker, services, routes, readiness, nonce);
-        html.push_str(rest);
-    }
-    html
+/// Fills in the page; `base` is what paths of the listener begin with.
+pub(super) fn render(
+    services: &[ServiceRow],
+    routes: &FirstRoutes,
+    readiness: &Readiness,
+    base: &str,
+    nonce: &str,
+) -> String {
+    fill(TEMPLATE, |html, marker| push_marker(html, marker, services, routes, readiness, base, nonce))
 }
 
 fn push_marker(
@@ -59,6 +49,7 @@ fn push_marker(
     services: &[ServiceRow],
     routes: &FirstRoutes,
     readiness: &Readiness,
+    base: &str,
     nonce: &str,
 ) {
     let instances = || services.iter().flat_map(|service| &service.instances);
@@ -69,6 +60,7 @@ fn push_marker(
         "OUT" => instances().filter(|instance| !serving(instance)).count().to_string(),
         "REJECTED" => services.iter().map(|service| service.rejected.len()).sum::<usize>().to_string(),
         "NONCE" => nonce.to_owned(),
+        "BASE" => base.to_owned(),
         "VERSION" => VERSION.to_owned(),
         "READY_CLASS" => if readiness.is_ready() { "ready" } else { "unready" }.to_owned(),
         "READY_WORD" => if readiness.is_ready() { "ready" } else { "not ready" }.to_owned(),
@@ -173,27 +165,6 @@ fn push_route(html: &mut String, row: &RouteRow) {
     html.push_str("</td></tr>");
 }
 
-/// `open` and `close` are ours, `text` is a stranger's.
-fn push_element(html: &mut String, open: &str, close: &str, text: &str) {
-    let _ = write!(html, "<{open}>");
-    push_html(html, text);
-    let _ = write!(html, "</{close}>");
-}
-
-/// Appends text for use in HTML content or in a quoted attribute.
-fn push_html(html: &mut String, text: &str) {
-    for character in text.chars() {
-        match character {
-            '&' => html.push_str("&amp;"),
-            '<' => html.push_str("&lt;"),
-            '>' => html.push_str("&gt;"),
-            '"' => html.push_str("&quot;"),
-            '\'' => html.push_str("&#39;"),
-            other => html.push(other),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::SystemTime;
@@ -206,7 +177,7 @@ mod tests {
     fn rendered(name: &str, routes: &str) -> String {
         let services = list(&[status(name)], &Metrics::default(), SystemTime::now());
         let rows = routes::list(table(routes).routes());
-        render(&services, &FirstRoutes { rows, routes_left: 7 }, &Readiness::default(), "NONCE123")
+        render(&services, &FirstRoutes { rows, routes_left: 7 }, &Readiness::default(), "/base", "NONCE123")
     }
 
     #[test]
@@ -225,6 +196,8 @@ mod tests {
             "7 more routes",
             "<script nonce=\"NONCE123\">",
             "<style nonce=\"NONCE123\">",
+            "href=\"/base/routes\"",
+            "action=\"/base/api/explain\"",
         ] {
             assert!(html.contains(expected), "{expected}");
         }
@@ -259,12 +232,5 @@ mod tests {
         ] {
             assert!(!TEMPLATE.contains(banned), "{banned}");
         }
-    }
-
-    #[test]
-    fn the_policy_allows_the_one_nonce() {
-        let policy = content_security_policy("abc");
-        assert!(policy.starts_with("default-src 'none'; script-src 'nonce-abc';"), "{policy}");
-        assert!(!policy.contains("unsafe"), "{policy}");
     }
 }

@@ -4,14 +4,18 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST, HeaderMap, HeaderValue, LOCATION};
+use http::uri::Authority;
 use http::{Method, Response, StatusCode, Uri};
 use http_body_util::Full;
 use serde::Serialize;
 use serde_json::json;
 
+use super::html::content_security_policy;
+use super::place::{Place, place};
 use super::query::Query;
-use super::{AdminState, explain, page, routes, services};
+use super::{AdminState, explain, page, routes, routes_page, services};
+use crate::config::AdminConfig;
 use crate::metrics::process::Process;
 use crate::metrics::text;
 
@@ -24,34 +28,47 @@ const CONTROL_TIMEOUT: Duration = Duration::from_secs(5);
 const PLAIN: &str = "text/plain; charset=utf-8";
 
 /// Answers one request. Nothing here has an effect.
-pub(super) async fn answer(state: &AdminState, method: &Method, uri: &Uri) -> Answer {
+pub(super) async fn answer(state: &AdminState, method: &Method, uri: &Uri, headers: &HeaderMap) -> Answer {
     if method != Method::GET && method != Method::HEAD {
         let mut refused = error(StatusCode::METHOD_NOT_ALLOWED, "the admin listener is read only: use GET or HEAD");
         refused.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
         return refused;
     }
+    let settings = Arc::clone(&state.settings.borrow());
     let query = Query::parse(uri.query().unwrap_or_default());
-    match uri.path() {
-        "/" => page_answer(state).await,
-        "/health" => with_body(StatusCode::OK, PLAIN, "OK\n"),
-        "/ready" => ready(state, &query),
-        "/metrics" => metrics(state).await,
-        "/api/routes" => route_list(state, query).await,
-        "/api/services" => match service_rows(state).await {
+    match place(uri.path(), &settings) {
+        Place::Overview => page_answer(state, &settings.path).await,
+        Place::Routes => routes_page(state, settings, headers).await,
+        Place::Health => with_body(StatusCode::OK, PLAIN, "OK\n"),
+        Place::Ready => ready(state, &query),
+        Place::Metrics => metrics(state).await,
+        Place::RouteList => route_list(state, query).await,
+        Place::ServiceList => match service_rows(state).await {
             Some(rows) => json_answer(StatusCode::OK, &rows, &query),
             None => busy(),
         },
-        "/api/config" => config(state, &query),
-        "/api/version" => with_body(StatusCode::OK, PLAIN, format!("{}\n", text::VERSION)),
-        "/api/explain" => explained(state, &query),
-        path => error(
-            StatusCode::NOT_FOUND,
-            &format!(
-                "nothing at `{path}`: there are /, /health, /ready, /metrics, /api/routes, /api/services, /api/config, \
-                 /api/version and /api/explain?url=URL"
-            ),
-        ),
+        Place::Config => config(state, &query),
+        Place::Version => with_body(StatusCode::OK, PLAIN, format!("{}\n", text::VERSION)),
+        Place::Explain => explained(state, &query),
+        Place::Moved(to) => moved(&format!("{}{to}", settings.path)),
+        Place::Nothing => error(StatusCode::NOT_FOUND, &nothing_at(uri.path(), &settings.path)),
     }
+}
+
+fn nothing_at(path: &str, base: &str) -> String {
+    let below = if base.is_empty() { String::new() } else { format!("below {base} ") };
+    format!(
+        "nothing at `{path}`: {below}there are /, /overview, /routes, /health, /ready, /metrics, /api/routes, \
+         /api/services, /api/config, /api/version and /api/explain?url=URL"
+    )
+}
+
+fn moved(to: &str) -> Answer {
+    let mut answer = with_body(StatusCode::SEE_OTHER, PLAIN, format!("See {to}\n"));
+    if let Ok(to) = HeaderValue::try_from(to) {
+        answer.headers_mut().insert(LOCATION, to);
+    }
+    answer
 }
 
 /// All services; none when the control loop does not answer in time.
@@ -60,14 +77,26 @@ async fn service_rows(state: &AdminState) -> Option<Vec<services::ServiceRow>> {
     Some(services::list(&list, &state.metrics, SystemTime::now()))
 }
 
-async fn page_answer(state: &AdminState) -> Answer {
+async fn page_answer(state: &AdminState, base: &str) -> Answer {
     let Some(services) = service_rows(state).await else { return busy() };
-    let nonce = uuid::Uuid::new_v4().simple().to_string();
     let table = state.table.load();
     let routes = off_thread(move || page::first_routes(&table)).await.unwrap_or_default();
-    let html = page::render(&services, &routes, &state.control.readiness(), &nonce);
-    let mut answer = with_body(StatusCode::OK, "text/html; charset=utf-8", html);
-    if let Ok(policy) = HeaderValue::try_from(page::content_security_policy(&nonce)) {
+    with_html(|nonce| page::render(&services, &routes, &state.control.readiness(), base, nonce))
+}
+
+async fn routes_page(state: &AdminState, settings: Arc<AdminConfig>, headers: &HeaderMap) -> Answer {
+    let table = state.table.load();
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok()).and_then(|host| host.parse::<Authority>().ok());
+    let host = host.map(|host| host.host().to_owned()).unwrap_or_default();
+    let made = off_thread(move || with_html(|nonce| routes_page::render(&table, &settings, &host, nonce)));
+    made.await.unwrap_or_else(failed)
+}
+
+/// A page whose script and style sheet carry this answer's nonce.
+fn with_html(render: impl FnOnce(&str) -> String) -> Answer {
+    let nonce = uuid::Uuid::new_v4().simple().to_string();
+    let mut answer = with_body(StatusCode::OK, "text/html; charset=utf-8", render(&nonce));
+    if let Ok(policy) = HeaderValue::try_from(content_security_policy(&nonce)) {
         answer.headers_mut().insert("content-security-policy", policy);
     }
     answer

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::table::{Route, Target};
 
@@ -20,16 +20,27 @@ pub(super) struct RouteRow {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) tags: Vec<String>,
     /// Effective share, 0 to 1.
+    #[serde(serialize_with = "short")]
     pub(super) weight: f64,
     /// Kept for old readers of the format: always 0, as in Fabio.
-    pub(super) rate1: f64,
+    pub(super) rate1: u8,
     /// The same.
-    pub(super) pct99: f64,
+    pub(super) pct99: u8,
 }
 
-/// All targets in the order of the routes.
+/// Go writes 1, not 1.0.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature is serde's")]
+fn short<S: Serializer>(number: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+    match *number {
+        whole @ (0.0 | 1.0) => serializer.serialize_u8(whole as u8),
+        part => serializer.serialize_f64(part),
+    }
+}
+
+/// All targets in Fabio's order.
 pub(super) fn list<'a>(routes: impl IntoIterator<Item = &'a Arc<Route>>) -> Vec<RouteRow> {
-    routes.into_iter().flat_map(|route| route.targets.iter().map(|target| row(route, target))).collect()
+    let rows = |route: &'a Arc<Route>| route.listed_targets().into_iter().map(|target| row(route, target));
+    routes.into_iter().flat_map(rows).collect()
 }
 
 /// As [`list`], with one row, without a destination, for each service of a route that has no target: what Fabio's
@@ -57,8 +68,8 @@ fn empty_row(route: &Route, service: &str) -> RouteRow {
         cmd: "route add",
         tags: Vec::new(),
         weight: 0.0,
-        rate1: 0.0,
-        pct99: 0.0,
+        rate1: 0,
+        pct99: 0,
     }
 }
 
@@ -73,8 +84,8 @@ fn row(route: &Route, target: &Target) -> RouteRow {
         cmd: "route add",
         tags: target.tags.iter().map(ToString::to_string).collect(),
         weight: target.share,
-        rate1: 0.0,
-        pct99: 0.0,
+        rate1: 0,
+        pct99: 0,
     }
 }
 
@@ -141,7 +152,7 @@ pub(super) mod tests {
             *fixed,
             serde_json::json!({
                 "service": "web", "host": "a.example", "path": "/a", "src": "a.example/a", "dst": "http://10.0.0.2:80/",
-                "opts": "strip=/a", "cmd": "route add", "tags": ["x", "y"], "weight": 0.25, "rate1": 0.0, "pct99": 0.0,
+                "opts": "strip=/a", "cmd": "route add", "tags": ["x", "y"], "weight": 0.25, "rate1": 0, "pct99": 0,
             })
         );
         let other = rows.iter().find(|row| row["dst"] == "https://10.0.0.3:80").unwrap();

@@ -11,14 +11,20 @@ use std::time::Duration;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
 
 use super::{AdminState, router};
 
 /// Most connections at a time; more wait in the kernel's queue.
 const CONNECTIONS_MAX: usize = 64;
+
+/// Limit for a TLS handshake.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Limit for a request head; an idle kept-alive connection is closed by it too.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(15);
@@ -66,10 +72,23 @@ async fn accept_all(listener: TcpListener, state: Rc<AdminState>) {
 }
 
 async fn serve_connection(stream: TcpStream, state: Rc<AdminState>) {
+    let settings = Arc::clone(&state.settings.borrow());
+    match (state.tls)(&settings) {
+        Ok(None) => serve_requests(stream, state).await,
+        Ok(Some(tls)) => match timeout(HANDSHAKE_TIMEOUT, TlsAcceptor::from(tls).accept(stream)).await {
+            Ok(Ok(stream)) => serve_requests(stream, state).await,
+            Ok(Err(error)) => tracing::debug!(%error, "admin connection: no TLS handshake"),
+            Err(_) => tracing::debug!("admin connection: the TLS handshake took too long"),
+        },
+        Err(error) => tracing::error!(error, "the admin listener cannot speak TLS"),
+    }
+}
+
+async fn serve_requests(stream: impl AsyncRead + AsyncWrite + Unpin, state: Rc<AdminState>) {
     let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
         let state = Rc::clone(&state);
         // The body, if any, is not read: no request here has one.
-        async move { Ok::<_, Infallible>(router::answer(&state, request.method(), request.uri()).await) }
+        async move { Ok::<_, Infallible>(router::answer(&state, request.method(), request.uri(), request.headers()).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -77,7 +96,7 @@ async fn serve_connection(stream: TcpStream, state: Rc<AdminState>) {
         .max_buf_size(HEAD_BYTES_MAX)
         .max_headers(HEADERS_MAX)
         .serve_connection(TokioIo::new(stream), service);
-    match tokio::time::timeout(CONNECTION_AGE_MAX, connection).await {
+    match timeout(CONNECTION_AGE_MAX, connection).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::debug!(%error, "admin connection ended early"),
         Err(_) => tracing::debug!("admin connection reached its age"),

@@ -11,7 +11,6 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -245,31 +244,6 @@ fn count(pools: &[Pool], old: &str, new: &str) -> String {
         )
     });
     lines.collect::<Vec<_>>().join("; ")
-}
-
-/// Which of two keys all members use: to find out what an interrupted run has left when the state folder is in doubt.
-/// None: neither is known to all.
-///
-/// # Errors
-/// When no server answers.
-pub async fn in_use<'k>(
-    cluster: &Cluster,
-    reach: &Reach,
-    product: Product,
-    keys: [&'k Secret; 2],
-) -> anyhow::Result<Option<&'k Secret>> {
-    let path = "/v1/status/leader";
-    let (server, _) = reach.any_server::<String>(cluster, product, path).await?;
-    let keyring = Keyring { api: reach.api(server, product), product, deadline: LIMIT };
-    let pools = keyring.pools().await.context("the gossip keyring")?;
-    if pools.is_empty() {
-        bail!("{product}: gossip is not encrypted");
-    }
-    let [old, new] = keys;
-    Ok([(old, new), (new, old)]
-        .into_iter()
-        .find(|(key, other)| is_done(Step::Use, &pools, other.reveal(), key.reveal()))
-        .map(|(key, _)| key))
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use super::gates::leader_of;
 use super::peers::{self, Peer};
 use super::reach::Reach;
 use super::topology::{Cluster, Node, Product, Role, Scope};
+use super::words::counted;
 
 pub use table::render;
 
@@ -26,6 +27,8 @@ pub struct ClusterStatus {
     pub consul_leader: Option<String>,
     /// Name of the node that leads Nomad.
     pub nomad_leader: Option<String>,
+    /// Days until the CA's own certificate ends; negative when it has.
+    pub ca_days: Option<i64>,
     /// Every node of the description, in its order.
     pub nodes: Vec<NodeStatus>,
     /// What is wrong with no node in particular.
@@ -68,6 +71,21 @@ pub struct AgentStatus {
     pub drain: Option<bool>,
     /// Days until the certificate that it serves ends; negative when it has.
     pub certificate_days: Option<i64>,
+}
+
+impl ClusterStatus {
+    /// Notes how long the CA lasts. With fewer than `warn_days` left that is a problem: nothing it signs outlives it.
+    pub fn judge_ca(&mut self, days: i64, warn_days: i64) {
+        self.ca_days = Some(days);
+        if days < warn_days {
+            let when = match days {
+                ..0 => "has expired".to_owned(),
+                _ => format!("ends in {}", counted(days, "day")),
+            };
+            self.problems.push(format!("the CA {when}; run `lb bootstrap rotate-certs --ca`"));
+            self.degraded = true;
+        }
+    }
 }
 
 /// What the servers of one product tell about all.
@@ -303,8 +321,9 @@ fn agent_problems(node: &Node, product: Product, status: &AgentStatus, own: &Own
             problems.push(format!("{product}: its certificate has expired; run `lb bootstrap rotate-certs`"));
         }
         Some(days) if days < warn_days => problems.push(format!(
-            "{product}: the certificate that {} serves ends in {days} days; run `lb bootstrap rotate-certs`",
-            node.name
+            "{product}: the certificate that {} serves ends in {}; run `lb bootstrap rotate-certs`",
+            node.name,
+            counted(days, "day")
         )),
         _ => {}
     }

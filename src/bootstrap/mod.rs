@@ -46,6 +46,7 @@ mod recall;
 mod restart;
 mod sample;
 mod tokens;
+mod words;
 mod world;
 
 pub use commands::run;

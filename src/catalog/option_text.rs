@@ -274,9 +274,9 @@ fn unknown_text(key: &str) -> String {
 }
 
 impl RouteOptions {
-    /// The options as Fabio's `opts` shows them: sorted by key, the last of a repeated one, without `weight` and
-    /// `proto` (which stand elsewhere: as `weight W` and as scheme of the destination), and of a redirect the code
-    /// only (its URL is the destination).
+    /// The options as Fabio's `opts` shows them: sorted by key, the last of a repeated one, `key=` where there is no
+    /// value, without `weight` and `proto` (which stand elsewhere: as `weight W` and as scheme of the destination), and
+    /// of a redirect the code only (its URL is the destination).
     #[must_use]
     pub fn fabio_opts(&self) -> String {
         let mut shown = std::collections::BTreeMap::new();
@@ -288,7 +288,7 @@ impl RouteOptions {
             };
             shown.insert(&**key, value);
         }
-        let words: Vec<String> = shown.into_iter().map(|(key, value)| word(key, value)).collect();
+        let words: Vec<String> = shown.into_iter().map(|(key, value)| format!("{key}={value}")).collect();
         words.join(" ")
     }
 }
@@ -422,7 +422,7 @@ mod tests {
     #[test]
     fn fabio_sees_what_it_would_have_written() {
         let options = parse("strip=/x proto=https flag weight=0.5 redirect=301,http://a/ auth=b auth=c").options;
-        assert_eq!(options.fabio_opts(), "auth=c flag redirect=301 strip=/x");
+        assert_eq!(options.fabio_opts(), "auth=c flag= redirect=301 strip=/x");
     }
 
     #[test]

@@ -122,12 +122,29 @@ pub enum RoutesFormat {
     Fabio,
 }
 
-/// Arguments of `routes`.
+/// Where a running lb is asked.
 #[derive(Clone, Debug, Args)]
-pub struct RoutesArgs {
+pub struct AdminArgs {
     /// The admin listener to ask.
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:9998", env = "LB_ADMIN_URL")]
     pub admin: String,
+    /// CAs to trust there, with https. Without it: the system's.
+    #[arg(long, value_name = "FILE")]
+    pub admin_ca: Option<PathBuf>,
+    /// Certificate to show there.
+    #[arg(long, value_name = "FILE")]
+    pub admin_cert: Option<PathBuf>,
+    /// Its key. Without it: in the same file.
+    #[arg(long, value_name = "FILE", requires = "admin_cert")]
+    pub admin_key: Option<PathBuf>,
+}
+
+/// Arguments of `routes`.
+#[derive(Clone, Debug, Args)]
+pub struct RoutesArgs {
+    /// The lb to ask.
+    #[command(flatten)]
+    pub lb: AdminArgs,
     /// Form of the output.
     #[arg(long, value_enum, default_value_t)]
     pub format: RoutesFormat,
@@ -144,9 +161,9 @@ pub struct ExplainArgs {
     /// Request header; may be repeated.
     #[arg(long, value_name = "K: V")]
     pub header: Vec<String>,
-    /// The admin listener to ask.
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:9998", env = "LB_ADMIN_URL")]
-    pub admin: String,
+    /// The lb to ask.
+    #[command(flatten)]
+    pub lb: AdminArgs,
 }
 
 /// Arguments of `fabio`: the words as they are.

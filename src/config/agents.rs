@@ -6,7 +6,12 @@ use super::reader::Reader;
 use super::*;
 
 /// Reads the section.
-pub(super) fn consul(reader: &mut Reader<'_>, env: ConsulEnvironment, warnings: &mut Vec<Mistake>) -> ConsulConfig {
+pub(super) fn consul(
+    reader: &mut Reader<'_>,
+    env: ConsulEnvironment,
+    register: RegisterConfig,
+    warnings: &mut Vec<Mistake>,
+) -> ConsulConfig {
     let mut config = ConsulConfig {
         addresses: Vec::new(),
         ca_file: reader.path("ca_file"),
@@ -38,6 +43,7 @@ pub(super) fn consul(reader: &mut Reader<'_>, env: ConsulEnvironment, warnings: 
         check_grace: reader.time("check_grace"),
         critical_hold: reader.time("critical_hold"),
         max_connections: reader.count("max_connections"),
+        register,
     };
     for (name, value) in
         [("datacenter", &config.datacenter), ("namespace", &config.namespace), ("partition", &config.partition)]
@@ -78,6 +84,24 @@ pub(super) fn consul(reader: &mut Reader<'_>, env: ConsulEnvironment, warnings: 
     let addresses = consul_addresses(reader, &config, env, warnings);
     let token = if config.token_file.is_some() { None } else { config.token };
     ConsulConfig { addresses, token, ..config }
+}
+
+/// Reads `[consul.register]`.
+pub(super) fn register(reader: &mut Reader<'_>) -> RegisterConfig {
+    let config = RegisterConfig {
+        enabled: reader.bool("enabled"),
+        aliases: reader.bool("aliases"),
+        name: reader.text_or_empty("name"),
+        address: reader.socket_if_set("address"),
+        tags: reader.list("tags"),
+        check_interval: reader.time("check_interval"),
+        check_timeout: reader.time("check_timeout"),
+        check_skip_verify: reader.bool("check_skip_verify"),
+    };
+    if config.name.is_empty() {
+        reader.wrong("name", "is empty", "name the service, as in name = \"lb\"");
+    }
+    config
 }
 
 /// A file and a text that say the same thing. Given side by side one of them is a mistake, and which is not ours to

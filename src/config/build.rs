@@ -1,7 +1,5 @@
 //! From [`Settings`] to [`Config`]: types, defaults, and the checks that need more than one key.
 
-use std::collections::BTreeMap;
-
 use super::keys::section;
 use super::mistake::{Mistake, Place};
 use super::overlay::ConsulEnvironment;
@@ -26,6 +24,10 @@ pub(crate) fn build(
     mistakes: &mut Vec<Mistake>,
     warnings: &mut Vec<Mistake>,
 ) -> Config {
+    let has_static = settings.lists.contains_key("static.route") || settings.once.contains_key("");
+    let given = |section| settings.present.contains(section) || settings.once.contains_key(section);
+    let has_consul = given("consul") || given("consul.register") || around.consul.any || !has_static;
+    let certificates = sources::certificates(settings, has_consul, mistakes, warnings);
     let mut config = Config {
         consul: None,
         static_routes: Vec::new(),
@@ -36,21 +38,20 @@ pub(crate) fn build(
         vault: one(settings, "vault", mistakes, sources::vault),
         proxy: proxy_and_retry(settings, mistakes),
         health: one(settings, "health", mistakes, health),
-        admin: one(settings, "admin", mistakes, |reader| AdminConfig { address: reader.socket("address") }),
+        admin: one(settings, "admin", mistakes, |reader| admin::admin(reader, &certificates)),
         drain: one(settings, "drain", mistakes, |reader| DrainConfig {
             grace: reader.time("grace"),
             timeout: reader.time("timeout"),
         }),
         log: one(settings, "log", mistakes, |reader| log(reader, around.terminal)),
     };
-    let has_static = settings.lists.contains_key("static.route") || settings.once.contains_key("");
-    let has_consul = settings.present.contains("consul") || settings.once.contains_key("consul") || around.consul.any;
-    if has_consul || !has_static {
-        config.consul =
-            Some(one(settings, "consul", mistakes, |reader| agents::consul(reader, around.consul, warnings)));
+    if has_consul {
+        let register = one(settings, "consul.register", mistakes, agents::register);
+        let consul = |reader: &mut Reader<'_>| agents::consul(reader, around.consul, register, warnings);
+        config.consul = Some(one(settings, "consul", mistakes, consul));
     }
     config.static_routes = each(settings, "static.route", mistakes, static_route);
-    config.certificates = sources::certificates(settings, config.consul.is_some(), mistakes, warnings);
+    config.certificates = certificates;
     config.listeners = listeners::listeners(settings, &config, mistakes, warnings);
     config
 }

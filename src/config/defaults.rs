@@ -17,6 +17,12 @@ impl Default for ConsulConfig {
     }
 }
 
+impl Default for RegisterConfig {
+    fn default() -> Self {
+        ConsulConfig::default().register
+    }
+}
+
 impl Default for ProxyConfig {
     fn default() -> Self {
         build::proxy_and_retry(&Settings::default(), &mut Vec::new())

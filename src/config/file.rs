@@ -135,6 +135,8 @@ impl Reader<'_> {
             let (word, place) = (name.get_ref().as_ref(), self.place(name.span().start));
             if let Some(key) = section.key(word) {
                 group.put(key, Entry { value: written(value.get_ref()), place, layer: 0 });
+            } else if let Some(inner) = super::keys::section(&format!("{}.{word}", section.name)) {
+                self.section(inner, name.span().start, value);
             } else if let Some(key) = super::keys::section("").and_then(|top| top.key(word)) {
                 // TOML reads a line after a [section] as part of it; the meaning is clear all the same.
                 self.warnings.push(Mistake {

@@ -179,6 +179,32 @@ const DAY: u64 = 24 * HOUR;
 
 /// Protocol names of listeners.
 pub const PROTOCOLS: &[&str] = &["http", "https", "tcp", "grpc", "grpcs", "tcp+sni", "https+tcp+sni", "tcp-dynamic"];
+/// What may stand at the root of the admin listener.
+pub const ADMIN_HOMES: &[&str] = &["overview", "routes"];
+/// Colours of the admin pages: those of Material Design, whose names Fabio takes.
+pub const ADMIN_COLORS: &[&str] = &[
+    "red",
+    "pink",
+    "purple",
+    "deep-purple",
+    "indigo",
+    "blue",
+    "light-blue",
+    "cyan",
+    "teal",
+    "green",
+    "light-green",
+    "lime",
+    "yellow",
+    "amber",
+    "orange",
+    "deep-orange",
+    "brown",
+    "grey",
+    "blue-grey",
+    "black",
+    "white",
+];
 /// TLS versions served.
 pub const TLS_VERSIONS: &[&str] = &["1.2", "1.3"];
 /// Cipher suites served, under their registered names (IANA), with their numbers; the best first.
@@ -216,6 +242,14 @@ pub const SECTIONS: &[Section] = &[
         doc: "How to reach Consul and what to read there. Without this section, without CONSUL_* variables and with \
               a static source (routes_file or [[static.route]]), Consul is not used at all.",
         keys: CONSUL,
+    },
+    Section {
+        name: "consul.register",
+        shape: Shape::Once,
+        doc: "Registration of lb itself as a service in Consul, with checks: of /health by HTTP, and one that fails when \
+              lb does not report for 15s. It is put back when the agent forgets it, and removed at the beginning of a \
+              drain, before drain.grace. The token needs service:write for each name.",
+        keys: REGISTER,
     },
     Section {
         name: "listener",
@@ -318,13 +352,8 @@ pub const SECTIONS: &[Section] = &[
     Section {
         name: "admin",
         shape: Shape::Once,
-        doc: "The read-only admin listener: web page, health, metrics, API.",
-        keys: &[key(
-            "address",
-            Kind::Socket,
-            "127.0.0.1:9998",
-            "Where it listens. Everybody who can reach it can read the routing table.",
-        )],
+        doc: "The read-only admin listener: web pages, health, metrics, API.",
+        keys: ADMIN,
     },
     Section {
         name: "drain",
@@ -475,6 +504,77 @@ const CONSUL: &[Key] = &[
          long while they can be reached.",
     ),
     key("max_connections", Kind::Count(1, 150), "16", "Most connections to one agent (it allows 200 per client)."),
+];
+
+const REGISTER: &[Key] = &[
+    key("enabled", Kind::Bool, "false", "Whether lb registers itself under its name."),
+    key(
+        "aliases",
+        Kind::Bool,
+        "false",
+        "Whether it also registers under each NAME that a route names by register=NAME, as long as such a route has a \
+         target. Whoever may write tags chooses these names; the rights of the token bound them.",
+    ),
+    key("name", Kind::Text, "lb", "Name of the service. Its id is NAME-HOSTNAME-PORT."),
+    unset(
+        "address",
+        Kind::Socket,
+        "10.0.0.1:9998",
+        "Address under which the admin listener is registered and checked. Unset: admin.address. In place of 0.0.0.0 \
+         or [::]: the first global address of this machine.",
+    ),
+    key("tags", Kind::List, "", "Tags of the service."),
+    key("check_interval", Kind::Time(100, HOUR), "1s", "How often the agent checks /health."),
+    key("check_timeout", Kind::Time(100, HOUR), "3s", "Limit for such a check."),
+    key(
+        "check_skip_verify",
+        Kind::Bool,
+        "false",
+        "Whether the check accepts any certificate, where the admin listener speaks TLS.",
+    ),
+];
+
+const ADMIN: &[Key] = &[
+    key(
+        "address",
+        Kind::Socket,
+        "127.0.0.1:9998",
+        "Where it listens. Everybody who can reach it can read the routing table.",
+    ),
+    unset(
+        "certificates",
+        Kind::Text,
+        "main",
+        "Which [certificates.NAME] it shows; client certificates are asked for as that says. Unset: plain HTTP.",
+    ),
+    key("strict_sni", Kind::Bool, "false", "Refuse the handshake for a name without certificate."),
+    key("tls_min", Kind::Word(TLS_VERSIONS), "1.2", "Lowest TLS version taken."),
+    key("tls_max", Kind::Word(TLS_VERSIONS), "1.3", "Highest TLS version taken."),
+    unset("tls_ciphers", Kind::List, "TLS_AES_256_GCM_SHA384", "Cipher suites taken, as those of a listener."),
+    unset(
+        "path",
+        Kind::Text,
+        "/lb",
+        "What its paths begin with. /health, /ready and /metrics stay at the root as well.",
+    ),
+    key(
+        "home",
+        Kind::Word(ADMIN_HOMES),
+        "overview",
+        "The page at its root. With routes, every unknown path leads there.",
+    ),
+    unset("title", Kind::Text, "east", "Shown on its pages, to tell one lb from another."),
+    unset("color", Kind::Word(ADMIN_COLORS), "light-green", "Colour at the top of its pages, for the same purpose."),
+    key("link_sources", Kind::Bool, "false", "Whether places of routes are links on the page /routes."),
+    key("link_new_tab", Kind::Bool, "true", "Whether these open a new tab."),
+    key("link_scheme", Kind::Word(&["http", "https"]), "http", "Their scheme."),
+    unset(
+        "link_host",
+        Kind::Text,
+        "www.example.com",
+        "Host of those of routes that have none. Unset: the one under which the page was asked for.",
+    ),
+    unset("link_port", Kind::Count(1, 65535), "8080", "Port of those. Unset: the scheme's."),
 ];
 
 const LISTENER: &[Key] = &[

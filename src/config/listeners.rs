@@ -55,7 +55,8 @@ pub(super) fn listeners(
             });
         }
     }
-    let used: HashSet<&String> = listeners.iter().filter_map(|listener| listener.certificates.as_ref()).collect();
+    let used = listeners.iter().filter_map(|listener| listener.certificates.as_ref());
+    let used: HashSet<&String> = used.chain(config.admin.certificates.as_ref()).collect();
     for (name, group) in
         settings.named.get("certificates").into_iter().flatten().filter(|(name, _)| !used.contains(name))
     {
@@ -98,7 +99,7 @@ fn listener(reader: &mut Reader<'_>) -> ListenerConfig {
     }
 }
 
-fn tls_limits(reader: &mut Reader<'_>) -> TlsLimits {
+pub(super) fn tls_limits(reader: &mut Reader<'_>) -> TlsLimits {
     let mut version = |name: &str| match reader.text(name).as_deref() {
         Some("1.2") => TlsVersion::V1_2,
         _ => TlsVersion::V1_3,
@@ -186,6 +187,17 @@ fn check_timeouts(reader: &mut Reader<'_>, listener: &ListenerConfig, warnings: 
     }
 }
 
+/// Whether there are such certificates.
+pub(super) fn check_name(reader: &mut Reader<'_>, name: &str, known: &BTreeMap<String, CertificateConfig>) {
+    if !known.contains_key(name) {
+        let advice = match mistake::nearest(name, known.keys().map(String::as_str)) {
+            Some(near) => format!("did you mean {near:?}?"),
+            None => format!("add [certificates.{name}]"),
+        };
+        reader.wrong("certificates", "names certificates that are not configured", &advice);
+    }
+}
+
 fn check_certificates(
     reader: &mut Reader<'_>,
     listener: &ListenerConfig,
@@ -195,13 +207,7 @@ fn check_certificates(
     let protocol = listener.protocol;
     let tls = matches!(protocol, ListenerProtocol::Https | ListenerProtocol::Grpcs | ListenerProtocol::HttpsTcpSni);
     match &listener.certificates {
-        Some(name) if !known.contains_key(name) => {
-            let advice = match mistake::nearest(name, known.keys().map(String::as_str)) {
-                Some(near) => format!("did you mean {near:?}?"),
-                None => format!("add [certificates.{name}]"),
-            };
-            reader.wrong("certificates", "names certificates that are not configured", &advice);
-        }
+        Some(name) if !known.contains_key(name) => check_name(reader, name, known),
         None if tls => {
             let advice = match known.keys().next() {
                 Some(name) => format!("add certificates = {name:?} to this listener"),

@@ -12,6 +12,7 @@ pub mod duration;
 pub mod keys;
 pub mod mistake;
 
+mod admin;
 mod agents;
 mod build;
 mod defaults;
@@ -40,6 +41,7 @@ use crate::catalog::options::Strategy;
 use crate::table::Matcher;
 use crate::table::health::HealthConfig;
 
+pub use admin::is_host;
 pub use duration::{format_duration, parse_duration};
 pub use listeners::overlap;
 pub use load::{Draft, Inputs, Loaded, draft, load, read, read_draft};
@@ -133,6 +135,29 @@ pub struct ConsulConfig {
     pub critical_hold: Duration,
     /// Most connections kept to an agent (`max_connections`).
     pub max_connections: usize,
+    /// `[consul.register]`.
+    pub register: RegisterConfig,
+}
+
+/// How `lb` registers itself in Consul.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RegisterConfig {
+    /// Under its name (`enabled`).
+    pub enabled: bool,
+    /// Under every name of a `register=` option of a route (`aliases`).
+    pub aliases: bool,
+    /// The name (`name`).
+    pub name: String,
+    /// Address of the admin listener as others reach it; none: as it is bound (`address`).
+    pub address: Option<SocketAddr>,
+    /// Tags (`tags`).
+    pub tags: Vec<String>,
+    /// How often the agent checks (`check_interval`).
+    pub check_interval: Duration,
+    /// Limit for a check (`check_timeout`).
+    pub check_timeout: Duration,
+    /// Checks accept any certificate (`check_skip_verify`).
+    pub check_skip_verify: bool,
 }
 
 impl ConsulConfig {
@@ -321,8 +346,48 @@ pub struct ProxyConfig {
 /// The admin listener.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AdminConfig {
-    /// Where it listens.
+    /// Where it listens (`address`).
     pub address: SocketAddr,
+    /// Which of the certificates; none: plain HTTP (`certificates`).
+    pub certificates: Option<String>,
+    /// Refuse a handshake for a name without certificate (`strict_sni`).
+    pub strict_sni: bool,
+    /// Versions and cipher suites (`tls_min`, `tls_max`, `tls_ciphers`).
+    pub tls: TlsLimits,
+    /// What its paths begin with: empty, or `/…` without a slash at the end (`path`).
+    pub path: String,
+    /// The page at its root (`home`).
+    pub home: AdminHome,
+    /// Shown on its pages; may be empty (`title`).
+    pub title: String,
+    /// One of [`keys::ADMIN_COLORS`] (`color`).
+    pub color: Option<String>,
+    /// Places of routes as links (`link_…`).
+    pub links: SourceLinks,
+}
+
+/// A page of the admin listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AdminHome {
+    /// Services, their instances, and routes.
+    Overview,
+    /// The routing table, as Fabio shows it.
+    Routes,
+}
+
+/// How the places of routes become links.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceLinks {
+    /// Whether they do (`link_sources`).
+    pub enabled: bool,
+    /// They open a new tab (`link_new_tab`).
+    pub new_tab: bool,
+    /// `http` or `https` (`link_scheme`).
+    pub scheme: String,
+    /// Host for routes that have none; else the one of the request for the page (`link_host`).
+    pub host: Option<String>,
+    /// Port for those (`link_port`).
+    pub port: Option<u16>,
 }
 
 /// What happens on SIGTERM.

@@ -172,6 +172,14 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// An address and port; absent when unset.
+    pub(crate) fn socket_if_set(&mut self, name: &str) -> Option<SocketAddr> {
+        match self.typed(name) {
+            Some(Typed::Socket(address)) => Some(address),
+            _ => None,
+        }
+    }
+
     /// Addresses and ports.
     pub(crate) fn sockets(&mut self, name: &str) -> Vec<SocketAddr> {
         match self.typed(name) {

@@ -44,7 +44,7 @@ impl Config {
                 "max_ttl": time(self.dns.max_ttl),
                 "timeout": time(self.dns.timeout),
             },
-            "admin": { "address": self.admin.address },
+            "admin": admin(&self.admin),
             "drain": { "grace": time(self.drain.grace), "timeout": time(self.drain.timeout) },
             "log": {
                 "level": self.log.level,
@@ -58,6 +58,30 @@ impl Config {
             },
         })
     }
+}
+
+fn admin(config: &AdminConfig) -> Value {
+    json!({
+        "address": config.address,
+        "certificates": config.certificates,
+        "strict_sni": config.strict_sni,
+        "tls_min": config.tls.min.as_str(),
+        "tls_max": config.tls.max.as_str(),
+        "tls_ciphers": ciphers(&config.tls),
+        "path": config.path,
+        "home": match config.home { AdminHome::Overview => "overview", AdminHome::Routes => "routes" },
+        "title": config.title,
+        "color": config.color,
+        "link_sources": config.links.enabled,
+        "link_new_tab": config.links.new_tab,
+        "link_scheme": config.links.scheme,
+        "link_host": config.links.host,
+        "link_port": config.links.port,
+    })
+}
+
+fn ciphers(limits: &TlsLimits) -> Vec<&'static str> {
+    limits.ciphers.iter().filter_map(|number| cipher_name(*number)).collect()
 }
 
 fn time(duration: Duration) -> String {
@@ -112,6 +136,16 @@ fn consul(config: &ConsulConfig) -> Value {
         "check_grace": time(config.check_grace),
         "critical_hold": time(config.critical_hold),
         "max_connections": config.max_connections,
+        "register": {
+            "enabled": config.register.enabled,
+            "aliases": config.register.aliases,
+            "name": config.register.name,
+            "address": config.register.address,
+            "tags": config.register.tags,
+            "check_interval": time(config.register.check_interval),
+            "check_timeout": time(config.register.check_timeout),
+            "check_skip_verify": config.register.check_skip_verify,
+        },
     })
 }
 
@@ -125,7 +159,7 @@ fn listener(config: &ListenerConfig) -> Value {
         "strict_sni": config.strict_sni,
         "tls_min": config.tls.min.as_str(),
         "tls_max": config.tls.max.as_str(),
-        "tls_ciphers": config.tls.ciphers.iter().filter_map(|number| cipher_name(*number)).collect::<Vec<_>>(),
+        "tls_ciphers": ciphers(&config.tls),
         "header_timeout": config.header_timeout.map(time),
         "idle_timeout": config.idle_timeout.map(time),
         "body_timeout": config.body_timeout.map(time),
@@ -317,7 +351,7 @@ mod tests {
         for section in SECTIONS {
             let place = match section.shape {
                 Shape::Top => json.clone(),
-                Shape::Once => json[section.name].clone(),
+                Shape::Once => section.name.split('.').fold(json.clone(), |place, part| place[part].clone()),
                 Shape::List if section.name == "listener" => json["listener"][0].clone(),
                 Shape::List => json["static"]["route"][0].clone(),
                 Shape::Named => json["certificates"]["main"].clone(),

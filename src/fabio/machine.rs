@@ -68,8 +68,13 @@ impl Machine {
 
     /// Defaults that differ between machines.
     pub(super) fn defaults(&self) -> BTreeMap<&'static str, String> {
-        let global = self.interfaces.iter().map(|it| it.ip).find(is_global_unicast);
-        BTreeMap::from([("proxy.localip", global.map(|ip| ip.to_string()).unwrap_or_default())])
+        BTreeMap::from([("proxy.localip", self.first_global().map(|ip| ip.to_string()).unwrap_or_default())])
+    }
+
+    /// The first address that others may reach this machine by; private ones count.
+    #[must_use]
+    pub fn first_global(&self) -> Option<IpAddr> {
+        self.interfaces.iter().map(|it| it.ip).find(is_global_unicast)
     }
 
     /// A path as seen from everywhere.
@@ -105,6 +110,21 @@ impl Machine {
             },
         };
         Ok(SocketAddr::new(ip, port))
+    }
+
+    /// The same for an address that is told to others: a name in it stands for any address of this machine.
+    ///
+    /// # Errors
+    /// What the text is not.
+    pub fn advertised(&self, text: &str) -> Result<SocketAddr, AddressError> {
+        let text = self.expand(text)?;
+        let is_name = |host: &str| host.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_'));
+        match text.rsplit_once(':') {
+            Some((host, port)) if is_name(host) && host.parse::<IpAddr>().is_err() => {
+                self.socket(&format!("0.0.0.0:{port}"))
+            }
+            _ => self.socket(&text),
+        }
     }
 
     /// Puts addresses in the place of templates like `{{ GetPrivateIP }}`.

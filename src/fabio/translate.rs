@@ -4,6 +4,7 @@
 //! that is not ours. Where Fabio's own behaviour is listed as a weakness and nobody asked for it (no limit for a slow
 //! request head, no retries), ours stays.
 
+mod admin;
 mod certificates;
 mod consul;
 mod data_path;
@@ -213,7 +214,6 @@ mod tests {
 #
 # registry.consul.kvpath: is not carried out yet: routes in the KV store; a routes_file takes the same commands
 # registry.consul.noroutehtmlpath: is not carried out yet: a no-route page in the KV store; proxy.no_route_page names a file
-# registry.consul.register.enabled: is not carried out yet: registration of the router itself
 
 [consul]
 address = "http://localhost:8500" # registry.consul.addr
@@ -221,6 +221,11 @@ checks_required = "one" # registry.consul.checksRequired
 stale = false # registry.consul.requireConsistent, registry.consul.allowStale
 check_grace = "1h" # Fabio gives no traffic to an instance without a check
 critical_hold = "0s" # Fabio obeys a critical check at once
+
+[consul.register]
+enabled = true # registry.consul.register.enabled
+aliases = true # Fabio registers what routes name by register=
+name = "fabio" # registry.consul.register.name
 
 [[listener]]
 address = "0.0.0.0:9999" # proxy.addr
@@ -239,6 +244,8 @@ tcp_idle_timeout = "0s" # Fabio lets quiet connections be
 
 [admin]
 address = "0.0.0.0:9998" # ui.addr
+home = "routes" # Fabio leads there from everywhere
+color = "light-green" # ui.color
 
 [drain]
 timeout = "0s" # proxy.shutdownwait
@@ -301,6 +308,21 @@ format = "text" # Fabio writes its log for people
         changes(&["-log.access.target", "stdout"], |config| config.log.access = config::AccessLog::Common);
         changes(&["-log.access.format", "combined"], |_| {});
         changes(&["-ui.addr", "127.0.0.1:1"], |config| config.admin.address = "127.0.0.1:1".parse().unwrap());
+        changes(&["-ui.path", "/lb/"], |config| config.admin.path = "/lb".to_owned());
+        changes(&["-ui.title", "a b"], |config| config.admin.title = "a b".to_owned());
+        changes(&["-ui.color", "blue darken-2"], |config| config.admin.color = Some("blue".to_owned()));
+        let links = [
+            "-ui.routingtable.source.linkenabled",
+            "-ui.routingtable.source.newtab=false",
+            "-ui.routingtable.source.scheme=https",
+            "-ui.routingtable.source.host=www",
+            "-ui.routingtable.source.port=81",
+        ];
+        changes(&links, |config| {
+            let links = &mut config.admin.links;
+            (links.enabled, links.new_tab, links.scheme) = (true, false, "https".to_owned());
+            (links.host, links.port) = (Some("www".to_owned()), Some(81));
+        });
         changes(&["-proxy.readtimeout", "5s"], |config| {
             config.proxy.header_timeout = seconds(5);
             config.proxy.body_timeout = seconds(5);
@@ -332,6 +354,21 @@ format = "text" # Fabio writes its log for people
         let stale = ["-registry.consul.requireConsistent=false", "-registry.consul.allowStale"];
         assert!(consul(&stale).stale && !consul(&stale[..1]).stale);
         assert!(refusals(&stale[1..]).contains("cannot be true together"));
+
+        let register = |args: &[&str]| consul(args).register;
+        let address = |text: &str| register(&["-registry.consul.register.addr", text]).address.map(|it| it.to_string());
+        let [loopback, any] = ["127.0.0.1:1", "0.0.0.0:1"].map(|text| Some(text.to_owned()));
+        assert_eq!((address("127.0.0.1:1"), address(":1"), address("name.test:1"), address(":9998")), {
+            (loopback, any.clone(), any, None)
+        });
+        assert_eq!(register(&["-registry.consul.register.addr=", "-ui.addr=127.0.0.1:5"]).address, None);
+        assert!(refusals(&["-registry.consul.register.addr", "9998"]).contains("is no address"));
+        let off = register(&["-registry.consul.register.enabled=false", "-registry.consul.register.tags", "a, b"]);
+        assert_eq!((off.enabled, off.aliases, off.tags), (false, true, vec!["a".to_owned(), "b".to_owned()]));
+        let [interval, limit] = ["-registry.consul.register.checkInterval", "-registry.consul.register.checkTimeout"];
+        let checks = register(&[interval, "5s", limit, "2s", "-registry.consul.register.checkTLSSkipVerify"]);
+        assert_eq!((checks.check_interval, checks.check_timeout), (seconds(5), seconds(2)));
+        assert!(checks.check_skip_verify);
 
         let args = ["-registry.backend", "file", "-registry.file.path", "r", "-registry.file.noroutehtmlpath", "/p"];
         let found = config(&args);
@@ -449,8 +486,6 @@ format = "text" # Fabio writes its log for people
         assert!(said[1].starts_with("bgp.enabled (command line): has no effect: left out on purpose"), "{said:?}");
         let toml = translated(&args).toml;
         assert!(toml.contains("\n# bgp.enabled: has no effect: left out on purpose"), "{toml}");
-        let silenced = translated(&["-registry.consul.register.enabled=false"]);
-        assert!(!silenced.toml.contains("register.enabled"), "{}", silenced.toml);
     }
 
     #[test]
@@ -517,7 +552,7 @@ format = "text" # Fabio writes its log for people
                 Ok(translation) => prop_assert!(load(&translation.toml).is_ok()),
                 // What the loader refuses is what only the user can mean.
                 Err(refusals) => for refusal in refusals.iter().filter(|refusal| refusal.text.starts_with("lb's ")) {
-                    let known = ["registry.consul.", "proxy.addr", "ui.addr"];
+                    let known = ["registry.consul.", "proxy.addr", "ui.addr", "ui.path"];
                     prop_assert!(known.iter().any(|key| refusal.key.starts_with(key)), "{refusal}");
                 },
             }

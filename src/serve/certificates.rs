@@ -11,14 +11,16 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
+use rustls::ServerConfig;
 use tokio::sync::mpsc;
 
 use self::fetcher::Fetcher;
 use self::shelf::StoreShelf;
+use crate::admin::TlsSettings;
 use crate::certificates::{Demand, Demands, Surroundings, Tokens};
-use crate::config::{CertificateSource, Config, TokenPlace};
+use crate::config::{AdminConfig, CertificateSource, Config, TokenPlace};
 use crate::metrics::Metrics;
-use crate::proxy::tls::{CertStore, TlsError};
+use crate::proxy::tls::{CertStore, ServerUse, TlsError};
 
 type Stores = BTreeMap<String, Arc<CertStore>>;
 
@@ -148,6 +150,12 @@ impl Certificates {
         self.present.stores.load_full()
     }
 
+    /// How the admin listener shows them.
+    pub(super) fn for_admin(&self) -> TlsSettings {
+        let present = Arc::clone(&self.present);
+        Arc::new(move |config| admin_settings(config, &present.stores.load()))
+    }
+
     /// Files to watch.
     pub(super) fn paths(&self, config: &Config) -> Vec<PathBuf> {
         let mut paths: Vec<PathBuf> = self.present.stores.load().values().flat_map(|store| store.paths()).collect();
@@ -201,6 +209,15 @@ impl Present {
     fn count(&self, errors: usize) {
         self.metrics.control().reload_errors.certificates += errors as u64;
     }
+}
+
+/// What a handshake of the admin listener begins with.
+pub(super) fn admin_settings(config: &AdminConfig, stores: &Stores) -> Result<Option<Arc<ServerConfig>>, String> {
+    let Some(name) = &config.certificates else { return Ok(None) };
+    let store = stores.get(name).ok_or_else(|| format!("no certificates.{name}"))?;
+    // No name is offered by ALPN: HTTP/1.1 is spoken, as by those who know nothing of it.
+    let used = ServerUse { strict: config.strict_sni, http: false, limits: config.tls.clone() };
+    store.server_config(&used).map(Some).map_err(|error| format!("certificates.{name}: {error}"))
 }
 
 fn joined(errors: &[TlsError]) -> String {

@@ -11,10 +11,11 @@ use anyhow::Context as _;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::ExtraSource;
+use super::registration::SelfRegistration;
 use super::workers::{Follower, Opener};
-use crate::admin::{self, AdminState};
+use crate::admin::{self, AdminState, TlsSettings};
 use crate::catalog::eligibility::Rules;
-use crate::config::Config;
+use crate::config::{AdminConfig, Config};
 use crate::control::{Control, ControlHandle, ControlSettings};
 use crate::metrics::Metrics;
 use crate::proxy::http::path;
@@ -35,6 +36,7 @@ pub(super) struct Start {
     pub(super) config: Config,
     pub(super) extra: Vec<ExtraSource>,
     pub(super) admin: TcpListener,
+    pub(super) admin_tls: TlsSettings,
     pub(super) clock: Clock,
     pub(super) metrics: Metrics,
     pub(super) table: SharedTable,
@@ -44,6 +46,7 @@ pub(super) struct Start {
 
 enum Order {
     Reload(Box<Config>, oneshot::Sender<anyhow::Result<()>>),
+    Withdraw(oneshot::Sender<()>),
     Stop,
 }
 
@@ -62,6 +65,14 @@ impl ControlThread {
     ) -> anyhow::Result<()> {
         let order = Order::Reload(Box::new(config), answer);
         self.orders.send(order).await.ok().context("the control thread has ended")
+    }
+
+    /// Removes what is registered of this process, if anything; takes a few seconds at most.
+    pub(super) async fn withdraw(&self) {
+        let (done, waiting) = oneshot::channel();
+        if self.orders.send(Order::Withdraw(done)).await.is_ok() {
+            waiting.await.ok();
+        }
     }
 
     /// Ends the thread; does not wait for it.
@@ -129,7 +140,9 @@ fn control_settings(config: &Config) -> ControlSettings {
 struct Parts {
     handle: ControlHandle,
     config_json: watch::Sender<Arc<str>>,
+    admin: watch::Sender<Arc<AdminConfig>>,
     consul: Option<ConsulSource>,
+    registration: Option<SelfRegistration>,
     static_routes: Option<StaticRoutes>,
     /// Held for their drop.
     _tasks: Vec<SourceTask>,
@@ -137,7 +150,7 @@ struct Parts {
 
 impl Parts {
     fn start(start: Start, control: Control, handle: ControlHandle) -> anyhow::Result<Self> {
-        let Start { config, extra, admin, clock, metrics, table, open, follower } = start;
+        let Start { config, extra, admin, admin_tls, clock, metrics, table, open, follower } = start;
         let (updates, unresolved) = mpsc::channel(UPDATES_MAX);
         let (resolved, control_updates) = mpsc::channel(UPDATES_MAX);
         let mut tasks = vec![resolve::spawn(&config.dns, metrics.clone(), unresolved, resolved)];
@@ -158,22 +171,31 @@ impl Parts {
             tokio::task::spawn_local(pass_on(received, updates.clone()));
         }
         tokio::task::spawn_local(control.run(control_updates));
-        tokio::task::spawn_local(open_when_synced(handle.clone(), table.clone(), open, follower));
 
         let config_json = watch::Sender::new(masked(&config));
+        let settings = watch::Sender::new(Arc::new(config.admin.clone()));
         admin.set_nonblocking(true).context("admin listener")?;
         let address = admin.local_addr().context("admin listener")?;
+        let scheme = scheme(&config.admin);
+        let registration = consul.as_ref().zip(config.consul.as_ref()).map(|(source, config)| {
+            SelfRegistration::new(source.registrar(), table.clone(), address, (config.register.clone(), scheme))
+        });
+        let opened = registration.as_ref().map(SelfRegistration::starter);
+        let open = open_when_synced(handle.clone(), table.clone(), open, opened, follower);
+        tokio::task::spawn_local(open);
         let state = AdminState {
             table,
             clock,
             metrics,
             control: Rc::new(handle.clone()),
+            settings: settings.subscribe(),
+            tls: admin_tls,
             config_json: config_json.subscribe(),
             normalise_path,
         };
         admin::serve(tokio::net::TcpListener::from_std(admin).context("admin listener")?, state);
         tracing::info!(target: "lb::serve", listener = "admin", %address, "listening");
-        Ok(Self { handle, config_json, consul, static_routes, _tasks: tasks })
+        Ok(Self { handle, config_json, admin: settings, consul, registration, static_routes, _tasks: tasks })
     }
 
     async fn obey(self, mut orders: mpsc::Receiver<Order>) {
@@ -181,6 +203,12 @@ impl Parts {
             match order {
                 Order::Reload(config, answer) => {
                     answer.send(self.reload(&config).await).ok();
+                }
+                Order::Withdraw(done) => {
+                    if let Some(registration) = &self.registration {
+                        registration.withdraw().await;
+                    }
+                    done.send(()).ok();
                 }
                 Order::Stop => return,
             }
@@ -195,10 +223,19 @@ impl Parts {
         if let Some(source) = &self.static_routes {
             source.replace(&config.static_routes).map_err(static_error)?;
         }
+        if let (Some(registration), Some(consul)) = (&self.registration, &config.consul) {
+            registration.reload(&consul.register, scheme(&config.admin));
+        }
         self.handle.update_settings(control_settings(config)).await;
+        self.admin.send_replace(Arc::new(config.admin.clone()));
         self.config_json.send_replace(masked(config));
         Ok(())
     }
+}
+
+/// What is spoken on the admin listener.
+fn scheme(config: &AdminConfig) -> &'static str {
+    if config.certificates.is_some() { "https" } else { "http" }
 }
 
 fn static_error(errors: Vec<crate::catalog::command::CommandError>) -> anyhow::Error {
@@ -220,7 +257,13 @@ async fn pass_on(mut from: mpsc::Receiver<Update>, to: mpsc::Sender<Update>) {
 }
 
 /// Opens the listeners once everything is known; or, when a source keeps silent, once there is anything to serve.
-async fn open_when_synced(handle: ControlHandle, table: SharedTable, open: Opener, follower: Follower) {
+async fn open_when_synced(
+    handle: ControlHandle,
+    table: SharedTable,
+    open: Opener,
+    opened: Option<impl FnOnce()>,
+    follower: Follower,
+) {
     let patience = async {
         tokio::time::sleep(SYNC_PATIENCE).await;
         let waiting_for = handle.readiness().waiting_for.join(", ");
@@ -240,6 +283,9 @@ async fn open_when_synced(handle: ControlHandle, table: SharedTable, open: Opene
     }
     follower.follow().await;
     super::notify::ready();
+    if let Some(opened) = opened {
+        opened();
+    }
     follower.run().await;
 }
 

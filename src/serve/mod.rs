@@ -3,7 +3,7 @@
 //! ```text
 //! start:  bind every socket (none listens yet) ─► control thread: sources, table, admin
 //!            └─ when every source has synced ─► open the sockets, start the workers ─► ready
-//! stop:   not ready ─► grace ─► workers drain ─► deadline cuts ─► control thread ends
+//! stop:   not ready, registration removed ─► grace ─► workers drain ─► deadline cuts ─► control thread ends
 //! ```
 //! Sockets listen only once there is a table: a client never meets a balancer that knows nothing yet, and a
 //! predecessor on the same ports keeps serving until then.
@@ -12,6 +12,7 @@ mod certificates;
 mod control_thread;
 mod files;
 mod notify;
+mod registration;
 mod run;
 mod settings;
 mod workers;
@@ -80,6 +81,9 @@ pub fn start(config: &Config, extra: Vec<ExtraSource>) -> anyhow::Result<Running
 
     let workers = workers::Workers::bind(config, &certificates.stores(), &metrics)?;
     // Shared with a predecessor on the same address, as the listeners are, so that it can be relieved.
+    certificates::admin_settings(&config.admin, &certificates.stores())
+        .map_err(anyhow::Error::msg)
+        .context("admin listener (key admin.certificates)")?;
     let admin = bind_admin(config.admin.address).context("admin listener (key admin.address)")?;
     let admin_address = admin.local_addr().context("admin listener")?;
 
@@ -97,6 +101,7 @@ pub fn start(config: &Config, extra: Vec<ExtraSource>) -> anyhow::Result<Running
         config: config.clone(),
         extra,
         admin,
+        admin_tls: certificates.for_admin(),
         clock,
         metrics: metrics.clone(),
         table: table.clone(),
@@ -139,6 +144,9 @@ impl Running {
         // What can fail comes first, so that a refused configuration changed nothing.
         let built = settings::build(next)?;
         let stores = self.certificates.prepare(next)?;
+        certificates::admin_settings(&next.admin, &stores)
+            .map_err(anyhow::Error::msg)
+            .context("admin listener (key admin.certificates)")?;
         let listeners = self.workers.prepare(next, &stores, &self.metrics)?;
         let (answer, answered) = oneshot::channel();
         self.thread.reload(next.clone(), answer).await?;
@@ -155,6 +163,8 @@ impl Running {
         self.control.set_draining();
         tracing::info!(grace = format_duration(config.grace), timeout = format_duration(config.timeout), "draining");
         let orderly = async {
+            // First of all, so that nobody is sent here by Consul any more while traffic is still served.
+            self.thread.withdraw().await;
             tokio::time::sleep(config.grace).await;
             self.phase.send_replace(Phase::Draining);
             if tokio::time::timeout(config.timeout, self.workers.ended()).await.is_err() {

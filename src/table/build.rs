@@ -620,9 +620,9 @@ mod tests {
         assert!(shares.iter().zip([0.2, 0.2, 0.6]).all(|(a, b)| (a - b).abs() < 1e-9), "{shares:?}");
         assert_eq!(
             table.to_fabio_commands(),
-            "route add s a/ http://127.0.0.1:1/ weight 0.2000 tags \"t1\"\n\
+            "route add t a/ http://127.0.0.1:3/ tags \"t3\"\n\
              route add s a/ http://127.0.0.1:2/ weight 0.2000 tags \"t2\"\n\
-             route add t a/ http://127.0.0.1:3/ tags \"t3\"\n\
+             route add s a/ http://127.0.0.1:1/ weight 0.2000 tags \"t1\"\n\
              route add s / http://127.0.0.1:1/ tags \"t1\"\n"
         );
     }

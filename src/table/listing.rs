@@ -1,5 +1,6 @@
 //! The whole table in order, for the API, and as text in Fabio's route language.
 
+use std::cmp::Reverse;
 use std::fmt::Write;
 use std::sync::Arc;
 
@@ -25,11 +26,25 @@ impl RouteTable {
         routes.sort_by(|a, b| b.key.host.cmp(&a.key.host));
         let mut text = String::new();
         for route in routes {
-            for target in route.targets.iter().filter(|target| target.share > 0.0) {
+            for target in route.listed_targets().into_iter().filter(|target| target.share > 0.0) {
                 push_command(&mut text, route, target);
             }
         }
         text
+    }
+}
+
+impl Route {
+    /// The targets in Fabio's order: those of the catalog first, the last of their lines (sorted as text) at the
+    /// beginning; those of route commands follow as they were given.
+    #[must_use]
+    pub fn listed_targets(&self) -> Vec<&Target> {
+        let mut targets: Vec<&Target> = self.targets.iter().collect();
+        targets.sort_by_cached_key(|target| {
+            let line = target.url.is_none().then(|| format!("{} {}", target.service.name(), target.destination()));
+            Reverse(line)
+        });
+        targets
     }
 }
 
@@ -49,7 +64,7 @@ fn push_command(text: &mut String, route: &Route, target: &Target) {
     if !target.tags.is_empty() {
         let _ = write!(text, " tags \"{}\"", target.tags.join(","));
     }
-    let opts = target.options_text();
+    let opts = target.options.fabio_opts();
     if !opts.is_empty() {
         let _ = write!(text, " opts \"{opts}\"");
     }

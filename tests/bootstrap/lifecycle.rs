@@ -79,7 +79,7 @@ fn consul_agrees(cluster: &Cluster) {
     let peers = cluster.ask_consul(&["operator", "raft", "list-peers"]).good().stdout;
     assert_eq!((peers.matches(" leader ").count(), peers.matches(" follower ").count()), (1, 2), "{peers}");
     assert_eq!(peers.matches(" true ").count(), 3, "{peers}");
-    let keyring = cluster.ask_consul(&["keyring", "-list"]).good().stdout;
+    let keyring = cluster.keyring();
     let key = gossip_key(cluster);
     assert!(keyring.contains(&format!("{key} [9/9]")) && keyring.contains(&format!("{key} [3/3]")), "{keyring}");
     assert_eq!(keyring.lines().filter(|line| line.ends_with(']')).count(), 2, "no other key: {keyring}");

@@ -78,7 +78,7 @@ fn another_gossip_key(cluster: &Cluster) {
     assert!(status.stdout.contains("nomad-client-0: consul: cannot reach the servers"), "{}", status.stdout);
     cluster.kill("nomad-client-0/consul");
     fs::remove_file(&keyring).unwrap();
-    cluster.up().says(&["1 nodes changed"]);
+    cluster.up().says(&["1 node changed"]);
     cluster.run(&["status"]).good();
 }
 
@@ -97,7 +97,7 @@ fn files_that_were_edited(cluster: &Cluster) {
     let hcl = cluster.node("consul-1", "consul.d/consul.hcl");
     fs::write(&hcl, fs::read_to_string(&hcl).unwrap() + "log_level = \"DEBUG\"\n").unwrap();
     // Nobody can tell whether it was started with that.
-    cluster.up().says(&["1 nodes changed", "1 restarted"]);
+    cluster.up().says(&["1 node changed", "1 restarted"]);
     let changed = |(name, pid): (&String, &u32)| (before[name] != *pid).then(|| name.clone());
     assert_eq!(cluster.pids().iter().filter_map(changed).collect::<Vec<_>>(), ["consul-1/consul"]);
     cluster.up().says(&["nothing to change"]);

@@ -84,10 +84,7 @@ fn changed_by_hand(site: &Site) {
     let before = touched();
     site.machines[1].run("echo '# by hand' >>/etc/consul.d/consul.hcl");
     let plan = site.lb("plan").expect(3).out;
-    assert_eq!(
-        plan,
-        "consul-1\n  write   /etc/consul.d/consul.hcl (differs)\n  restart consul\n2 changes on 1 nodes\n"
-    );
+    assert_eq!(plan, "consul-1\n  write   /etc/consul.d/consul.hcl (differs)\n  restart consul\n2 changes on 1 node\n");
     site.lb("up").expect(0).tells(&["3 up, 1 restarted"]);
     let after = touched();
     assert_eq!((&before[0], &before[2]), (&after[0], &after[2]), "the others were left alone");
@@ -98,7 +95,7 @@ fn changed_by_hand(site: &Site) {
 
     site.machines[2].run("chmod 644 /etc/consul.d/key.pem");
     let plan = site.lb("plan").expect(3).out;
-    assert_eq!(plan, "consul-2\n  write   /etc/consul.d/key.pem (other mode)\n1 changes on 1 nodes\n");
+    assert_eq!(plan, "consul-2\n  write   /etc/consul.d/key.pem (other mode)\n1 change on 1 node\n");
     let running =
         || site.machines.iter().map(|machine| machine.run("cat /var/lib/lb-bootstrap/*.pid")).collect::<String>();
     let before = running();

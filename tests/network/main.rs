@@ -11,6 +11,7 @@ mod dynamic;
 mod grpc;
 mod h2;
 mod lifecycle;
+mod registration;
 mod reload;
 mod server_name;
 mod tcp;

@@ -15,6 +15,8 @@ use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
+use lb::admin::client::{Access, RoutesFormat, routes};
+
 use super::support::certs::{Ca, Pair};
 use super::support::client;
 use super::support::lb::Lb;
@@ -361,4 +363,50 @@ fn clients_without_tls_are_let_go() {
         let answer = read_to_end(&mut socket);
         assert!(!answer.starts_with(b"HTTP"), "{answer:?}");
     }
+}
+
+#[test]
+fn the_admin_listener_speaks_tls_and_follows_its_certificate() {
+    let folder = tempfile::tempdir().unwrap();
+    let ca = Ca::new("ca");
+    let (first, second) = (ca.pair(&["lb.test"]), ca.pair(&["lb.test", "localhost"]));
+    let files = first.write(folder.path(), "site");
+    let upstream = Upstream::start("u");
+    let admin = "[admin]\naddress = \"127.0.0.1:0\"\n";
+    let text = config(
+        &(file_source(&files, "") + &listener("http", "") + &route("web", "/", &[url("http", upstream.address)], "")),
+    );
+    assert!(text.contains(admin), "{text}");
+    let lb = Lb::start(&text.replace(admin, &format!("{admin}certificates = \"main\"\ntls_min = \"1.3\"\n")));
+    let address = lb.address("admin");
+    block_on(async {
+        let trust = Trust::new(&ca);
+        let answer = trust.get(address, "lb.test").await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("<title>lb</title>"), "{answer}");
+        let old = Trust::with(&ca, None, &[&rustls::version::TLS12]);
+        old.connect(address, "lb.test").await.unwrap_err();
+        assert_eq!(shown(&trust.connect(address, "lb.test").await.unwrap()), chain(&first)[0]);
+        second.write(folder.path(), "site");
+        lb.sighup();
+        let begun = std::time::Instant::now();
+        while shown(&trust.connect(address, "lb.test").await.unwrap()) != chain(&second)[0] {
+            assert!(begun.elapsed() < client::PATIENCE, "the old certificate is still shown\n{}", lb.stderr());
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+        let mut access = Access { url: format!("https://{address}"), ..Access::default() };
+        let error = routes(&access, RoutesFormat::Fabio).await.unwrap_err().to_string();
+        assert!(error.contains("UnknownIssuer") && error.contains("--admin-ca"), "{error}");
+        access.ca = Some(ca.write(folder.path(), "ca"));
+        let error = routes(&access, RoutesFormat::Fabio).await.unwrap_err().to_string();
+        assert!(error.contains("not valid for name"), "the certificate is not for this address: {error}");
+        access.url = format!("https://localhost:{}", address.port());
+        assert!(routes(&access, RoutesFormat::Fabio).await.unwrap().starts_with("route add web / "));
+        // Who speaks plainly gets no answer, and whoever says nothing keeps nobody waiting.
+        let _silent = TcpStream::connect(address).await.unwrap();
+        let mut plain = TcpStream::connect(address).await.unwrap();
+        plain.write_all(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        let mut answer = Vec::new();
+        let _ = plain.read_to_end(&mut answer).await;
+        assert!(!answer.starts_with(b"HTTP/"), "{}", String::from_utf8_lossy(&answer));
+    });
 }

@@ -155,6 +155,18 @@ impl Cluster {
         Ran::of(command.args(["-c", &script, "consul"]).args(words).stdin(Stdio::null()))
     }
 
+    /// What `consul keyring -list` prints once every member has answered: the question goes by gossip, and where one
+    /// answer is late the command fails.
+    pub fn keyring(&self) -> String {
+        let mut printed = String::new();
+        wait("an answer of every member about its keys", || {
+            let ran = self.ask_consul(&["keyring", "-list"]);
+            printed = ran.stdout;
+            ran.code == Some(0)
+        });
+        printed
+    }
+
     /// The API of the node's Consul agent with the operator's certificate; status and body.
     pub fn api(&self, number: u8, method: &str, path: &str, body: Option<&Value>) -> Result<(u16, String), String> {
         let mut curl = Command::new("curl");

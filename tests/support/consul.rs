@@ -380,6 +380,7 @@ pub fn plain_config(address: &str) -> ConsulConfig {
         check_grace: Duration::from_secs(2),
         critical_hold: Duration::from_secs(5),
         max_connections: 16,
+        ..ConsulConfig::default()
     }
 }
 

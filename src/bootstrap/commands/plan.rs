@@ -14,6 +14,7 @@ use crate::bootstrap::progress::Progress;
 use crate::bootstrap::secrets::{NodePairs, Pair, Secret, Shared};
 use crate::bootstrap::state::State;
 use crate::bootstrap::topology::Product;
+use crate::bootstrap::words::counted;
 use crate::bootstrap::world::World;
 use crate::bootstrap::{compatible, converge};
 
@@ -119,6 +120,7 @@ fn text(planned: &Planned) -> String {
         }
     }
     let steps: usize = planned.nodes.iter().map(|plan| plan.steps.len()).sum();
-    let _ = writeln!(text, "{} changes on {} nodes", steps + planned.cluster.len(), planned.nodes.len());
+    let changes = counted(steps + planned.cluster.len(), "change");
+    let _ = writeln!(text, "{changes} on {}", counted(planned.nodes.len(), "node"));
     text
 }

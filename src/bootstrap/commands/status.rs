@@ -7,7 +7,7 @@ use anyhow::Result;
 use super::asked::Asked;
 use super::terminal::print;
 use crate::bootstrap::exit::DIFFERS;
-use crate::bootstrap::members;
+use crate::bootstrap::{members, pki};
 
 /// A certificate with fewer days than this is a reason for exit code 3.
 const WARN_DAYS: i64 = 30;
@@ -19,9 +19,13 @@ const WARN_DAYS: i64 = 30;
 pub(super) async fn run(asked: &Asked, json: bool) -> Result<u8> {
     let world = asked.world_to_read()?;
     world.dial().await;
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let now = i64::try_from(now).unwrap_or(i64::MAX);
-    let status = members::look(&world.cluster, &world.reach()?, world.scope, now, WARN_DAYS).await;
+    let now = SystemTime::now();
+    let seconds = now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let seconds = i64::try_from(seconds).unwrap_or(i64::MAX);
+    let mut status = members::look(&world.cluster, &world.reach()?, world.scope, seconds, WARN_DAYS).await;
+    if let Some(ca) = world.state.signing_cert()? {
+        status.judge_ca(pki::describe(&ca)?.days_left(now), WARN_DAYS);
+    }
     match json {
         true => print(&format!("{}\n", serde_json::to_string_pretty(&status)?))?,
         false => print(&members::render(&status))?,

@@ -10,6 +10,7 @@ use super::asked::Asked;
 use crate::bootstrap::exit::{INTERRUPTED, Wrong};
 use crate::bootstrap::plan::NodePlan;
 use crate::bootstrap::topology::{Product, Role, Scope};
+use crate::bootstrap::words::counted;
 use crate::bootstrap::world::World;
 use crate::bootstrap::{access, compatible, converge, file, hold, preflight, sample};
 use crate::cli::UpArgs;
@@ -94,7 +95,7 @@ fn told(world: &World, plans: &[NodePlan], begun: Instant) -> String {
     let count = |role| cluster.of_role(role).count();
     let what = match plans.is_empty() {
         true => "nothing to change".to_owned(),
-        false => format!("{} nodes changed", changed_nodes(plans)),
+        false => format!("{} changed", counted(changed_nodes(plans), "node")),
     };
     let mut text = format!(
         "\n{}: {what}; {} Consul servers, {} Nomad servers, {} Nomad clients are up ({:.1} s)\n",

@@ -6,6 +6,7 @@ use anyhow::Result;
 use super::asked::Asked;
 use crate::bootstrap::render::Version;
 use crate::bootstrap::topology::Product;
+use crate::bootstrap::words::counted;
 use crate::bootstrap::world::World;
 use crate::bootstrap::{compatible, converge, preflight};
 
@@ -34,7 +35,7 @@ pub(super) async fn run(asked: &Asked) -> Result<u8> {
     finish(&mut world)?;
     world.progress.note(&match (plans.is_empty(), changes) {
         (true, _) => "nothing to change".to_owned(),
-        (false, 0) => format!("{} nodes changed, versions stay", super::up::changed_nodes(&plans)),
+        (false, 0) => format!("{} changed, versions stay", counted(super::up::changed_nodes(&plans), "node")),
         (false, _) => "upgraded, one node at a time".to_owned(),
     });
     Ok(0)

@@ -1,5 +1,6 @@
 //! The status as tables, after the manner of `consul members`, `nomad server members` and `nomad node status`. Pure.
 
+use super::super::words::counted;
 use super::{AgentStatus, ClusterStatus, NodeStatus};
 
 /// The tables for people, and below them what is wrong.
@@ -41,8 +42,7 @@ fn row<const N: usize>(node: &NodeStatus, agent: &AgentStatus, special: [String;
     row.push(match agent.certificate_days {
         None => "-".to_owned(),
         Some(days) if days < 0 => "expired".to_owned(),
-        Some(1) => "1 day".to_owned(),
-        Some(days) => format!("{days} days"),
+        Some(days) => counted(days, "day"),
     });
     row
 }

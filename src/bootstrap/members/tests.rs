@@ -149,3 +149,19 @@ Degraded:
     }
     assert!(render(&status).ends_with("\nAll is well.\n"));
 }
+
+#[test]
+fn a_ca_that_ends_soon_is_a_problem() {
+    for (days, problem) in [
+        (31, None),
+        (30, None),
+        (29, Some("the CA ends in 29 days; run `lb bootstrap rotate-certs --ca`")),
+        (1, Some("the CA ends in 1 day; run `lb bootstrap rotate-certs --ca`")),
+        (-1, Some("the CA has expired; run `lb bootstrap rotate-certs --ca`")),
+    ] {
+        let mut status = ClusterStatus::default();
+        status.judge_ca(days, 30);
+        assert_eq!(status.problems.first().map(String::as_str), problem);
+        assert_eq!((status.degraded, status.ca_days), (problem.is_some(), Some(days)));
+    }
+}

@@ -4,7 +4,6 @@ use super::Kind::{Bool, Int, List, Secret, Span, Text};
 use super::{Key, becomes, later, nothing};
 
 const START: &str = "lb waits for Consul as long as it takes, with growing pauses, and says on /ready why it waits";
-const REGISTER: &str = "registration of the router itself";
 const CUSTOM: &str = "the custom registry; with registry.backend=custom lb does not start";
 const STATIC: &str = "the static registry; with registry.backend=static lb does not start (a file works)";
 
@@ -96,13 +95,43 @@ pub(super) const KEYS: &[Key] = &[
         "consul.stale",
     ),
     becomes("registry.consul.allowStale", Bool, "false", "Reads that any server may answer.", "consul.stale"),
-    later("registry.consul.register.enabled", Bool, "true", "Registers the router in Consul.", REGISTER),
-    later("registry.consul.register.name", Text, "fabio", "Name of that service.", REGISTER),
-    later("registry.consul.register.addr", Text, ":9998", "Address of that service; that of ui.addr.", REGISTER),
-    later("registry.consul.register.tags", List, "", "Tags of that service.", REGISTER),
-    later("registry.consul.register.checkInterval", Span, "1s", "How often Consul checks it.", REGISTER),
-    later("registry.consul.register.checkTimeout", Span, "3s", "Limit for such a check.", REGISTER),
-    later("registry.consul.register.checkTLSSkipVerify", Bool, "false", "Accept any certificate there.", REGISTER),
+    becomes(
+        "registry.consul.register.enabled",
+        Bool,
+        "true",
+        "Registers the router in Consul.",
+        "consul.register.enabled, consul.register.aliases",
+    ),
+    becomes("registry.consul.register.name", Text, "fabio", "Name of that service.", "consul.register.name"),
+    becomes(
+        "registry.consul.register.addr",
+        Text,
+        ":9998",
+        "Address of that service; that of ui.addr.",
+        "consul.register.address",
+    ),
+    becomes("registry.consul.register.tags", List, "", "Tags of that service.", "consul.register.tags"),
+    becomes(
+        "registry.consul.register.checkInterval",
+        Span,
+        "1s",
+        "How often Consul checks it.",
+        "consul.register.check_interval",
+    ),
+    becomes(
+        "registry.consul.register.checkTimeout",
+        Span,
+        "3s",
+        "Limit for such a check.",
+        "consul.register.check_timeout",
+    ),
+    becomes(
+        "registry.consul.register.checkTLSSkipVerify",
+        Bool,
+        "false",
+        "Accept any certificate there.",
+        "consul.register.check_skip_verify",
+    ),
     nothing(
         "registry.consul.register.checkDeregisterCriticalServiceAfter",
         Text,

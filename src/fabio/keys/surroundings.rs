@@ -3,7 +3,6 @@
 use super::Kind::{Bool, Int, List, Numbers, Secret, Span, Text, Uint};
 use super::{Key, becomes, later, nothing};
 
-const UI: &str = "the page in Fabio's form; lb's own page is at /";
 const PUSH: &str = "metrics that are sent; lb's are read, in Prometheus form, at /metrics of the admin listener";
 const FABIO_NAMES: &str = "metrics under Fabio's names; lb's own names begin with lb_";
 const CIRCONUS: &str = "left out on purpose: let an agent of Circonus read /metrics in Prometheus form";
@@ -14,16 +13,22 @@ const UNUSED: &str = "Fabio does not use it either";
 
 /// In the order of the manual.
 pub(super) const KEYS: &[Key] = &[
-    becomes("ui.addr", Text, ":9998", "The admin listener.", "admin.address"),
+    becomes("ui.addr", Text, ":9998", "The admin listener.", "admin.address, admin.certificates"),
     later("ui.access", Text, "rw", "Whether routes may be changed there: ro or rw.", "changing routes by the API"),
-    later("ui.path", Text, "", "Prefix of its paths.", UI),
-    later("ui.title", Text, "", "Title of its page.", UI),
-    later("ui.color", Text, "light-green", "Colour of its page.", UI),
-    later("ui.routingtable.source.linkenabled", Bool, "false", "Whether routes are links there.", UI),
-    later("ui.routingtable.source.newtab", Bool, "true", "Whether those open a new tab.", UI),
-    later("ui.routingtable.source.scheme", Text, "http", "Scheme of those links.", UI),
-    later("ui.routingtable.source.host", Text, "", "Host of those links.", UI),
-    later("ui.routingtable.source.port", Text, "", "Port of those links.", UI),
+    becomes("ui.path", Text, "", "Prefix of its paths.", "admin.path"),
+    becomes("ui.title", Text, "", "Title of its pages.", "admin.title"),
+    becomes("ui.color", Text, "light-green", "Colour of its pages.", "admin.color"),
+    becomes(
+        "ui.routingtable.source.linkenabled",
+        Bool,
+        "false",
+        "Whether routes are links there.",
+        "admin.link_sources",
+    ),
+    becomes("ui.routingtable.source.newtab", Bool, "true", "Whether those open a new tab.", "admin.link_new_tab"),
+    becomes("ui.routingtable.source.scheme", Text, "http", "Scheme of those links.", "admin.link_scheme"),
+    becomes("ui.routingtable.source.host", Text, "", "Host of those links.", "admin.link_host"),
+    becomes("ui.routingtable.source.port", Text, "", "Port of those links.", "admin.link_port"),
     later("metrics.target", Text, "", "Where metrics go: prometheus, statsd_raw, graphite and others.", FABIO_NAMES),
     later("metrics.prefix", Text, "{{clean .Hostname}}.{{clean .Exec}}", "Prefix of metrics' names.", FABIO_NAMES),
     nothing(

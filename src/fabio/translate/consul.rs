@@ -43,6 +43,35 @@ impl Translator<'_> {
             self.refuse(stale, format!("it cannot be true together with {strict}"));
         }
         self.document.set("consul.stale", Value::Bool(self.settings.is_on(stale)), &format!("{strict}, {stale}"));
+        self.register();
+    }
+
+    fn register(&mut self) {
+        let ours = |name: &str| format!("consul.register.{name}");
+        let key = "registry.consul.register.enabled";
+        self.document.set(&ours("enabled"), Value::Bool(self.settings.is_on(key)), key);
+        self.document.set(&ours("aliases"), Value::Bool(true), "Fabio registers what routes name by register=");
+        let key = "registry.consul.register.name";
+        self.document.set(&ours("name"), self.settings.text(key), key);
+        let key = "registry.consul.register.addr";
+        let text = self.settings.text(key);
+        // Left alone, it is that of the admin listener.
+        if self.settings.origin(key).is_some() && !text.is_empty() && text != self.settings.text("ui.addr") {
+            match self.machine.advertised(text) {
+                Ok(address) => self.document.set(&ours("address"), address.to_string(), key),
+                Err(error) => self.refuse(key, error.to_string()),
+            }
+        }
+        let key = "registry.consul.register.tags";
+        self.document.set(&ours("tags"), Value::List(self.settings.list(key)), key);
+        for (name, key) in [
+            ("check_interval", "registry.consul.register.checkInterval"),
+            ("check_timeout", "registry.consul.register.checkTimeout"),
+        ] {
+            self.set_time(&ours(name), self.settings.time(key), key);
+        }
+        let key = "registry.consul.register.checkTLSSkipVerify";
+        self.document.set(&ours("check_skip_verify"), Value::Bool(self.settings.is_on(key)), key);
     }
 
     fn agent(&mut self) {

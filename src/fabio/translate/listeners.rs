@@ -36,12 +36,12 @@ const ALL_PORTS: &str = "1-65535";
 
 /// One listener of Fabio.
 #[derive(Debug)]
-struct Listener {
-    address: SocketAddr,
-    proto: String,
-    source: Option<String>,
+pub(super) struct Listener {
+    pub(super) address: SocketAddr,
+    pub(super) proto: String,
+    pub(super) source: Option<String>,
     strict: bool,
-    proxy_protocol: bool,
+    pub(super) proxy_protocol: bool,
     proxy_protocol_timeout: Duration,
     read: Duration,
     idle: Duration,
@@ -58,6 +58,18 @@ impl Listener {
         !matches!(&*self.proto, "tcp" | "tcp+sni" | "tcp-dynamic")
     }
 
+    /// Keys of TLS and their values.
+    pub(super) fn tls(&self) -> Vec<(&'static str, Value)> {
+        let mut keys = vec![("strict_sni", Value::Bool(self.strict))];
+        let versions = [("tls_min", self.tls_min), ("tls_max", self.tls_max)];
+        keys.extend(versions.into_iter().filter_map(|(key, version)| Some((key, Value::from(version?)))));
+        if !self.ciphers.is_empty() {
+            let ciphers = self.ciphers.iter().map(|&suite| suite.to_owned()).collect();
+            keys.push(("tls_ciphers", Value::List(ciphers)));
+        }
+        keys
+    }
+
     /// How long a connection may be idle; zero: as long as it likes.
     fn idle(&self) -> Duration {
         if self.idle.is_zero() { self.read } else { self.idle }
@@ -70,12 +82,13 @@ impl Translator<'_> {
             self.refuse(KEY, error.to_string());
             Vec::new()
         });
-        let admin = self.admin();
-        let names: Vec<String> = groups.iter().filter_map(|group| group.get("cs").map(str::to_owned)).collect();
+        let admin = self.admin_group();
+        let names: Vec<String> =
+            groups.iter().chain(&admin).filter_map(|group| group.get("cs").map(str::to_owned)).collect();
         let sources = self.certificates(&|name| names.iter().any(|used| used == name));
         let listeners: Vec<Listener> = groups.iter().filter_map(|group| self.listener(group, KEY, &sources)).collect();
         if let Some(group) = admin {
-            self.admin_address(&group, &sources);
+            self.admin(&group, &sources);
         }
         let mut served: Vec<&Listener> = Vec::new();
         for listener in &listeners {
@@ -113,15 +126,8 @@ impl Translator<'_> {
         if let Some(Source::Served(name)) = listener.source.as_ref().and_then(|name| sources.get(name)) {
             self.document.set_in(place, "certificates", &**name, KEY);
         }
-        self.document.set_in(place, "strict_sni", Value::Bool(listener.strict), KEY);
-        for (key, version) in [("tls_min", listener.tls_min), ("tls_max", listener.tls_max)] {
-            if let Some(version) = version {
-                self.document.set_in(place, key, version, KEY);
-            }
-        }
-        if !listener.ciphers.is_empty() {
-            let ciphers = listener.ciphers.iter().map(|&suite| suite.to_owned()).collect();
-            self.document.set_in(place, "tls_ciphers", Value::List(ciphers), KEY);
+        for (key, value) in listener.tls() {
+            self.document.set_in(place, key, value, KEY);
         }
         if listener.proxy_protocol {
             self.document.set_in(place, "proxy_protocol", Value::Bool(true), KEY);
@@ -167,32 +173,13 @@ impl Translator<'_> {
         (read, idle)
     }
 
-    /// The admin listener, which is one.
-    fn admin(&mut self) -> Option<Group> {
-        let key = "ui.addr";
-        let text = match self.settings.text(key) {
-            "" => ":9998",
-            text => text,
-        };
-        match compound::parse(text).as_deref() {
-            Ok([group]) => return Some(group.clone()),
-            Ok(_) => self.refuse(key, "it must be one listener"),
-            Err(error) => self.refuse(key, error.to_string()),
-        }
-        None
-    }
-
-    fn admin_address(&mut self, group: &Group, sources: &BTreeMap<String, Source>) {
-        let key = "ui.addr";
-        let Some(listener) = self.listener(group, key, sources) else { return };
-        if listener.source.is_some() {
-            self.warn(key, "TLS is not carried out yet: the admin listener speaks plain HTTP");
-        }
-        self.document.set("admin.address", listener.address.to_string(), key);
-    }
-
     /// Reads one listener; what Fabio refuses is refused.
-    fn listener(&mut self, group: &Group, key: &str, sources: &BTreeMap<String, Source>) -> Option<Listener> {
+    pub(super) fn listener(
+        &mut self,
+        group: &Group,
+        key: &str,
+        sources: &BTreeMap<String, Source>,
+    ) -> Option<Listener> {
         let before = self.refusals.len();
         let written = group.get("").or(group.get("addr")).unwrap_or_default();
         let socket = self.machine.socket(written);

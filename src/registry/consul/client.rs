@@ -1,4 +1,4 @@
-//! Reading from Consul's HTTP API: one `GET` with its parameters, its deadline, and the headers of its answer.
+//! Consul's HTTP API: one request with its parameters, its deadline, and the headers of its answer.
 //!
 //! Connections are `pool`'s, what to do after an answer or a failure is `poll`'s.
 
@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{HOST, HeaderMap, HeaderName, RETRY_AFTER};
-use http::{Request, StatusCode};
-use http_body_util::{BodyExt, Empty, Limited};
+use http::{Method, Request, StatusCode};
+use http_body_util::{BodyExt, Full, Limited};
 use rustls::AlertDescription;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -28,6 +28,8 @@ const ERROR_TEXT_MAX: usize = 200;
 const STALE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The same in default mode: agents need up to 20 s to find out that the leader froze.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(25);
+/// Limit for a write.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A client of one Consul cluster. Shared by all watches.
 pub struct Client {
@@ -51,6 +53,16 @@ pub struct Block {
     pub index: u64,
     /// Longest wait; cut short where watches take turns.
     pub wait: Duration,
+}
+
+/// What is asked of the agent.
+struct Ask<'a> {
+    method: Method,
+    /// Percent-encoded; it may end in a `?` with parameters of its own.
+    path: &'a str,
+    /// Parameters but those of the scope, without `?`.
+    query: String,
+    body: Bytes,
 }
 
 /// A 200.
@@ -139,7 +151,7 @@ impl Client {
         block: Option<Block>,
         limit: Option<Duration>,
     ) -> Result<Answer, ConsulError> {
-        let mut lease = self.pool.acquire().await?;
+        let lease = self.pool.acquire().await?;
         // Only now is it known how many requests fit at once.
         let block = block.map(|block| Block { wait: self.turn(block.wait), ..block });
         let deadline = limit.unwrap_or(match (block, mode) {
@@ -147,19 +159,50 @@ impl Client {
             (None, Mode::Stale) => STALE_TIMEOUT,
             (None, Mode::Default) => DEFAULT_TIMEOUT,
         });
-        let request = request(&lease, path, mode, block)?;
+        let consistency = if mode == Mode::Stale { "stale" } else { "" };
+        let query = match block {
+            Some(Block { index, wait }) => format!("{consistency}&index={index}&wait={}ms", wait.as_millis()),
+            None => consistency.to_owned(),
+        };
+        let ask = Ask { method: Method::GET, path, query, body: Bytes::new() };
         let asked = Instant::now();
-        let Ok(result) = timeout(deadline, exchange(&mut lease, path, request)).await else {
-            if !lease.is_multiplexed() && limit.is_none() {
-                // Nothing else would notice that this agent froze; HTTP/2 has its pings. A short limit shows nothing:
-                // it may be the leader that does not answer.
+        // A short limit shows nothing about this agent: it may be the leader that does not answer.
+        let mut answer = self.send(lease, ask, deadline, limit.is_none()).await?;
+        answer.early = block.is_some_and(|block| came_early(asked.elapsed(), block.wait));
+        Ok(answer)
+    }
+
+    /// Writes: sends `body` to `path` (as for [`Client::get`]) with these parameters.
+    ///
+    /// Cancel safe, as [`Client::get`]; whether a write that was cut short has taken place is not known.
+    ///
+    /// # Errors
+    /// Anything but a 200 that was read to its end within the deadline.
+    pub async fn put(&self, path: &str, query: &str, body: Bytes) -> Result<Answer, ConsulError> {
+        let lease = self.pool.acquire().await?;
+        let ask = Ask { method: Method::PUT, path, query: query.to_owned(), body };
+        self.send(lease, ask, WRITE_TIMEOUT, true).await
+    }
+
+    /// `blames`: whether silence until the deadline means that the agent froze.
+    async fn send(
+        &self,
+        mut lease: Lease<'_>,
+        ask: Ask<'_>,
+        deadline: Duration,
+        blames: bool,
+    ) -> Result<Answer, ConsulError> {
+        let name = format!("{} {}", ask.method, ask.path);
+        let request = request(&lease, ask)?;
+        let Ok(result) = timeout(deadline, exchange(&mut lease, &name, request)).await else {
+            if !lease.is_multiplexed() && blames {
+                // Nothing else would notice that this agent froze; HTTP/2 has its pings.
                 self.pool.leave(&lease);
             }
-            return Err(ConsulError::Timeout { what: format!("{}: GET {path}", lease.agent().name), after: deadline });
+            return Err(ConsulError::Timeout { what: format!("{}: {name}", lease.agent().name), after: deadline });
         };
-        let mut answer = result?;
+        let answer = result?;
         self.pool.answered();
-        answer.early = block.is_some_and(|block| came_early(asked.elapsed(), block.wait));
         lease.finish().await;
         Ok(answer)
     }
@@ -176,29 +219,20 @@ impl Drop for Watching {
 }
 
 /// Builds the request. The token goes into its header only, never into the target, which may be logged.
-fn request(
-    lease: &Lease<'_>,
-    path: &str,
-    mode: Mode,
-    block: Option<Block>,
-) -> Result<Request<Empty<Bytes>>, ConsulError> {
+fn request(lease: &Lease<'_>, ask: Ask<'_>) -> Result<Request<Full<Bytes>>, ConsulError> {
     let settings = lease.settings();
     let (scheme, authority) = lease.agent().authority();
-    let consistency = if mode == Mode::Stale { "stale" } else { "" };
-    let mark = if path.contains('?') { '&' } else { '?' };
-    let mut target = format!("{path}{mark}{consistency}{}", settings.scope);
-    if let Some(Block { index, wait }) = block {
-        target.push_str(&format!("&index={index}&wait={}ms", wait.as_millis()));
-    }
-    let mut request =
-        Request::get(if lease.is_multiplexed() { format!("{scheme}://{authority}{target}") } else { target });
+    let mark = if ask.path.contains('?') { '&' } else { '?' };
+    let target = format!("{}{mark}{}{}", ask.path, ask.query, settings.scope);
+    let target = if lease.is_multiplexed() { format!("{scheme}://{authority}{target}") } else { target };
+    let mut request = Request::builder().method(ask.method).uri(target);
     if !lease.is_multiplexed() {
         request = request.header(HOST, authority);
     }
     if let Some(token) = &settings.token {
         request = request.header("x-consul-token", token.clone());
     }
-    request.body(Empty::new()).map_err(|error| ConsulError::Value {
+    request.body(Full::new(ask.body)).map_err(|error| ConsulError::Value {
         key: "address",
         value: lease.agent().name.clone(),
         reason: error.to_string(),
@@ -206,7 +240,7 @@ fn request(
 }
 
 /// Sends, and reads the whole answer.
-async fn exchange(lease: &mut Lease<'_>, path: &str, request: Request<Empty<Bytes>>) -> Result<Answer, ConsulError> {
+async fn exchange(lease: &mut Lease<'_>, name: &str, request: Request<Full<Bytes>>) -> Result<Answer, ConsulError> {
     let response = match lease.send(request).await {
         Ok(response) => response,
         Err(error) => return Err(lost(lease, chain(&error), alert(&error)).await),
@@ -221,7 +255,7 @@ async fn exchange(lease: &mut Lease<'_>, path: &str, request: Request<Empty<Byte
         }
     };
     if parts.status != StatusCode::OK {
-        return Err(refused(lease, path, parts.status, &parts.headers, &body));
+        return Err(refused(lease, name, parts.status, &parts.headers, &body));
     }
     Ok(Answer {
         index: number(&parts.headers, "x-consul-index"),
@@ -242,14 +276,14 @@ async fn lost(lease: &Lease<'_>, reason: String, alert: Option<AlertDescription>
     }
 }
 
-fn refused(lease: &Lease<'_>, path: &str, status: StatusCode, headers: &HeaderMap, body: &Bytes) -> ConsulError {
+fn refused(lease: &Lease<'_>, name: &str, status: StatusCode, headers: &HeaderMap, body: &Bytes) -> ConsulError {
     let text_lossy = String::from_utf8_lossy(body);
     let text: String =
         text_lossy.trim().chars().take(ERROR_TEXT_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect();
     let wait = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()).and_then(retry_after);
     ConsulError::Status {
         agent: lease.agent().name.clone(),
-        path: path.to_owned(),
+        request: name.to_owned(),
         code: status.as_u16(),
         text,
         retry_after: wait,

@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::Empty;
+use http_body_util::Full;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::pki_types::ServerName;
@@ -42,9 +42,9 @@ const WINDOW: u32 = 1 << 20;
 /// A connection ready for requests.
 pub(super) enum Connection {
     /// One request at a time.
-    Http1(http1::SendRequest<Empty<Bytes>>, Fate),
+    Http1(http1::SendRequest<Full<Bytes>>, Fate),
     /// Many: as many as the agent grants, at most [`STREAMS_MAX`].
-    Http2(http2::SendRequest<Empty<Bytes>>, Granted, Fate),
+    Http2(http2::SendRequest<Full<Bytes>>, Granted, Fate),
 }
 
 /// Streams that the agent grants at present.

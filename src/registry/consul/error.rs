@@ -75,12 +75,12 @@ pub enum ConsulError {
         alert: Option<AlertDescription>,
     },
     /// An answer that is not 200.
-    #[error("{agent}: GET {path}: status {code}: {text}")]
+    #[error("{agent}: {request}: status {code}: {text}")]
     Status {
         /// The agent, as configured.
         agent: String,
-        /// What was asked.
-        path: String,
+        /// What was asked: method and path.
+        request: String,
         /// HTTP status.
         code: u16,
         /// Beginning of the body.
@@ -207,7 +207,7 @@ mod tests {
     fn kinds_are_few_and_fixed() {
         let status = |code| ConsulError::Status {
             agent: String::new(),
-            path: String::new(),
+            request: String::new(),
             code,
             text: String::new(),
             retry_after: Some(Duration::from_secs(3)),

@@ -5,6 +5,8 @@
 //!   └──────────── poll: pacing, position, retries ─────────────┘        guard: may it be believed?
 //!                 client ─ pool ─ dial ─ settings, tls                  catalog: wire → snapshot
 //! ```
+//! `register` writes what the others read: the registration of `lb` itself.
+//!
 //! An error is never an empty answer: every service keeps its last good instances for as long as Consul cannot be read,
 //! and one service's failure touches no other. `blocking`, `guard`, `wire` and `catalog` are pure.
 
@@ -20,6 +22,7 @@ mod list;
 mod poll;
 mod pool;
 pub mod probe;
+pub mod register;
 mod roll;
 mod settings;
 mod shared;
@@ -75,6 +78,12 @@ fn init_errors(metrics: &Metrics) {
 }
 
 impl ConsulSource {
+    /// Who registers `lb` itself; nothing is registered yet. Must be called inside a Tokio runtime.
+    #[must_use]
+    pub fn registrar(&self) -> register::Registrar {
+        register::Registrar::start(self.shared.clone())
+    }
+
     /// Takes a new configuration: certificates, token, addresses and rules are used from the next request on, and every
     /// watch reads at once with them. What is known stays meanwhile. `max_connections` alone needs a restart.
     ///

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{Request, Response};
-use http_body_util::Empty;
+use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -67,14 +67,14 @@ struct Dialer {
 
 #[derive(Clone)]
 struct Multiplexed {
-    sender: http2::SendRequest<Empty<Bytes>>,
+    sender: http2::SendRequest<Full<Bytes>>,
     streams: Arc<AtomicUsize>,
     granted: Granted,
     link: Link,
 }
 
 struct Single {
-    sender: http1::SendRequest<Empty<Bytes>>,
+    sender: http1::SendRequest<Full<Bytes>>,
     link: Link,
 }
 
@@ -97,8 +97,8 @@ pub(super) struct Lease<'a> {
 }
 
 enum Wire {
-    Http1(Option<http1::SendRequest<Empty<Bytes>>>),
-    Http2(http2::SendRequest<Empty<Bytes>>, Arc<AtomicUsize>),
+    Http1(Option<http1::SendRequest<Full<Bytes>>>),
+    Http2(http2::SendRequest<Full<Bytes>>, Arc<AtomicUsize>),
 }
 
 impl Pool {
@@ -357,7 +357,7 @@ impl Lease<'_> {
     }
 
     /// Sends the request and waits for the head of the answer.
-    pub(super) async fn send(&mut self, request: Request<Empty<Bytes>>) -> hyper::Result<Response<Incoming>> {
+    pub(super) async fn send(&mut self, request: Request<Full<Bytes>>) -> hyper::Result<Response<Incoming>> {
         match &mut self.wire {
             Wire::Http2(sender, _) => sender.send_request(request).await,
             Wire::Http1(Some(sender)) => sender.send_request(request).await,

@@ -16,7 +16,7 @@ use crate::catalog::{InstanceId, ServiceName, ServiceSnapshot};
 
 /// Characters that may stand in a path as they are; a slash may not, though the agent's server decodes it again before
 /// it judges the path (see [`is_readable`]).
-const PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+pub(super) const PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// One service.
 struct ServiceWatch {

@@ -1,0 +1,131 @@
+//! `lb` as a service in a real Consul: registered, put back, handed over to a successor, removed before the grace.
+
+use serde_json::Value;
+
+use super::support::certs::Ca;
+use super::support::client;
+use super::support::consul::{ConsulAgent, Registration};
+use super::support::lb::Lb;
+use super::support::upstream::Upstream;
+use super::wire::*;
+
+/// What the agent says of a registration; none when it has no such.
+fn registered(agent: &ConsulAgent, id: &str) -> Option<Value> {
+    match agent.try_api("GET", &format!("/v1/agent/service/{id}"), None) {
+        Ok((200, text)) => serde_json::from_str(&text).ok(),
+        _ => None,
+    }
+}
+
+/// Ids of the healthy instances of a service.
+fn healthy(agent: &ConsulAgent, service: &str) -> Vec<String> {
+    let found: Vec<Value> =
+        serde_json::from_str(&agent.api("GET", &format!("/v1/health/service/{service}?passing"), None)).unwrap();
+    found.iter().map(|entry| entry["Service"]["ID"].as_str().unwrap().to_owned()).collect()
+}
+
+fn fabio(agent: &ConsulAgent, ui: &str, more: &[&str]) -> Lb {
+    let address = agent.address();
+    let own = ["-proxy.addr=127.0.0.1:0", "-ui.addr", ui, "-registry.consul.addr", &address];
+    let lb = Lb::start_fabio(tempfile::tempdir().unwrap(), &[&own[..], more].concat(), &[]);
+    lb.wait_ready();
+    lb
+}
+
+#[test]
+fn it_is_registered_put_back_and_removed_before_the_grace() {
+    let agent = ConsulAgent::start_plain();
+    let upstream = Upstream::start("web");
+    let tags = ["urlprefix-/web register=shop"];
+    let web = Registration { service: "web", id: "web-1", port: upstream.address.port(), tags: &tags };
+    agent.register(&web);
+    let more = ["-registry.consul.register.tags=edge,blue", "-proxy.deregistergraceperiod=3s"];
+    let mut lb = fabio(&agent, "127.0.0.1:0", &more);
+    let admin = lb.address("admin");
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap().trim().to_owned();
+    let [own, alias] = ["fabio", "shop"].map(|name| format!("{name}-{host}-{}", admin.port()));
+
+    wait_for("a healthy registration", || healthy(&agent, "fabio") == [own.clone()]);
+    let found = registered(&agent, &own).unwrap();
+    assert_eq!((&found["Address"], &found["Port"]), (&"127.0.0.1".into(), &admin.port().into()), "{found}");
+    assert_eq!(found["Tags"], serde_json::json!(["edge", "blue"]));
+    wait_for("the name that the route asks for", || healthy(&agent, "shop") == [alias.clone()]);
+
+    agent.deregister(&own);
+    wait_for("the registration again", || healthy(&agent, "fabio") == [own.clone()]);
+
+    agent.deregister("web-1");
+    wait_for("the end of the name with its route", || registered(&agent, &alias).is_none());
+    agent.register(&web);
+    wait_for("the name again", || healthy(&agent, "shop") == [alias.clone()]);
+
+    lb.sigterm();
+    wait_for("the removal", || registered(&agent, &own).is_none() && registered(&agent, &alias).is_none());
+    assert_eq!(client::get(lb.address("http"), "any.test", "/web").status, 200, "traffic is still served");
+    assert_eq!(lb.exit_code(), Some(0));
+    assert!(registered(&agent, &own).is_none());
+}
+
+#[test]
+fn a_successor_keeps_the_registration_that_it_took_over() {
+    let agent = ConsulAgent::start_plain();
+    let mark = |id: &str| registered(&agent, id).map(|found| found["Meta"]["lb-process"].as_str().unwrap().to_owned());
+    let mut old = fabio(&agent, "127.0.0.1:0", &[]);
+    let ui = old.address("admin").to_string();
+    wait_for("the first registration", || !healthy(&agent, "fabio").is_empty());
+    let id = healthy(&agent, "fabio").remove(0);
+    let first = mark(&id);
+
+    let mut new = fabio(&agent, &ui, &[]);
+    wait_for("the second process's mark", || mark(&id) != first);
+    let second = mark(&id);
+    old.wait_for_line("the loss", |line| line.contains("took the registration over"));
+    old.sigterm();
+    assert_eq!(old.exit_code(), Some(0));
+    assert_eq!(mark(&id), second, "the one that ended removed another's registration");
+    new.sigterm();
+    assert_eq!(new.exit_code(), Some(0));
+    assert_eq!(mark(&id), None);
+}
+
+#[test]
+fn without_being_told_nothing_is_registered() {
+    let agent = ConsulAgent::start_plain();
+    let upstream = Upstream::start("web");
+    let tags = ["urlprefix-/web register=shop"];
+    agent.register(&Registration { service: "web", id: "web-1", port: upstream.address.port(), tags: &tags });
+    let consul = format!("[consul]\naddress = \"{}\"\n", agent.address());
+    let lb = Lb::start(&config(&(consul.clone() + &listener("http", ""))));
+    lb.wait_ready();
+    std::fs::write(
+        lb.folder().join("lb.toml"),
+        config(&(consul + "[consul.register]\naliases = true\n" + &listener("http", ""))),
+    )
+    .unwrap();
+    lb.sighup();
+    // What comes now shows that nothing came before.
+    wait_for("the name", || !healthy(&agent, "shop").is_empty());
+    assert!(!lb.stderr().split("reloading").next().unwrap().contains("registered in Consul"), "{}", lb.stderr());
+    let services = agent.api("GET", "/v1/agent/services", None);
+    let services: Value = serde_json::from_str(&services).unwrap();
+    assert_eq!(services.as_object().unwrap().len(), 2, "web and shop: {services}");
+}
+
+#[test]
+fn an_admin_listener_with_tls_is_checked_by_tls() {
+    let agent = ConsulAgent::start_plain();
+    let folder = tempfile::tempdir().unwrap();
+    let files = Ca::new("ca").pair(&["lb.test"]).write(folder.path(), "site");
+    let source = format!("-proxy.cs=cs=own;type=file;cert={};key={}", files.cert.display(), files.key.display());
+    let address = agent.address();
+    let own = ["-proxy.addr=127.0.0.1:0", "-ui.addr=127.0.0.1:0;cs=own", "-registry.consul.addr", &address];
+    let more = [&source, "-registry.consul.register.checkTLSSkipVerify"];
+    let mut lb = Lb::start_fabio(tempfile::tempdir().unwrap(), &[&own[..], &more].concat(), &[]);
+    wait_for("a healthy registration", || !healthy(&agent, "fabio").is_empty());
+    let checks: Value = serde_json::from_str(&agent.api("GET", "/v1/agent/checks", None)).unwrap();
+    let http = checks.as_object().unwrap().values().find(|check| check["Type"] == "http").unwrap();
+    assert!(http["Definition"]["HTTP"].as_str().is_none_or(|url| url.starts_with("https://")), "{http}");
+    assert!(http["Output"].as_str().unwrap().contains("https://"), "{http}");
+    lb.sigterm();
+    assert_eq!(lb.exit_code(), Some(0));
+}
