@@ -28,6 +28,12 @@ pub(crate) fn build(
     let given = |section| settings.present.contains(section) || settings.once.contains_key(section);
     let has_consul = given("consul") || given("consul.register") || around.consul.any || !has_static;
     let certificates = sources::certificates(settings, has_consul, mistakes, warnings);
+    // What `VAULT_*` say concerns only those who use it here.
+    let mut of_vault = Vec::new();
+    let vault = one(settings, "vault", &mut of_vault, sources::vault);
+    if settings.present.contains("vault") || certificates.values().any(|it| it.source.uses_vault()) {
+        mistakes.append(&mut of_vault);
+    }
     let mut config = Config {
         consul: None,
         static_routes: Vec::new(),
@@ -35,7 +41,7 @@ pub(crate) fn build(
         dns: one(settings, "dns", mistakes, dns),
         listeners: Vec::new(),
         certificates: BTreeMap::new(),
-        vault: one(settings, "vault", mistakes, sources::vault),
+        vault,
         proxy: proxy_and_retry(settings, mistakes),
         health: one(settings, "health", mistakes, health),
         admin: one(settings, "admin", mistakes, |reader| admin::admin(reader, &certificates)),

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
 use tokio::sync::mpsc;
@@ -211,8 +212,19 @@ impl Present {
     }
 }
 
+/// Whether the admin listener can use what it names. A source that has not answered yet is waited for.
+pub(super) fn check_admin(config: &AdminConfig, stores: &Stores) -> anyhow::Result<()> {
+    let loaded = |name: &String| stores.get(name).is_none_or(|store| store.is_loaded());
+    if config.certificates.as_ref().is_none_or(loaded) {
+        admin_settings(config, stores)
+            .map_err(anyhow::Error::msg)
+            .context("admin listener (key admin.certificates)")?;
+    }
+    Ok(())
+}
+
 /// What a handshake of the admin listener begins with.
-pub(super) fn admin_settings(config: &AdminConfig, stores: &Stores) -> Result<Option<Arc<ServerConfig>>, String> {
+fn admin_settings(config: &AdminConfig, stores: &Stores) -> Result<Option<Arc<ServerConfig>>, String> {
     let Some(name) = &config.certificates else { return Ok(None) };
     let store = stores.get(name).ok_or_else(|| format!("no certificates.{name}"))?;
     // No name is offered by ALPN: HTTP/1.1 is spoken, as by those who know nothing of it.

@@ -81,9 +81,7 @@ pub fn start(config: &Config, extra: Vec<ExtraSource>) -> anyhow::Result<Running
 
     let workers = workers::Workers::bind(config, &certificates.stores(), &metrics)?;
     // Shared with a predecessor on the same address, as the listeners are, so that it can be relieved.
-    certificates::admin_settings(&config.admin, &certificates.stores())
-        .map_err(anyhow::Error::msg)
-        .context("admin listener (key admin.certificates)")?;
+    certificates::check_admin(&config.admin, &certificates.stores())?;
     let admin = bind_admin(config.admin.address).context("admin listener (key admin.address)")?;
     let admin_address = admin.local_addr().context("admin listener")?;
 
@@ -144,9 +142,7 @@ impl Running {
         // What can fail comes first, so that a refused configuration changed nothing.
         let built = settings::build(next)?;
         let stores = self.certificates.prepare(next)?;
-        certificates::admin_settings(&next.admin, &stores)
-            .map_err(anyhow::Error::msg)
-            .context("admin listener (key admin.certificates)")?;
+        certificates::check_admin(&next.admin, &stores)?;
         let listeners = self.workers.prepare(next, &stores, &self.metrics)?;
         let (answer, answered) = oneshot::channel();
         self.thread.reload(next.clone(), answer).await?;

@@ -92,7 +92,7 @@ impl Translator<'_> {
         }
         let mut served: Vec<&Listener> = Vec::new();
         for listener in &listeners {
-            if let Some(missing) = missing(listener, &sources) {
+            if let Some(missing) = missing(listener) {
                 self.warn(KEY, format!("{}: left out, {missing} is not carried out yet", listener.address));
                 continue;
             }
@@ -123,7 +123,7 @@ impl Translator<'_> {
                 self.document.set_in(place, "refresh", Value::Time(time), KEY);
             }
         }
-        if let Some(Source::Served(name)) = listener.source.as_ref().and_then(|name| sources.get(name)) {
+        if let Some(Source { name, .. }) = listener.source.as_ref().and_then(|name| sources.get(name)) {
             self.document.set_in(place, "certificates", &**name, KEY);
         }
         for (key, value) in listener.tls() {
@@ -234,8 +234,8 @@ impl Translator<'_> {
             listener.proto = "tcp+sni".to_owned();
         }
         // Else the first certificate that is made would be shown for every name.
-        listener.strict |= listener.source.as_ref().and_then(|name| sources.get(name))
-            == Some(&Source::Missing("vault-pki".to_owned()));
+        let source = listener.source.as_ref().and_then(|name| sources.get(name));
+        listener.strict |= source.is_some_and(|source| source.on_demand);
         (self.refusals.len() == before).then_some(listener)
     }
 
@@ -302,12 +302,6 @@ fn mismatch(listener: &Listener, sources: &BTreeMap<String, Source>) -> Option<S
 }
 
 /// What keeps a listener from being served.
-fn missing(listener: &Listener, sources: &BTreeMap<String, Source>) -> Option<String> {
-    if PROTOCOLS.contains(&(&*listener.proto, false)) {
-        return Some(format!("proto={}", listener.proto));
-    }
-    match listener.source.as_ref().and_then(|name| sources.get(name)) {
-        Some(Source::Missing(kind)) => Some(format!("type={kind} of its certificates")),
-        _ => None,
-    }
+fn missing(listener: &Listener) -> Option<String> {
+    PROTOCOLS.contains(&(&*listener.proto, false)).then(|| format!("proto={}", listener.proto))
 }

@@ -295,6 +295,12 @@ impl CertStore {
         current.config(used)
     }
 
+    /// Whether there is what handshakes need.
+    #[must_use]
+    pub fn is_loaded(&self) -> bool {
+        self.current.load().readiness(&self.config).is_ok()
+    }
+
     /// The pairs in use; the first is the default.
     #[must_use]
     pub fn pairs(&self) -> Vec<Pair> {
