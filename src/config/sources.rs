@@ -516,17 +516,17 @@ mod tests {
     fn what_does_not_fit_is_told_without_its_secrets() {
         let cases = [
             ("source = \"http\"", "url is missing"),
-            ("source = \"http\"\nurl = \"h/secret\"", "is not a URL"),
-            ("source = \"http\"\nurl = \"http://h/\"\nheaders = [\"secret\"]", "holds something that is no header"),
+            ("source = \"http\"\nurl = \"h/hush\"", "is not a URL"),
+            ("source = \"http\"\nurl = \"http://h/\"\nheaders = [\"hush\"]", "holds something that is no header"),
             ("source = \"consul\"", "kv_path is missing"),
-            ("source = \"consul\"\nurl = \"http://h/v1/secret\"", "is not a place in a KV store"),
+            ("source = \"consul\"\nurl = \"http://h/v1/hush\"", "is not a place in a KV store"),
             ("source = \"consul\"\nkv_path = \"a\"\nurl = \"http://h/v1/kv/a\"", "stands beside url"),
             ("source = \"vault\"", "kv_path is missing"),
             ("source = \"vault\"\nkv_path = \"a/../b\"", "is not a path in Vault"),
-            ("source = \"vault\"\nkv_path = \"a\"\ntoken = \"secret\"\ntoken_env = \"E\"", "stands beside token"),
+            ("source = \"vault\"\nkv_path = \"a\"\ntoken = \"hush\"\ntoken_env = \"E\"", "stands beside token"),
             ("source = \"vault-pki\"\nissue_path = \"p\"\nnames = [\"a b\"]", "is no server name"),
             (
-                "cert_file = \"a\"\nurl = \"http://h/secret\"",
+                "cert_file = \"a\"\nurl = \"http://h/hush\"",
                 "has no effect with source = \"file\"; it is for http, consul",
             ),
             ("cert_file = \"a\"\nclient_ca_upgrade_cn = \"x\"", "has no effect without client CAs"),
@@ -538,7 +538,7 @@ mod tests {
         for (text, wanted) in cases {
             let told = read(text).unwrap_err();
             assert!(told.contains(wanted), "{text}: {told}");
-            assert!(!told.contains("secret"), "{text}: {told}");
+            assert!(!told.contains("hush"), "{text}: {told}");
         }
     }
 

@@ -12,8 +12,11 @@ const KEY: &str = "proxy.cs";
 /// How often sources are read where nothing else is said, and the shortest time that is not "once".
 const REFRESH: Duration = Duration::from_secs(3);
 const REFRESH_MIN: Duration = Duration::from_secs(1);
-/// The least time before its end at which Fabio issues a certificate anew.
+/// The longest that lb's key takes; longer is as good as once.
+const REFRESH_MAX: Duration = Duration::from_secs(24 * 3600);
+/// The least time before its end at which Fabio issues a certificate anew, and the longest that lb's key takes.
 const RENEW_BEFORE_MIN: Duration = Duration::from_secs(3600);
+const RENEW_BEFORE_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// A source, as listeners see it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,7 +79,7 @@ impl Translator<'_> {
     fn write(&mut self, ours: &str, kind: &str, group: &Group) {
         let part = |name: &str| group.get(name).filter(|text| !text.is_empty()).map(str::to_owned);
         let place = self.document.named("certificates", ours);
-        let (cert, key, client_ca) = keys_of(kind);
+        let (cert, client_ca, key) = keys_of(kind);
         let is_path = matches!(kind, "file" | "path");
         let mut given = vec![("source", Some(kind.to_owned())), (cert, part("cert")), (client_ca, part("clientca"))];
         given.extend(key.map(|key| (key, part("key"))));
@@ -110,14 +113,16 @@ impl Translator<'_> {
 
     /// Files are watched, and so are the keys of Consul; the others are read again and again.
     fn write_times(&mut self, place: Place, kind: &str, group: &Group) {
-        let refresh = group.get("refresh").and_then(value::span).unwrap_or(REFRESH);
+        let span = group.get("refresh").and_then(value::span);
+        let refresh = span.map_or(REFRESH, |span| Duration::from_nanos(u64::try_from(span).unwrap_or_default()));
         match kind {
             "http" | "vault" => {
-                let refresh = if refresh.is_zero() { refresh } else { refresh.max(REFRESH_MIN) };
+                let refresh = if refresh.is_zero() { refresh } else { refresh.clamp(REFRESH_MIN, REFRESH_MAX) };
                 self.document.set_in(place, "refresh", Value::Time(refresh), KEY);
             }
             "vault-pki" => {
-                self.document.set_in(place, "renew_before", Value::Time(refresh.max(RENEW_BEFORE_MIN)), KEY);
+                let before = refresh.clamp(RENEW_BEFORE_MIN, RENEW_BEFORE_MAX);
+                self.document.set_in(place, "renew_before", Value::Time(before), KEY);
             }
             _ => {}
         }
