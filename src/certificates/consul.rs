@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use tokio::time::sleep;
 
@@ -17,13 +16,10 @@ use crate::registry::backoff::Backoff;
 use crate::registry::consul::ConsulError;
 use crate::registry::consul::blocking::{Next, Position, TokenBucket, jittered_wait};
 use crate::registry::consul::client::{Block, Client, Mode};
+use crate::registry::consul::keys;
 
 /// Reads of one watch: a burst, and a rate (1/s).
 const BUCKET: (u32, f64) = (10, 1.0);
-/// Pause while there is no key at all: that answer cannot be waited on.
-const NOTHING_THERE: Duration = Duration::from_secs(5);
-/// What may stand in the path of a key as it is.
-const KEY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// What is read.
 #[derive(Clone, Debug)]
@@ -47,15 +43,15 @@ pub(super) async fn run(places: Places, consul: Option<ConsulConfig>, shelf: Arc
 }
 
 async fn watch(
-    keys: &ConsulKeys,
+    at: &ConsulKeys,
     token: &TokenPlace,
     consul: Option<&ConsulConfig>,
     shelf: &dyn Shelf,
     told: impl Fn(Pems) -> Told,
 ) {
-    let (ConsulKeys::Own(path) | ConsulKeys::At { path, .. }) = keys;
-    let target = format!("/v1/kv/{}?recurse=true", utf8_percent_encode(path, KEY));
-    let config = connection(keys, token, consul);
+    let (ConsulKeys::Own(path) | ConsulKeys::At { path, .. }) = at;
+    let target = keys::path(path);
+    let config = connection(at, token, consul);
     let mut rng = fastrand::Rng::new();
     let mut backoff = Backoff::new(BACKOFF.0, BACKOFF.1);
     let mut bucket = TokenBucket::new(BUCKET.0, BUCKET.1, Instant::now());
@@ -84,14 +80,6 @@ async fn watch(
                     Next::Now => Duration::ZERO,
                     Next::After(pause) => pause,
                 }
-            }
-            Err(SourceError::Consul(ConsulError::Status { code: 404, .. })) => {
-                position.forget();
-                if before.as_ref().is_none_or(|pems| !pems.is_empty()) {
-                    shelf.take(&told(Pems::new()));
-                    before = Some(Pems::new());
-                }
-                NOTHING_THERE
             }
             Err(error) => {
                 shelf.failed(&error);
