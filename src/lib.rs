@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod bootstrap;
 pub mod catalog;
+pub mod certificates;
 pub mod check;
 pub mod cli;
 pub mod config;
@@ -18,3 +19,4 @@ pub mod sample;
 pub mod serve;
 pub mod table;
 pub mod trust;
+pub mod web;

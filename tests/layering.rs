@@ -12,6 +12,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("metrics", &[]),
     ("trust", &[]),
     ("sample", &[]),
+    ("web", &["trust"]),
     ("log", &["catalog", "config"]),
     ("config", &["catalog", "table", "metrics"]),
     ("table", &["catalog", "metrics"]),
@@ -21,7 +22,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("admin", &["table", "control", "catalog", "metrics", "config"]),
     ("check", &["config", "catalog"]),
     ("bootstrap", &["config", "cli", "trust"]),
-    ("fabio", &["config"]),
+    ("certificates", &["catalog", "config", "registry", "web"]),
+    ("fabio", &["config", "web"]),
     ("cli", &["config"]),
     ("manual", &["cli", "config"]),
 ];

@@ -35,7 +35,7 @@ pub(crate) fn check(config: &Config, now: i64, files: &mut Files) {
     authorities(files, "proxy.upstream_ca_file", config.proxy.upstream_ca_file.as_deref(), now);
     for (name, certificates) in &config.certificates {
         let key = |field: &str| format!("certificates.{name}.{field}");
-        authorities(files, &key("client_ca_file"), certificates.client_ca_file.as_deref(), now);
+        client_authorities(files, &key("client_ca_file"), certificates.client_ca_file.as_deref(), now);
         match &certificates.source {
             // Nothing to look at: that it is missing is a mistake of the configuration.
             CertificateSource::File { cert_file: path, .. } | CertificateSource::Path { path }
@@ -44,6 +44,11 @@ pub(crate) fn check(config: &Config, now: i64, files: &mut Files) {
                 pair(files, &key("cert_file"), cert_file, &key("key_file"), key_file, now);
             }
             CertificateSource::Path { path } => folder(files, &key("path"), path, now),
+            // Nothing here to look at; whether the server answers is seen when it is asked.
+            CertificateSource::Http { .. }
+            | CertificateSource::Consul { .. }
+            | CertificateSource::Vault { .. }
+            | CertificateSource::VaultPki { .. } => {}
         }
     }
 }
@@ -148,6 +153,26 @@ fn chain_in(files: &mut Files, key: &str, path: &Path, bytes: &[u8], now: i64) -
     chain
 }
 
+/// CAs of client certificates: a file, or a folder of them.
+fn client_authorities(files: &mut Files, key: &str, path: Option<&Path>, now: i64) {
+    match path {
+        Some(folder) if folder.is_dir() => {
+            let found: Vec<PathBuf> = files.folder(key, folder).into_iter().filter(|path| is_pem(path)).collect();
+            if found.is_empty() {
+                files.error(key, folder, "holds no CA certificate", "put *.pem files into it");
+            }
+            for path in &found {
+                authorities(files, key, Some(path), now);
+            }
+        }
+        path => authorities(files, key, path, now),
+    }
+}
+
+fn is_pem(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "pem")
+}
+
 fn authorities(files: &mut Files, key: &str, path: Option<&Path>, now: i64) {
     let Some((path, bytes)) = path.and_then(|path| Some((path, files.read(key, path)?))) else { return };
     authorities_in(files, key, path, &bytes, now);
@@ -218,7 +243,8 @@ mod tests {
 
     fn found(source: CertificateSource, client_ca_file: Option<PathBuf>) -> Vec<(Severity, String)> {
         let mut config = Config { consul: None, ..Config::default() };
-        let certificates = CertificateConfig { source, client_ca_file, client_auth_optional: false };
+        let certificates =
+            CertificateConfig { source, client_ca_file, client_ca_upgrade_cn: None, client_auth_optional: false };
         config.certificates.insert("main".to_owned(), certificates);
         let mut files = Files::default();
         check(&config, NOW, &mut files);

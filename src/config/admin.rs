@@ -10,6 +10,10 @@ pub(super) fn admin(reader: &mut Reader<'_>, known: &BTreeMap<String, Certificat
     let certificates = reader.text("certificates");
     if let Some(name) = &certificates {
         check_name(reader, name, known);
+        if matches!(known.get(name).map(|it| &it.source), Some(CertificateSource::VaultPki { .. })) {
+            let advice = "name a source that has its certificates from the start";
+            reader.wrong("certificates", "names certificates that are made on demand", advice);
+        }
     }
     AdminConfig {
         address: reader.socket("address"),

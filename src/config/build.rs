@@ -24,7 +24,16 @@ pub(crate) fn build(
     mistakes: &mut Vec<Mistake>,
     warnings: &mut Vec<Mistake>,
 ) -> Config {
-    let certificates = listeners::certificates(settings, mistakes, warnings);
+    let has_static = settings.lists.contains_key("static.route") || settings.once.contains_key("");
+    let given = |section| settings.present.contains(section) || settings.once.contains_key(section);
+    let has_consul = given("consul") || given("consul.register") || around.consul.any || !has_static;
+    let certificates = sources::certificates(settings, has_consul, mistakes, warnings);
+    // What `VAULT_*` say concerns only those who use it here.
+    let mut of_vault = Vec::new();
+    let vault = one(settings, "vault", &mut of_vault, sources::vault);
+    if settings.present.contains("vault") || certificates.values().any(|it| it.source.uses_vault()) {
+        mistakes.append(&mut of_vault);
+    }
     let mut config = Config {
         consul: None,
         static_routes: Vec::new(),
@@ -33,6 +42,7 @@ pub(crate) fn build(
         listeners: Vec::new(),
         certificates: BTreeMap::new(),
         auth: auth::schemes(settings, mistakes),
+        vault,
         proxy: proxy_and_retry(settings, mistakes),
         health: one(settings, "health", mistakes, health),
         admin: one(settings, "admin", mistakes, |reader| admin::admin(reader, &certificates)),
@@ -43,9 +53,7 @@ pub(crate) fn build(
         }),
         log: one(settings, "log", mistakes, |reader| log(reader, around.terminal)),
     };
-    let has_static = settings.lists.contains_key("static.route") || settings.once.contains_key("");
-    let given = |section| settings.present.contains(section) || settings.once.contains_key(section);
-    if given("consul") || given("consul.register") || around.consul.any || !has_static {
+    if has_consul {
         let register = one(settings, "consul.register", mistakes, agents::register);
         let consul = |reader: &mut Reader<'_>| agents::consul(reader, around.consul, register, warnings);
         config.consul = Some(one(settings, "consul", mistakes, consul));

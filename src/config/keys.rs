@@ -34,6 +34,8 @@ pub enum Kind {
     Words(&'static [&'static str]),
     /// The name of an HTTP header.
     Header,
+    /// A list of `Name: value`; the values are never shown.
+    Headers,
     /// A balancing strategy.
     Strategy,
     /// A list of positive numbers, ascending.
@@ -64,6 +66,7 @@ impl Kind {
             Self::Word(words) => format!("write one of: {}", words.join(", ")),
             Self::Words(words) => format!("write a list of: {}", words.join(", ")),
             Self::Header => "write the name of a header, like \"X-Client-Ip\"".to_owned(),
+            Self::Headers => "write a list of headers, like [\"Authorization: Bearer 1234\"]".to_owned(),
             Self::Strategy => {
                 "write p2c, rr, rnd, least, ewma, hash:ip, hash:path, hash:header:NAME or hash:cookie:NAME".to_owned()
             }
@@ -84,7 +87,7 @@ impl Kind {
             Self::Socket => "ADDR",
             Self::Urls => "URL,…",
             Self::Ports => "PORTS",
-            Self::List | Self::Sockets | Self::Words(_) => "LIST",
+            Self::List | Self::Headers | Self::Sockets | Self::Words(_) => "LIST",
             Self::Word(_) => "WORD",
             Self::Header => "HEADER",
             Self::Strategy => "STRATEGY",
@@ -221,7 +224,7 @@ pub const TLS_CIPHERS: [(&str, u16); 9] = [
     ("TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256", 0xc02f),
     ("TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256", 0xcca8),
 ];
-/// Certificate sources: the ones served, then the ones whose names are reserved.
+/// Certificate sources.
 pub const CERTIFICATE_SOURCES: &[&str] = &["file", "path", "http", "consul", "vault", "vault-pki"];
 
 /// Kinds of authentication.
@@ -268,7 +271,8 @@ pub const SECTIONS: &[Section] = &[
         name: "certificates",
         shape: Shape::Named,
         doc: "Certificates for TLS listeners, under a name of your choice. Files are watched: a new pair is used for \
-              new connections, a bad one is reported and ignored. Short form: \
+              new connections, a bad one is reported and ignored; so are pairs that come from elsewhere. Until the \
+              first ones are there, handshakes are refused. Short form: \
               --certificates 'main;cert_file=site.pem;key_file=site-key.pem'.",
         keys: CERTIFICATES,
     },
@@ -278,6 +282,13 @@ pub const SECTIONS: &[Section] = &[
         doc: "Who may use routes with auth=NAME in their tag; a name that is not configured here lets nobody in. Short \
               form: --auth 'main;file=users.htpasswd'.",
         keys: AUTH,
+    },
+    Section {
+        name: "vault",
+        shape: Shape::Once,
+        doc: "How to reach Vault, or OpenBao, for certificates with source = \"vault\" or \"vault-pki\". The environment \
+              is that of Vault's own tools.",
+        keys: VAULT,
     },
     Section {
         name: "static.route",
@@ -683,7 +694,8 @@ const CERTIFICATES: &[Key] = &[
         "source",
         Kind::Word(CERTIFICATE_SOURCES),
         "file",
-        "file: one pair. path: a folder of pairs. http, consul, vault and vault-pki are reserved.",
+        "file: one pair. path: a folder of pairs. http: files beside a list of their names. consul: keys of the KV store. \
+         vault: entries of a KV engine. vault-pki: issued for each server name when it is first asked for.",
     ),
     unset("cert_file", Kind::Path, "site.pem", "The chain, leaf first (PEM), for source = \"file\"."),
     unset("key_file", Kind::Path, "site-key.pem", "Its private key. Without it: in cert_file too."),
@@ -692,14 +704,72 @@ const CERTIFICATES: &[Key] = &[
         Kind::Path,
         "certs.d",
         "Folder with X-cert.pem and X-key.pem, or X.pem with both, for source = \"path\". The first by name is the \
-         default.",
+         default. The names are the same in all other sources but vault.",
     ),
-    unset("client_ca_file", Kind::Path, "clients.pem", "CAs of client certificates: asks clients for one."),
+    unset(
+        "url",
+        Kind::Secret,
+        "https://certs.example.com/lb/list",
+        "For http: the URL of a list of file names, one a line, which lie beside it. For consul: keys in the KV store of \
+         another Consul than [consul], as in http://HOST:8500/v1/kv/lb/certs?token=T.",
+    ),
+    unset(
+        "headers",
+        Kind::Headers,
+        "Authorization: Bearer 1234",
+        "For http: sent with each request to the URL's host.",
+    ),
+    unset(
+        "kv_path",
+        Kind::Text,
+        "lb/certs",
+        "For consul: the keys below it, read from [consul] and watched. For vault: the entries below it, with the fields \
+         cert and key, in a KV engine of version 1 or 2 (secret/lb/certs, without /data/).",
+    ),
+    unset("issue_path", Kind::Text, "pki/issue/lb", "For vault-pki: where certificates are issued."),
+    unset(
+        "names",
+        Kind::List,
+        "*.example.com",
+        "For vault-pki: server names that certificates are asked for; `*` stands for any characters. Unset: all of them.",
+    ),
+    key(
+        "refresh",
+        Kind::Time(0, DAY),
+        "30s",
+        "How often http and vault are read again. 0s: never, once they have answered. Consul tells of changes itself, \
+         and files are watched.",
+    ),
+    key(
+        "renew_before",
+        Kind::Time(MINUTE, 365 * DAY),
+        "1h",
+        "For vault-pki: a certificate is issued anew this long before its end, or after two thirds of its life if that \
+         is later.",
+    ),
+    unset("token", Kind::Secret, "hvs.…", "For consul and vault: in place of the token of [consul] or [vault]."),
+    unset("token_file", Kind::Path, "token", "A file that holds it, read again when it changes."),
+    unset("token_env", Kind::Text, "MY_TOKEN", "The environment variable that holds it."),
+    unset(
+        "client_ca_file",
+        Kind::Path,
+        "clients.pem",
+        "CAs of client certificates, or a folder of them (*.pem): asks clients for one.",
+    ),
+    unset("client_ca_url", Kind::Secret, "https://certs.example.com/cas/list", "The same for http and consul: as url."),
+    unset("client_ca_kv_path", Kind::Text, "lb/cas", "The same for consul, vault and vault-pki: as kv_path."),
+    unset(
+        "client_ca_upgrade_cn",
+        Kind::Text,
+        "ApiGateway",
+        "A certificate among them whose issuer has this common name counts as a CA, though it does not say that it is \
+         one: those of Amazon's API Gateway do not.",
+    ),
     key(
         "client_auth",
         Kind::Word(&["required", "optional"]),
         "required",
-        "Whether a client without a certificate is refused, when client_ca_file is set.",
+        "Whether a client without a certificate is refused, when it is asked for one.",
     ),
 ];
 
@@ -757,6 +827,31 @@ const METRICS: &[Key] = &[
          (label).",
     ),
     key("interval", Kind::Time(100, DAY), "30s", "How often they are sent and written."),
+];
+
+const VAULT: &[Key] = &[
+    key("address", Kind::Text, "https://127.0.0.1:8200", "Its URL. Also VAULT_AGENT_ADDR and VAULT_ADDR."),
+    unset(
+        "ca_file",
+        Kind::Path,
+        "vault-ca.pem",
+        "CAs of its certificate. Also VAULT_CACERT. Without it: the system's.",
+    ),
+    unset("ca_path", Kind::Path, "vault-cas", "Folder of CA files. Also VAULT_CAPATH."),
+    unset("ca_pem", Kind::Text, "-----BEGIN CERTIFICATE-----", "The CAs as text. Also VAULT_CACERT_BYTES."),
+    unset("cert_file", Kind::Path, "vault-client.pem", "Client certificate. Also VAULT_CLIENT_CERT."),
+    unset("key_file", Kind::Path, "vault-client-key.pem", "Its key. Also VAULT_CLIENT_KEY."),
+    unset("server_name", Kind::Text, "vault.example.com", "Name to verify. Also VAULT_TLS_SERVER_NAME."),
+    key("skip_verify", Kind::Bool, "false", "Takes any certificate. Also VAULT_SKIP_VERIFY."),
+    unset("namespace", Kind::Text, "team", "Namespace. Also VAULT_NAMESPACE."),
+    unset(
+        "token",
+        Kind::Secret,
+        "hvs.…",
+        "Token, also a wrapped one, which is unwrapped once. It is renewed while it can be. Also VAULT_TOKEN.",
+    ),
+    unset("token_file", Kind::Path, "vault-token", "A file that holds it, read again when it changes."),
+    key("timeout", Kind::Time(100, HOUR), "60s", "Limit for one request. Also VAULT_CLIENT_TIMEOUT."),
 ];
 
 const STATIC_ROUTE: &[Key] = &[

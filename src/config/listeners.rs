@@ -1,4 +1,4 @@
-//! `[certificates.NAME]` and `[[listener]]`, and what one needs of the other.
+//! `[[listener]]`, and what it needs of `[certificates.NAME]`.
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
@@ -9,52 +9,6 @@ use super::mistake::{Mistake, Place};
 use super::raw::{Group, Settings};
 use super::reader::Reader;
 use super::*;
-
-/// Reads the certificates.
-pub(super) fn certificates(
-    settings: &Settings,
-    mistakes: &mut Vec<Mistake>,
-    warnings: &mut Vec<Mistake>,
-) -> BTreeMap<String, CertificateConfig> {
-    let mut found = BTreeMap::new();
-    let section = section("certificates").expect("names of sections in this crate are in the table");
-    for (name, group) in settings.named.get("certificates").into_iter().flatten() {
-        let mut reader = Reader::new(section, format!("certificates.{name}"), group, mistakes);
-        let source = match reader.text("source").as_deref() {
-            Some("path") => {
-                let path = reader.path("path");
-                if path.is_none() {
-                    reader.wrong("path", "is missing", "name the folder that holds the pairs");
-                }
-                CertificateSource::Path { path: path.unwrap_or_default() }
-            }
-            Some("file") | None => {
-                let cert_file = reader.path("cert_file");
-                if cert_file.is_none() {
-                    let advice = "name the PEM file of the chain, or set source = \"path\"";
-                    reader.wrong("cert_file", "is missing", advice);
-                }
-                let cert_file = cert_file.unwrap_or_default();
-                CertificateSource::File {
-                    key_file: reader.path("key_file").unwrap_or_else(|| cert_file.clone()),
-                    cert_file,
-                }
-            }
-            Some(_) => {
-                reader.wrong("source", "is not supported yet", "use file or path");
-                CertificateSource::Path { path: PathBuf::new() }
-            }
-        };
-        let client_ca_file = reader.path("client_ca_file");
-        if reader.has("client_auth") && client_ca_file.is_none() {
-            let advice = "set client_ca_file to ask for client certificates";
-            warnings.push(reader.about("client_auth", "has no effect without client_ca_file", advice));
-        }
-        let client_auth_optional = reader.text("client_auth").as_deref() == Some("optional");
-        found.insert(name.clone(), CertificateConfig { source, client_ca_file, client_auth_optional });
-    }
-    found
-}
 
 /// Reads the listeners; there is always one.
 pub(super) fn listeners(

@@ -15,7 +15,7 @@ const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 pub struct Inputs {
     /// Path and text of the file, if there is one.
     pub file: Option<(PathBuf, String)>,
-    /// The environment: names and values. Only `LB_*` and `CONSUL_*` are looked at.
+    /// The environment: names and values. Only `LB_*`, `CONSUL_*` and `VAULT_*` are looked at.
     pub env: Vec<(String, String)>,
     /// Flags: dotted paths and values, in their order.
     pub flags: Vec<(String, String)>,
@@ -82,6 +82,7 @@ pub fn draft(inputs: &Inputs) -> Draft {
         None => Default::default(),
     };
     let consul = overlay::consul(&inputs.env, &mut settings, &mut mistakes);
+    overlay::vault(&inputs.env, &mut settings);
     overlay::environment(&inputs.env, &mut settings, &mut mistakes, &mut warnings);
     overlay::flags(&inputs.flags, &mut settings, &mut mistakes);
     let around = Surroundings { terminal: inputs.terminal, consul };
@@ -117,7 +118,7 @@ pub fn read_draft(path: Option<&Path>, flags: Vec<(String, String)>) -> Draft {
             None
         }
     });
-    let ours = |name: &str| name.starts_with("LB_") || name.starts_with("CONSUL_");
+    let ours = |name: &str| ["LB_", "CONSUL_", "VAULT_"].iter().any(|prefix| name.starts_with(prefix));
     // What is not UTF-8 fits no key; shown with replacement characters it becomes a mistake with a place.
     let env = std::env::vars_os()
         .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()))
@@ -385,7 +386,7 @@ routes_file = "routes.txt"
             ("[admin]\naddress = \"0.0.0.0:9999\"".to_owned(), "is the default listener's too"),
             ("[[listener]]".to_owned(), "listener.0.address is missing"),
             ("[listener]\naddress = \"127.0.0.1:1\"".to_owned(), "write [[listener]], with two brackets"),
-            ("[certificates.a]\nsource = \"vault-pki\"".to_owned(), "is not supported yet"),
+            ("[certificates.a]\nsource = \"vault-pki\"".to_owned(), "certificates.a.issue_path is missing"),
             ("[certificates.a]".to_owned(), "certificates.a.cert_file is missing"),
             ("[certificates.a]\nsource = \"path\"".to_owned(), "certificates.a.path is missing"),
             ("[consul]\ncert_file = \"c.pem\"".to_owned(), "has no key beside it"),

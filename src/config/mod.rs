@@ -27,7 +27,9 @@ mod ports;
 mod raw;
 mod reader;
 mod reload;
+mod secret;
 mod show;
+mod sources;
 mod static_routes;
 mod template;
 
@@ -49,6 +51,8 @@ pub use load::{Draft, Inputs, Loaded, draft, load, read, read_draft};
 pub use metrics::{MetricsConfig, PrefixTemplate};
 pub use mistake::{Mistake, Mistakes, Place};
 pub use ports::Ports;
+pub use secret::Secret;
+pub use sources::{CertificateConfig, CertificateSource, ConsulKeys, TokenPlace, VaultConfig};
 pub use template::template;
 
 /// Everything a running `lb` needs to know.
@@ -68,6 +72,8 @@ pub struct Config {
     pub certificates: BTreeMap<String, CertificateConfig>,
     /// `[auth.NAME]`.
     pub auth: BTreeMap<String, AuthConfig>,
+    /// `[vault]`.
+    pub vault: VaultConfig,
     /// `[proxy]` and `[retry]`.
     pub proxy: ProxyConfig,
     /// `[health]`.
@@ -278,34 +284,6 @@ impl Default for TlsLimits {
     fn default() -> Self {
         Self { min: TlsVersion::V1_2, max: TlsVersion::V1_3, ciphers: std::sync::Arc::default() }
     }
-}
-
-/// One `[certificates.NAME]`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct CertificateConfig {
-    /// Where the pairs come from.
-    pub source: CertificateSource,
-    /// CAs of client certificates; asking for one is switched on by it (`client_ca_file`).
-    pub client_ca_file: Option<PathBuf>,
-    /// Client certificates are wished for but not demanded (`client_auth = "optional"`).
-    pub client_auth_optional: bool,
-}
-
-/// Where certificates come from.
-#[derive(Clone, Debug, PartialEq)]
-pub enum CertificateSource {
-    /// One pair.
-    File {
-        /// Chain, PEM.
-        cert_file: PathBuf,
-        /// Key, PEM.
-        key_file: PathBuf,
-    },
-    /// A directory of pairs: `X-cert.pem` with `X-key.pem`, or `X.pem` with both.
-    Path {
-        /// The directory.
-        path: PathBuf,
-    },
 }
 
 /// Rules of the data path.

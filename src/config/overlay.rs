@@ -4,7 +4,7 @@ use super::keys::{Key, SECTIONS, Section, Shape, env_name, section};
 use super::mistake::{Mistake, Place, nearer_than};
 use super::raw::{Entry, Group, ITEMS_MAX, Settings, Slot, Written, is_name, resolve, unknown};
 
-/// Layer of `CONSUL_*`.
+/// Layer of `CONSUL_*` and `VAULT_*`.
 const CONSUL: u8 = 1;
 /// Layer of `LB_*`.
 const ENV: u8 = 2;
@@ -23,6 +23,22 @@ const CONSUL_VARIABLES: &[(&str, &str)] = &[
     ("CONSUL_HTTP_TOKEN_FILE", "token_file"),
     ("CONSUL_NAMESPACE", "namespace"),
     ("CONSUL_PARTITION", "partition"),
+];
+
+/// Vault's own variables and the keys they fill. Of two for one key the first that is set wins.
+const VAULT_VARIABLES: &[(&str, &str)] = &[
+    ("VAULT_AGENT_ADDR", "address"),
+    ("VAULT_ADDR", "address"),
+    ("VAULT_CACERT", "ca_file"),
+    ("VAULT_CACERT_BYTES", "ca_pem"),
+    ("VAULT_CAPATH", "ca_path"),
+    ("VAULT_CLIENT_CERT", "cert_file"),
+    ("VAULT_CLIENT_KEY", "key_file"),
+    ("VAULT_TLS_SERVER_NAME", "server_name"),
+    ("VAULT_SKIP_VERIFY", "skip_verify"),
+    ("VAULT_NAMESPACE", "namespace"),
+    ("VAULT_TOKEN", "token"),
+    ("VAULT_CLIENT_TIMEOUT", "timeout"),
 ];
 
 /// What `CONSUL_*` says beyond keys.
@@ -72,6 +88,21 @@ pub(crate) fn consul(
         }
     }
     found
+}
+
+/// Takes `VAULT_*`.
+pub(crate) fn vault(env: &[(String, String)], settings: &mut Settings) {
+    let Some(section) = section("vault") else { return };
+    for (name, key) in VAULT_VARIABLES.iter().rev() {
+        let Some((_, value)) = env.iter().find(|(known, value)| known == name && !value.is_empty()) else { continue };
+        let Some(key) = section.key(key) else { continue };
+        // Vault's tools take a plain number for seconds.
+        let seconds = key.name == "timeout" && value.bytes().all(|byte| byte.is_ascii_digit());
+        let value = if seconds { format!("{value}s") } else { value.clone() };
+        let place = Place::Env((*name).to_owned());
+        let group = settings.once.entry(section.name).or_insert_with(|| Group::new(Place::Absent));
+        put_token_aware(group, key, Entry { value: Written::Bare(value), place, layer: CONSUL });
+    }
 }
 
 /// `true`, `false`, `1`, `0` and their like, as Consul's own tools take them.

@@ -49,7 +49,7 @@ pub(crate) struct Entry {
     pub(crate) value: Written,
     /// Where it stands.
     pub(crate) place: Place,
-    /// Later layers win: 0 file, 1 `CONSUL_*`, 2 `LB_*`, 3 flag.
+    /// Later layers win: 0 file, 1 `CONSUL_*` and `VAULT_*`, 2 `LB_*`, 3 flag.
     pub(crate) layer: u8,
 }
 

@@ -64,7 +64,7 @@ impl<'a> Reader<'a> {
     /// The mistake about a key of this group, with its value and place.
     pub(crate) fn about(&self, name: &str, problem: &str, advice: &str) -> Mistake {
         let entry = self.group.entries.get(name);
-        let secret = self.section.key(name).is_some_and(|key| key.kind == Kind::Secret);
+        let secret = self.section.key(name).is_some_and(|key| matches!(key.kind, Kind::Secret | Kind::Headers));
         Mistake {
             key: if self.section.shape == Shape::Top { name.to_owned() } else { format!("{}.{name}", self.path) },
             value: entry.map(|entry| if secret { "***".to_owned() } else { first_line(entry.value.to_string()) }),
@@ -210,10 +210,23 @@ impl<'a> Reader<'a> {
         self.text(name).and_then(|text| text.parse().ok())
     }
 
+    /// Headers with their values, which are marked as secret.
+    pub(crate) fn headers(&mut self, name: &str) -> Vec<(http::HeaderName, http::HeaderValue)> {
+        self.list(name).iter().filter_map(|item| header_of(item)).collect()
+    }
+
     /// A strategy.
     pub(crate) fn strategy(&mut self, name: &str) -> Strategy {
         self.text(name).and_then(|text| text.parse().ok()).unwrap_or_default()
     }
+}
+
+/// `Name: value`.
+fn header_of(text: &str) -> Option<(http::HeaderName, http::HeaderValue)> {
+    let (name, value) = text.split_once(':')?;
+    let mut value = http::HeaderValue::from_str(value.trim()).ok()?;
+    value.set_sensitive(true);
+    Some((name.trim().parse().ok()?, value))
 }
 
 fn convert(key: &Key, entry: &Entry) -> Result<Typed, String> {
@@ -265,6 +278,13 @@ fn convert(key: &Key, entry: &Entry) -> Result<Typed, String> {
             let items = items(value).ok_or("is not a list")?;
             let parsed: Result<Vec<_>, _> = items.iter().map(|item| parse_socket(item, Some(53))).collect();
             parsed.map(Typed::Sockets)
+        }
+        Kind::Headers => {
+            let items = items(value).ok_or("is not a list of headers")?;
+            match items.iter().all(|item| header_of(item).is_some()) {
+                true => Ok(Typed::List(items)),
+                false => Err("holds something that is no header"),
+            }
         }
         Kind::List | Kind::Urls => items(value).map(Typed::List).ok_or("is not a list of texts"),
         Kind::Word(words) => match text {

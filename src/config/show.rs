@@ -19,6 +19,7 @@ impl Config {
             "certificates": self.certificates.iter().map(|(name, it)| (name.clone(), certificates(it)))
                 .collect::<serde_json::Map<_, _>>(),
             "auth": self.auth.iter().map(|(name, it)| (name.clone(), auth(it))).collect::<serde_json::Map<_, _>>(),
+            "vault": vault(&self.vault),
             "static": { "route": self.static_routes.iter().map(|route| json!({
                 "service": route.service,
                 "source": route.source,
@@ -198,18 +199,96 @@ fn cipher_name(number: u16) -> Option<&'static str> {
 }
 
 fn certificates(config: &CertificateConfig) -> Value {
-    let (source, cert_file, key_file, path) = match &config.source {
-        CertificateSource::File { cert_file, key_file } => ("file", Some(cert_file), Some(key_file), None),
-        CertificateSource::Path { path } => ("path", None, None, Some(path)),
-    };
-    json!({
-        "source": source,
-        "cert_file": cert_file,
-        "key_file": key_file,
-        "path": path,
+    let mut shown = json!({
+        "source": config.source.as_str(),
         "client_ca_file": config.client_ca_file,
+        "client_ca_upgrade_cn": config.client_ca_upgrade_cn,
         "client_auth": if config.client_auth_optional { "optional" } else { "required" },
-    })
+    });
+    for key in super::keys::section("certificates").into_iter().flat_map(|section| section.keys) {
+        if shown.get(key.name).is_none() {
+            shown[key.name] = Value::Null;
+        }
+    }
+    match &config.source {
+        CertificateSource::File { cert_file, key_file } => {
+            shown["cert_file"] = json!(cert_file);
+            shown["key_file"] = json!(key_file);
+        }
+        CertificateSource::Path { path } => shown["path"] = json!(path),
+        CertificateSource::Http { url, client_ca_url, headers, refresh } => {
+            shown["url"] = json!(without_secrets(url));
+            shown["client_ca_url"] = json!(client_ca_url.as_ref().map(without_secrets));
+            shown["headers"] = headers.iter().map(|(name, _)| format!("{name}: {MASK}")).collect();
+            shown["refresh"] = json!(time(*refresh));
+        }
+        CertificateSource::Consul { keys, client_ca, token: place } => {
+            let own = |keys: &ConsulKeys| match keys {
+                ConsulKeys::Own(path) => (Value::Null, json!(path)),
+                ConsulKeys::At { address, path, token } => {
+                    let token = token.as_ref().map_or(String::new(), |_| format!("?token={MASK}"));
+                    (json!(format!("{address}/v1/kv/{path}{token}")), Value::Null)
+                }
+            };
+            (shown["url"], shown["kv_path"]) = own(keys);
+            if let Some(keys) = client_ca {
+                (shown["client_ca_url"], shown["client_ca_kv_path"]) = own(keys);
+            }
+            token(&mut shown, place);
+        }
+        CertificateSource::Vault { kv_path, client_ca_kv_path, refresh, token: place } => {
+            shown["kv_path"] = json!(kv_path);
+            shown["client_ca_kv_path"] = json!(client_ca_kv_path);
+            shown["refresh"] = json!(time(*refresh));
+            token(&mut shown, place);
+        }
+        CertificateSource::VaultPki { issue_path, names, renew_before, client_ca_kv_path, refresh, token: place } => {
+            shown["issue_path"] = json!(issue_path);
+            shown["names"] = json!(names);
+            shown["renew_before"] = json!(time(*renew_before));
+            shown["client_ca_kv_path"] = json!(client_ca_kv_path);
+            shown["refresh"] = json!(time(*refresh));
+            token(&mut shown, place);
+        }
+    }
+    shown
+}
+
+fn vault(config: &VaultConfig) -> Value {
+    let mut shown = json!({
+        "address": config.address,
+        "ca_file": config.ca_file,
+        "ca_path": config.ca_path,
+        "ca_pem": config.ca_pem,
+        "cert_file": config.cert_file,
+        "key_file": config.key_file,
+        "server_name": config.server_name,
+        "skip_verify": config.skip_verify,
+        "namespace": config.namespace,
+        "token": null,
+        "token_file": null,
+        "timeout": time(config.timeout),
+    });
+    token(&mut shown, &config.token);
+    shown
+}
+
+fn token(shown: &mut Value, place: &TokenPlace) {
+    match place {
+        TokenPlace::Nowhere => {}
+        TokenPlace::Text(_) => shown["token"] = json!(MASK),
+        TokenPlace::File(path) => shown["token_file"] = json!(path),
+        TokenPlace::Env(name) => shown["token_env"] = json!(name),
+    }
+}
+
+/// A URL whose password and query, which may be a token, are masked.
+fn without_secrets(url: &Secret) -> String {
+    let text = without_password(url.reveal());
+    match text.split_once('?') {
+        Some((place, _)) => format!("{place}?{MASK}"),
+        None => text,
+    }
 }
 
 fn auth(config: &AuthConfig) -> Value {
@@ -282,6 +361,16 @@ mod tests {
             cert_file = "a.pem"
             [auth.main]
             file = "users"
+            [certificates.web]
+            source = "http"
+            url = "https://me:secret@h/list?key=secret"
+            headers = ["x-key: secret"]
+            [certificates.kv]
+            source = "consul"
+            url = "https://h/v1/kv/certs?token=secret"
+            token = "secret"
+            [vault]
+            token = "secret"
             [[static.route]]
             service = "a"
             source = "/"

@@ -45,7 +45,7 @@ fn literal(key: &Key) -> String {
     match key.kind {
         Kind::Bool | Kind::Count(..) => text.to_owned(),
         Kind::Numbers => format!("[{}]", text.replace(',', ", ")),
-        Kind::List | Kind::Sockets | Kind::Ports | Kind::Words(_) => {
+        Kind::List | Kind::Headers | Kind::Sockets | Kind::Ports | Kind::Words(_) => {
             let items: Vec<String> =
                 text.split(',').filter(|item| !item.is_empty()).map(|item| format!("{item:?}")).collect();
             format!("[{}]", items.join(", "))

@@ -2,26 +2,18 @@
 
 use std::fs;
 use std::io::Read as _;
-use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::header::{ACCEPT, CONTENT_TYPE, HOST, LOCATION, USER_AGENT};
-use http::{Request, StatusCode, Uri};
-use http_body_util::{BodyExt as _, Empty, Limited};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
-use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
+use http::header::{ACCEPT, CONTENT_TYPE};
+use http::{HeaderValue, StatusCode, Uri};
+
+use crate::web::trust::Trust;
+use crate::web::{self, Ask, Limits};
 
 /// Limit for everything, from the first name to the last byte.
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// Largest file.
 const BYTES_MAX: usize = 16 << 20;
-/// Most redirects that are followed, as many as Go follows.
-const REDIRECTS_MAX: usize = 10;
-
 /// Why the file could not be had.
 #[derive(Debug, thiserror::Error)]
 #[error("-cfg {location}: {problem}")]
@@ -73,90 +65,21 @@ fn from_path(path: &str) -> Result<Vec<u8>, String> {
 fn from_url(url: &str) -> Result<(Vec<u8>, bool), String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| format!("no runtime: {error}"))?;
-    let all = async { tokio::time::timeout(TIMEOUT, follow(url)).await };
-    runtime.block_on(all).unwrap_or_else(|_| Err(format!("no answer within {} s", TIMEOUT.as_secs())))
+    runtime.block_on(follow(url))
 }
 
 async fn follow(url: &str) -> Result<(Vec<u8>, bool), String> {
-    let mut uri: Uri = url.parse().map_err(|error| format!("is no URL: {error}"))?;
-    for _ in 0..=REDIRECTS_MAX {
-        match exchange(&uri).await? {
-            Answer::File { bytes, latin1 } => return Ok((bytes, latin1)),
-            Answer::Elsewhere(location) => uri = onward(&uri, &location)?,
-        }
+    let uri: Uri = url.parse().map_err(|error| format!("is no URL: {error}"))?;
+    let tls = Trust::default().client_config().map_err(|error| error.to_string())?;
+    let ask = Ask { headers: vec![(ACCEPT, HeaderValue::from_static("*/*"))], ..Ask::get(uri) };
+    let limits = Limits { time: TIMEOUT, bytes: BYTES_MAX };
+    let answer = web::Client::new(tls, None).ask(ask, limits).await.map_err(|error| error.to_string())?;
+    if answer.status() != StatusCode::OK {
+        return Err(format!("the server answered {}", answer.status()));
     }
-    Err(format!("more than {REDIRECTS_MAX} redirects"))
-}
-
-enum Answer {
-    File { bytes: Vec<u8>, latin1: bool },
-    Elsewhere(String),
-}
-
-/// Where a redirect leads: to another URL, or to another path at the same host.
-fn onward(from: &Uri, location: &str) -> Result<Uri, String> {
-    let (scheme, authority) = (from.scheme_str().unwrap_or("http"), from.authority().map_or("", |it| it.as_str()));
-    let whole = match location {
-        url if is_url(url) => url.to_owned(),
-        path if path.starts_with("//") => format!("{scheme}:{path}"),
-        path if path.starts_with('/') => format!("{scheme}://{authority}{path}"),
-        path => {
-            let folder = from.path().rsplit_once('/').map_or("", |(folder, _)| folder);
-            format!("{scheme}://{authority}{folder}/{path}")
-        }
-    };
-    whole.parse().map_err(|_| format!("redirects to {location:?}, which is no URL"))
-}
-
-async fn exchange(uri: &Uri) -> Result<Answer, String> {
-    let host = uri.host().ok_or("names no host")?;
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
-    let tls = uri.scheme_str() == Some("https");
-    let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
-    let stream = TcpStream::connect((bare, port)).await.map_err(|error| format!("{host}:{port}: {error}"))?;
-    if !tls {
-        return ask(uri, stream).await;
-    }
-    let name = ServerName::try_from(bare.to_owned()).map_err(|_| format!("{host} is no name for TLS"))?;
-    let connector = tokio_rustls::TlsConnector::from(Arc::new(client_config()?));
-    ask(uri, connector.connect(name, stream).await.map_err(|error| format!("TLS: {error}"))?).await
-}
-
-/// Trusts whom the system trusts.
-fn client_config() -> Result<rustls::ClientConfig, String> {
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    Ok(builder.map_err(|error| format!("TLS: {error}"))?.with_root_certificates(roots).with_no_client_auth())
-}
-
-async fn ask(uri: &Uri, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Result<Answer, String> {
-    let failed = |error: hyper::Error| format!("{error}");
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
-    let connection = tokio::spawn(connection);
-    let request = Request::get(uri.path_and_query().map_or("/", |it| it.as_str()))
-        .header(HOST, uri.authority().map_or("", |it| it.as_str().rsplit('@').next().unwrap_or_default()))
-        .header(ACCEPT, "*/*")
-        .header(USER_AGENT, "lb")
-        .body(Empty::<Bytes>::new())
-        .map_err(|error| error.to_string())?;
-    let response = sender.send_request(request).await.map_err(failed)?;
-    let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let status = response.status();
-    let answer = if status.is_redirection() && !header(LOCATION).is_empty() {
-        Answer::Elsewhere(header(LOCATION).to_owned())
-    } else if status == StatusCode::OK {
-        let kind = header(CONTENT_TYPE).to_ascii_lowercase();
-        let latin1 = kind.contains("iso-8859-1") || kind.contains("latin1");
-        let body = Limited::new(response.into_body(), BYTES_MAX).collect().await;
-        let bytes = body.map_err(|error| format!("while reading: {error}"))?.to_bytes().to_vec();
-        Answer::File { bytes, latin1 }
-    } else {
-        return Err(format!("the server answered {status}"));
-    };
-    connection.abort();
-    Ok(answer)
+    let kind = web::header(answer.headers(), CONTENT_TYPE).unwrap_or_default().to_ascii_lowercase();
+    let latin1 = kind.contains("iso-8859-1") || kind.contains("latin1");
+    Ok((answer.into_body().to_vec(), latin1))
 }
 
 #[cfg(test)]

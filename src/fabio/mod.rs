@@ -160,7 +160,8 @@ fn passes(name: &str, settings: &Settings) -> bool {
         "CONSUL_CLIENT_KEY" => with_consul(settings) && unset("registry.consul.tls.keyfile"),
         "CONSUL_TLS_SERVER_NAME" | "CONSUL_PARTITION" => with_consul(settings),
         "CONSUL_HTTP_SSL_VERIFY" => with_consul(settings) && !settings.is_on("registry.consul.tls.insecureskipverify"),
-        name => name.starts_with("LB_"),
+        // Fabio's library for Vault reads all of them.
+        name => name.starts_with("LB_") || name.starts_with("VAULT_"),
     }
 }
 

@@ -399,9 +399,9 @@ format = "text" # Fabio writes its log for people
     #[test]
     fn listeners_and_certificates() {
         let cs = "cs=a;type=file;cert=a.pem;key=a-key.pem;clientca=/ca.pem,cs=my site;type=path;cert=/certs;refresh=3s,\
-                  cs=unused;type=file;cert=x,cs=v;type=vault;cert=secret/x";
+                  cs=unused;type=file;cert=x";
         let addr = ":80,127.0.0.1:443;cs=a;strictmatch=true;tlsmin=tls12,:444;proto=grpcs;cs=my site,\
-                    :5000;proto=tcp;pxyproto=true;pxytimeout=1s,:5001;proto=tcp;cs=a,:1;cs=v,:2;proto=prometheus";
+                    :5000;proto=tcp;pxyproto=true;pxytimeout=1s,:5001;proto=tcp;cs=a,:2;proto=prometheus";
         let args = ["-proxy.cs", cs, "-proxy.addr", addr];
         let found = config(&args);
         let shown: Vec<String> = found
@@ -425,9 +425,44 @@ format = "text" # Fabio writes its log for people
         let file =
             config::CertificateSource::File { cert_file: "/srv/a.pem".into(), key_file: "/srv/a-key.pem".into() };
         assert_eq!(found.certificates["a"].source, file);
-        let left_out = warnings(&args);
-        assert_eq!(left_out.len(), 1, "{left_out:?}");
-        assert!(left_out[0].contains("0.0.0.0:1: left out, type=vault of its certificates"), "{left_out:?}");
+        assert_eq!(warnings(&args), [""; 0]);
+    }
+
+    #[test]
+    fn certificates_from_elsewhere() {
+        let token = "vaultfetchtoken=\"env:V\"";
+        let cs = format!(
+            "cs=h;type=http;cert=\"https://h/list?k=v\";clientca=https://h/cas;caupgcn=CN;hdr=\"Authorization: Bearer x\",\
+             cs=c;type=consul;cert=\"http://h:1/v1/kv/p?token=T\";refresh=9s,\
+             cs=v;type=vault;cert=secret/x;clientca=secret/y;refresh=10ms;vaultfetchtoken=file:tok,\
+             cs=p;type=vault-pki;cert=pki/issue/x;{token}"
+        );
+        let args = ["-proxy.cs", &cs, "-proxy.addr", ":1;cs=h,:2;cs=c,:3;cs=v,:4;cs=p"];
+        let found = config(&args);
+        assert_eq!(warnings(&args), [""; 0]);
+        let strict: Vec<bool> = found.listeners.iter().map(|it| it.strict_sni).collect();
+        assert_eq!(strict, [false, false, false, true]);
+        let http = &found.certificates["h"];
+        assert_eq!(http.client_ca_upgrade_cn.as_deref(), Some("CN"));
+        assert!(
+            matches!(&http.source, config::CertificateSource::Http { url, client_ca_url: Some(_), headers, refresh }
+            if url.reveal() == "https://h/list?k=v" && headers.len() == 1 && *refresh == seconds(3))
+        );
+        assert!(matches!(&found.certificates["c"].source, config::CertificateSource::Consul { keys, .. }
+            if matches!(keys, config::ConsulKeys::At { address, path, token: Some(token) }
+                if address == "http://h:1" && path == "p" && token.reveal() == "T")));
+        assert!(matches!(&found.certificates["v"].source,
+            config::CertificateSource::Vault { kv_path, client_ca_kv_path: Some(_), refresh, token }
+            if kv_path == "secret/x" && *refresh == seconds(1)
+                && *token == config::TokenPlace::File("/srv/tok".into())));
+        assert!(matches!(&found.certificates["p"].source,
+            config::CertificateSource::VaultPki { issue_path, renew_before, token, .. }
+            if issue_path == "pki/issue/x" && *renew_before == seconds(3600)
+                && *token == config::TokenPlace::Env("V".to_owned())));
+        let said = refusals(&["-proxy.addr", ":1;cs=a", "-proxy.cs", "cs=a;type=vault;cert=x;vaultfetchtoken=hvs.X"]);
+        assert!(said.contains("neither file:PATH nor env:NAME") && !said.contains("hvs.X"), "{said}");
+        let said = refusals(&["-proxy.addr", ":1;cs=a", "-proxy.cs", "cs=a;type=http;cert=http://h/;hdr=hvs.X"]);
+        assert!(said.contains("is not a header") && !said.contains("hvs.X"), "{said}");
     }
 
     #[test]

@@ -18,6 +18,7 @@ use super::http::client_io::ClientIo;
 use super::listener::Listener;
 use super::proxy_protocol::{self, Addresses, HEADER_BYTES_MAX, Received};
 use super::tcp::{PumpContext, pump};
+use super::tls;
 use super::worker::Worker;
 use crate::catalog::options::ProxyHeader;
 use crate::metrics::fabio::RouteSeries;
@@ -40,12 +41,9 @@ pub async fn serve(worker: Rc<Worker>, listener: Rc<Listener>, stream: TcpStream
     let Some(certificates) = &listener.certificates else {
         return route(&worker, &listener, io, local, ends).await;
     };
-    let acceptor = match certificates.server_config(&listener.server_use()) {
-        Ok(config) => tokio_rustls::TlsAcceptor::from(config),
-        Err(error) => return listener.client_fault(peer, ClientFault::Tls, &error),
-    };
     let limit = listener.limits(&worker.settings().proxy).header;
-    match tokio::time::timeout(limit, acceptor.accept(io)).await {
+    let used = listener.server_use();
+    match tokio::time::timeout(limit, tls::accept(certificates, &used, io)).await {
         Ok(Ok(stream)) => route(&worker, &listener, stream, local, ends).await,
         Ok(Err(error)) => listener.client_fault(peer, ClientFault::Tls, &error),
         Err(elapsed) => listener.client_fault(peer, ClientFault::Tls, &elapsed),

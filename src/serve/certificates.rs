@@ -1,37 +1,68 @@
 //! The certificate sources that listeners name, and their replacement under way.
+//!
+//! Files are read here. Everything else comes from tasks of [`crate::certificates`], on a thread of their own: a Vault
+//! that hangs holds up neither a request nor a table, and without such sources there is no such thread.
+
+mod fetcher;
+mod shelf;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
+use tokio::sync::mpsc;
 
+use self::fetcher::Fetcher;
+use self::shelf::StoreShelf;
 use crate::admin::TlsSettings;
-use crate::config::{AdminConfig, Config};
+use crate::certificates::{Demand, Demands, Surroundings, Tokens};
+use crate::config::{AdminConfig, CertificateSource, Config, TokenPlace};
 use crate::metrics::Metrics;
 use crate::proxy::tls::{CertStore, ServerUse, TlsError};
 
 type Stores = BTreeMap<String, Arc<CertStore>>;
 
+/// Clients of one source that may ask for a certificate at a time, beside those that wait for one.
+const DEMANDS_MAX: usize = 256;
+
 /// All of them, by name.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Certificates {
-    stores: Arc<ArcSwap<Stores>>,
+    present: Arc<Present>,
+    demands: Mutex<BTreeMap<String, (mpsc::Sender<Demand>, Demands)>>,
+    fetcher: Mutex<Option<Fetcher>>,
+    tokens: Arc<Tokens>,
+}
+
+/// What is in force.
+#[derive(Debug)]
+struct Present {
+    stores: ArcSwap<Stores>,
     /// Series of certificate ends that come from here: source and file.
     reported: Mutex<Vec<(String, String)>>,
+    metrics: Metrics,
 }
 
 impl Certificates {
-    /// Loads them.
+    /// Reads files, and starts to fetch everything else.
     ///
     /// # Errors
-    /// The first source that has not one usable pair.
+    /// The first source of files that has not one usable pair.
     pub(super) fn load(config: &Config, metrics: &Metrics) -> anyhow::Result<Self> {
-        let all = Self::default();
-        let stores = all.prepare(config, metrics)?;
-        all.stores.store(Arc::new(stores));
-        all.report_expiry(metrics);
+        let present = Present { stores: ArcSwap::default(), reported: Mutex::default(), metrics: metrics.clone() };
+        let all = Self {
+            present: Arc::new(present),
+            demands: Mutex::default(),
+            fetcher: Mutex::default(),
+            tokens: Arc::default(),
+        };
+        let stores = all.prepare(config)?;
+        all.present.stores.store(Arc::new(stores));
+        all.present.report_expiry();
+        all.fetch(config)?;
         Ok(all)
     }
 
@@ -39,16 +70,22 @@ impl Certificates {
     ///
     /// # Errors
     /// As [`Certificates::load`]; nothing has changed then.
-    pub(super) fn prepare(&self, config: &Config, metrics: &Metrics) -> anyhow::Result<Stores> {
-        let present = self.stores.load();
+    pub(super) fn prepare(&self, config: &Config) -> anyhow::Result<Stores> {
+        let present = self.present.stores.load();
         let mut stores = Stores::new();
         for (name, source) in &config.certificates {
-            let store = match present.get(name) {
+            let before = present.get(name);
+            let failed = |errors: &[TlsError]| anyhow::anyhow!("certificates.{name}: {}", joined(errors));
+            let store = match before {
                 Some(store) if store.is_of(source) => Arc::clone(store),
+                _ if source.source.is_remote() => {
+                    let demands = self.demands_of(name, &source.source).map(|(sender, _)| sender);
+                    let store = CertStore::remote(source.clone(), before.map(Arc::as_ref), demands);
+                    Arc::new(store.map_err(|error| failed(&[error]))?)
+                }
                 _ => {
-                    let (store, first) = CertStore::load(source.clone())
-                        .map_err(|errors| anyhow::anyhow!("certificates.{name}: {}", joined(&errors)))?;
-                    report(name, &first.errors, metrics);
+                    let (store, first) = CertStore::load(source.clone()).map_err(|errors| failed(&errors))?;
+                    self.present.report(name, &first.errors);
                     Arc::new(store)
                 }
             };
@@ -57,25 +94,101 @@ impl Certificates {
         Ok(stores)
     }
 
-    /// Puts prepared stores into force and reads the files of all of them again. What cannot be used is reported and
-    /// stays as it was.
-    pub(super) fn commit(&self, stores: Stores, metrics: &Metrics) {
+    /// Puts prepared stores into force, reads the files of all of them again, and asks all other sources anew. What
+    /// cannot be used is reported and stays as it was.
+    pub(super) fn commit(&self, stores: Stores, config: &Config) {
         for (name, store) in &stores {
-            report(name, &store.reload().errors, metrics);
+            self.present.report(name, &store.reload().errors);
         }
-        self.stores.store(Arc::new(stores));
-        self.report_expiry(metrics);
+        self.present.stores.store(Arc::new(stores));
+        self.present.report_expiry();
+        if let Err(error) = self.fetch(config) {
+            tracing::error!(error = format!("{error:#}"), "certificates from elsewhere are not fetched");
+        }
     }
 
+    /// Starts the tasks of this configuration in place of those of the last one.
+    fn fetch(&self, config: &Config) -> anyhow::Result<()> {
+        let mut fetcher = self.fetcher.lock().unwrap_or_else(PoisonError::into_inner);
+        let stores = self.present.stores.load();
+        let around = Surroundings {
+            consul: config.consul.clone(),
+            vault: config.vault.clone(),
+            tokens: Arc::clone(&self.tokens),
+        };
+        let mut jobs = Vec::new();
+        for (name, source) in config.certificates.iter().filter(|(_, it)| it.source.is_remote()) {
+            let Some(store) = stores.get(name) else { continue };
+            let shelf = StoreShelf::new(name, Arc::clone(store), Arc::clone(&self.present));
+            let demands = self.demands_of(name, &source.source).map(|(_, demands)| demands);
+            jobs.push((source.clone(), around.clone(), shelf, demands));
+        }
+        // Once there it stays: the renewal of tokens lives there too.
+        if fetcher.is_none() && !jobs.is_empty() {
+            *fetcher = Some(Fetcher::start()?);
+        }
+        if let Some(fetcher) = &*fetcher {
+            fetcher.replace(jobs);
+        }
+        Ok(())
+    }
+
+    /// Both ends of the channel for names that are asked for; they stay the same for all reloads.
+    fn demands_of(&self, name: &str, source: &CertificateSource) -> Option<(mpsc::Sender<Demand>, Demands)> {
+        if !matches!(source, CertificateSource::VaultPki { .. }) {
+            return None;
+        }
+        let mut all = self.demands.lock().unwrap_or_else(PoisonError::into_inner);
+        let made = || {
+            let (sender, receiver) = mpsc::channel(DEMANDS_MAX);
+            (sender, Arc::new(tokio::sync::Mutex::new(receiver)))
+        };
+        Some(all.entry(name.to_owned()).or_insert_with(made).clone())
+    }
+
+    /// The present stores.
+    pub(super) fn stores(&self) -> Arc<Stores> {
+        self.present.stores.load_full()
+    }
+
+    /// How the admin listener shows them.
+    pub(super) fn for_admin(&self) -> TlsSettings {
+        let present = Arc::clone(&self.present);
+        Arc::new(move |config| admin_settings(config, &present.stores.load()))
+    }
+
+    /// Files to watch.
+    pub(super) fn paths(&self, config: &Config) -> Vec<PathBuf> {
+        let mut paths: Vec<PathBuf> = self.present.stores.load().values().flat_map(|store| store.paths()).collect();
+        let mut uses_vault = false;
+        for source in config.certificates.values() {
+            uses_vault |= source.source.uses_vault();
+            if let Some(TokenPlace::File(path)) = source.source.token() {
+                paths.push(path.clone());
+            }
+        }
+        if uses_vault {
+            let vault = &config.vault;
+            let files = [&vault.ca_file, &vault.ca_path, &vault.cert_file, &vault.key_file];
+            paths.extend(files.into_iter().flatten().cloned());
+            if let TokenPlace::File(path) = &vault.token {
+                paths.push(path.clone());
+            }
+        }
+        paths
+    }
+}
+
+impl Present {
     /// Replaces the series of these sources; others (Consul's own pair) report theirs to the same map.
-    fn report_expiry(&self, metrics: &Metrics) {
+    fn report_expiry(&self) {
         let stores = self.stores.load();
         let expiries = stores.iter().flat_map(|(source, store)| {
             store.expiries().into_iter().map(|(name, not_after)| ((source.clone(), name), not_after as f64))
         });
         let now: BTreeMap<_, _> = expiries.collect();
         let mut before = self.reported.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut control = metrics.control();
+        let mut control = self.metrics.control();
         for gone in before.iter().filter(|key| !now.contains_key(key)) {
             control.certificate_expiry.remove(gone);
         }
@@ -83,25 +196,35 @@ impl Certificates {
         control.certificate_expiry.extend(now);
     }
 
-    /// The present stores.
-    pub(super) fn stores(&self) -> Arc<Stores> {
-        self.stores.load_full()
+    fn report(&self, source: &str, errors: &[TlsError]) {
+        if !errors.is_empty() {
+            self.count(errors.len());
+            tracing::error!(
+                source,
+                errors = joined(errors),
+                "certificates not taken over; what was there before stays"
+            );
+        }
     }
 
-    /// How the admin listener shows them.
-    pub(super) fn for_admin(&self) -> TlsSettings {
-        let stores = Arc::clone(&self.stores);
-        Arc::new(move |config| admin_settings(config, &stores.load()))
-    }
-
-    /// Files to watch.
-    pub(super) fn paths(&self) -> Vec<PathBuf> {
-        self.stores.load().values().flat_map(|store| store.paths()).collect()
+    fn count(&self, errors: usize) {
+        self.metrics.control().reload_errors.certificates += errors as u64;
     }
 }
 
+/// Whether the admin listener can use what it names. A source that has not answered yet is waited for.
+pub(super) fn check_admin(config: &AdminConfig, stores: &Stores) -> anyhow::Result<()> {
+    let loaded = |name: &String| stores.get(name).is_none_or(|store| store.is_loaded());
+    if config.certificates.as_ref().is_none_or(loaded) {
+        admin_settings(config, stores)
+            .map_err(anyhow::Error::msg)
+            .context("admin listener (key admin.certificates)")?;
+    }
+    Ok(())
+}
+
 /// What a handshake of the admin listener begins with.
-pub(super) fn admin_settings(config: &AdminConfig, stores: &Stores) -> Result<Option<Arc<ServerConfig>>, String> {
+fn admin_settings(config: &AdminConfig, stores: &Stores) -> Result<Option<Arc<ServerConfig>>, String> {
     let Some(name) = &config.certificates else { return Ok(None) };
     let store = stores.get(name).ok_or_else(|| format!("no certificates.{name}"))?;
     // No name is offered by ALPN: HTTP/1.1 is spoken, as by those who know nothing of it.
@@ -111,11 +234,4 @@ pub(super) fn admin_settings(config: &AdminConfig, stores: &Stores) -> Result<Op
 
 fn joined(errors: &[TlsError]) -> String {
     errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
-}
-
-fn report(source: &str, errors: &[TlsError], metrics: &Metrics) {
-    if !errors.is_empty() {
-        metrics.control().reload_errors.certificates += errors.len() as u64;
-        tracing::error!(source, errors = joined(errors), "certificates not taken over; what was there before stays");
-    }
 }

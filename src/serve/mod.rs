@@ -88,9 +88,7 @@ pub fn start(config: &Config, extra: Vec<ExtraSource>) -> anyhow::Result<Running
 
     let workers = workers::Workers::bind(config, &certificates.stores(), &metrics)?;
     // Shared with a predecessor on the same address, as the listeners are, so that it can be relieved.
-    certificates::admin_settings(&config.admin, &certificates.stores())
-        .map_err(anyhow::Error::msg)
-        .context("admin listener (key admin.certificates)")?;
+    certificates::check_admin(&config.admin, &certificates.stores())?;
     let admin = bind_admin(config.admin.address).context("admin listener (key admin.address)")?;
     let admin_address = admin.local_addr().context("admin listener")?;
 
@@ -157,17 +155,15 @@ impl Running {
     pub async fn reload(&self, present: &Config, next: &Config) -> anyhow::Result<Vec<String>> {
         // What can fail comes first, so that a refused configuration changed nothing.
         let built = settings::build(next, Some(&self.settings.load()))?;
-        let stores = self.certificates.prepare(next, &self.metrics)?;
-        certificates::admin_settings(&next.admin, &stores)
-            .map_err(anyhow::Error::msg)
-            .context("admin listener (key admin.certificates)")?;
+        let stores = self.certificates.prepare(next)?;
+        certificates::check_admin(&next.admin, &stores)?;
         let listeners = self.workers.prepare(next, &stores, &self.metrics)?;
         let (answer, answered) = oneshot::channel();
         self.thread.reload(next.clone(), answer).await?;
         answered.await.context("the control thread has ended")??;
         built.auth.read_again();
         self.settings.store(Arc::new(built));
-        self.certificates.commit(stores, &self.metrics);
+        self.certificates.commit(stores, next);
         self.workers.commit(listeners).await?;
         self.follower.reloaded().await;
         Ok(present.differs_only_in_reloadable(next))

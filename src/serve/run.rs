@@ -86,7 +86,7 @@ async fn attend(
 
 /// Everything a reload would read.
 fn watched_files(options: &RunOptions, config: &Config, running: &Running) -> Vec<PathBuf> {
-    let mut paths = running.certificates.paths();
+    let mut paths = running.certificates.paths(config);
     paths.extend(options.files.iter().cloned());
     paths.extend([&config.proxy.no_route_page, &config.proxy.upstream_ca_file].into_iter().flatten().cloned());
     if let Some(consul) = &config.consul {

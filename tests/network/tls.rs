@@ -33,14 +33,24 @@ impl Trust {
         Self::with_identity(ca, None)
     }
 
+    /// The same with the CA's text.
+    pub fn with_pem(ca: &str) -> Self {
+        let versions = &[&rustls::version::TLS13, &rustls::version::TLS12];
+        Self::with_text(ca, None, versions)
+    }
+
     fn with_identity(ca: &Ca, identity: Option<&Pair>) -> Self {
         let versions = &[&rustls::version::TLS13, &rustls::version::TLS12];
         Self::with(ca, identity, versions)
     }
 
     pub fn with(ca: &Ca, identity: Option<&Pair>, versions: &[&'static rustls::SupportedProtocolVersion]) -> Self {
+        Self::with_text(&ca.pem, identity, versions)
+    }
+
+    fn with_text(ca: &str, identity: Option<&Pair>, versions: &[&'static rustls::SupportedProtocolVersion]) -> Self {
         let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_slice(ca.pem.as_bytes()).unwrap()).unwrap();
+        roots.add(CertificateDer::from_pem_slice(ca.as_bytes()).unwrap()).unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(versions).unwrap();
         let builder = builder.with_root_certificates(roots);

@@ -74,7 +74,7 @@ impl Lb {
 
     fn launch(folder: TempDir, mut command: Command, environment: &[(&str, &str)]) -> Self {
         // What the developer's shell says about Consul must not reach the test.
-        let foreign = |name: &str| ["CONSUL_", "LB_", "FABIO_"].iter().any(|prefix| name.starts_with(prefix));
+        let foreign = |name: &str| ["CONSUL_", "VAULT_", "LB_", "FABIO_"].iter().any(|prefix| name.starts_with(prefix));
         let set: Vec<_> = command.get_envs().map(|(name, _)| name.to_owned()).collect();
         for (name, _) in std::env::vars().filter(|(name, _)| foreign(name) && !set.contains(&name.into())) {
             command.env_remove(name);

@@ -14,3 +14,5 @@ pub mod process;
 pub mod release_server;
 pub mod sshd;
 pub mod upstream;
+pub mod vault;
+pub mod web;

@@ -26,11 +26,14 @@ pub(super) const KEYS: &[Key] = &[
     ),
     becomes(
         "proxy.cs",
-        Text,
+        Secret,
         "",
         "Certificate sources: cs=NAME;type=TYPE;cert=…, separated by commas.",
         "certificates.NAME.source, certificates.NAME.cert_file, certificates.NAME.key_file, certificates.NAME.path, \
-         certificates.NAME.client_ca_file",
+         certificates.NAME.url, certificates.NAME.kv_path, certificates.NAME.issue_path, certificates.NAME.headers, \
+         certificates.NAME.refresh, certificates.NAME.renew_before, certificates.NAME.token_file, \
+         certificates.NAME.token_env, certificates.NAME.client_ca_file, certificates.NAME.client_ca_url, \
+         certificates.NAME.client_ca_kv_path, certificates.NAME.client_ca_upgrade_cn",
     ),
     becomes(
         "proxy.auth",

@@ -48,19 +48,17 @@ impl Translator<'_> {
                 format!("proto={} is not spoken by the admin listener, which is http or https", listener.proto),
             );
         }
-        match listener.source.as_ref().map(|name| sources.get(name)) {
+        // A source that does not exist was refused where the listener was read.
+        match listener.source.as_ref().and_then(|name| sources.get(name)) {
             None => {}
-            Some(Some(Source::Served(name))) => {
-                self.document.set("admin.certificates", &**name, ADDRESS);
+            Some(source) if source.on_demand => {
+                self.refuse(ADDRESS, "the admin listener cannot use certificates of type=vault-pki");
+            }
+            Some(source) => {
+                self.document.set("admin.certificates", &*source.name, ADDRESS);
                 for (key, value) in listener.tls() {
                     self.document.set(&format!("admin.{key}"), value, ADDRESS);
                 }
-            }
-            // Refused where the listener was read.
-            Some(None) => {}
-            // In clear it would be open to those whom client certificates kept out.
-            Some(Some(Source::Missing(kind))) => {
-                self.refuse(ADDRESS, format!("type={kind} of its certificates is not carried out yet"));
             }
         }
         let left_out = ["rt", "it"].into_iter().filter(|option| group.get(option).is_some());

@@ -81,19 +81,11 @@ impl Translator<'_> {
         if let Some(group) = admin {
             self.admin(&group, &sources);
         }
-        let mut served: Vec<&Listener> = Vec::new();
-        for listener in &listeners {
-            if let Some(missing) = missing(listener, &sources) {
-                self.warn(KEY, format!("{}: left out, {missing} is not carried out yet", listener.address));
-                continue;
-            }
-            served.push(listener);
-        }
-        if served.is_empty() && self.refusals.is_empty() {
+        if listeners.is_empty() && self.refusals.is_empty() {
             self.refuse(KEY, "no listener is left");
         }
-        let (read, idle) = self.client_timeouts(&served);
-        for listener in served {
+        let (read, idle) = self.client_timeouts(&listeners);
+        for listener in &listeners {
             let place = self.write_listener(listener, &sources);
             if listener.is_http() {
                 self.own_timeouts(place, listener, read, idle);
@@ -114,7 +106,7 @@ impl Translator<'_> {
                 self.document.set_in(place, "refresh", Value::Time(time), KEY);
             }
         }
-        if let Some(Source::Served(name)) = listener.source.as_ref().and_then(|name| sources.get(name)) {
+        if let Some(Source { name, .. }) = listener.source.as_ref().and_then(|name| sources.get(name)) {
             self.document.set_in(place, "certificates", &**name, KEY);
         }
         for (key, value) in listener.tls() {
@@ -140,7 +132,7 @@ impl Translator<'_> {
     }
 
     /// The limits of all listeners: the longest of any. Zero: none.
-    fn client_timeouts(&mut self, listeners: &[&Listener]) -> (Duration, Duration) {
+    fn client_timeouts(&mut self, listeners: &[Listener]) -> (Duration, Duration) {
         let http = || listeners.iter().filter(|listener| listener.is_http());
         let longest = |times: &mut dyn Iterator<Item = Duration>| {
             let times: Vec<Duration> = times.collect();
@@ -225,8 +217,8 @@ impl Translator<'_> {
             listener.proto = "tcp+sni".to_owned();
         }
         // Else the first certificate that is made would be shown for every name.
-        listener.strict |= listener.source.as_ref().and_then(|name| sources.get(name))
-            == Some(&Source::Missing("vault-pki".to_owned()));
+        let source = listener.source.as_ref().and_then(|name| sources.get(name));
+        listener.strict |= source.is_some_and(|source| source.on_demand);
         (self.refusals.len() == before).then_some(listener)
     }
 
@@ -285,14 +277,6 @@ fn mismatch(listener: &Listener, sources: &BTreeMap<String, Source>) -> Option<S
             Some(format!("cs= needs a proto that has certificates: {}", WITH_CERTIFICATES.join(", ")))
         }
         None if matches!(proto, "https" | "grpcs") => Some(format!("proto={proto} needs cs=, a source in proxy.cs")),
-        _ => None,
-    }
-}
-
-/// What keeps a listener from being served.
-fn missing(listener: &Listener, sources: &BTreeMap<String, Source>) -> Option<String> {
-    match listener.source.as_ref().and_then(|name| sources.get(name)) {
-        Some(Source::Missing(kind)) => Some(format!("type={kind} of its certificates")),
         _ => None,
     }
 }

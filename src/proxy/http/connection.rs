@@ -185,11 +185,8 @@ pub async fn serve_client(
         let downstream = downstream(&listener, phase, peer, None, activity);
         return drive(worker, settings, downstream, io, h2).await;
     };
-    let acceptor = match certificates.server_config(&listener.server_use()) {
-        Ok(config) => tokio_rustls::TlsAcceptor::from(config),
-        Err(error) => return listener.client_fault(peer, ClientFault::Tls, &error),
-    };
-    let handshake = tokio::time::timeout(header_timeout, acceptor.accept(io));
+    let used = listener.server_use();
+    let handshake = tokio::time::timeout(header_timeout, tls::accept(certificates, &used, io));
     let handshake = tokio::select! {
         biased;
         handshake = handshake => handshake,

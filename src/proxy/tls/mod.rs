@@ -2,6 +2,8 @@
 //!
 //! rustls with aws-lc-rs, TLS 1.2 and 1.3. Handshakes and their deadlines are the listener's and `connect`'s.
 
+mod accept;
+mod client_cas;
 pub mod pairs;
 pub mod store;
 pub mod upstream;
@@ -16,8 +18,9 @@ use rustls::pki_types::pem::PemObject;
 
 use super::http::headers::TlsDetails;
 
-pub use pairs::Pair;
-pub use store::{CertStore, Reload, ServerUse};
+pub use accept::accept;
+pub use pairs::{Pair, Pems};
+pub use store::{CertStore, Demand, Material, Reload, ServerUse};
 pub use upstream::UpstreamTls;
 
 /// What is wrong with a certificate, a key, or the files that hold them.
@@ -69,6 +72,26 @@ pub enum TlsError {
         /// Why.
         reason: &'static str,
     },
+    /// An entry that a remote source has, but could not be read there.
+    #[error("{path}: {reason}", path = path.display())]
+    Fetch {
+        /// Its name.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// The other half of a pair of a remote source.
+    #[error("{path} is missing at the source", path = path.display())]
+    Absent {
+        /// Its name.
+        path: PathBuf,
+    },
+    /// A remote source without a single pair.
+    #[error("the source has no certificate")]
+    Empty,
+    /// Nothing has come from a remote source yet.
+    #[error("{0} have not been loaded yet")]
+    NotLoaded(&'static str),
     /// The TLS library refuses the settings.
     #[error("cannot set up TLS: {0}")]
     Setup(#[from] rustls::Error),

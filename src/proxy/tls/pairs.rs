@@ -1,12 +1,15 @@
-//! Certificates with their keys, read from files.
+//! Certificates with their keys, read from files or from what a remote source told.
 //!
 //! A pair counts only whole: the key must be the certificate's, and the certificate must be readable. A bad pair
 //! concerns nobody but itself; what replaces it is decided in [`store`](super::store).
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -26,7 +29,7 @@ const ENTRIES_MAX: usize = 10_000;
 /// One certificate with its key.
 #[derive(Clone, Debug)]
 pub struct Pair {
-    /// File of the certificate: what identifies the pair from one reading to the next.
+    /// File (or name at the source) of the certificate: what identifies the pair from one reading to the next.
     pub path: PathBuf,
     /// Lower-case names it is good for: DNS names and common name, wildcards included.
     pub names: Vec<String>,
@@ -43,23 +46,63 @@ pub(super) struct PairFiles {
     pub(super) key: PathBuf,
 }
 
+/// PEM texts of a remote source by their names, which follow the rules of files; the reason where one could not be had.
+pub type Pems = BTreeMap<PathBuf, Result<Bytes, String>>;
+
+/// Where texts are read.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Texts<'a> {
+    /// On this machine.
+    Files,
+    /// Among those that a source told.
+    Given(&'a Pems),
+}
+
+impl<'a> Texts<'a> {
+    fn read(self, path: &Path) -> Result<Cow<'a, [u8]>, TlsError> {
+        let Self::Given(pems) = self else { return read_pem(path).map(Cow::Owned) };
+        match pems.get(path) {
+            Some(Ok(text)) if text.len() as u64 > FILE_BYTES_MAX => Err(TlsError::TooLarge { path: path.to_owned() }),
+            Some(Ok(text)) => Ok(Cow::Borrowed(text)),
+            Some(Err(reason)) => Err(TlsError::Fetch { path: path.to_owned(), reason: reason.clone() }),
+            None => Err(TlsError::Absent { path: path.to_owned() }),
+        }
+    }
+}
+
 /// Which pairs a source has, in order of their names: the first is the default.
-pub(super) fn list(source: &CertificateSource) -> Result<Vec<PairFiles>, TlsError> {
-    match source {
-        CertificateSource::File { cert_file, key_file } => {
+pub(super) fn list(source: &CertificateSource, texts: Texts<'_>) -> Result<Vec<PairFiles>, TlsError> {
+    match (source, texts) {
+        (CertificateSource::File { cert_file, key_file }, _) => {
             Ok(vec![PairFiles { cert: cert_file.clone(), key: key_file.clone() }])
         }
-        CertificateSource::Path { path } => {
-            let mut files = Vec::new();
-            walk(path, 0, &mut files)?;
-            files.sort_unstable();
-            let pairs = in_pairs(&files);
+        (CertificateSource::Path { path }, _) => {
+            let pairs = in_pairs(&pem_files(path)?);
             if pairs.is_empty() {
                 return Err(TlsError::Directory { path: path.clone(), reason: "holds no `*.pem` with a certificate" });
             }
             Ok(pairs)
         }
+        (_, Texts::Given(pems)) => {
+            let files: Vec<PathBuf> = pems.keys().filter(|path| is_pem(path)).cloned().collect();
+            let pairs = in_pairs(&files);
+            if pairs.is_empty() { Err(TlsError::Empty) } else { Ok(pairs) }
+        }
+        (_, Texts::Files) => Ok(Vec::new()),
     }
+}
+
+/// All `*.pem` below a folder, in order.
+pub(super) fn pem_files(folder: &Path) -> Result<Vec<PathBuf>, TlsError> {
+    let mut files = Vec::new();
+    walk(folder, 0, &mut files)?;
+    files.sort_unstable();
+    Ok(files)
+}
+
+fn is_pem(path: &Path) -> bool {
+    let hidden = path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
+    !hidden && path.extension().is_some_and(|extension| extension == "pem")
 }
 
 fn walk(dir: &Path, depth: usize, files: &mut Vec<PathBuf>) -> Result<(), TlsError> {
@@ -77,7 +120,7 @@ fn walk(dir: &Path, depth: usize, files: &mut Vec<PathBuf>) -> Result<(), TlsErr
                 return Err(TlsError::Directory { path, reason: "is nested too deep" });
             }
             walk(&path, depth + 1, files)?;
-        } else if path.extension().is_some_and(|extension| extension == "pem") {
+        } else if is_pem(&path) {
             files.push(path);
         }
         if files.len() > ENTRIES_MAX {
@@ -106,22 +149,23 @@ fn in_pairs(files: &[PathBuf]) -> Vec<PairFiles> {
 }
 
 /// Reads one pair and checks that key and certificate belong together.
-pub(super) fn load(files: &PairFiles, provider: &CryptoProvider) -> Result<Pair, TlsError> {
+pub(super) fn load(files: &PairFiles, texts: Texts<'_>, provider: &CryptoProvider) -> Result<Pair, TlsError> {
     let path = files.cert.clone();
     let malformed = |path: &Path, reason: String| TlsError::Malformed { path: path.to_owned(), reason };
-    let chain = CertificateDer::pem_slice_iter(&read_pem(&path)?)
+    let chain = CertificateDer::pem_slice_iter(&texts.read(&path)?)
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error| malformed(&path, error.to_string()))?;
     let Some(leaf) = chain.first() else {
         return Err(TlsError::Missing { path, what: "certificate" });
     };
     let (names, not_after) = read_leaf(leaf).map_err(|reason| malformed(&path, reason))?;
-    let key = match PrivateKeyDer::from_pem_slice(&read_pem(&files.key)?) {
+    let key = match PrivateKeyDer::from_pem_slice(&texts.read(&files.key)?) {
         Ok(key) => key,
         Err(rustls::pki_types::pem::Error::NoItemsFound) => {
             return Err(TlsError::Missing { path: files.key.clone(), what: "private key" });
         }
-        Err(error) => return Err(malformed(&files.key, error.to_string())),
+        // What it says may quote what it read.
+        Err(_) => return Err(malformed(&files.key, "the private key is not valid PEM".to_owned())),
     };
     let key =
         CertifiedKey::from_der(chain, key, provider).map_err(|source| TlsError::Pair { path: path.clone(), source })?;

@@ -5,22 +5,24 @@
 //! reload (a signal, a watched file) is left to others; [`CertStore::paths`] says what to watch and
 //! [`CertStore::changed`] whether something did change.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
-use rustls::RootCertStore;
+use bytes::Bytes;
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
 use rustls::server::danger::ClientCertVerifier;
-use rustls::server::{ClientHello, ProducesTickets, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::server::{ClientHello, ProducesTickets, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
+use tokio::sync::{mpsc, oneshot};
 
-use super::pairs::{self, Pair};
-use super::{TlsError, provider, roots_of};
+use super::client_cas::ClientCas;
+use super::pairs::{self, Pair, PairFiles, Pems, Texts};
+use super::{TlsError, provider};
 use crate::config::{CertificateConfig, CertificateSource, TlsLimits, TlsVersion};
 
 /// What a listener does with a handshake.
@@ -41,6 +43,18 @@ pub struct Reload {
     pub errors: Vec<TlsError>,
 }
 
+/// What a remote source has. What it did not tell of stays as it was.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Material {
+    /// Pairs.
+    pub pairs: Option<Pems>,
+    /// CAs of client certificates.
+    pub client_cas: Option<Pems>,
+}
+
+/// Somebody wants a certificate for this name (in lower case), and hears when it was added or cannot be had.
+pub type Demand = (String, oneshot::Sender<()>);
+
 /// Certificates by name. Shared by all workers.
 #[derive(Debug)]
 pub struct CertStore {
@@ -48,12 +62,21 @@ pub struct CertStore {
     current: ArcSwap<Current>,
     /// One reload at a time.
     reloading: Mutex<()>,
+    on_demand: Option<OnDemand>,
+}
+
+/// Certificates that are made when somebody asks for them.
+#[derive(Debug)]
+struct OnDemand {
+    demands: mpsc::Sender<Demand>,
+    /// Names that were asked for since somebody looked, of those that have a certificate.
+    used: Mutex<HashSet<String>>,
 }
 
 #[derive(Debug)]
 struct Current {
     pairs: Vec<Pair>,
-    client_roots: Option<Arc<RootCertStore>>,
+    client_cas: Option<Arc<ClientCas>>,
     /// Survives reloads, so that sessions do, unless the client CAs changed.
     tickets: Arc<dyn ProducesTickets>,
     verifier: Option<Arc<dyn ClientCertVerifier>>,
@@ -75,9 +98,9 @@ impl CertStore {
     pub fn load(config: CertificateConfig) -> Result<(Self, Reload), Vec<TlsError>> {
         let mut errors = Vec::new();
         let stamps = stamps_of(&config);
-        let pairs = read_pairs(&config.source, &[], &mut errors);
-        let client_roots = match read_client_roots(&config) {
-            Ok(roots) => roots,
+        let pairs = read_pairs(&config.source, Texts::Files, &[], &mut errors);
+        let client_cas = match read_client_cas(&config) {
+            Ok(cas) => cas,
             Err(error) => {
                 errors.push(error);
                 return Err(errors);
@@ -86,11 +109,8 @@ impl CertStore {
         if pairs.is_empty() {
             return Err(errors);
         }
-        match Current::new(&config, pairs, client_roots, None, stamps) {
-            Ok(current) => {
-                let store = Self { config, current: ArcSwap::from_pointee(current), reloading: Mutex::new(()) };
-                Ok((store, Reload { errors }))
-            }
+        match Current::new(&config, pairs, client_cas, None, stamps) {
+            Ok(current) => Ok((Self::with(config, current, None), Reload { errors })),
             Err(error) => {
                 errors.push(error);
                 Err(errors)
@@ -98,35 +118,160 @@ impl CertStore {
         }
     }
 
-    /// Reads everything again. A bad pair keeps its previous form, bad client CAs keep theirs; a pair whose files left
+    /// The store of a remote source. Handshakes are refused until [`CertStore::take`] brought something, unless there is
+    /// a store that this one replaces: its pairs serve until then. `demands` is asked where certificates are made on
+    /// demand.
+    ///
+    /// # Errors
+    /// When client CAs in files cannot be read.
+    pub fn remote(
+        config: CertificateConfig,
+        before: Option<&Self>,
+        demands: Option<mpsc::Sender<Demand>>,
+    ) -> Result<Self, TlsError> {
+        let stamps = stamps_of(&config);
+        // What was made for one name is no pair for others, and the other way round.
+        let before = before.filter(|store| store.is_on_demand() == demands.is_some());
+        let before = before.map(|store| store.current.load_full());
+        let client_cas = match read_client_cas(&config)? {
+            Some(cas) => Some(cas),
+            // Those of before are better than none, and none at all lets nobody in.
+            None if config.source.has_client_cas() => before.as_ref().and_then(|current| current.client_cas.clone()),
+            None => None,
+        };
+        let pairs = before.map(|current| current.pairs.clone()).unwrap_or_default();
+        let current = Current::new(&config, pairs, client_cas, None, stamps)?;
+        let on_demand = demands.map(|demands| OnDemand { demands, used: Mutex::default() });
+        Ok(Self::with(config, current, on_demand))
+    }
+
+    fn with(config: CertificateConfig, current: Current, on_demand: Option<OnDemand>) -> Self {
+        Self { config, current: ArcSwap::from_pointee(current), reloading: Mutex::new(()), on_demand }
+    }
+
+    /// Reads all files again. A bad pair keeps its previous form, bad client CAs keep theirs; a pair whose files left
     /// the directory is gone, unless it was the last one. Blocks on files: not for workers.
     pub fn reload(&self) -> Reload {
+        self.take(&Material::default())
+    }
+
+    /// Takes what a remote source has, by the same rules, and reads the files that there are beside it.
+    pub fn take(&self, material: &Material) -> Reload {
         let _one_at_a_time = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.current.load_full();
         let mut errors = Vec::new();
         // Taken before reading: a change in between is seen as one next time.
         let stamps = stamps_of(&self.config);
-        let mut pairs = read_pairs(&self.config.source, &before.pairs, &mut errors);
+        let texts = match (&material.pairs, self.config.source.is_remote()) {
+            (Some(pems), _) => Some(Texts::Given(pems)),
+            (None, true) => None,
+            (None, false) => Some(Texts::Files),
+        };
+        let mut pairs = match texts {
+            Some(texts) => read_pairs(&self.config.source, texts, &before.pairs, &mut errors),
+            None => before.pairs.clone(),
+        };
         if pairs.is_empty() {
             pairs.clone_from(&before.pairs);
         }
-        let (client_roots, same) = match read_client_roots(&self.config) {
-            Ok(roots) => {
-                let same = subjects(roots.as_deref()) == subjects(before.client_roots.as_deref());
-                (roots, same)
-            }
-            Err(error) => {
-                errors.push(error);
-                (before.client_roots.clone(), true)
-            }
+        let upgrade = self.config.client_ca_upgrade_cn.as_deref();
+        let client_cas = match &material.client_cas {
+            Some(pems) => ClientCas::given(pems, upgrade).map(|cas| Some(Arc::new(cas))),
+            None if self.config.source.has_client_cas() => Ok(before.client_cas.clone()),
+            None => read_client_cas(&self.config),
+        };
+        let client_cas = client_cas.unwrap_or_else(|error| {
+            errors.push(error);
+            before.client_cas.clone()
+        });
+        self.replace(&before, pairs, client_cas, stamps, &mut errors);
+        Reload { errors }
+    }
+
+    fn replace(
+        &self,
+        before: &Current,
+        pairs: Vec<Pair>,
+        client_cas: Option<Arc<ClientCas>>,
+        stamps: Stamps,
+        errors: &mut Vec<TlsError>,
+    ) {
+        let same = match (&before.client_cas, &client_cas) {
+            (Some(old), Some(new)) => old.is_same(new),
+            (None, None) => true,
+            _ => false,
         };
         // A ticket lets a client skip the check of its certificate: those of other CAs must end here.
         let tickets = same.then(|| Arc::clone(&before.tickets));
-        match Current::new(&self.config, pairs, client_roots, tickets, stamps) {
+        match Current::new(&self.config, pairs, client_cas, tickets, stamps) {
             Ok(current) => self.current.store(Arc::new(current)),
             Err(error) => errors.push(error),
         }
-        Reload { errors }
+    }
+
+    /// Adds the pair that was made for a name, or replaces it; returns its end (unix time, s).
+    ///
+    /// # Errors
+    /// What is wrong with it; nothing has changed then.
+    pub fn add(&self, name: &str, pem: Bytes) -> Result<i64, TlsError> {
+        let path = PathBuf::from(name);
+        let pems = Pems::from([(path.clone(), Ok(pem))]);
+        let files = PairFiles { cert: path.clone(), key: path.clone() };
+        let mut pair = pairs::load(&files, Texts::Given(&pems), &provider())?;
+        // Else it would be made again for each client that names it.
+        if !pair.names.iter().any(|known| known == name) {
+            pair.names.push(name.to_owned());
+        }
+        let not_after = pair.not_after;
+        self.change(|pairs| {
+            pairs.retain(|pair| pair.path != path);
+            pairs.push(pair);
+        })?;
+        Ok(not_after)
+    }
+
+    /// Takes pairs away that were made for names.
+    pub fn remove(&self, names: &[String]) {
+        let gone = |pair: &Pair| names.iter().any(|name| pair.path.as_os_str() == name.as_str());
+        // Fewer pairs cannot be worse than more.
+        self.change(|pairs| pairs.retain(|pair| !gone(pair))).ok();
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Vec<Pair>)) -> Result<(), TlsError> {
+        let _one_at_a_time = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = self.current.load_full();
+        let mut pairs = before.pairs.clone();
+        change(&mut pairs);
+        let mut errors = Vec::new();
+        self.replace(&before, pairs, before.client_cas.clone(), before.stamps.clone(), &mut errors);
+        errors.pop().map_or(Ok(()), Err)
+    }
+
+    /// Whether certificates are made on demand.
+    #[must_use]
+    pub fn is_on_demand(&self) -> bool {
+        self.on_demand.is_some()
+    }
+
+    /// Sees to it that there is a certificate for this name (in lower case), if that is possible: asks for one and waits.
+    pub async fn provide(&self, name: &str) {
+        let Some(on_demand) = &self.on_demand else { return };
+        if find(&self.current.load().names, name).is_some() {
+            on_demand.used.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned());
+            return;
+        }
+        let (answer, answered) = oneshot::channel();
+        // Too many ask already: this one is refused, as if there were none.
+        if on_demand.demands.try_send((name.to_owned(), answer)).is_ok() {
+            answered.await.ok();
+        }
+    }
+
+    /// Names that have a certificate and were asked for since this was called last.
+    #[must_use]
+    pub fn take_used(&self) -> HashSet<String> {
+        let Some(on_demand) = &self.on_demand else { return HashSet::new() };
+        std::mem::take(&mut *on_demand.used.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Whether this is the store of `config`.
@@ -138,9 +283,22 @@ impl CertStore {
     /// The settings for the next handshake.
     ///
     /// # Errors
-    /// Limits that leave nothing to choose: whoever asked for the same before gets no error any more.
+    /// Limits that leave nothing to choose: whoever asked for the same before gets no error any more. And nothing to
+    /// show, because a remote source has not answered yet.
     pub fn server_config(&self, used: &ServerUse) -> Result<Arc<ServerConfig>, TlsError> {
-        self.current.load().config(used)
+        let current = self.current.load();
+        current.readiness(&self.config)?;
+        if self.on_demand.is_some() && !used.strict {
+            // The first one that was made is nobody's default.
+            return current.config(&ServerUse { strict: true, ..used.clone() });
+        }
+        current.config(used)
+    }
+
+    /// Whether there is what handshakes need.
+    #[must_use]
+    pub fn is_loaded(&self) -> bool {
+        self.current.load().readiness(&self.config).is_ok()
     }
 
     /// The pairs in use; the first is the default.
@@ -162,6 +320,7 @@ impl CertStore {
         let mut paths = match &self.config.source {
             CertificateSource::File { cert_file, key_file } => vec![cert_file.clone(), key_file.clone()],
             CertificateSource::Path { path } => vec![path.clone()],
+            _ => Vec::new(),
         };
         paths.extend(self.config.client_ca_file.clone());
         paths
@@ -178,7 +337,7 @@ impl Current {
     fn new(
         config: &CertificateConfig,
         pairs: Vec<Pair>,
-        client_roots: Option<Arc<RootCertStore>>,
+        client_cas: Option<Arc<ClientCas>>,
         tickets: Option<Arc<dyn ProducesTickets>>,
         stamps: Stamps,
     ) -> Result<Self, TlsError> {
@@ -186,12 +345,25 @@ impl Current {
             Some(tickets) => tickets,
             None => aws_lc_rs::Ticketer::new()?,
         };
-        let verifier = client_verifier(client_roots.as_ref(), config.client_auth_optional)?;
+        let verifier = client_cas.as_ref().map(|cas| cas.verifier(config.client_auth_optional)).transpose()?;
         let names = Arc::new(by_name(&pairs));
-        let current = Self { pairs, client_roots, tickets, verifier, names, configs: ArcSwap::default(), stamps };
+        let current = Self { pairs, client_cas, tickets, verifier, names, configs: ArcSwap::default(), stamps };
         // What cannot be used at all is found out now.
         current.config(&ServerUse::default())?;
         Ok(current)
+    }
+
+    /// Whether there is what handshakes need. Without it nobody is let in: not to meet a server without certificate, and
+    /// not without being asked for the client's.
+    fn readiness(&self, config: &CertificateConfig) -> Result<(), TlsError> {
+        if self.client_cas.is_none() && config.source.has_client_cas() {
+            return Err(TlsError::NotLoaded("client CAs"));
+        }
+        let on_demand = matches!(config.source, CertificateSource::VaultPki { .. });
+        if self.pairs.is_empty() && !on_demand {
+            return Err(TlsError::NotLoaded("certificates"));
+        }
+        Ok(())
     }
 
     fn config(&self, used: &ServerUse) -> Result<Arc<ServerConfig>, TlsError> {
@@ -242,30 +414,14 @@ fn server_config(
     Ok(Arc::new(config))
 }
 
-fn client_verifier(
-    roots: Option<&Arc<RootCertStore>>,
-    optional: bool,
-) -> Result<Option<Arc<dyn ClientCertVerifier>>, TlsError> {
-    let Some(roots) = roots else { return Ok(None) };
-    let builder = WebPkiClientVerifier::builder_with_provider(Arc::clone(roots), provider());
-    let builder = if optional { builder.allow_unauthenticated() } else { builder };
-    let verifier = builder.build().map_err(|error| TlsError::Setup(rustls::Error::General(error.to_string())))?;
-    Ok(Some(verifier))
-}
-
-fn read_client_roots(config: &CertificateConfig) -> Result<Option<Arc<RootCertStore>>, TlsError> {
-    config.client_ca_file.as_ref().map(|path| roots_of(path).map(Arc::new)).transpose()
-}
-
-/// What tells one set of CAs from another: names and keys.
-fn subjects(roots: Option<&RootCertStore>) -> Vec<(Vec<u8>, Vec<u8>)> {
-    let roots = roots.map_or(&[][..], |roots| &roots.roots);
-    roots.iter().map(|root| (root.subject.to_vec(), root.subject_public_key_info.to_vec())).collect()
+fn read_client_cas(config: &CertificateConfig) -> Result<Option<Arc<ClientCas>>, TlsError> {
+    let read = |path: &PathBuf| ClientCas::read(path, config.client_ca_upgrade_cn.as_deref()).map(Arc::new);
+    config.client_ca_file.as_ref().map(read).transpose()
 }
 
 /// Every pair of the source, the previous form of those that are bad now.
-fn read_pairs(source: &CertificateSource, before: &[Pair], errors: &mut Vec<TlsError>) -> Vec<Pair> {
-    let listed = match pairs::list(source) {
+fn read_pairs(source: &CertificateSource, texts: Texts<'_>, before: &[Pair], errors: &mut Vec<TlsError>) -> Vec<Pair> {
+    let listed = match pairs::list(source, texts) {
         Ok(listed) => listed,
         Err(error) => {
             errors.push(error);
@@ -275,7 +431,7 @@ fn read_pairs(source: &CertificateSource, before: &[Pair], errors: &mut Vec<TlsE
     let provider = provider();
     let mut good = Vec::with_capacity(listed.len());
     for files in &listed {
-        match pairs::load(files, &provider) {
+        match pairs::load(files, texts, &provider) {
             Ok(pair) => good.push(pair),
             Err(error) => {
                 errors.push(error);
@@ -287,7 +443,7 @@ fn read_pairs(source: &CertificateSource, before: &[Pair], errors: &mut Vec<TlsE
 }
 
 fn stamps_of(config: &CertificateConfig) -> Stamps {
-    let mut files: Vec<PathBuf> = match pairs::list(&config.source) {
+    let mut files: Vec<PathBuf> = match pairs::list(&config.source, Texts::Files) {
         Ok(listed) => listed.into_iter().flat_map(|files| [files.cert, files.key]).collect(),
         Err(_) => Vec::new(),
     };
@@ -316,29 +472,28 @@ struct Resolver {
     default: Option<Arc<CertifiedKey>>,
 }
 
-impl Resolver {
-    fn find(&self, name: &str) -> Option<&Arc<CertifiedKey>> {
-        let name = name.to_ascii_lowercase();
-        if let Some(found) = self.names.get(&name) {
+/// Exact, then with one leading label more replaced by `*` each time.
+fn find<'a>(names: &'a Names, name: &str) -> Option<&'a Arc<CertifiedKey>> {
+    let name = name.trim_end_matches('.').to_ascii_lowercase();
+    if let Some(found) = names.get(&name) {
+        return Some(found);
+    }
+    // At most 127 labels: a DNS name has no more than 253 characters.
+    let mut stars = String::new();
+    let mut rest = name.as_str();
+    while let Some((_, parent)) = rest.split_once('.') {
+        stars.push_str("*.");
+        rest = parent;
+        if let Some(found) = names.get(&format!("{stars}{rest}")) {
             return Some(found);
         }
-        // At most 127 labels: a DNS name has no more than 253 characters.
-        let mut stars = String::new();
-        let mut rest = name.as_str();
-        while let Some((_, parent)) = rest.split_once('.') {
-            stars.push_str("*.");
-            rest = parent;
-            if let Some(found) = self.names.get(&format!("{stars}{rest}")) {
-                return Some(found);
-            }
-        }
-        None
     }
+    None
 }
 
 impl ResolvesServerCert for Resolver {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let found = hello.server_name().and_then(|name| self.find(name));
+        let found = hello.server_name().and_then(|name| find(&self.names, name));
         found.or(self.default.as_ref()).cloned()
     }
 }

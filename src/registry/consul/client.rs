@@ -61,7 +61,7 @@ pub struct Block {
 /// What is asked of the agent.
 struct Ask<'a> {
     method: Method,
-    /// Percent-encoded; may end with parameters of its own.
+    /// Percent-encoded; it may end in a `?` with parameters of its own.
     path: &'a str,
     /// More parameters, but those of the scope, without `?`.
     query: String,

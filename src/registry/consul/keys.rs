@@ -37,7 +37,8 @@ pub(super) fn of(key: &str) -> String {
 }
 
 /// What reads every key that begins with `prefix`.
-pub(super) fn path(prefix: &str) -> String {
+#[must_use]
+pub fn path(prefix: &str) -> String {
     format!("{}?recurse", of(prefix))
 }
 

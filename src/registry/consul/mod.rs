@@ -20,7 +20,7 @@ pub mod error;
 mod expiry;
 pub mod guard;
 mod hint;
-mod keys;
+pub mod keys;
 mod list;
 mod overrides;
 mod poll;

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use rcgen::{CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -40,7 +41,7 @@ fn write_pair(dir: &Path, name: &str, (cert, key): &(String, String)) {
 
 fn directory(path: &Path) -> CertificateConfig {
     let source = CertificateSource::Path { path: path.to_owned() };
-    CertificateConfig { source, client_ca_file: None, client_auth_optional: false }
+    CertificateConfig { source, client_ca_file: None, client_ca_upgrade_cn: None, client_auth_optional: false }
 }
 
 fn write_ca(dir: &Path, name: &str, issuer: &Issuer) -> PathBuf {

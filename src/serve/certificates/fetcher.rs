@@ -1,0 +1,49 @@
+//! The thread on which certificates are fetched.
+
+use std::sync::Arc;
+use std::thread;
+
+use anyhow::Context as _;
+use tokio::sync::mpsc;
+use tokio::task::{JoinHandle, LocalSet};
+
+use super::shelf::StoreShelf;
+use crate::certificates::{self, Demands, Surroundings};
+use crate::config::CertificateConfig;
+
+/// What one task does.
+pub(super) type Job = (CertificateConfig, Surroundings, StoreShelf, Option<Demands>);
+
+/// The thread; ends when this is dropped, and its tasks with it.
+#[derive(Debug)]
+pub(super) struct Fetcher(mpsc::UnboundedSender<Vec<Job>>);
+
+impl Fetcher {
+    /// Starts the thread.
+    pub(super) fn start() -> anyhow::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("certificates")?;
+        let (sender, received) = mpsc::unbounded_channel();
+        let run = move || LocalSet::new().block_on(&runtime, obey(received));
+        thread::Builder::new().name("lb-certificates".to_owned()).spawn(run)?;
+        Ok(Self(sender))
+    }
+
+    /// Does these jobs instead of the present ones.
+    pub(super) fn replace(&self, jobs: Vec<Job>) {
+        // The thread ends with this sender only.
+        self.0.send(jobs).ok();
+    }
+}
+
+async fn obey(mut received: mpsc::UnboundedReceiver<Vec<Job>>) {
+    let mut tasks: Vec<JoinHandle<()>> = Vec::new();
+    while let Some(jobs) = received.recv().await {
+        for task in tasks.drain(..) {
+            task.abort();
+        }
+        let spawned = jobs.into_iter().map(|(config, around, shelf, demands)| {
+            tokio::task::spawn_local(certificates::run(config, around, Arc::new(shelf), demands))
+        });
+        tasks.extend(spawned);
+    }
+}

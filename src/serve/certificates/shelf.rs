@@ -1,0 +1,95 @@
+//! Puts what a source tells into the store that handshakes use, and says what cannot be used.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::{Present, joined};
+use crate::certificates::{Shelf, SourceError, Told};
+use crate::proxy::tls::{CertStore, Material};
+
+/// The same failure is said again after this long.
+const SAY_AGAIN: Duration = Duration::from_secs(300);
+/// Strangers choose the names of failures to issue: that many of them are not worth a line each.
+const ISSUE_SAY: Duration = Duration::from_secs(5);
+
+/// The store of one source.
+#[derive(Debug)]
+pub(super) struct StoreShelf {
+    source: String,
+    store: Arc<CertStore>,
+    present: Arc<Present>,
+    said: Mutex<Said>,
+}
+
+#[derive(Debug, Default)]
+struct Said {
+    failure: Option<(String, Instant)>,
+    issue: Option<Instant>,
+}
+
+impl StoreShelf {
+    pub(super) fn new(source: &str, store: Arc<CertStore>, present: Arc<Present>) -> Self {
+        Self { source: source.to_owned(), store, present, said: Mutex::default() }
+    }
+}
+
+impl Shelf for StoreShelf {
+    fn take(&self, told: &Told) {
+        let material = Material { pairs: told.pairs.clone(), client_cas: told.client_cas.clone() };
+        let errors = self.store.take(&material).errors;
+        self.present.report(&self.source, &errors);
+        self.present.report_expiry();
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        said.failure = None;
+        tracing::info!(source = self.source, pairs = self.store.pairs().len(), "certificates loaded");
+    }
+
+    fn failed(&self, error: &SourceError) {
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        if matches!(error, SourceError::Issue { .. }) {
+            if said.issue.is_none_or(|at| now.duration_since(at) >= ISSUE_SAY) {
+                said.issue = Some(now);
+                tracing::warn!(source = self.source, %error, "certificate not issued");
+            } else {
+                tracing::debug!(source = self.source, %error, "certificate not issued");
+            }
+            return;
+        }
+        self.present.count(1);
+        let text = error.to_string();
+        let again =
+            said.failure.as_ref().is_none_or(|(known, at)| *known != text || now.duration_since(*at) >= SAY_AGAIN);
+        if again {
+            tracing::error!(
+                source = self.source,
+                error = text,
+                "certificates cannot be read; what was there before stays"
+            );
+            said.failure = Some((text, now));
+        }
+    }
+
+    fn add(&self, name: &str, pem: Bytes) -> Result<i64, String> {
+        let not_after = self.store.add(name, pem).map_err(|error| joined(&[error]))?;
+        tracing::info!(source = self.source, name, "certificate issued");
+        self.present.report_expiry();
+        Ok(not_after)
+    }
+
+    fn remove(&self, names: &[String]) {
+        self.store.remove(names);
+        self.present.report_expiry();
+    }
+
+    fn issued(&self) -> Vec<(String, i64)> {
+        self.store.expiries()
+    }
+
+    fn take_used(&self) -> HashSet<String> {
+        self.store.take_used()
+    }
+}

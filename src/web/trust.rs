@@ -1,0 +1,108 @@
+//! Whom to trust when asking, and what to show: the client side of TLS.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, RootCertStore};
+
+use crate::trust::AcceptAny;
+
+/// Which CAs are believed, and who we are. The default: the system's CAs, and nobody.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Trust<'a> {
+    /// PEM bundle of CAs.
+    pub ca_file: Option<&'a Path>,
+    /// Directory of such bundles (`*.pem`, `*.crt`, `*.cer`).
+    pub ca_path: Option<&'a Path>,
+    /// CAs as PEM text.
+    pub ca_pem: Option<&'a str>,
+    /// Client certificate and its key.
+    pub pair: Option<(&'a Path, &'a Path)>,
+    /// Takes any certificate.
+    pub skip_verify: bool,
+}
+
+/// A file that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {reason}", path.display())]
+pub struct TrustError {
+    path: PathBuf,
+    reason: String,
+}
+
+fn wrong(path: &Path, reason: impl ToString) -> TrustError {
+    TrustError { path: path.to_owned(), reason: reason.to_string() }
+}
+
+impl Trust<'_> {
+    /// Reads the files and makes settings of them.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or holds something else.
+    pub fn client_config(&self) -> Result<Arc<ClientConfig>, TrustError> {
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let inline = Path::new("TLS");
+        let builder = ClientConfig::builder_with_provider(provider.clone())
+            .with_safe_default_protocol_versions()
+            .map_err(|error| wrong(inline, error))?;
+        let builder = match self.skip_verify {
+            true => builder.dangerous().with_custom_certificate_verifier(Arc::new(AcceptAny::new(provider))),
+            false => builder.with_root_certificates(self.roots()?),
+        };
+        let config = match self.pair {
+            None => builder.with_no_client_auth(),
+            Some((cert, key)) => {
+                let chain = certificates(cert, &read(cert)?)?;
+                let private = PrivateKeyDer::from_pem_slice(&read(key)?)
+                    .map_err(|_| wrong(key, "no private key in it (PEM, not encrypted)"))?;
+                builder.with_client_auth_cert(chain, private).map_err(|error| wrong(cert, error))?
+            }
+        };
+        Ok(Arc::new(config))
+    }
+
+    fn roots(&self) -> Result<RootCertStore, TrustError> {
+        let mut roots = RootCertStore::empty();
+        let mut add = |path: &Path, text: &[u8]| {
+            for certificate in certificates(path, text)? {
+                roots.add(certificate).map_err(|error| wrong(path, error))?;
+            }
+            Ok(())
+        };
+        if let Some(path) = self.ca_file {
+            add(path, &read(path)?)?;
+        }
+        if let Some(text) = self.ca_pem {
+            add(Path::new("the CAs given as text"), text.as_bytes())?;
+        }
+        if let Some(folder) = self.ca_path {
+            for entry in fs::read_dir(folder).map_err(|error| wrong(folder, error))? {
+                let path = entry.map_err(|error| wrong(folder, error))?.path();
+                if path.is_file() && path.extension().is_some_and(|ext| ext == "pem" || ext == "crt" || ext == "cer") {
+                    add(&path, &read(&path)?)?;
+                }
+            }
+        }
+        if self.ca_file.is_none() && self.ca_pem.is_none() && self.ca_path.is_none() {
+            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        }
+        Ok(roots)
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, TrustError> {
+    fs::read(path).map_err(|error| wrong(path, error))
+}
+
+fn certificates(path: &Path, text: &[u8]) -> Result<Vec<CertificateDer<'static>>, TrustError> {
+    let found: Vec<_> =
+        CertificateDer::pem_slice_iter(text).collect::<Result<_, _>>().map_err(|error| wrong(path, error))?;
+    if found.is_empty() {
+        return Err(wrong(path, "no certificate in it (PEM, BEGIN CERTIFICATE)"));
+    }
+    Ok(found)
+}

@@ -1,0 +1,105 @@
+//! Where a URL leads.
+
+use http::Uri;
+
+/// The server of a URL.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) tls: bool,
+    /// Without brackets.
+    pub(super) host: String,
+    pub(super) port: u16,
+    /// For the `Host` header.
+    pub(super) authority: String,
+    /// `user:password`.
+    pub(super) credentials: Option<String>,
+}
+
+impl Place {
+    pub(super) fn of(url: &Uri) -> Option<Self> {
+        let tls = match url.scheme_str()? {
+            "https" => true,
+            "http" => false,
+            _ => return None,
+        };
+        let host = url.host().filter(|host| !host.is_empty())?;
+        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        let written = url.authority()?.as_str();
+        let (credentials, authority) = match written.rsplit_once('@') {
+            Some((credentials, authority)) => (Some(decoded(credentials)), authority),
+            None => (None, written),
+        };
+        let port = url.port_u16().unwrap_or(if tls { 443 } else { 80 });
+        Some(Self { tls, host, port, authority: authority.to_owned(), credentials })
+    }
+
+    /// What a connection can be used for again.
+    pub(super) fn origin(&self) -> String {
+        format!("{}{}:{}", if self.tls { "https://" } else { "http://" }, self.host, self.port)
+    }
+}
+
+fn decoded(text: &str) -> String {
+    percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned()
+}
+
+/// A URL for messages: without password and query.
+#[must_use]
+pub fn shown(url: &Uri) -> String {
+    match (url.scheme_str(), Place::of(url)) {
+        (Some(scheme), Some(place)) => format!("{scheme}://{}{}", place.authority, url.path()),
+        _ => url.path().to_owned(),
+    }
+}
+
+/// Where a redirect leads: to another URL, or to another path at the same host.
+#[must_use]
+pub fn onward(from: &Uri, location: &str) -> Option<Uri> {
+    let (scheme, authority) = (from.scheme_str().unwrap_or("http"), from.authority().map_or("", |it| it.as_str()));
+    let whole = match location {
+        url if url.starts_with("http://") || url.starts_with("https://") => url.to_owned(),
+        path if path.starts_with("//") => format!("{scheme}:{path}"),
+        path if path.starts_with('/') => format!("{scheme}://{authority}{path}"),
+        path => {
+            let folder = from.path().rsplit_once('/').map_or("", |(folder, _)| folder);
+            format!("{scheme}://{authority}{folder}/{path}")
+        }
+    };
+    whole.parse().ok().filter(|url| Place::of(url).is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn uri(text: &str) -> Uri {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn places_have_their_usual_ports_and_hide_what_is_secret() {
+        let place = Place::of(&uri("https://u:p%40x@[::1]/a?k=v")).unwrap();
+        assert_eq!((place.tls, &*place.host, place.port), (true, "::1", 443));
+        assert_eq!((&*place.authority, place.credentials.as_deref()), ("[::1]", Some("u:p@x")));
+        assert_eq!(shown(&uri("https://u:p@h:1/a?k=v")), "https://h:1/a");
+        assert_eq!(Place::of(&uri("http://h/")).unwrap().port, 80);
+        for other in ["/a", "ftp://h/"] {
+            assert_eq!(Place::of(&uri(other)), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn redirects_lead_on() {
+        let from = uri("https://h:1/a/b?x=1");
+        let cases = [
+            ("c", Some("https://h:1/a/c")),
+            ("/c", Some("https://h:1/c")),
+            ("//i/c", Some("https://i/c")),
+            ("http://i/c?y", Some("http://i/c?y")),
+            ("https://", None),
+        ];
+        for (location, wanted) in cases {
+            assert_eq!(onward(&from, location).map(|url| url.to_string()).as_deref(), wanted, "{location}");
+        }
+    }
+}
