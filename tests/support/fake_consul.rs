@@ -347,7 +347,8 @@ fn health(name: &str, ports: &[u16], check: &str) -> Value {
             "Node": {"Node": "fake", "Address": "127.0.0.1"},
             "Service": {"ID": format!("{name}-{port}"), "Service": name, "Address": "", "Port": port,
                 "Tags": [format!("urlprefix-/{name}")], "Weights": {"Passing": 1, "Warning": 1}},
-            "Checks": [{"CheckID": "serfHealth", "Status": check, "ServiceID": ""}],
+            "Checks": [{"CheckID": "serfHealth", "Status": check, "ServiceID": ""},
+                {"CheckID": format!("service:{name}-{port}"), "Status": check, "ServiceID": format!("{name}-{port}")}],
         })
     });
     Value::Array(entries.collect())
