@@ -91,7 +91,7 @@ fn haproxy(stand: &Stand<'_>, command: &mut Command) {
     };
     let (ecdsa, rsa) = (certificates.ecdsa.both.display(), certificates.rsa.both.display());
     let text = format!(
-        "global\n nbthread 1\n maxconn 20000\n tune.ssl.default-dh-param 2048\n\
+        "global\n nbthread 1\n maxconn 7000\n tune.ssl.default-dh-param 2048\n\
          defaults\n mode http\n timeout connect 1s\n timeout client 60s\n timeout server 60s\n http-reuse always\n \
          option forwardfor\n\
          frontend web\n bind 127.0.0.1:{}\n bind 127.0.0.1:{} ssl crt {ecdsa} alpn h2,http/1.1\n \
@@ -241,7 +241,10 @@ fn fabio(stand: &Stand<'_>, command: &mut Command) {
     );
     let sources = format!("{},{}", source("ecdsa", &certificates.ecdsa), source("rsa", &certificates.rsa));
     let routes = file(stand, "routes.txt", &routes(stand));
+    // Without this page it does not start.
+    let page = file(stand, "no-route.html", "");
     command.env("GOMAXPROCS", "1").args(["-registry.backend", "file", "-registry.file.path", &routes]);
+    command.args(["-registry.file.noroutehtmlpath", &page]);
     command.args(["-proxy.addr", &listen, "-proxy.cs", &sources, "-log.level", "ERROR", "-metrics.target", ""]);
     command.args(["-ui.addr", &format!("127.0.0.1:{}", doors.admin), "-proxy.maxconn", "10000"]);
 }

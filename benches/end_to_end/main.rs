@@ -33,9 +33,6 @@ use crate::ports::{Backends, Doors};
 use crate::proxies::{Proxy, Running, Stand};
 use crate::result::{Row, Series};
 
-/// The proxy's core. All others use another one.
-const PROXY_CORE: usize = 0;
-
 #[derive(Parser)]
 struct Options {
     /// Names of cases, separated by spaces. Empty: all.
@@ -68,6 +65,10 @@ fn main() -> ExitCode {
     } else {
         Options::parse()
     };
+    if let Some(reason) = tools::unfit() {
+        println!("SKIPPED end_to_end: {reason}");
+        return if smoke { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
     let Some(cases) = chosen(&options.cases, cases::ALL, |case| case.name) else { return ExitCode::FAILURE };
     let Some(proxies) = chosen(&options.proxies, proxies::ALL, |proxy| proxy.name()) else { return ExitCode::FAILURE };
     let (here, absent): (Vec<Proxy>, Vec<Proxy>) = proxies.iter().partition(|proxy| proxy.program().is_some());
@@ -78,13 +79,16 @@ fn main() -> ExitCode {
     for name in ["wrk", "h2load"].into_iter().filter(|name| tools::find(name).is_none()) {
         println!("ABSENT: {name}: cases that need it fail (make bench-tools installs it)");
     }
-    if tools::cores() < 2 {
+    let cores = tools::cores();
+    // The proxy has the first core, all else the last one.
+    let (proxy_core, other_core) = (cores[0], cores[cores.len() - 1]);
+    if proxy_core == other_core {
         println!("only one core: proxy and load share it");
     }
-    tools::pin_self(1.min(tools::cores() - 1));
 
     let versions: Vec<(String, String)> = here.iter().map(|proxy| (proxy.name().into(), proxy.version())).collect();
     let machine = tools::machine();
+    tools::pin_self(other_core);
     println!("{machine}");
     for (name, version) in &versions {
         println!("{name}: {version}");
@@ -96,7 +100,7 @@ fn main() -> ExitCode {
         .iter()
         .map(|case| {
             println!("{} …", case.name);
-            measure(case, &here, &options, folder.path(), &certificates, backends)
+            measure(case, &here, proxy_core, &options, folder.path(), &certificates, backends)
         })
         .collect();
 
@@ -113,7 +117,7 @@ fn main() -> ExitCode {
         let figure = rows[0].of(Proxy::Lb).and_then(Series::figure);
         return if figure.is_some_and(|figure| figure > 0.0) { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
-    let about = serde_json::json!({"machine": machine, "load_after": tools::machine(), "versions": versions,
+    let about = serde_json::json!({"machine": machine, "after": tools::machine(), "versions": versions,
         "rounds": options.rounds, "seconds": options.seconds});
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap().join("bench");
     fs::create_dir_all(&target).unwrap();
@@ -138,6 +142,7 @@ fn chosen<T: Copy>(names: &str, all: &[T], name: impl Fn(&T) -> &'static str) ->
 fn measure(
     case: &Case,
     proxies: &[Proxy],
+    core: usize,
     options: &Options,
     folder: &Path,
     certificates: &Certificates,
@@ -148,7 +153,7 @@ fn measure(
         let folder = folder.join(format!("{}-{}", case.name, proxy.name()));
         fs::create_dir_all(&folder).unwrap();
         let stand = Stand { folder: &folder, doors: Doors::free(), backends, certificates, hosts: case.hosts() };
-        let started = Running::start(proxy, &stand, case, PROXY_CORE);
+        let started = Running::start(proxy, &stand, case, core);
         let problem = started.as_ref().err().cloned();
         running.push((started.ok(), folder, Series { proxy, rounds: Vec::new(), failed: 0, good: 0, problem }));
     }
@@ -189,6 +194,6 @@ fn once(
     let before = cost::cpu(process.id());
     let length = Duration::from_secs_f64(options.seconds);
     let outcome = load::run(case, port, length, folder, &certificates.ca)?;
-    let spent = cost::cpu(process.id()) - before;
+    let spent = cost::cpu(process.id()).saturating_sub(before);
     Ok((outcome, spent as f64 / 1e3 / outcome.good.max(1) as f64))
 }

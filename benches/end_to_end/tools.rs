@@ -10,9 +10,26 @@ pub(crate) fn find(name: &str) -> Option<PathBuf> {
     folders.map(|folder| folder.join(name)).find(|file| file.is_file())
 }
 
-/// Whether something may run on this many cores.
-pub(crate) fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
+/// The cores this process may use.
+pub(crate) fn cores() -> Vec<usize> {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).unwrap_or("0");
+    list.trim().split(',').flat_map(range).collect()
+}
+
+/// `3` or `0-3`, as in a list of cores.
+fn range(text: &str) -> std::ops::RangeInclusive<usize> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let number = |text: &str| text.parse().unwrap_or(0);
+    number(first)..=number(last)
+}
+
+/// Why CPU time cannot be measured per core here, if so.
+pub(crate) fn unfit() -> Option<&'static str> {
+    if !std::path::Path::new("/proc/self/schedstat").exists() {
+        return Some("/proc/PID/schedstat is missing: CPU time is read from there, on Linux");
+    }
+    find("taskset").is_none().then_some("taskset (of util-linux) is missing: it binds programs to a core")
 }
 
 /// Binds this process, and what it starts from now on, to a core, and lets it have many open files.
@@ -32,7 +49,7 @@ pub(crate) fn machine() -> String {
     format!(
         "Linux {}, {} cores, {}, load {}",
         read("/proc/sys/kernel/osrelease").trim(),
-        cores(),
+        cores().len(),
         model.map_or("?", |model| model.trim_start_matches(['\t', ' ', ':'])),
         read("/proc/loadavg").split_whitespace().take(3).collect::<Vec<_>>().join(" "),
     )
