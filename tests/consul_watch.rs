@@ -8,11 +8,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use lb::catalog::command::CommandError;
 use lb::catalog::{CheckScope, CheckStatus, ServiceSnapshot};
 use lb::config::ConsulConfig;
 use lb::metrics::Metrics;
 use lb::registry::Update;
-use lb::registry::consul::{ConsulSource, probe, spawn};
+use lb::registry::consul::{ConsulSource, OVERRIDES, probe, spawn};
 use support::consul::{Certificates, ConsulAgent, Options, Registration, plain_config};
 use support::fake_consul::{FakeConsul, Fault};
 use tokio::sync::{mpsc, watch};
@@ -25,7 +26,10 @@ const LIMIT: Duration = Duration::from_secs(40);
 #[derive(Clone, Debug, Default)]
 struct View {
     services: BTreeMap<String, Arc<ServiceSnapshot>>,
+    /// Of the KV store, as text, and the places of lines that make none.
+    commands: Option<(Vec<String>, Vec<String>)>,
     synced: u32,
+    commands_synced: u32,
     updates: u32,
 }
 
@@ -75,8 +79,13 @@ impl Watched {
                         Update::Gone { service, .. } => {
                             view.services.remove(&*service);
                         }
+                        Update::Synced { source: OVERRIDES } => view.commands_synced += 1,
                         Update::Synced { .. } => view.synced += 1,
-                        Update::Commands { .. } => panic!("not from Consul"),
+                        Update::Commands { source, commands, errors } => {
+                            assert_eq!(source, OVERRIDES);
+                            let commands = commands.iter().map(ToString::to_string).collect();
+                            view.commands = Some((commands, errors.iter().map(CommandError::place).collect()));
+                        }
                     }
                 });
             }
@@ -92,6 +101,13 @@ impl Watched {
 
     async fn until_ports(&mut self, service: &str, ports: &[u16]) {
         self.until(&format!("{service} on {ports:?}"), |view| view.ports(service).as_deref() == Some(ports)).await;
+    }
+
+    async fn until_commands(&mut self, commands: &[&str], wrong: &[&str]) {
+        let what = format!("{commands:?}, and wrong {wrong:?}");
+        let wanted = |list: &[&str]| list.iter().map(|&text| text.to_owned()).collect::<Vec<_>>();
+        let wanted = Some((wanted(commands), wanted(wrong)));
+        self.until(&what, |view| view.commands == wanted).await;
     }
 
     fn errors(&self, kind: &str) -> u64 {
@@ -725,4 +741,73 @@ async fn the_probe_knows_tokens_and_plain_ports() {
         assert_eq!(name, step, "{detail}; {found}");
         assert!(found.contains(hint), "{step}: {detail}: `{found}` lacks `{hint}`");
     }
+}
+
+fn with_keys(config: ConsulConfig) -> ConsulConfig {
+    ConsulConfig { kv_path: Some("lb/routes".to_owned()), ..config }
+}
+
+#[tokio::test]
+async fn route_commands_of_the_kv_store_come_change_and_go() {
+    let agent = ConsulAgent::start_plain();
+    let put = |key: &str, text: &str| assert_eq!(agent.put_key(key, text), "true");
+    agent.register(&web("a", 1001));
+    let mut watched = Watched::start(with_keys(agent.config()));
+    watched.until("synced", |view| (view.synced, view.commands_synced) == (1, 1)).await;
+    watched.until_commands(&[], &[]).await;
+
+    put("lb/other", "route del c");
+    put("lb/routes/b", "\n# two\nroute del b\n");
+    put("lb/routes", " \nroute del a\nnonsense");
+    // By prefix, as in Fabio.
+    put("lb/routes-2", "route weight a / weight 0.5");
+    let all = ["route del a", "route weight a / weight 0.5", "route del b"];
+    watched.until_commands(&all, &["lb/routes, line 2"]).await;
+
+    agent.api("DELETE", "/v1/kv/lb/routes", None);
+    watched.until_commands(&all[1..], &[]).await;
+    agent.api("DELETE", "/v1/kv/lb/routes?recurse", None);
+    watched.until_commands(&[], &[]).await;
+    put("lb/routes", "route del d");
+    watched.until_commands(&["route del d"], &[]).await;
+    let view = watched.view.borrow();
+    assert_eq!((view.synced, view.commands_synced, view.ports("web")), (1, 1, Some(vec![1001])));
+}
+
+#[tokio::test]
+async fn route_commands_outlive_a_consul_that_fails_or_forgets() {
+    let mut fake = FakeConsul::start().await;
+    fake.set_key("lb/routes", "route del a");
+    let mut watched = Watched::start(with_keys(plain_config(&fake.url())));
+    watched.until("synced", |view| view.commands_synced == 1).await;
+    watched.until_commands(&["route del a"], &[]).await;
+
+    fake.fault(Fault::Status(500, None));
+    watched.until_errors("status", 2).await;
+    fake.fault(Fault::Truncated);
+    watched.until_errors("decode", 2).await;
+    // A 404 that is not Consul's own.
+    fake.break_keys(Fault::NoIndex);
+    watched.until_errors("status", 4).await;
+    fake.break_keys(Fault::EmptyUnlessDefault);
+    fake.down().await;
+    watched.until_errors("connect", 1).await;
+    fake.fault(Fault::EmptyUnlessDefault);
+    fake.up().await;
+    fake.set_key("lb/routes-2", "route del b");
+    watched.until_commands(&["route del a", "route del b"], &[]).await;
+    assert_eq!(watched.view.borrow().commands_synced, 1);
+}
+
+#[tokio::test]
+async fn nobody_waits_for_route_commands_that_may_not_be_read() {
+    let fake = FakeConsul::start().await;
+    fake.set("web", &[1001]);
+    fake.break_keys(Fault::Status(403, None));
+    let mut watched = Watched::start(with_keys(plain_config(&fake.url())));
+    watched.until("synced", |view| (view.synced, view.commands_synced) == (1, 1)).await;
+    assert!(watched.errors("token") >= 3 && watched.view.borrow().commands.is_none());
+    fake.set_key("lb/routes", "route del a");
+    fake.break_keys(Fault::None);
+    watched.until_commands(&["route del a"], &[]).await;
 }

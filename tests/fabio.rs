@@ -4,6 +4,9 @@
 
 mod support;
 
+#[path = "fabio/registries.rs"]
+mod registries;
+
 use std::fs;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Output, Stdio};

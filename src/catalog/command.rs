@@ -67,7 +67,10 @@ pub struct AddRoute {
 /// A line that could not be understood, wholly or in part; the others are kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CommandError {
-    /// Line number, from 1. For a static route: number of the target URL, 0 for what concerns all of them.
+    /// Which part of a source that has several: a key of the KV store, an entry of a list.
+    pub part: Option<Arc<str>>,
+    /// Line number, from 1; 0 where there are no lines. For a static route: number of the target URL, 0 for what
+    /// concerns all of them.
     pub line: usize,
     /// The line.
     pub text: String,
@@ -75,9 +78,21 @@ pub struct CommandError {
     pub reason: String,
 }
 
+impl CommandError {
+    /// Where it stands, in words: `line 3`, or with the part before it.
+    #[must_use]
+    pub fn place(&self) -> String {
+        match (&self.part, self.line) {
+            (None, line) => format!("line {line}"),
+            (Some(part), 0) => part.to_string(),
+            (Some(part), line) => format!("{part}, line {line}"),
+        }
+    }
+}
+
 impl fmt::Display for CommandError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "line {}: {} in `{}`", self.line, self.reason, self.text)
+        write!(f, "{}: {} in `{}`", self.place(), self.reason, self.text)
     }
 }
 
@@ -93,7 +108,8 @@ pub fn parse_commands(text: &str) -> (Vec<Command>, Vec<CommandError>) {
         if line.is_empty() || line.starts_with('#') || line.starts_with("//") {
             continue;
         }
-        let mut report = |reason| errors.push(CommandError { line: index + 1, text: line.to_owned(), reason });
+        let mut report =
+            |reason| errors.push(CommandError { part: None, line: index + 1, text: line.to_owned(), reason });
         match command_line::parse(line).and_then(interpret) {
             Ok((parsed, remarks)) => {
                 commands.extend(parsed);
@@ -112,7 +128,8 @@ pub fn parse_commands(text: &str) -> (Vec<Command>, Vec<CommandError>) {
 /// configuration, and there every mistake is refused.
 pub fn from_static(route: &StaticRoute) -> Result<Vec<Command>, Vec<CommandError>> {
     let (mut commands, mut errors) = (Vec::new(), Vec::new());
-    let mut report = |line, text: &str, reason| errors.push(CommandError { line, text: text.to_owned(), reason });
+    let mut report =
+        |line, text: &str, reason| errors.push(CommandError { part: None, line, text: text.to_owned(), reason });
     if route.service.is_empty() || route.service.contains(|c: char| c.is_whitespace() || c == '"') {
         report(0, &route.service, "service name is empty or holds a blank or quote".to_owned());
     }

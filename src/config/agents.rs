@@ -29,6 +29,7 @@ pub(super) fn consul(
         partition: reader.text("partition"),
         datacenter: reader.text("datacenter"),
         tag_prefix: reader.text_or_empty("tag_prefix"),
+        kv_path: kv_path(reader, "kv_path"),
         accept_status: reader
             .list("accept_status")
             .iter()
@@ -102,6 +103,18 @@ pub(super) fn register(reader: &mut Reader<'_>) -> RegisterConfig {
         reader.wrong("name", "is empty", "name the service, as in name = \"lb\"");
     }
     config
+}
+
+/// A prefix of keys; keys begin without a slash, which many write all the same.
+fn kv_path(reader: &mut Reader<'_>, name: &'static str) -> Option<String> {
+    let path = reader.text(name)?;
+    let trimmed = path.trim_start_matches('/');
+    if trimmed.is_empty() {
+        reader.wrong(name, "is a prefix of every key there is", "write a path, as in \"fabio/config\"");
+    } else if trimmed.chars().any(char::is_control) {
+        reader.wrong(name, "holds a control character", "write a path, as in \"fabio/config\"");
+    }
+    Some(trimmed.to_owned())
 }
 
 /// A file and a text that say the same thing. Given side by side one of them is a mistake, and which is not ours to

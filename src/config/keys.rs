@@ -440,6 +440,14 @@ const CONSUL: &[Key] = &[
     unset("partition", Kind::Text, "default", "Admin partition (Consul Enterprise). Also CONSUL_PARTITION."),
     unset("datacenter", Kind::Text, "dc1", "Datacenter to read. Without it: the agent's own."),
     key("tag_prefix", Kind::Text, "urlprefix-", "Tags that start with this are routes."),
+    unset(
+        "kv_path",
+        Kind::Text,
+        "fabio/config",
+        "Where the KV store holds route commands (`route add`, `route del`, `route weight`), which act after all other \
+         routes. Every key that begins with this text counts, in the order of their names. The token needs key_prefix \
+         read.",
+    ),
     key("accept_status", Kind::Words(&["passing", "warning"]), "passing", "Check states that count as healthy."),
     key(
         "checks_required",

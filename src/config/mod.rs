@@ -109,6 +109,8 @@ pub struct ConsulConfig {
     pub datacenter: Option<String>,
     /// What routing tags start with (`tag_prefix`).
     pub tag_prefix: String,
+    /// Where the KV store holds route commands: a prefix of keys, without a slash at its begin (`kv_path`).
+    pub kv_path: Option<String>,
     /// Which check states count as healthy (`accept_status`).
     pub accept_status: Vec<CheckStatus>,
     /// All service checks must be in an accepted state, or one is enough (`checks_required = "all" | "one"`).

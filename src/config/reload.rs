@@ -47,7 +47,10 @@ impl Config {
         note(self.routes_file != next.routes_file, "routes_file");
         note(self.static_routes.is_empty() != next.static_routes.is_empty(), "static.route");
         match (&self.consul, &next.consul) {
-            (Some(old), Some(new)) => note(old.max_connections != new.max_connections, "consul.max_connections"),
+            (Some(old), Some(new)) => {
+                note(old.max_connections != new.max_connections, "consul.max_connections");
+                note(old.kv_path != new.kv_path, "consul.kv_path");
+            }
             (old, new) => note(old.is_some() != new.is_some(), "consul"),
         }
         keys

@@ -125,6 +125,7 @@ fn consul(config: &ConsulConfig) -> Value {
         "partition": config.partition,
         "datacenter": config.datacenter,
         "tag_prefix": config.tag_prefix,
+        "kv_path": config.kv_path,
         "accept_status": config.accept_status.iter().map(status).collect::<Vec<_>>(),
         "checks_required": if config.checks_required_all { "all" } else { "one" },
         "stale": config.stale,

@@ -180,7 +180,7 @@ impl Control {
         for error in errors.iter().take(LOGGED_ERRORS_MAX).filter(is_new) {
             tracing::warn!(
                 source,
-                line = error.line,
+                place = error.place(),
                 text = error.text,
                 reason = error.reason,
                 "route command rejected"
@@ -387,7 +387,7 @@ impl Control {
             }
         });
         let of_errors = self.command_errors.iter().filter(|(_, errors)| !errors.is_empty()).map(|(source, errors)| {
-            let line = |error: &CommandError| (format!("line {}: {}", error.line, error.text), error.reason.clone());
+            let line = |error: &CommandError| (format!("{}: {}", error.place(), error.text), error.reason.clone());
             ServiceStatus {
                 name: Arc::from(*source),
                 source,

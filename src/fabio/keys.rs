@@ -71,7 +71,7 @@ pub struct Key {
 }
 
 /// Keys that act in Fabio although nobody sets them: what is missing is said even when they stand at their default.
-pub const ACTIVE: &[&str] = &["registry.consul.kvpath", "registry.consul.noroutehtmlpath"];
+pub const ACTIVE: &[&str] = &["registry.consul.noroutehtmlpath"];
 
 /// Every key, in the order of the manual.
 pub fn all() -> impl Iterator<Item = &'static Key> {

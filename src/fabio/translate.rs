@@ -212,11 +212,11 @@ mod tests {
     const NOTHING_SET: &str = r##"# What Fabio's settings are in lb's own configuration: for `lb run --config FILE`.
 # Behind each line stands the key of Fabio that it comes from.
 #
-# registry.consul.kvpath: is not carried out yet: routes in the KV store; a routes_file takes the same commands
 # registry.consul.noroutehtmlpath: is not carried out yet: a no-route page in the KV store; proxy.no_route_page names a file
 
 [consul]
 address = "http://localhost:8500" # registry.consul.addr
+kv_path = "/fabio/config" # registry.consul.kvpath
 checks_required = "one" # registry.consul.checksRequired
 stale = false # registry.consul.requireConsistent, registry.consul.allowStale
 check_grace = "1h" # Fabio gives no traffic to an instance without a check

@@ -13,8 +13,15 @@ use std::sync::Arc;
 use crate::catalog::command::{Command, CommandError};
 use crate::catalog::{ServiceName, ServiceSnapshot};
 
-/// Names a source in updates, logs and the API: `consul`, `static`, `routes_file`.
+/// Names a source in updates, logs and the API: `consul`, `consul_kv`, `static`, `routes_file`.
 pub type SourceName = &'static str;
+
+/// Where the commands of a source stand among those of all sources: by name, but those of the KV store come last,
+/// because they are what somebody changes in a hurry, and have to act on everything else.
+#[must_use]
+pub fn order(source: SourceName) -> (bool, SourceName) {
+    (source == consul::OVERRIDES, source)
+}
 
 /// A change in what a source knows. Sources send only what differs from what they sent before.
 #[derive(Clone, Debug)]

@@ -110,8 +110,10 @@ pub(super) fn spawn(start: Start) -> anyhow::Result<(ControlThread, ControlHandl
 }
 
 fn source_names(config: &Config, extra: &[ExtraSource]) -> Vec<SourceName> {
+    let overrides = config.consul.as_ref().is_some_and(|consul| consul.kv_path.is_some());
     let own = [
         (config.consul.is_some(), "consul"),
+        (overrides, consul::OVERRIDES),
         (!config.static_routes.is_empty(), "static"),
         (config.routes_file.is_some(), "routes_file"),
     ];

@@ -21,7 +21,7 @@ use crate::catalog::options::{RouteOptions, Strategy};
 use crate::catalog::tag::RouteKey;
 use crate::catalog::{InstanceId, ServiceName};
 use crate::metrics::{Metrics, ServiceMetrics};
-use crate::registry::SourceName;
+use crate::registry::{self, SourceName};
 
 /// Whether an instance may serve.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -146,7 +146,8 @@ pub struct TableBuilder {
     /// The places each part stands at.
     parts: HashMap<PartKey, Vec<RouteKey>, foldhash::fast::FixedState>,
     places: HashMap<RouteKey, Place, foldhash::fast::FixedState>,
-    commands: BTreeMap<SourceName, Arc<[Command]>>,
+    /// By their order, with the name of the source.
+    commands: BTreeMap<(bool, SourceName), Arc<[Command]>>,
     overlay: Overlay,
     dirty: HashSet<RouteKey, foldhash::fast::FixedState>,
     table: RouteTable,
@@ -259,13 +260,14 @@ impl TableBuilder {
         }
     }
 
-    /// Replaces all commands of a source. They act after all tags; sources follow each other by name.
+    /// Replaces all commands of a source. They act after all tags; sources follow each other in [`registry::order`].
     pub fn apply_commands(&mut self, source: SourceName, commands: Arc<[Command]>, since_ms: u64) {
-        if self.commands.get(source) == Some(&commands) {
+        let place = registry::order(source);
+        if self.commands.get(&place) == Some(&commands) {
             return;
         }
-        self.commands.insert(source, commands);
-        let lists: Vec<_> = self.commands.iter().map(|(source, list)| (*source, Arc::clone(list))).collect();
+        self.commands.insert(place, commands);
+        let lists: Vec<_> = self.commands.iter().map(|((_, source), list)| (*source, Arc::clone(list))).collect();
         let steps: Vec<_> = lists
             .iter()
             .flat_map(|(source, list)| list.iter().map(|command| (*source, command)))

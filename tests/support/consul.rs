@@ -215,8 +215,20 @@ impl ConsulAgent {
         }
     }
 
+    /// Sets a key of the KV store; answers what Consul did.
+    pub fn put_key(&self, key: &str, value: &str) -> String {
+        match self.call("PUT", &format!("/v1/kv/{key}"), Some(value)) {
+            Ok((200, text)) => text,
+            other => panic!("key {key} at {}: {other:?}", self.ip),
+        }
+    }
+
     /// Calls the API; status and body.
     pub fn try_api(&self, method: &str, path: &str, body: Option<&Value>) -> Result<(u16, String), String> {
+        self.call(method, path, body.map(Value::to_string).as_deref())
+    }
+
+    fn call(&self, method: &str, path: &str, body: Option<&str>) -> Result<(u16, String), String> {
         let mut curl = Command::new("curl");
         curl.args(["-sS", "--max-time", "10", "-w", "\n%{http_code}", "-X", method]);
         if let Some(certificates) = &self.options.certificates {
@@ -228,8 +240,8 @@ impl ConsulAgent {
             curl.args(["-H", &format!("X-Consul-Token: {token}")]);
         }
         if let Some(body) = body {
-            let file = self.dir.path().join("body.json");
-            fs::write(&file, body.to_string()).expect("write");
+            let file = self.dir.path().join("body");
+            fs::write(&file, body).expect("write");
             curl.arg("--data-binary").arg(format!("@{}", file.display()));
         }
         let output = curl.arg(format!("{}{path}", self.address())).output().expect("curl");
@@ -370,6 +382,7 @@ pub fn plain_config(address: &str) -> ConsulConfig {
         partition: None,
         datacenter: None,
         tag_prefix: "urlprefix-".to_owned(),
+        kv_path: None,
         accept_status: vec![CheckStatus::Passing],
         checks_required_all: true,
         stale: true,

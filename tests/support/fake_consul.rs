@@ -1,5 +1,5 @@
-//! A stand-in for an agent, over plain HTTP/1.1, for what a real one cannot be made to do on demand. It knows the two
-//! paths that a watch reads, blocks as Consul does, and can be told to misbehave.
+//! A stand-in for an agent, over plain HTTP/1.1, for what a real one cannot be made to do on demand. It knows the
+//! paths that watches read, blocks as Consul does, and can be told to misbehave.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::convert::Infallible;
@@ -7,6 +7,8 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -56,6 +58,8 @@ struct State {
     index: u64,
     services: BTreeMap<String, Vec<u16>>,
     critical: BTreeSet<String>,
+    /// The KV store.
+    keys: BTreeMap<String, String>,
     broken: HashMap<String, Fault>,
     fault: Fault,
     /// How often a snapshot was restored, and what was before.
@@ -119,6 +123,19 @@ impl FakeConsul {
     pub fn remove(&self, service: &str) {
         self.state.send_modify(|state| {
             state.services.remove(service);
+            state.index += 1;
+        });
+    }
+
+    /// Misbehaves when asked for keys.
+    pub fn break_keys(&self, fault: Fault) {
+        self.break_service("/v1/kv/", fault);
+    }
+
+    /// Sets a key of the KV store.
+    pub fn set_key(&self, key: &str, value: &str) {
+        self.state.send_modify(|state| {
+            state.keys.insert(key.to_owned(), value.to_owned());
             state.index += 1;
         });
     }
@@ -219,6 +236,21 @@ async fn answer(
     if let Some(fault) = service.and_then(|name| now.broken.get(name)) {
         now.fault = fault.clone();
     }
+    if let Some(prefix) = request.uri().path().strip_prefix("/v1/kv/") {
+        if let Some(fault) = now.broken.get("/v1/kv/") {
+            now.fault = fault.clone();
+        }
+        match &now.fault {
+            Fault::Empty => return Ok(keys(&State { keys: BTreeMap::new(), ..now }, prefix)),
+            Fault::EmptyUnlessDefault if stale => return Ok(keys(&State { keys: BTreeMap::new(), ..now }, prefix)),
+            Fault::NoIndex => {
+                let nothing = Response::builder().status(404).body(Full::new(Bytes::from("404 page not found")));
+                return Ok(nothing.expect("a valid response"));
+            }
+            Fault::None | Fault::EmptyUnlessDefault => return Ok(keys(&now, prefix)),
+            _ => {}
+        }
+    }
     if now.fault == Fault::Hang || matches!(now.fault, Fault::FrozenLeader(_)) && !stale {
         std::future::pending::<()>().await;
     }
@@ -284,6 +316,17 @@ fn respond(state: &State, service: Option<&str>, stale: bool) -> Response<Full<B
         _ => {}
     }
     response.body(Full::new(Bytes::from(text))).expect("a valid response")
+}
+
+/// The keys that begin with `prefix`, as in a recursive read; none: 404.
+fn keys(state: &State, prefix: &str) -> Response<Full<Bytes>> {
+    let found = state.keys.iter().filter(|(key, _)| key.starts_with(prefix));
+    let found: Vec<Value> =
+        found.map(|(key, value)| json!({"Key": key, "Value": BASE64_STANDARD.encode(value)})).collect();
+    let response = Response::builder().header("X-Consul-Index", state.index.to_string());
+    let response = if found.is_empty() { response.status(404) } else { response };
+    let body = if found.is_empty() { String::new() } else { Value::Array(found).to_string() };
+    response.body(Full::new(Bytes::from(body))).expect("a valid response")
 }
 
 fn list(state: &State) -> Value {

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use super::build::Surroundings;
 use super::names;
 use super::nodes::Kind;
 use super::reader::Reader;
@@ -80,8 +81,9 @@ pub(super) fn source(
     reader: &mut Reader<'_>,
     product: Product,
     kind: Kind,
-    programs: &dyn Programs,
+    around: &Surroundings<'_>,
 ) -> Option<BinarySource> {
+    let programs = around.programs;
     let (version_key, binary_key) = (format!("{product}.version"), format!("{product}.binary"));
     match (reader.spot(&version_key).is_some(), reader.spot(&binary_key).is_some()) {
         (true, true) => {
@@ -115,11 +117,16 @@ pub(super) fn source(
         }
         (false, false) => {
             let found = programs.find(product.name()).filter(|_| kind == Kind::Local || programs.run_on_linux());
-            if found.is_none() && product == Product::Consul {
+            let recorded = || match around.recorded.sources.get(product.name()) {
+                Some(BinarySource::File(path)) if programs.check(path).is_err() => None,
+                recorded => recorded.cloned(),
+            };
+            let source = found.map(BinarySource::File).or_else(recorded);
+            if source.is_none() && product == Product::Consul {
                 let (problem, advice) = missing(product, kind == Kind::Local);
                 reader.wrong(product.name(), problem, advice);
             }
-            found.map(BinarySource::File)
+            source
         }
     }
 }

@@ -10,7 +10,7 @@ use super::names;
 use super::nodes::{self, Kind};
 use super::raw::Raw;
 use super::reader::Reader;
-use crate::bootstrap::topology::{Cluster, Product, ReleaseKey, Runner, Scope, Ssh, Target};
+use crate::bootstrap::topology::{BinarySource, Cluster, Product, ReleaseKey, Runner, Scope, Ssh, Target};
 use crate::config::mistake::Mistake;
 
 /// Official releases.
@@ -49,6 +49,8 @@ pub(super) struct Recorded {
     pub(super) acl: Option<bool>,
     /// Addresses of the nodes by name. They hold on the local target, where addresses are given out by position.
     pub(super) addresses: BTreeMap<String, IpAddr>,
+    /// Where its programs came from, by name. They serve where neither the description nor PATH has one.
+    pub(super) sources: BTreeMap<String, BinarySource>,
 }
 
 /// Makes the cluster; `mistakes` are those of earlier steps.
@@ -57,8 +59,8 @@ pub(super) fn build(raw: &Raw, around: &Surroundings<'_>, mistakes: Vec<Mistake>
     reader.mistakes = mistakes;
     let (kind, nodes) = nodes::read(&mut reader, &around.recorded, around.scope);
     let target = target(&mut reader, kind);
-    let consul = source(&mut reader, Product::Consul, kind, around.programs);
-    let nomad = source(&mut reader, Product::Nomad, kind, around.programs);
+    let consul = source(&mut reader, Product::Consul, kind, around);
+    let nomad = source(&mut reader, Product::Nomad, kind, around);
     let letters = "use lower-case letters, digits and -";
     let name = reader.checked("name", names::label, letters);
     let place = "use lower-case letters, digits, - and _: certificates and agents carry it as it is";

@@ -88,7 +88,7 @@ pub(super) fn describe(request: &Request, process: &Process) -> Result<Described
             (None, Some(_)) => Some(process.folder.join("cluster.state")),
             (None, None) => process.local_state(),
         },
-        programs,
+        programs: &unneeded,
         recorded: Recorded::default(),
         loopback: if process.os == "macos" { "lo0" } else { "lo" },
         scope: request.scope,
@@ -102,15 +102,11 @@ pub(super) fn describe(request: &Request, process: &Process) -> Result<Described
         |product: Product| ["version", "binary"].iter().any(|key| raw.get(&format!("{product}.{key}")).is_some());
     let unnamed = Product::ALL.into_iter().filter(|&product| !named(product)).collect();
     // Where the state is has to be known before what it says can be heeded.
-    let first = build(&raw, &around, mistakes.clone());
-    let built = match first.as_ref().ok().and_then(|cluster| recorded(&cluster.state)) {
-        Some(recorded) => {
-            around.recorded = recorded;
-            build(&raw, &around, mistakes)
-        }
-        None => first,
-    };
-    match built {
+    if let Ok(first) = build(&raw, &around, mistakes.clone()) {
+        around.recorded = recorded(&first.state).unwrap_or_default();
+    }
+    around.programs = programs;
+    match build(&raw, &around, mistakes) {
         Ok(cluster) => Ok(Described { cluster, source, scope: request.scope, unnamed }),
         Err(mut mistakes) => {
             mistakes.sort_by_key(|mistake| match &mistake.place {
@@ -127,7 +123,8 @@ pub(super) fn describe(request: &Request, process: &Process) -> Result<Described
 fn recorded(state: &Path) -> Option<Recorded> {
     let applied = State::glance(state)?;
     let addresses = applied.nodes.iter().map(|node| (node.name.clone(), node.address)).collect();
-    Some(Recorded { acl: Some(applied.acl), addresses })
+    let sources = applied.sources.into_iter().map(|(name, source)| (name, source.into())).collect();
+    Some(Recorded { acl: Some(applied.acl), addresses, sources })
 }
 
 /// The file that is meant, if there is to be one.

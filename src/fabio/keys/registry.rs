@@ -44,12 +44,12 @@ pub(super) const KEYS: &[Key] = &[
         "Accept any certificate of Consul.",
         "consul.skip_verify",
     ),
-    later(
+    becomes(
         "registry.consul.kvpath",
         Text,
         "/fabio/config",
         "Where routes are kept by hand in the KV store.",
-        "routes in the KV store; a routes_file takes the same commands",
+        "consul.kv_path",
     ),
     later(
         "registry.consul.noroutehtmlpath",

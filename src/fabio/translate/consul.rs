@@ -36,6 +36,7 @@ impl Translator<'_> {
         self.agent();
         let prefix = self.settings.text("registry.consul.tagprefix");
         self.document.set("consul.tag_prefix", prefix, "registry.consul.tagprefix");
+        self.set_text("consul.kv_path", "registry.consul.kvpath");
         self.checks();
 
         let (strict, stale) = ("registry.consul.requireConsistent", "registry.consul.allowStale");

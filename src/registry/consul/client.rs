@@ -31,6 +31,9 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(25);
 /// Limit for a write.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Where the KV store begins.
+pub(super) const KEYS: &str = "/v1/kv/";
+
 /// A client of one Consul cluster. Shared by all watches.
 pub struct Client {
     pool: Pool,
@@ -123,7 +126,8 @@ impl Client {
         Watching(self.clone())
     }
 
-    /// Reads `path` (with its parameters percent-encoded already, and without `?`).
+    /// Reads `path` (percent-encoded already; what is common to all requests is added to its query). Keys that do not
+    /// exist are an empty list.
     ///
     /// Cancel safe: dropping the future ends the request and gives its room back.
     ///
@@ -222,7 +226,8 @@ impl Drop for Watching {
 fn request(lease: &Lease<'_>, ask: Ask<'_>) -> Result<Request<Full<Bytes>>, ConsulError> {
     let settings = lease.settings();
     let (scheme, authority) = lease.agent().authority();
-    let target = format!("{}?{}{}", ask.path, ask.query, settings.scope);
+    let joint = if ask.path.contains('?') { '&' } else { '?' };
+    let target = format!("{}{joint}{}{}", ask.path, ask.query, settings.scope);
     let target = if lease.is_multiplexed() { format!("{scheme}://{authority}{target}") } else { target };
     let mut request = Request::builder().method(ask.method).uri(target);
     if !lease.is_multiplexed() {
@@ -253,11 +258,19 @@ async fn exchange(lease: &mut Lease<'_>, name: &str, request: Request<Full<Bytes
             return Err(lost(lease, reason, alert).await);
         }
     };
-    if parts.status != StatusCode::OK {
-        return Err(refused(lease, name, parts.status, &parts.headers, &body));
-    }
+    let index = number(&parts.headers, "x-consul-index");
+    let body = match parts.status {
+        StatusCode::OK => body,
+        // What Consul says of keys, when there are none. Whoever else says 404 gives no index.
+        StatusCode::NOT_FOUND
+            if name.strip_prefix("GET ").is_some_and(|path| path.starts_with(KEYS)) && index.is_some() =>
+        {
+            Bytes::from_static(b"[]")
+        }
+        status => return Err(refused(lease, name, status, &parts.headers, &body)),
+    };
     Ok(Answer {
-        index: number(&parts.headers, "x-consul-index"),
+        index,
         known_leader: text(&parts.headers, "x-consul-knownleader").and_then(|text| text.parse().ok()),
         last_contact: number(&parts.headers, "x-consul-lastcontact").map(Duration::from_millis),
         early: false,

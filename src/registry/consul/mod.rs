@@ -3,12 +3,13 @@
 //! ```text
 //! list ── /v1/catalog/services ── starts and ends ──▶ watch (one per routed service) ── /v1/health/service/NAME
 //!   └──────────── poll: pacing, position, retries ─────────────┘        guard: may it be believed?
-//!                 client ─ pool ─ dial ─ settings, tls                  catalog: wire → snapshot
+//!       │         client ─ pool ─ dial ─ settings, tls                  catalog: wire → snapshot
+//!   overrides ── /v1/kv/PATH?recurse ── route commands, a source of its own
 //! ```
 //! `register` writes what the others read: the registration of `lb` itself.
 //!
 //! An error is never an empty answer: every service keeps its last good instances for as long as Consul cannot be read,
-//! and one service's failure touches no other. `blocking`, `guard`, `wire` and `catalog` are pure.
+//! and one service's failure touches no other. `blocking`, `guard`, `wire`, `catalog` and `keys` are pure.
 
 pub mod blocking;
 pub mod catalog;
@@ -18,7 +19,9 @@ pub mod error;
 mod expiry;
 pub mod guard;
 mod hint;
+mod keys;
 mod list;
+mod overrides;
 mod poll;
 mod pool;
 pub mod probe;
@@ -34,19 +37,22 @@ pub mod wire;
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
 
 pub use error::ConsulError;
 pub use probe::{ProbeStep, probe};
 
 use crate::config::ConsulConfig;
 use crate::metrics::Metrics;
-use crate::registry::Update;
+use crate::registry::task::SourceTask;
+use crate::registry::{SourceName, Update};
+
+/// Name of the source of route commands that the KV store is: runs along with the catalog's when `consul.kv_path` is set.
+pub const OVERRIDES: SourceName = shared::KV_SOURCE;
 
 /// A running source. Ends when dropped.
 pub struct ConsulSource {
     shared: Arc<shared::Shared>,
-    task: JoinHandle<()>,
+    _tasks: Vec<SourceTask>,
 }
 
 /// Starts to watch Consul; updates go to `updates`, which may be bounded (a full channel holds the watches back).
@@ -64,9 +70,12 @@ pub fn spawn(
     expiry::report(&settings.certificates, &metrics);
     let client = client::Client::with_settings(settings, config.max_connections);
     init_errors(&metrics);
+    let kv_path = config.kv_path.clone();
     let shared = Arc::new(shared::Shared::new(client, config, metrics, updates));
-    let task = tokio::spawn(list::run(shared.clone()));
-    Ok(ConsulSource { shared, task })
+    // The service watches are owned by the list's task and end with it.
+    let mut tasks = vec![SourceTask::spawn(list::run(shared.clone()))];
+    tasks.extend(kv_path.map(|path| SourceTask::spawn(overrides::run(shared.clone(), path))));
+    Ok(ConsulSource { shared, _tasks: tasks })
 }
 
 /// Shows every kind of error from the start: what appears with a count of 1 never rose, to those who watch the rise.
@@ -85,7 +94,7 @@ impl ConsulSource {
     }
 
     /// Takes a new configuration: certificates, token, addresses and rules are used from the next request on, and every
-    /// watch reads at once with them. What is known stays meanwhile. `max_connections` alone needs a restart.
+    /// watch reads at once with them. What is known stays meanwhile. `max_connections` and `kv_path` need a restart.
     ///
     /// # Errors
     /// As [`spawn`]; then the old configuration stays in force.
@@ -95,13 +104,6 @@ impl ConsulSource {
         self.shared.client.reload(settings);
         self.shared.reload(config);
         Ok(())
-    }
-}
-
-impl Drop for ConsulSource {
-    fn drop(&mut self) {
-        // The service watches are owned by this task and end with it.
-        self.task.abort();
     }
 }
 

@@ -87,13 +87,18 @@ impl Poller {
     /// a thousand watches that come back each minute should not cost a thousand decoded answers.
     pub(super) async fn next<T>(&mut self, decode: Decode<T>) -> T {
         loop {
-            self.pace().await;
-            match self.read(decode).await {
+            match self.attempt(decode).await {
                 Ok(Some(value)) => return value,
                 Ok(None) => {}
                 Err(error) => self.failed(&error).await,
             }
         }
+    }
+
+    /// One read, for a caller who minds failures too, and then calls [`Poller::failed`]. None: it told nothing new.
+    pub(super) async fn attempt<T>(&mut self, decode: Decode<T>) -> Result<Option<T>, ConsulError> {
+        self.pace().await;
+        self.read(decode).await
     }
 
     /// Reads the same path once more, from the leader, to confirm an answer.

@@ -12,6 +12,7 @@ use super::error::ConsulError;
 use super::guard::Guard;
 use super::roll::Roll;
 use super::trouble::Trouble;
+use crate::catalog::command::{Command, CommandError};
 use crate::catalog::{ServiceName, ServiceSnapshot};
 use crate::config::ConsulConfig;
 use crate::metrics::Metrics;
@@ -19,6 +20,8 @@ use crate::registry::Update;
 
 /// Name of this source.
 pub(super) const SOURCE: &str = "consul";
+/// Name of the source of route commands that the KV store is.
+pub(super) const KV_SOURCE: &str = "consul_kv";
 /// Unconditional reads under way at once: enough to fill a round trip, few enough not to flood an agent at the start.
 const FIRST_READS_MAX: usize = 64;
 /// Reads of all watches together: a burst, and a rate (1/s).
@@ -180,6 +183,16 @@ impl Shared {
             over
         };
         if over { self.send(Update::Synced { source: SOURCE }).await } else { Ok(()) }
+    }
+
+    /// Passes on the route commands of the KV store.
+    pub(super) async fn commands(&self, commands: Arc<[Command]>, errors: Arc<[CommandError]>) -> Result<(), Closed> {
+        self.send(Update::Commands { source: KV_SOURCE, commands, errors }).await
+    }
+
+    /// Passes on that the commands of the KV store are known, or that nobody shall wait for them.
+    pub(super) async fn commands_synced(&self) -> Result<(), Closed> {
+        self.send(Update::Synced { source: KV_SOURCE }).await
     }
 
     async fn send(&self, update: Update) -> Result<(), Closed> {

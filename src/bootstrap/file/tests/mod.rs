@@ -418,7 +418,7 @@ fn what_is_left_unsaid_stays_as_it_was() {
         cluster.nodes.iter().map(|node| (node.name.clone(), node.address)).collect::<std::collections::BTreeMap<_, _>>()
     };
     let before = good("consul_servers = 1\nacl = true\n[local]\nnetwork = \"127.0.9.0/24\"\n");
-    let recorded = Recorded { acl: Some(true), addresses: addresses(&before) };
+    let recorded = Recorded { acl: Some(true), addresses: addresses(&before), ..Recorded::default() };
     let again = |text: &str| read_again(text, &BOTH, recorded.clone()).unwrap();
     let same = again("consul_servers = 1\n");
     assert_eq!((addresses(&same), same.acl), (addresses(&before), true));
@@ -433,4 +433,26 @@ fn what_is_left_unsaid_stays_as_it_was() {
     // What is said wins, and is refused later where it cannot be.
     let moved = again("consul_servers = 1\n[local]\nnetwork = \"127.0.8.0/24\"\n");
     assert_eq!(moved.nodes[0].address.to_string(), "127.0.8.11");
+}
+
+#[test]
+fn programs_that_were_used_before_serve_where_none_is_found() {
+    let used = |path: &str| {
+        let sources =
+            ["consul", "nomad"].map(|name| (name.to_owned(), BinarySource::File(format!("{path}{name}").into())));
+        Recorded { sources: sources.into(), ..Recorded::default() }
+    };
+    let found = |told: &Said, recorded: Recorded| {
+        let cluster = read_again("", told, recorded)?;
+        Ok((cluster.consul, cluster.nomad))
+    };
+    let file = |path: &str| BinarySource::File(path.into());
+    let none = Said { found: &[], linux: true };
+    let consul = Said { found: &["consul"], linux: true };
+    assert_eq!(found(&none, used("/opt/")), Ok((file("/opt/consul"), Some(file("/opt/nomad")))));
+    assert_eq!(found(&consul, used("/opt/")), Ok((file("/usr/bin/consul"), Some(file("/opt/nomad")))));
+    // One that is gone is as good as none.
+    let gone = Recorded { sources: [("nomad".to_owned(), file("/opt/bad"))].into(), ..Recorded::default() };
+    assert_eq!(found(&consul, gone.clone()), Ok((file("/usr/bin/consul"), None)));
+    assert!(found(&none, gone).is_err_and(|said: Vec<String>| said[0].contains("consul is not on PATH")));
 }

@@ -1,0 +1,59 @@
+//! The sources of routes that Fabio has, against a real Consul.
+
+use serde_json::Value;
+
+use crate::support::client;
+use crate::support::consul::{ConsulAgent, Registration};
+use crate::support::lb::Lb;
+use crate::support::upstream::Upstream;
+
+/// Starts it beside nothing but the agent. The router does not register itself.
+fn start(agent: &ConsulAgent, more: &[&str]) -> Lb {
+    let address = agent.address();
+    let own = ["-proxy.addr=127.0.0.1:0", "-ui.addr=127.0.0.1:0", "-registry.consul.register.enabled=false"];
+    let args = [&own[..], &["-registry.consul.addr", &address], more].concat();
+    Lb::start_fabio(tempfile::tempdir().unwrap(), &args, &[])
+}
+
+/// Waits until this path is answered by the instance of that name; empty: by nobody.
+fn wait_for(lb: &Lb, path: &str, name: &str) {
+    let address = lb.address("http");
+    lb.wait_admin("/api/routes", &format!("{path} at {name:?}"), |_| {
+        let answer = client::get(address, "any.test", path);
+        if name.is_empty() { answer.status == 404 } else { answer.text().contains(name) }
+    });
+}
+
+#[test]
+fn routes_of_the_kv_store_override_what_services_register() {
+    let agent = ConsulAgent::start_plain();
+    let [blue, green] = ["blue", "green"].map(Upstream::start);
+    for (id, upstream) in [("web-1", &blue), ("web-2", &green)] {
+        let tags = ["urlprefix-/web", id];
+        agent.register(&Registration { service: "web", id, port: upstream.address.port(), tags: &tags });
+    }
+    let put = |key: &str, text: &str| assert_eq!(agent.put_key(key, text), "true");
+    put("fabio/config", "route weight web /web weight 1 tags \"web-1\"");
+    let lb = start(&agent, &[]);
+    lb.wait_ready();
+    let weights = |lb: &Lb| {
+        let routes: Value = serde_json::from_str(&lb.admin("/api/routes").1).unwrap();
+        let weight = |upstream: &Upstream| {
+            let port = format!(":{}/", upstream.address.port());
+            let mut routes = routes.as_array().unwrap().iter();
+            routes.find(|route| route["dst"].as_str().unwrap().ends_with(&port)).unwrap()["weight"].as_f64().unwrap()
+        };
+        [&blue, &green].map(weight)
+    };
+    assert_eq!(weights(&lb), [1.0, 0.0], "the first table is with the overrides");
+
+    let added = format!("route del web\nroute add other /web http://{}/\nroute nonsense", green.address);
+    put("fabio/config/z", &added);
+    wait_for(&lb, "/web", "green");
+    lb.wait_for_line("the wrong line", |line| line.contains("fabio/config/z, line 3") && line.contains("nonsense"));
+    put("fabio/config/z", "route del web");
+    wait_for(&lb, "/web", "");
+    agent.api("DELETE", "/v1/kv/fabio/config?recurse", None);
+    wait_for(&lb, "/web", "blue");
+    assert_eq!(weights(&lb), [0.5, 0.5]);
+}
