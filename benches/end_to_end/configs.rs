@@ -45,8 +45,9 @@ fn routes(stand: &Stand<'_>) -> String {
     if stand.hosts == 0 {
         writeln!(text, "route add web / http://127.0.0.1:{}/", to.http).unwrap();
     }
+    // One service for all hosts, as the others have one backend: a pool of connections for each would be another case.
     for i in 0..stand.hosts {
-        writeln!(text, "route add s{i} {}/ http://127.0.0.1:{}/", host(i), to.http).unwrap();
+        writeln!(text, "route add web {}/ http://127.0.0.1:{}/", host(i), to.http).unwrap();
     }
     text
 }
