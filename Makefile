@@ -9,15 +9,16 @@ export LB_REVISION ?= $(shell git rev-parse --short HEAD 2>/dev/null)
 CARGO ?= cargo
 IMAGE ?= lb:dev
 
-.PHONY: help demo test check fmt build bench audit image tools
+.PHONY: help demo test check fmt build bench bench-tools bench-micro audit image tools
 
 help: ## this list
-	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
 demo: ## build and watch it work: three sample services, the router in front, nothing to install
 	$(CARGO) run --locked -- demo
 
 test: tools check ## everything: installs what is missing, then checks and tests
+	$(CARGO) test --quiet --locked --bench lookup --bench pick --bench rebuild --bench end_to_end
 	scripts/test
 
 check: ## formatting, lints, documentation, dependencies
@@ -32,8 +33,16 @@ fmt: ## format the code
 build: ## the optimised binary, in target/release/lb
 	$(CARGO) build --locked --release
 
-bench: ## benchmarks
-	$(CARGO) bench --locked
+# CASES="h1-64 tls-64" PROXIES="lb haproxy nginx" ROUNDS=5 SECONDS=3 narrow it; HAPROXY_BIN and the like name programs.
+bench: ## lb beside haproxy, nginx, envoy, fabio and caddy: CPU time per request (docs/performance.md)
+	$(CARGO) bench --locked --bench end_to_end -- --cases "$(CASES)" --proxies "$(PROXIES)" \
+		--rounds $(or $(ROUNDS),5) --seconds $(or $(SECONDS),3)
+
+bench-tools: ## what `make bench` can use and Debian has: load generators and peers
+	sudo apt-get install -y --no-install-recommends wrk nghttp2-client haproxy nginx libnginx-mod-stream
+
+bench-micro: ## single steps of the router, by criterion
+	$(CARGO) bench --locked --bench lookup --bench pick --bench rebuild
 
 audit: ## known vulnerabilities of dependencies (needs the network)
 	$(CARGO) deny --locked check advisories

@@ -56,7 +56,7 @@ fn a_route_with_a_scheme_lets_in_who_is_in_its_file() {
             let response = get(&lb, path, more);
             assert_eq!(response.status, 401, "{path} {more}");
             assert_eq!(response.header("www-authenticate"), Some("Basic realm=\"the shop\""), "{more}");
-            assert_eq!(response.text(), "authorization failed");
+            assert_eq!(response.text(), "authorization failed\n");
         }
     }
     // Four requests were let through, and the instance gets what the client said.
