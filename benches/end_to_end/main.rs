@@ -131,7 +131,7 @@ fn main() -> ExitCode {
 /// Those of `all` that are named, or all. `None` after telling of a name that is none.
 fn chosen<T: Copy>(names: &str, all: &[T], name: impl Fn(&T) -> &'static str) -> Option<Vec<T>> {
     let names: Vec<&str> = names.split_whitespace().collect();
-    for wrong in names.iter().filter(|wanted| !all.iter().any(|one| name(one) == **wanted)) {
+    if let Some(wrong) = names.iter().find(|wanted| !all.iter().any(|one| name(one) == **wanted)) {
         println!("there is no {wrong}; there are: {}", all.iter().map(&name).collect::<Vec<_>>().join(" "));
         return None;
     }

@@ -3,7 +3,6 @@
 
 use std::fs;
 use std::net::TcpStream;
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
@@ -113,13 +112,13 @@ impl Running {
     /// Starts it on this core, and waits until the door of the case is open.
     pub(crate) fn start(proxy: Proxy, stand: &Stand<'_>, case: &Case, core: usize) -> Result<Self, String> {
         let program = proxy.program().ok_or("not found")?;
-        let mut command = Command::new("taskset");
-        command.args(["-c", &core.to_string()]).arg(program);
+        // However this process ends, the proxy ends with it.
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "taskset", "-c", &core.to_string()]).arg(program);
         configs::write(proxy, stand, &mut command);
         let log = fs::File::create(stand.folder.join("stderr.log")).map_err(|error| error.to_string())?;
-        // A group of its own: what it starts is ended with it, and Ctrl-C reaches this process first.
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).process_group(0).spawn();
-        let child = child.map_err(|error| format!("taskset did not start it: {error}"))?;
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn();
+        let child = child.map_err(|error| format!("setpriv and taskset (of util-linux) did not start it: {error}"))?;
         let mut running = Self { child, doors: stand.doors };
         let deadline = Instant::now() + Duration::from_secs(60);
         while TcpStream::connect(("127.0.0.1", stand.doors.port(case.door))).is_err() {
