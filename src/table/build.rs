@@ -12,6 +12,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use super::overlay::{Overlay, Step};
 use super::series::SeriesOfRoutes;
 use super::shares::{Demand, is_even, ring, shares};
@@ -144,6 +146,7 @@ pub struct TableBuilder {
     matcher: Matcher,
     strategy: Strategy,
     fall_through: bool,
+    host_patterns: bool,
     metrics: Metrics,
     series: SeriesOfRoutes,
     states: States,
@@ -169,6 +172,7 @@ impl TableBuilder {
             strategy,
             series: SeriesOfRoutes::new(metrics.fabio()),
             fall_through: false,
+            host_patterns: true,
             metrics,
             states: States::default(),
             parts: HashMap::default(),
@@ -188,11 +192,26 @@ impl TableBuilder {
         if (self.matcher, &self.strategy) == (matcher, &strategy) {
             return;
         }
-        if self.matcher != matcher {
-            self.table = RouteTable::new(matcher);
-        }
+        let moved = self.matcher != matcher;
         (self.matcher, self.strategy) = (matcher, strategy);
+        if moved {
+            self.start_over();
+        }
         self.mark_all();
+    }
+
+    /// Whether hosts of routes are patterns; else they are taken as text.
+    pub fn set_host_patterns(&mut self, host_patterns: bool) {
+        if self.host_patterns != host_patterns {
+            self.host_patterns = host_patterns;
+            self.start_over();
+            self.mark_all();
+        }
+    }
+
+    fn start_over(&mut self) {
+        let new = if self.host_patterns { RouteTable::new } else { RouteTable::without_patterns };
+        self.table = new(self.matcher);
     }
 
     /// Whether a route whose instances are all out counts as not there, so that another may serve; else it stays, and
@@ -440,11 +459,17 @@ fn compile(id: u64, key: &RouteKey, drafts: &[Draft], default: &Strategy) -> Opt
     let mut demands = Vec::new();
     let mut eligible = Vec::new();
     let mut excluded = Vec::new();
+    // By address: a place with thousands of targets is not compared pair by pair.
+    let mut known: HashMap<SocketAddr, SmallVec<[&Draft; 1]>, foldhash::fast::FixedState> = HashMap::default();
     for draft in drafts {
         match &draft.admission {
-            // Registered twice: one target, as in Fabio.
-            Admission::Eligible { .. } if twice(&eligible, draft) => {}
             Admission::Eligible { weight } => {
+                let there = known.entry(draft.state.addr).or_default();
+                if there.iter().any(|other| is_same(other, draft)) {
+                    // Registered twice: one target, as in Fabio.
+                    continue;
+                }
+                there.push(draft);
                 demands.push(Demand { fixed: draft.fixed, weight: (*weight).max(1) });
                 eligible.push(draft);
             }
@@ -463,15 +488,13 @@ fn compile(id: u64, key: &RouteKey, drafts: &[Draft], default: &Strategy) -> Opt
     Some(Route { id, key: key.clone(), targets, excluded: excluded.into(), strategy, even, ring })
 }
 
-/// Whether the same place to go to, for the same service with the same weight and tags, is among the targets already.
-fn twice(targets: &[&Draft], draft: &Draft) -> bool {
-    targets.iter().any(|other| {
-        other.state.addr == draft.state.addr
-            && other.service == draft.service
-            && other.fixed == draft.fixed
-            && other.tags == draft.tags
-            && other.destination() == draft.destination()
-    })
+/// Whether both are the same place to go to, for the same service with the same weight and tags.
+fn is_same(one: &Draft, other: &Draft) -> bool {
+    one.state.addr == other.state.addr
+        && one.service == other.service
+        && one.fixed == other.fixed
+        && one.tags == other.tags
+        && one.destination() == other.destination()
 }
 
 #[cfg(test)]

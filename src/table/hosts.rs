@@ -23,6 +23,8 @@ pub(super) struct Hosts {
     exact: ShardedMap<Paths>,
     globs: Trie<Vec<GlobHost>>,
     any: Paths,
+    /// Whether hosts are patterns; else they are text, whatever stands in them.
+    patterns: bool,
     /// How many exact hosts end in `:80` and in `:443`: while there are none, nobody has to look for them.
     with_default_port: [usize; 2],
 }
@@ -54,9 +56,10 @@ impl<'a> Candidate<'a> {
 
 impl Hosts {
     /// No routes.
-    pub(super) fn new(matcher: Matcher) -> Self {
+    pub(super) fn new(matcher: Matcher, patterns: bool) -> Self {
         Self {
             matcher,
+            patterns,
             exact: ShardedMap::default(),
             globs: Trie::default(),
             any: Paths::new(matcher),
@@ -125,7 +128,7 @@ impl Hosts {
     pub(super) fn set(&mut self, key: &RouteKey, route: Option<Arc<Route>>) -> isize {
         if key.host.is_empty() {
             self.any.set(&key.path, route)
-        } else if Glob::is_literal(&key.host) {
+        } else if !self.patterns || Glob::is_literal(&key.host) {
             self.set_exact(key, route)
         } else {
             self.set_glob(key, route)

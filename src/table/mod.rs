@@ -90,7 +90,13 @@ impl RouteTable {
     /// A table without routes.
     #[must_use]
     pub fn new(matcher: Matcher) -> Self {
-        Self { hosts: Hosts::new(matcher), tcp: Arc::default(), len: 0 }
+        Self { hosts: Hosts::new(matcher, true), tcp: Arc::default(), len: 0 }
+    }
+
+    /// The same, in which a host like `*.example.com` is no pattern but that very text.
+    #[must_use]
+    pub fn without_patterns(matcher: Matcher) -> Self {
+        Self { hosts: Hosts::new(matcher, false), tcp: Arc::default(), len: 0 }
     }
 
     /// The route for a request: hosts by Fabio's precedence, then the longest path.
@@ -246,6 +252,21 @@ mod tests {
     }
 
     #[test]
+    fn hosts_may_be_text() {
+        let mut table = RouteTable::without_patterns(Matcher::Prefix);
+        for (host, path) in [("*.a.test", "/"), ("a.test", "/"), ("", "/any")] {
+            let route = route(host, path);
+            table.set(&route.key, Some(Arc::clone(&route)));
+        }
+        let found =
+            |host: &str, path: &str| place(table.lookup(Scheme::Http, host, path, |_| true)).map(|(host, _)| host);
+        assert_eq!(found("x.a.test", "/"), None);
+        assert_eq!(found("x.a.test", "/any").as_deref(), Some(""));
+        assert_eq!(found("*.a.test", "/").as_deref(), Some("*.a.test"));
+        assert_eq!(found("A.test:80", "/").as_deref(), Some("a.test"));
+    }
+
+    #[test]
     fn a_refused_route_leads_to_the_next_host() {
         let table = table(Matcher::Prefix, &[("a.test", "/"), ("a.test", "/x"), ("*", "/x"), ("", "/")]);
         let refuse = |host: &'static str| move |route: &Route| route.key.host != host;
@@ -330,9 +351,11 @@ mod tests {
         let mut hosts: Vec<&str> =
             places.iter().map(|(host, _)| host.as_str()).filter(|host| !host.is_empty()).collect();
         hosts.retain(|pattern| Glob::new(&cut(pattern)).unwrap().matches(&wanted));
+        // `b.test:80` counts as `tset.b:80`; behind a bracket no port is told from the rest.
         hosts.sort_by_key(|host| {
-            let (name, port) = host.split_once(':').filter(|(name, _)| !name.is_empty()).unwrap_or((host, ""));
-            std::cmp::Reverse((name.chars().rev().collect::<String>(), port.to_owned()))
+            let reversed = |text: &str| text.chars().rev().collect::<String>();
+            let split = host.split_once(':').filter(|(name, _)| !name.is_empty() && !name.contains(['[', ']']));
+            std::cmp::Reverse(split.map_or_else(|| reversed(host), |(name, port)| reversed(name) + ":" + port))
         });
         hosts.push("");
         hosts.into_iter().find_map(|host| {
