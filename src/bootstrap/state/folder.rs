@@ -8,6 +8,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 
 const LOCK: &str = "lock";
+/// How often a lock that is taken is looked at again, and the pause before.
+const LOOKS: u32 = 10;
+const PAUSE: std::time::Duration = std::time::Duration::from_millis(20);
 
 /// A state folder has one of these from its first moment on.
 const OURS: [&str; 4] = [LOCK, "cluster.json", "gossip.json", "ca-key.pem"];
@@ -151,7 +154,16 @@ impl Folder {
         // Not truncated at opening: until the lock is ours it holds the other's number.
         let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
         let mut file = opened.with_context(|| format!("cannot open {}", path.display()))?;
-        match file.try_lock() {
+        // A program that its last holder was just starting has the file open until it runs: that passes in no time.
+        let mut locked = file.try_lock();
+        for _ in 0..LOOKS {
+            if !matches!(locked, Err(TryLockError::WouldBlock)) {
+                break;
+            }
+            std::thread::sleep(PAUSE);
+            locked = file.try_lock();
+        }
+        match locked {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let mut holder = String::new();
