@@ -236,19 +236,27 @@ pub const SECTIONS: &[Section] = &[
         name: "",
         shape: Shape::Top,
         doc: "",
-        keys: &[unset(
-            "routes_file",
-            Kind::Path,
-            "routes.txt",
-            "A file in Fabio's route language (`route add SERVICE PLACE URL ...`), read again whenever it changes. \
-             A source of its own beside Consul and [[static.route]].",
-        )],
+        keys: &[
+            unset(
+                "routes_file",
+                Kind::Path,
+                "routes.txt",
+                "A file in Fabio's route language (`route add SERVICE PLACE URL ...`), read again whenever it changes. \
+                 A source of its own beside Consul and [[static.route]].",
+            ),
+            unset(
+                "routes",
+                Kind::Text,
+                "route add web www.example.com/ http://10.0.0.5:8080/",
+                "The same as text, a command on each line. They act after those of [[static.route]].",
+            ),
+        ],
     },
     Section {
         name: "consul",
         shape: Shape::Once,
         doc: "How to reach Consul and what to read there. Without this section, without CONSUL_* variables and with \
-              a static source (routes_file or [[static.route]]), Consul is not used at all.",
+              a static source (routes_file, routes or [[static.route]]), Consul is not used at all.",
         keys: CONSUL,
     },
     Section {
@@ -878,6 +886,7 @@ const PROXY: &[Key] = &[
     ),
     key("no_route_status", Kind::Count(200, 999), "404", "Status when no route matches."),
     unset("no_route_page", Kind::Path, "no-route.html", "Page sent with it."),
+    unset("no_route_html", Kind::Text, "<h1>Not here</h1>", "The same as text; no_route_page wins."),
     key(
         "retry_after",
         Kind::Time(0, HOUR),
@@ -890,6 +899,12 @@ const PROXY: &[Key] = &[
         "false",
         "A route whose instances are all out counts as not there: a shorter path or a less specific host serves, or \
          nobody. Else it answers that 503.",
+    ),
+    key(
+        "host_patterns",
+        Kind::Bool,
+        "true",
+        "Hosts of routes are patterns: *.example.com. false: text, which no host of a request is when it holds a `*`.",
     ),
     key(
         "forwarded_host",

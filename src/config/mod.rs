@@ -64,6 +64,8 @@ pub struct Config {
     pub static_routes: Vec<StaticRoute>,
     /// `routes_file`.
     pub routes_file: Option<PathBuf>,
+    /// `routes`: commands in Fabio's route language, one a line; empty without any.
+    pub routes: String,
     /// `[dns]`.
     pub dns: DnsConfig,
     /// `[[listener]]`; at least one.
@@ -299,10 +301,14 @@ pub struct ProxyConfig {
     pub no_route_status: u16,
     /// Page sent with it (`no_route_page`).
     pub no_route_page: Option<PathBuf>,
+    /// The page itself, where no file is named (`no_route_html`); may be empty.
+    pub no_route_html: String,
     /// `Retry-After` of a 503 for a route without healthy instance (`retry_after`).
     pub retry_after: Duration,
     /// A route whose instances are all out counts as not there (`fall_through`).
     pub fall_through: bool,
+    /// Hosts of routes are patterns (`host_patterns`).
+    pub host_patterns: bool,
     /// X-Forwarded-Host and -Port tell the host that the upstream gets, not the client's (`forwarded_host = "sent"`).
     pub forwarded_host_sent: bool,
     /// Address for `by=` in Forwarded (`local_ip`).

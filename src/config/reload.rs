@@ -35,6 +35,12 @@ impl ListenerProtocol {
 }
 
 impl Config {
+    /// Whether there are routes in the configuration itself.
+    #[must_use]
+    pub fn has_static_source(&self) -> bool {
+        !self.static_routes.is_empty() || !self.routes.is_empty()
+    }
+
     /// Names of keys that differ from `next` and take effect only after a restart; empty when `next` can be taken
     /// as a whole. They are the keys that are bound to a thread, to the admin socket, or to which sources of routes there
     /// are; what a `routes_file` holds is read at every change.
@@ -53,7 +59,8 @@ impl Config {
         note(self.log.access != next.log.access, "log.access");
         note(self.dns != next.dns, "dns");
         note(self.routes_file != next.routes_file, "routes_file");
-        note(self.static_routes.is_empty() != next.static_routes.is_empty(), "static.route");
+        // One source serves both, and is there or not from the start.
+        note(self.has_static_source() != next.has_static_source(), "static.route");
         match (&self.consul, &next.consul) {
             (Some(old), Some(new)) => {
                 note(old.max_connections != new.max_connections, "consul.max_connections");

@@ -14,6 +14,7 @@ impl Config {
     pub fn to_masked_json(&self) -> Value {
         json!({
             "routes_file": self.routes_file,
+            "routes": self.routes,
             "consul": self.consul.as_ref().map(consul),
             "listener": self.listeners.iter().map(listener).collect::<Vec<_>>(),
             "certificates": self.certificates.iter().map(|(name, it)| (name.clone(), certificates(it)))
@@ -309,8 +310,10 @@ fn proxy(config: &ProxyConfig) -> Value {
         "matcher": matcher,
         "no_route_status": config.no_route_status,
         "no_route_page": config.no_route_page,
+        "no_route_html": config.no_route_html,
         "retry_after": time(config.retry_after),
         "fall_through": config.fall_through,
+        "host_patterns": config.host_patterns,
         "forwarded_host": if config.forwarded_host_sent { "sent" } else { "received" },
         "local_ip": config.local_ip,
         "client_ip_header": header(&config.client_ip_header),

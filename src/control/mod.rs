@@ -30,6 +30,8 @@ pub struct ControlSettings {
     pub strategy: Strategy,
     /// A route whose instances are all out counts as not there (`proxy.fall_through`).
     pub fall_through: bool,
+    /// Hosts of routes are patterns (`proxy.host_patterns`).
+    pub host_patterns: bool,
     /// What `$DC` in a tag stands for; without it, the datacenter that the service's source tells.
     pub datacenter: Option<String>,
     /// Failures in a row after which an instance counts as dead, and is not held (`health.eject_after`); 0: never.

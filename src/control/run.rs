@@ -345,6 +345,7 @@ impl Control {
                 self.settings = *settings;
                 self.builder.set_defaults(self.settings.matcher, self.settings.strategy.clone());
                 self.builder.set_fall_through(self.settings.fall_through);
+                self.builder.set_host_patterns(self.settings.host_patterns);
                 self.dirty.extend(self.services.keys().cloned());
                 self.advance(Instant::now());
                 let _ = answer.send(());
@@ -426,6 +427,7 @@ fn command_status(target: &CommandTarget, now_ms: u64) -> InstanceStatus {
 fn builder(settings: &ControlSettings, metrics: &Metrics) -> TableBuilder {
     let mut builder = TableBuilder::new(settings.matcher, settings.strategy.clone(), metrics.clone());
     builder.set_fall_through(settings.fall_through);
+    builder.set_host_patterns(settings.host_patterns);
     builder
 }
 
@@ -492,6 +494,7 @@ mod tests {
             matcher: Matcher::Prefix,
             strategy: Strategy::P2c,
             fall_through: false,
+            host_patterns: true,
             datacenter: Some("dc1".into()),
             eject_after: 5,
         }

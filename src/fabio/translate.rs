@@ -391,7 +391,19 @@ format = "text" # Fabio writes its log for people
         assert_eq!(found.proxy.no_route_page, Some("/p".into()));
         assert_eq!(translated(&args).warnings, []);
         assert!(refusals(&["-registry.backend", "file"]).contains("needs a file"));
-        for backend in ["static", "custom", "etcd"] {
+        assert!(!config(&["-glob.matching.disabled"]).proxy.host_patterns && config(&[]).proxy.host_patterns);
+        let fixed = config(&[
+            "-registry.backend",
+            "static",
+            "-registry.static.routes",
+            "route add a / http://h:1/",
+            "-registry.static.noroutehtml",
+            "<p>",
+        ]);
+        assert_eq!((fixed.consul, fixed.routes.as_str()), (None, "route add a / http://h:1/"));
+        assert_eq!(fixed.proxy.no_route_html, "<p>");
+        assert_eq!(config(&["-registry.backend", "static"]).consul, None);
+        for backend in ["custom", "etcd"] {
             assert!(refusals(&["-registry.backend", backend]).starts_with("registry.backend (command line): "));
         }
     }

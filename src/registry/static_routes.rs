@@ -1,4 +1,4 @@
-//! The source `static`: what `[[static.route]]` says, sent once, and again when the configuration changes.
+//! The source `static`: what `[[static.route]]` and `routes` say, sent once, and again when the configuration changes.
 
 use std::sync::Arc;
 
@@ -15,17 +15,25 @@ pub const SOURCE: SourceName = "static";
 /// The running source; it ends when this is dropped.
 #[derive(Debug)]
 pub struct StaticRoutes {
-    commands: watch::Sender<Arc<[Command]>>,
+    listing: watch::Sender<Listing>,
     _task: SourceTask,
 }
 
-/// Starts the source: sends the commands of `routes`, then that it is synced.
+/// Commands, and lines of the text that make none.
+type Listing = (Arc<[Command]>, Arc<[CommandError]>);
+
+/// Starts the source: sends the commands of `routes`, then those of `text` (one a line), then that it is synced. A line
+/// of the text that makes no command costs no other, as everywhere in the route language.
 ///
 /// # Errors
 /// Everything that is wrong with `routes`; nothing is started then.
-pub fn spawn(routes: &[StaticRoute], updates: mpsc::Sender<Update>) -> Result<StaticRoutes, Vec<CommandError>> {
-    let (sender, receiver) = watch::channel(commands(routes)?);
-    Ok(StaticRoutes { commands: sender, _task: SourceTask::spawn(run(receiver, updates)) })
+pub fn spawn(
+    routes: &[StaticRoute],
+    text: &str,
+    updates: mpsc::Sender<Update>,
+) -> Result<StaticRoutes, Vec<CommandError>> {
+    let (sender, receiver) = watch::channel(listing(routes, text)?);
+    Ok(StaticRoutes { listing: sender, _task: SourceTask::spawn(run(receiver, updates)) })
 }
 
 impl StaticRoutes {
@@ -33,9 +41,9 @@ impl StaticRoutes {
     ///
     /// # Errors
     /// Everything that is wrong with `routes`; the old ones stay then.
-    pub fn replace(&self, routes: &[StaticRoute]) -> Result<(), Vec<CommandError>> {
-        let next = commands(routes)?;
-        self.commands.send_if_modified(|present| {
+    pub fn replace(&self, routes: &[StaticRoute], text: &str) -> Result<(), Vec<CommandError>> {
+        let next = listing(routes, text)?;
+        self.listing.send_if_modified(|present| {
             let differs = *present != next;
             *present = next;
             differs
@@ -44,11 +52,11 @@ impl StaticRoutes {
     }
 }
 
-async fn run(mut receiver: watch::Receiver<Arc<[Command]>>, updates: mpsc::Sender<Update>) {
+async fn run(mut receiver: watch::Receiver<Listing>, updates: mpsc::Sender<Update>) {
     let mut synced = false;
     loop {
-        let commands = Arc::clone(&receiver.borrow_and_update());
-        if updates.send(Update::Commands { source: SOURCE, commands, errors: Arc::from([]) }).await.is_err() {
+        let (commands, errors) = receiver.borrow_and_update().clone();
+        if updates.send(Update::Commands { source: SOURCE, commands, errors }).await.is_err() {
             return;
         }
         if !synced && updates.send(Update::Synced { source: SOURCE }).await.is_err() {
@@ -61,7 +69,7 @@ async fn run(mut receiver: watch::Receiver<Arc<[Command]>>, updates: mpsc::Sende
     }
 }
 
-fn commands(routes: &[StaticRoute]) -> Result<Arc<[Command]>, Vec<CommandError>> {
+fn listing(routes: &[StaticRoute], text: &str) -> Result<Listing, Vec<CommandError>> {
     let (mut commands, mut errors) = (Vec::new(), Vec::new());
     for route in routes {
         match command::from_static(route) {
@@ -69,7 +77,12 @@ fn commands(routes: &[StaticRoute]) -> Result<Arc<[Command]>, Vec<CommandError>>
             Err(more) => errors.extend(more),
         }
     }
-    if errors.is_empty() { Ok(commands.into()) } else { Err(errors) }
+    if !errors.is_empty() {
+        return Err(errors);
+    }
+    let (more, errors) = command::parse_commands(text);
+    commands.extend(more);
+    Ok((commands.into(), errors.into()))
 }
 
 #[cfg(test)]
@@ -95,12 +108,12 @@ mod tests {
     #[tokio::test]
     async fn sends_once_then_on_difference_only() {
         let (sender, mut updates) = mpsc::channel(8);
-        let source = spawn(&[route("http://10.0.0.1:1")], sender).expect("valid");
+        let source = spawn(&[route("http://10.0.0.1:1")], "", sender).expect("valid");
         assert!(target(updates.recv().await).contains("10.0.0.1:1"));
         assert!(matches!(updates.recv().await, Some(Update::Synced { source: SOURCE })));
-        source.replace(&[route("http://10.0.0.1:1")]).expect("valid");
-        assert!(source.replace(&[route("nonsense")]).is_err());
-        source.replace(&[route("http://10.0.0.2:2")]).expect("valid");
+        source.replace(&[route("http://10.0.0.1:1")], "").expect("valid");
+        assert!(source.replace(&[route("nonsense")], "").is_err());
+        source.replace(&[route("http://10.0.0.2:2")], "").expect("valid");
         assert!(target(updates.recv().await).contains("10.0.0.2:2"));
         drop(source);
         assert!(updates.recv().await.is_none());
@@ -109,7 +122,15 @@ mod tests {
     #[tokio::test]
     async fn mistakes_start_nothing_and_are_all_told() {
         let (sender, _updates) = mpsc::channel(8);
-        let errors = spawn(&[route("x"), route("http://ok/"), route("y")], sender).expect_err("two mistakes");
+        let errors = spawn(&[route("x"), route("http://ok/"), route("y")], "", sender).expect_err("two mistakes");
         assert_eq!(errors.len(), 2);
+    }
+    #[test]
+    fn the_text_follows_and_a_bad_line_costs_itself() {
+        let text = "route add a /a http://10.0.0.1:1/\nnonsense\nroute del web";
+        let (commands, errors) = listing(&[route("http://10.0.0.1:1")], text).expect("the routes are right");
+        assert_eq!(commands.len(), 3);
+        assert_eq!(commands[2].to_string(), "route del web");
+        assert_eq!((errors.len(), errors[0].place().as_str()), (1, "line 2"));
     }
 }

@@ -115,7 +115,7 @@ fn source_names(config: &Config, extra: &[ExtraSource]) -> Vec<SourceName> {
     let own = [
         (config.consul.is_some(), "consul"),
         (overrides, consul::OVERRIDES),
-        (!config.static_routes.is_empty(), "static"),
+        (config.has_static_source(), "static"),
         (config.routes_file.is_some(), "routes_file"),
     ];
     let own = own.into_iter().filter_map(|(present, name)| present.then_some(name));
@@ -137,6 +137,7 @@ fn control_settings(config: &Config) -> ControlSettings {
         matcher: config.proxy.matcher,
         strategy: config.proxy.strategy.clone(),
         fall_through: config.proxy.fall_through,
+        host_patterns: config.proxy.host_patterns,
         datacenter: consul.datacenter,
         eject_after: config.health.eject_after,
     }
@@ -166,9 +167,11 @@ impl Parts {
             ),
             None => None,
         };
-        let static_routes = match config.static_routes.as_slice() {
-            [] => None,
-            routes => Some(static_routes::spawn(routes, updates.clone()).map_err(static_error)?),
+        let static_routes = if config.has_static_source() {
+            let (routes, text) = (&config.static_routes, &config.routes);
+            Some(static_routes::spawn(routes, text, updates.clone()).map_err(static_error)?)
+        } else {
+            None
         };
         if let Some(path) = &config.routes_file {
             tasks.push(file::spawn(path.clone(), metrics.clone(), updates.clone()));
@@ -231,7 +234,7 @@ impl Parts {
             source.reload(consul.clone()).context("Consul (section consul)")?;
         }
         if let Some(source) = &self.static_routes {
-            source.replace(&config.static_routes).map_err(static_error)?;
+            source.replace(&config.static_routes, &config.routes).map_err(static_error)?;
         }
         if let (Some(registration), Some(consul)) = (&self.registration, &config.consul) {
             registration.reload(&consul.register, scheme(&config.admin));

@@ -20,7 +20,7 @@ pub(super) fn build(config: &Config, present: Option<&Settings>) -> anyhow::Resu
         Some(path) => Bytes::from(
             std::fs::read(path).with_context(|| format!("key proxy.no_route_page: cannot read {}", path.display()))?,
         ),
-        None => Bytes::new(),
+        None => Bytes::from(proxy.no_route_html.clone()),
     };
     let upstream_tls = UpstreamTls::new(proxy.upstream_ca_file.as_deref())
         .context("TLS towards upstreams (key proxy.upstream_ca_file)")?;

@@ -57,3 +57,21 @@ fn routes_of_the_kv_store_override_what_services_register() {
     wait_for(&lb, "/web", "blue");
     assert_eq!(weights(&lb), [0.5, 0.5]);
 }
+
+#[test]
+fn routes_and_the_page_may_stand_in_the_settings() {
+    let web = Upstream::start("web");
+    let routes = format!(
+        "route add web /web http://{}/\nnonsense\nroute add out /out http://{}/\nroute del out",
+        web.address, web.address
+    );
+    let own = ["-proxy.addr=127.0.0.1:0", "-ui.addr=127.0.0.1:0", "-registry.backend=static"];
+    let more = ["-registry.static.routes", &routes, "-registry.static.noroutehtml", "<p>not here</p>"];
+    let lb = Lb::start_fabio(tempfile::tempdir().unwrap(), &[&own[..], &more].concat(), &[]);
+    lb.wait_ready();
+    let get = |path: &str| client::get(lb.address("http"), "any.test", path);
+    assert!(get("/web").text().contains("web"));
+    let nothing = get("/out");
+    assert_eq!((nothing.status, nothing.text().as_str()), (404, "<p>not here</p>"));
+    lb.wait_for_line("the wrong line", |line| line.contains("line 2") && line.contains("nonsense"));
+}

@@ -134,13 +134,7 @@ pub(super) const KEYS: &[Key] = &[
         "Old name of caupgcn in proxy.cs.",
         "deprecated in Fabio, where it has no effect either",
     ),
-    later(
-        "glob.matching.disabled",
-        Bool,
-        "false",
-        "Takes hosts of routes as plain text.",
-        "a switch for it; a host with `*`, `?`, `[` or `{` is always a pattern",
-    ),
+    becomes("glob.matching.disabled", Bool, "false", "Takes hosts of routes as plain text.", "proxy.host_patterns"),
     nothing(
         "glob.cache.size",
         Int,

@@ -5,7 +5,6 @@ use super::{Key, becomes, later, nothing};
 
 const START: &str = "lb waits for Consul as long as it takes, with growing pauses, and says on /ready why it waits";
 const CUSTOM: &str = "the custom registry; with registry.backend=custom lb does not start";
-const STATIC: &str = "the static registry; with registry.backend=static lb does not start (a file works)";
 
 /// In the order of the manual.
 pub(super) const KEYS: &[Key] = &[
@@ -14,12 +13,12 @@ pub(super) const KEYS: &[Key] = &[
         Text,
         "consul",
         "Where routes come from: consul, file, static or custom.",
-        "consul.address, routes_file",
+        "consul.address, routes_file, routes",
     ),
     nothing("registry.timeout", Span, "10s", "How long to wait for the registry at start.", START),
     nothing("registry.retry", Span, "500ms", "Pause between attempts at start.", START),
-    later("registry.static.routes", Text, "", "Routes as text, for the static registry.", STATIC),
-    later("registry.static.noroutehtml", Text, "", "Page when no route matches, as text.", STATIC),
+    becomes("registry.static.routes", Text, "", "Routes as text, for the static registry.", "routes"),
+    becomes("registry.static.noroutehtml", Text, "", "Page when no route matches, as text.", "proxy.no_route_html"),
     becomes("registry.file.path", Text, "", "File of routes, for the file registry.", "routes_file"),
     becomes("registry.file.noroutehtmlpath", Text, "", "File of the no-route page.", "proxy.no_route_page"),
     later("registry.custom.host", Text, "", "Host of the custom registry.", CUSTOM),

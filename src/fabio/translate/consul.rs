@@ -11,11 +11,7 @@ impl Translator<'_> {
         match &*self.word(key, &["consul", "file", "static", "custom"]) {
             "consul" => self.consul(),
             "file" => self.file(),
-            "static" => self.refuse(
-                key,
-                "static is not carried out yet; put the routes into a file, set registry.backend=file and \
-                 registry.file.path",
-            ),
+            "static" => self.fixed(),
             "custom" => self.refuse(key, "custom is not carried out yet"),
             _ => {}
         }
@@ -30,6 +26,15 @@ impl Translator<'_> {
         if self.settings.text("registry.file.path").is_empty() {
             self.refuse("registry.file.path", "registry.backend=file needs a file of routes");
         }
+    }
+
+    /// Routes and page in the settings themselves. Without a route nothing is served, which Fabio starts with, too.
+    fn fixed(&mut self) {
+        let key = "registry.static.routes";
+        let text = self.settings.text(key).trim();
+        // An empty source is a source: without any, lb would ask Consul.
+        self.document.set("routes", if text.is_empty() { "# none" } else { text }, key);
+        self.set_text("proxy.no_route_html", "registry.static.noroutehtml");
     }
 
     fn consul(&mut self) {

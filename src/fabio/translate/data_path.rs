@@ -47,6 +47,10 @@ impl Translator<'_> {
         self.document.set("proxy.strategy", strategy, "proxy.strategy");
         let matcher = self.word("proxy.matcher", &["prefix", "iprefix", "glob"]);
         self.document.set("proxy.matcher", matcher, "proxy.matcher");
+        let key = "glob.matching.disabled";
+        if self.settings.is_on(key) {
+            self.document.set("proxy.host_patterns", Value::Bool(false), key);
+        }
         let key = "proxy.noroutestatus";
         match self.settings.number(key) {
             status @ 200..=999 => self.document.set("proxy.no_route_status", Value::Count(status.unsigned_abs()), key),
