@@ -11,6 +11,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -18,7 +19,7 @@ use tokio::time::Instant;
 use super::api::{Api, ApiError};
 use super::reach::Reach;
 use super::secrets::Secret;
-use super::topology::{Cluster, Product};
+use super::topology::{Cluster, Node, Product};
 
 /// Limit for one call: it waits for the answers of all members.
 const LIMIT: Duration = Duration::from_secs(15);
@@ -48,6 +49,9 @@ struct Pool {
     primary_keys: Option<BTreeMap<String, usize>>,
     /// Members.
     num_nodes: usize,
+    /// It is the pool of the servers of all datacenters.
+    #[serde(default, rename = "WAN")]
+    wan: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -86,7 +90,7 @@ pub async fn rotate(
 ) -> anyhow::Result<()> {
     anyhow::ensure!(old != new, "the new gossip key of {product} is the old one");
     let api = refuse_failed(cluster, reach, product).await?;
-    let keyring = Keyring { api, product, deadline };
+    let keyring = Keyring { api, product, deadline, cluster, reach };
     for step in [Step::Install, Step::Use, Step::Remove] {
         keyring.walk(step, old.reveal(), new.reveal()).await?;
         done(step);
@@ -99,32 +103,40 @@ pub async fn rotate(
 /// Autopilot soon makes a dead server one that has `left`; it would come back with the old key all the same.
 async fn refuse_failed(cluster: &Cluster, reach: &Reach, product: Product) -> anyhow::Result<Api> {
     let path = "/v1/agent/members";
-    let (server, members) = match product {
+    // All are asked: a loss takes its time to get around.
+    let views: Vec<(&Node, BTreeMap<String, String>)> = match product {
         Product::Consul => {
-            let (server, members) = reach.any_server::<Vec<ConsulMember>>(cluster, product, path).await?;
             let word = |status| match status {
                 1 => "alive",
                 4 => "failed",
                 _ => "left",
             };
-            (server, members.into_iter().map(|member| (member.name, word(member.status).to_owned())).collect())
+            let told = reach.every_server::<Vec<ConsulMember>>(cluster, product, path).await?.into_iter();
+            let view = |members: Vec<ConsulMember>| {
+                members.into_iter().map(|member| (member.name, word(member.status).to_owned())).collect()
+            };
+            told.map(|(server, members)| (server, view(members))).collect()
         }
         Product::Nomad => {
-            let (server, members) = reach.any_server::<NomadMembers>(cluster, product, path).await?;
-            (server, members.members.into_iter().map(|member| (member.name, member.status)).collect())
+            let told = reach.every_server::<NomadMembers>(cluster, product, path).await?.into_iter();
+            let view =
+                |told: NomadMembers| told.members.into_iter().map(|member| (member.name, member.status)).collect();
+            told.map(|(server, members)| (server, view(members))).collect()
         }
     };
     let wanted: Vec<String> = match product {
         Product::Consul => cluster.nodes.iter().map(|node| node.name.clone()).collect(),
         Product::Nomad => cluster.servers(product).map(|node| format!("{}.{}", node.name, cluster.region)).collect(),
     };
-    let away = away(&members, &wanted);
+    let away =
+        views.iter().map(|(_, members)| away(members, &wanted)).find(|away| !away.is_empty()).unwrap_or_default();
     anyhow::ensure!(
         away.is_empty(),
         "{product}'s gossip key cannot be changed while members are away: {}. They would come back with the old key and \
          be locked out. Start them, or remove them for good with `lb bootstrap replace-node`",
         away.join(", ")
     );
+    let (server, _) = views.first().with_context(|| format!("the cluster has no {product} server"))?;
     Ok(reach.api(server, product))
 }
 
@@ -136,34 +148,48 @@ fn away(members: &BTreeMap<String, String>, wanted: &[String]) -> Vec<String> {
     absent.chain(failed.map(|(name, _)| name)).map(|name| format!("{name} ({})", word(name))).collect()
 }
 
-struct Keyring {
+struct Keyring<'a> {
     api: Api,
     product: Product,
     deadline: Duration,
+    cluster: &'a Cluster,
+    reach: &'a Reach,
 }
 
-impl Keyring {
+impl Keyring<'_> {
     /// Carries a step out, again and again, until it is done everywhere: a member that joins just then makes it fail.
     async fn walk(&self, step: Step, old: &str, new: &str) -> anyhow::Result<()> {
         let end = Instant::now() + self.deadline;
         loop {
             let before = self.pools().await;
-            if matches!(&before, Ok(pools) if is_done(step, pools, old, new)) {
+            let short = matches!(&before, Ok(pools) if self.is_short(pools));
+            if short {
+                // One was lost on the way: it must not be left behind with a key that nobody knows any more.
+                refuse_failed(self.cluster, self.reach, self.product).await?;
+            } else if matches!(&before, Ok(pools) if is_done(step, pools, old, new)) {
                 return Ok(());
             }
             // Where members do not tell what they encrypt with, this answer is the only witness of that step.
             let sent = self.send(step, old, new).await;
-            let witness = sent.is_ok() && step == Step::Use && matches!(&before, Ok(pools) if is_blind(pools));
+            let witness =
+                !short && sent.is_ok() && step == Step::Use && matches!(&before, Ok(pools) if is_blind(pools));
             if witness {
                 return Ok(());
             }
             if Instant::now() >= end {
                 return Err(self.too_late(step, before, sent, old, new));
             }
-            if sent.is_err() {
+            if short || sent.is_err() {
                 tokio::time::sleep(STEP).await;
             }
         }
+    }
+
+    /// Whether a pool has fewer members than the description; more may be of other datacenters, or undescribed.
+    fn is_short(&self, pools: &[Pool]) -> bool {
+        let servers = self.cluster.servers(self.product).count();
+        let all = if self.product == Product::Consul { self.cluster.nodes.len() } else { servers };
+        pools.iter().any(|pool| pool.num_nodes < if pool.wan { servers } else { all })
     }
 
     fn too_late(
@@ -252,7 +278,7 @@ mod tests {
 
     fn pool(keys: &[(&str, usize)], primary: Option<&[(&str, usize)]>) -> Pool {
         let map = |keys: &[(&str, usize)]| keys.iter().map(|(key, count)| ((*key).to_owned(), *count)).collect();
-        Pool { keys: map(keys), primary_keys: primary.map(map), num_nodes: 3 }
+        Pool { keys: map(keys), primary_keys: primary.map(map), num_nodes: 3, wan: false }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use futures_util::FutureExt as _;
-use futures_util::future::select_ok;
+use futures_util::future::{join_all, select_ok};
 use rustls::ClientConfig;
 use serde::de::DeserializeOwned;
 
@@ -67,5 +67,32 @@ impl Reach {
         anyhow::ensure!(!questions.is_empty(), "the cluster has no {product} server");
         let (answer, _) = select_ok(questions).await?;
         Ok(answer)
+    }
+
+    /// The good answers of all servers, asked at once, in their order: what one has not heard of yet another may know.
+    ///
+    /// # Errors
+    /// The last error, if no server answers well.
+    pub async fn every_server<'c, T: DeserializeOwned>(
+        &self,
+        cluster: &'c Cluster,
+        product: Product,
+        path: &str,
+    ) -> anyhow::Result<Vec<(&'c Node, T)>> {
+        let questions = cluster.servers(product).map(|node| {
+            let api = self.api(node, product);
+            async move { Ok::<_, ApiError>((node, api.get(path, LIMIT).await?.json::<T>()?)) }
+        });
+        let (mut good, mut last) = (Vec::new(), None);
+        for answer in join_all(questions).await {
+            match answer {
+                Ok(answer) => good.push(answer),
+                Err(error) => last = Some(error),
+            }
+        }
+        match last {
+            Some(error) if good.is_empty() => Err(error.into()),
+            _ => Ok(good),
+        }
     }
 }
