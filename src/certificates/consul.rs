@@ -4,10 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
-use serde::Deserialize;
 use tokio::time::sleep;
 
 use super::{BACKOFF, ENTRIES_MAX, PAUSE_MIN, Pems, Shelf, SourceError, Told};
@@ -133,18 +130,11 @@ fn connection(keys: &ConsulKeys, token: &TokenPlace, consul: Option<&ConsulConfi
     config
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Entry {
-    key: String,
-    value: Option<String>,
-}
-
 /// The keys below `path`, named from there; or that key alone. A read by prefix also finds keys that merely begin so.
 fn decode(body: &[u8], path: &str) -> Result<Pems, String> {
-    let entries: Vec<Entry> = serde_json::from_slice(body).map_err(|error| format!("not understood: {error}"))?;
+    let entries = keys::values(body).map_err(|error| format!("not understood: {error}"))?;
     let mut pems = Pems::new();
-    for Entry { key, value } in entries {
+    for (key, value) in entries {
         let name = match key.strip_prefix(path) {
             Some("") => path.rsplit('/').next().unwrap_or(path),
             Some(rest) if rest.starts_with('/') => rest.trim_start_matches('/'),
@@ -154,8 +144,7 @@ fn decode(body: &[u8], path: &str) -> Result<Pems, String> {
         if name.is_empty() || name.ends_with('/') {
             continue;
         }
-        let text = value.unwrap_or_default();
-        let text = BASE64_STANDARD.decode(text).map(Bytes::from).map_err(|error| format!("not base64: {error}"));
+        let text = value.map(Bytes::from).map_err(|error| format!("not base64: {error}"));
         pems.insert(PathBuf::from(name), text);
     }
     if pems.len() > ENTRIES_MAX {

@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-/// A token, or a URL that may hold one. Its debug form hides it.
-#[derive(Clone, PartialEq, Eq)]
+/// A token or key, or a URL that may hold one. Its debug form hides it.
+#[derive(Clone, PartialEq, Eq, Default)]
 pub struct Secret(String);
 
 impl Secret {
@@ -13,7 +13,7 @@ impl Secret {
         Self(text.into())
     }
 
-    /// The text, for whoever has to send it.
+    /// The text itself, for whoever has to send it or write it into a file of its own.
     #[must_use]
     pub fn reveal(&self) -> &str {
         &self.0

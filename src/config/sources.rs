@@ -285,10 +285,7 @@ fn source(reader: &mut Reader<'_>, consul: bool) -> CertificateSource {
         Some("vault") => CertificateSource::Vault {
             kv_path: vault_path(reader, "kv_path", "write where the entries are, like \"secret/lb/certs\"")
                 .unwrap_or_default(),
-            client_ca_kv_path: reader
-                .has("client_ca_kv_path")
-                .then(|| vault_path(reader, "client_ca_kv_path", ""))
-                .flatten(),
+            client_ca_kv_path: vault_client_ca(reader),
             refresh: reader.time("refresh"),
             token: token(reader),
         },
@@ -297,10 +294,7 @@ fn source(reader: &mut Reader<'_>, consul: bool) -> CertificateSource {
                 .unwrap_or_default(),
             names: names(reader),
             renew_before: reader.time("renew_before"),
-            client_ca_kv_path: reader
-                .has("client_ca_kv_path")
-                .then(|| vault_path(reader, "client_ca_kv_path", ""))
-                .flatten(),
+            client_ca_kv_path: vault_client_ca(reader),
             refresh: reader.time("refresh"),
             token: token(reader),
         },
@@ -376,6 +370,11 @@ fn keys_at(text: &str) -> Option<ConsulKeys> {
         None => None,
     };
     Some(ConsulKeys::At { address: format!("{}://{authority}", uri.scheme_str()?), path, token })
+}
+
+fn vault_client_ca(reader: &mut Reader<'_>) -> Option<String> {
+    let key = "client_ca_kv_path";
+    reader.has(key).then(|| vault_path(reader, key, "")).flatten()
 }
 
 fn vault_path(reader: &mut Reader<'_>, key: &str, advice: &str) -> Option<String> {

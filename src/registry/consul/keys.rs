@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use base64::{DecodeError, Engine as _};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 
@@ -42,15 +42,26 @@ pub fn path(prefix: &str) -> String {
     format!("{}?recurse", of(prefix))
 }
 
-/// Reads the answer: all keys, in the order of their names.
-pub(super) fn decode(body: &[u8]) -> Result<Vec<Entry>, serde_json::Error> {
+/// A key, and the bytes of its value, or why they cannot be read.
+pub type KeyValue = (String, Result<Vec<u8>, DecodeError>);
+
+/// Reads an answer: all keys, as they come.
+///
+/// # Errors
+/// What is no list of keys.
+pub fn values(body: &[u8]) -> Result<Vec<KeyValue>, serde_json::Error> {
     let wire: Vec<Wire> = serde_json::from_slice(body)?;
-    let entry = |Wire { key, value }| {
-        let bytes = BASE64_STANDARD.decode(value.unwrap_or_default());
+    let value = |Wire { key, value }| (key, BASE64_STANDARD.decode(value.unwrap_or_default()));
+    Ok(wire.into_iter().map(value).collect())
+}
+
+/// Reads an answer as text: all keys, in the order of their names.
+pub(super) fn decode(body: &[u8]) -> Result<Vec<Entry>, serde_json::Error> {
+    let entry = |(key, bytes): KeyValue| {
         let bytes = bytes.map_err(|error| serde::de::Error::custom(format!("the value of {key}: {error}")))?;
         Ok(Entry { key, text: String::from_utf8_lossy(&bytes).trim().to_owned() })
     };
-    let mut entries = wire.into_iter().map(entry).collect::<Result<Vec<_>, serde_json::Error>>()?;
+    let mut entries = values(body)?.into_iter().map(entry).collect::<Result<Vec<_>, serde_json::Error>>()?;
     entries.sort_by(|a, b| a.key.cmp(&b.key));
     Ok(entries)
 }
