@@ -27,9 +27,10 @@ pub struct UploadProgress {
 }
 
 /// The body of a request on its way to the upstream.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub enum RequestBody {
     /// None: can be made again at will, which is what makes a retry possible.
+    #[default]
     Empty,
     /// The client's.
     Incoming {

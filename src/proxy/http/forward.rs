@@ -63,36 +63,39 @@ pub struct Answer {
     pub took: Duration,
 }
 
+/// An error of whichever way the attempt was made.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
 /// Why an attempt failed.
 #[derive(Debug, thiserror::Error)]
-pub enum AttemptError {
+pub enum AttemptError<B = RequestBody> {
     /// No connection: nothing was sent.
     #[error("{source}")]
     Connect {
         /// Why.
         source: ConnectError,
         /// The request's body, untouched.
-        body: RequestBody,
+        body: B,
     },
     /// The connection ended before any byte of an answer, or of one that had a head only.
     #[error("connection closed before an answer: {source}")]
     Closed {
-        /// What hyper says.
-        source: hyper::Error,
+        /// What ended it.
+        source: BoxError,
         /// It had served requests before: the instance may be well.
         reused: bool,
         /// The request's body, if it was provably not sent.
-        unsent: Option<RequestBody>,
+        unsent: Option<B>,
     },
     /// The answer was not HTTP, or broke off inside its head.
     #[error("not an answer: {0}")]
-    Protocol(hyper::Error),
+    Protocol(BoxError),
     /// The request cannot be expressed towards this upstream.
     #[error("cannot build the upstream request: {0}")]
     Request(String),
 }
 
-impl AttemptError {
+impl<B> AttemptError<B> {
     /// Reason for the retry metric.
     #[must_use]
     pub fn retry_reason(&self) -> RetryReason {
@@ -164,7 +167,8 @@ pub async fn attempt(
                 let took = sent.elapsed();
                 let first = if may_repeat { first_of_body(&mut response).await } else { Ok(None) };
                 // Nothing of it was passed on yet, so it can still be had elsewhere.
-                let first = first.map_err(|source| AttemptError::Closed { source, reused, unsent: None })?;
+                let first =
+                    first.map_err(|source| AttemptError::Closed { source: source.into(), reused, unsent: None })?;
                 return Ok(Answer { response, first, lease, in_flight, took });
             }
             // A pooled connection that had ended unseen took nothing: the next one, or a fresh one, gets it.
@@ -226,9 +230,9 @@ async fn send(
 
 fn classify(unsent: Option<Request<RequestBody>>, source: hyper::Error) -> AttemptError {
     if source.is_parse() || source.is_parse_too_large() {
-        return AttemptError::Protocol(source);
+        return AttemptError::Protocol(source.into());
     }
-    AttemptError::Closed { source, reused: false, unsent: unsent.map(Request::into_body) }
+    AttemptError::Closed { source: source.into(), reused: false, unsent: unsent.map(Request::into_body) }
 }
 
 fn build(

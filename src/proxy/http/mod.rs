@@ -1,5 +1,6 @@
 //! HTTP on a worker: from a client's connection to an instance and back.
 
+pub mod ask;
 pub mod body;
 pub mod client_io;
 pub mod connection;

@@ -1,0 +1,431 @@
+//! To whom a request is sent: to one instance, and to others while there is no answer.
+//!
+//! When another instance is asked:
+//! - the connection could not be made: always, nothing was sent;
+//! - it ended before any byte of an answer: if the request was provably not sent, or is idempotent and has no body; of
+//!   the latter also when it ended between the head of an answer and its body, if the head told that body's length;
+//! - no first byte within `proxy.try_timeout`: idempotent requests without body are asked elsewhere *too*, and the
+//!   first answer wins; a slow instance that answers after all loses nothing, and a hung one costs nobody a request.
+//!
+//! All but the first kind draw on the retry budget, and are refused when it is spent (but for the one retry that follows
+//! a pooled connection found closed); none happens after anything of an answer was passed on.
+//!
+//! How an attempt is made is left to [`Attempts`].
+
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use futures_util::future::LocalBoxFuture;
+use http::Version;
+use smallvec::SmallVec;
+use tokio::time::Instant;
+
+use super::body::UploadProgress;
+use super::connection::Downstream;
+use super::forward::AttemptError;
+use super::record::Finish;
+use crate::metrics::service::RetryReason;
+use crate::proxy::connect::ConnectError;
+use crate::proxy::error::ProxyError;
+use crate::proxy::settings::Settings;
+use crate::proxy::worker::{Worker, ms};
+use crate::table::balancer::PickContext;
+use crate::table::{Route, Target};
+
+/// Turns of the event loop that a final answer waits for interim ones to be written.
+const INTERIM_TURNS_MAX: usize = 16;
+
+/// Keys of targets that need not be asked again.
+type Tried = SmallVec<[u64; 4]>;
+
+/// What an attempt makes of the request, and comes back with.
+pub type Attempted<A, B> = Result<A, AttemptError<B>>;
+
+/// How one instance is asked.
+pub trait Attempts<'a> {
+    /// The request's body. Its default is what may be sent again, as often as wanted.
+    type Body: Default;
+    /// The head of an answer, and what comes with it.
+    type Answer;
+
+    /// Sends the request to `target` and waits for the head of the answer, with no deadline but that of the connect.
+    /// Dropping the future leaves nothing behind.
+    fn attempt(
+        &self,
+        target: &'a Target,
+        body: Self::Body,
+        fresh_only: bool,
+    ) -> LocalBoxFuture<'a, Attempted<Self::Answer, Self::Body>>;
+
+    /// Whether the options of `target` let the request pass as those of the first one did.
+    fn may_have(&self, target: &Target) -> bool;
+
+    /// From the moment a connection was there to the head of the answer.
+    fn took(answer: &Self::Answer) -> Duration;
+}
+
+/// An attempt that is out.
+pub struct Running<'a, A: Attempts<'a>> {
+    /// Who is asked.
+    pub target: &'a Target,
+    /// Since when.
+    pub started: Instant,
+    /// What comes of it.
+    pub future: LocalBoxFuture<'a, Attempted<A::Answer, A::Body>>,
+}
+
+/// Where the asking begins.
+pub enum First<'a, A: Attempts<'a>> {
+    /// Nobody was asked yet.
+    New(&'a Target, A::Body),
+    /// The first one is being asked.
+    Asked(Running<'a, A>),
+    /// The first one was asked in vain.
+    Failed(&'a Target, AttemptError<A::Body>),
+}
+
+/// One request and what it meets, while it looks for an answer.
+#[derive(Clone, Copy)]
+pub struct Asking<'a> {
+    /// This worker.
+    pub worker: &'a Rc<Worker>,
+    /// The client's connection.
+    pub downstream: &'a Rc<Downstream>,
+    /// Its limits.
+    pub settings: &'a Settings,
+    /// Where it may go.
+    pub route: &'a Arc<Route>,
+    /// For routes that go by a hash.
+    pub hash: u64,
+    /// The version that the client speaks.
+    pub version: Version,
+    /// Idempotent and without a body: a second one does no harm.
+    pub repeatable: bool,
+}
+
+impl<'a> Asking<'a> {
+    /// A target for the request that is none of `tried`.
+    #[must_use]
+    pub fn pick(&self, tried: &[u64]) -> Option<&'a Target> {
+        let context = PickContext {
+            now_ms: self.worker.clock.now_ms(),
+            tried,
+            hash: self.hash,
+            slow_start_ms: self.settings.health.slow_start_ms,
+        };
+        self.worker.picker.borrow_mut().pick(self.route, context)
+    }
+
+    /// Asks the first, and others as the rules above allow, until there is the head of an answer.
+    ///
+    /// # Errors
+    /// The last failure when no more may be asked, or time is up.
+    pub async fn ask<A: Attempts<'a>>(
+        &self,
+        attempts: &A,
+        first: First<'a, A>,
+        mut deadlines: Deadlines,
+        upload: &UploadProgress,
+        finish: &mut Finish,
+    ) -> Result<(&'a Target, A::Answer), ProxyError> {
+        let mut state = State::new(self.settings.proxy.retry_attempts.max(1));
+        let mut begun = None;
+        let first = match first {
+            First::New(target, body) => {
+                begun = Some((target, body));
+                target
+            }
+            First::Asked(running) => {
+                let target = running.target;
+                state.left -= 1;
+                state.running.push(running);
+                target
+            }
+            First::Failed(target, error) => {
+                state.left -= 1;
+                begun = Some(
+                    self.after_failure(attempts, &mut state, target, target, error)?.ok_or(ProxyError::NoInstance)?,
+                );
+                target
+            }
+        };
+        let sleep = tokio::time::sleep_until(deadlines.next());
+        tokio::pin!(sleep);
+        loop {
+            if let Some((target, body)) = begun.take() {
+                state.left -= 1;
+                let running = self.start(attempts, target, body, state.fresh_only, finish);
+                state.running.push(running);
+            }
+            tokio::select! {
+                biased;
+                (at, outcome) = first_done(&mut state.running) => {
+                    let ended = state.running.swap_remove(at);
+                    match outcome {
+                        Ok(answer) => {
+                            self.judge(&ended, &state.running, A::took(&answer));
+                            self.interim_first().await;
+                            return Ok((ended.target, answer));
+                        }
+                        Err(_) if upload.broken.get() => return Err(ProxyError::ClientClosed),
+                        Err(error) => begun = self.after_failure(attempts, &mut state, first, ended.target, error)?,
+                    }
+                }
+                () = self.downstream.interim.arrived() => {
+                    self.downstream.watch.send_interim(&self.downstream.interim.take());
+                }
+                () = sleep.as_mut() => {
+                    let now = Instant::now();
+                    if deadlines.try_passed(now) {
+                        self.ask_another_too(attempts, &mut state, first, finish);
+                    }
+                    // In HTTP/1 the connection's watchdog sees to that; here other streams may be well.
+                    if self.version == Version::HTTP_2
+                        && deadlines.client_stalled(now, upload, self.worker.clock.now_ms())
+                    {
+                        return Err(ProxyError::ClientStalled);
+                    }
+                    if deadlines.response_passed(now, upload, self.worker.clock.now_ms()) {
+                        for attempt in &state.running {
+                            self.blame(attempt.target, true);
+                        }
+                        return Err(ProxyError::ResponseTimeout);
+                    }
+                    sleep.as_mut().reset(deadlines.next());
+                }
+            }
+        }
+    }
+
+    /// What comes after the failure of one attempt: another, the wait for those that are out (none), or the end.
+    fn after_failure<A: Attempts<'a>>(
+        &self,
+        attempts: &A,
+        state: &mut State<'a, A>,
+        first: &'a Target,
+        failed: &'a Target,
+        error: AttemptError<A::Body>,
+    ) -> Result<Option<(&'a Target, A::Body)>, ProxyError> {
+        self.blame(failed, error.blames_instance());
+        if error.blames_instance() {
+            state.tried.push(failed.state.key);
+        }
+        // At most once, because the next connection is a fresh one: no flood that the budget would have to stop, but
+        // what a server does that closes idle connections just then.
+        let stale = !state.fresh_only && matches!(error, AttemptError::Closed { reused: true, .. });
+        state.fresh_only |= stale;
+        let reason = error.retry_reason();
+        let (proxy_error, again) = settle(error, self.repeatable);
+        if !state.running.is_empty() {
+            // Another attempt is still out; its answer is as good.
+            return Ok(None);
+        }
+        let Some(again) = again else { return Err(proxy_error) };
+        if state.left == 0 || !(self.may_retry(reason) || stale) {
+            return Err(proxy_error);
+        }
+        let Some(target) = self.pick_another(attempts, first, &mut state.tried) else { return Err(proxy_error) };
+        target.service.record_retry(reason);
+        Ok(Some((target, again)))
+    }
+
+    /// The try took too long: another instance is asked beside it.
+    fn ask_another_too<A: Attempts<'a>>(
+        &self,
+        attempts: &A,
+        state: &mut State<'a, A>,
+        first: &'a Target,
+        finish: &mut Finish,
+    ) {
+        let mut asked = state.tried.clone();
+        asked.extend(state.running.iter().map(|attempt| attempt.target.state.key));
+        if state.left > 0
+            && let Some(target) = self.pick_another(attempts, first, &mut asked)
+            && self.may_retry(RetryReason::Timeout)
+        {
+            state.left -= 1;
+            target.service.record_retry(RetryReason::Timeout);
+            let running = self.start(attempts, target, A::Body::default(), false, finish);
+            state.running.push(running);
+        }
+    }
+
+    /// A target to try after `first`: one whose own options let the request pass, as those of `first` did.
+    fn pick_another<A: Attempts<'a>>(&self, attempts: &A, first: &Target, tried: &mut Tried) -> Option<&'a Target> {
+        loop {
+            let target = self.pick(tried)?;
+            if Arc::ptr_eq(&target.options, &first.options) || attempts.may_have(target) {
+                return Some(target);
+            }
+            tried.push(target.state.key);
+        }
+    }
+
+    /// Interim answers have to be written before the final one is handed over; each turn gives the connection the
+    /// chance to. A client that does not take them in time gets them cut short to none, or whole, never mixed.
+    async fn interim_first(&self) {
+        let mut written = self.downstream.watch.send_interim(&self.downstream.interim.take());
+        for _ in 0..INTERIM_TURNS_MAX {
+            if written {
+                return;
+            }
+            tokio::task::yield_now().await;
+            written = self.downstream.watch.send_interim(&[]);
+        }
+    }
+
+    fn start<A: Attempts<'a>>(
+        &self,
+        attempts: &A,
+        target: &'a Target,
+        body: A::Body,
+        fresh_only: bool,
+        finish: &mut Finish,
+    ) -> Running<'a, A> {
+        finish.tries(target);
+        Running { target, started: Instant::now(), future: attempts.attempt(target, body, fresh_only) }
+    }
+
+    fn may_retry(&self, reason: RetryReason) -> bool {
+        reason == RetryReason::Connect || self.worker.budget.borrow_mut().try_retry(self.worker.clock.now_ms())
+    }
+
+    /// Notes who answered, and who had a head start and did not.
+    fn judge<A: Attempts<'a>>(&self, winner: &Running<'a, A>, losers: &[Running<'a, A>], took: Duration) {
+        self.answered(winner.target, took);
+        for loser in losers.iter().filter(|loser| loser.started < winner.started) {
+            self.blame(loser.target, true);
+        }
+    }
+
+    /// Notes that `target` answered.
+    pub fn answered(&self, target: &Target, took: Duration) {
+        let latency_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        target.state.record_success(self.worker.clock.now_ms(), latency_us);
+    }
+
+    fn blame(&self, target: &Target, guilty: bool) {
+        if guilty {
+            self.worker.note_failure(self.route, target);
+        }
+    }
+}
+
+/// What happened so far.
+struct State<'a, A: Attempts<'a>> {
+    running: SmallVec<[Running<'a, A>; 2]>,
+    tried: Tried,
+    fresh_only: bool,
+    left: u32,
+}
+
+impl<'a, A: Attempts<'a>> State<'a, A> {
+    fn new(left: u32) -> Self {
+        Self { running: SmallVec::new(), tried: Tried::new(), fresh_only: false, left }
+    }
+}
+
+/// Waits for the first attempt that ends, whichever. Cancel safe.
+async fn first_done<'a, A: Attempts<'a>>(running: &mut [Running<'a, A>]) -> (usize, Attempted<A::Answer, A::Body>) {
+    std::future::poll_fn(|cx| {
+        for (at, attempt) in running.iter_mut().enumerate() {
+            if let Poll::Ready(outcome) = Pin::new(&mut attempt.future).poll(cx) {
+                return Poll::Ready((at, outcome));
+            }
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+/// Longer than a process lives.
+const NEVER: Duration = Duration::from_secs(30 * 365 * 86_400);
+
+/// When something has to happen although nothing does.
+#[derive(Debug)]
+pub struct Deadlines {
+    started: Instant,
+    try_every: Option<Duration>,
+    next_try: Option<Instant>,
+    response: Instant,
+    response_timeout_ms: u64,
+    body_timeout: Duration,
+}
+
+impl Deadlines {
+    /// gRPC has no limit here: calls bring their own (`grpc-timeout`) and end their stream when it passes, and a server
+    /// that streams may have nothing to say, not even a head, for hours. A dead one is found by HTTP/2's pings.
+    #[must_use]
+    pub fn new(settings: &Settings, body_timeout: Duration, hedge: bool, grpc: bool) -> Self {
+        let now = Instant::now();
+        let limit = settings.proxy.try_timeout;
+        let try_every = (hedge && !limit.is_zero()).then_some(limit);
+        let response_timeout = if grpc { NEVER } else { settings.proxy.response_timeout };
+        Self {
+            started: now,
+            try_every,
+            next_try: try_every.map(|limit| now + limit),
+            response: now + response_timeout,
+            response_timeout_ms: ms(response_timeout),
+            body_timeout,
+        }
+    }
+
+    /// When to look next.
+    #[must_use]
+    pub fn next(&self) -> Instant {
+        self.next_try.map_or(self.response, |at| at.min(self.response))
+    }
+
+    fn try_passed(&mut self, now: Instant) -> bool {
+        let passed = self.next_try.is_some_and(|at| at <= now);
+        if passed {
+            self.next_try = self.try_every.map(|limit| now + limit);
+        }
+        passed
+    }
+
+    /// Whether the client has paused in the middle of its upload for longer than it may.
+    fn client_stalled(&self, now: Instant, upload: &UploadProgress, now_ms: u64) -> bool {
+        let quiet = match upload.last_ms.get() {
+            0 => now.saturating_duration_since(self.started),
+            last_ms => Duration::from_millis(now_ms.saturating_sub(last_ms)),
+        };
+        !upload.done.get() && upload.waits_for_client.get() && quiet >= self.body_timeout
+    }
+
+    /// The time for an answer counts from the last byte of the upload that the upstream took: whoever still sends is
+    /// not waiting yet (a client that stalls is ended by `proxy.body_timeout`, on its own connection).
+    fn response_passed(&mut self, now: Instant, upload: &UploadProgress, now_ms: u64) -> bool {
+        if self.response > now {
+            return false;
+        }
+        if !upload.done.get() && upload.waits_for_client.get() {
+            self.response = now + self.body_timeout.min(Duration::from_millis(self.response_timeout_ms));
+            return false;
+        }
+        let waited_ms = now_ms.saturating_sub(upload.last_ms.get());
+        if upload.last_ms.get() > 0 && waited_ms < self.response_timeout_ms {
+            self.response = now + Duration::from_millis(self.response_timeout_ms - waited_ms);
+            return false;
+        }
+        true
+    }
+}
+
+/// What a failed attempt means for the request: the error if nothing better comes, and the body to try again with.
+fn settle<B: Default>(error: AttemptError<B>, repeatable: bool) -> (ProxyError, Option<B>) {
+    match error {
+        AttemptError::Connect { source: ConnectError::Timeout(_), body } => (ProxyError::ConnectTimeout, Some(body)),
+        AttemptError::Connect { source, body } => (ProxyError::Connect(source.to_string()), Some(body)),
+        AttemptError::Closed { source, unsent, .. } => {
+            let again = unsent.or_else(|| repeatable.then(B::default));
+            (ProxyError::Upstream(source.to_string()), again)
+        }
+        AttemptError::Protocol(source) => (ProxyError::Upstream(source.to_string()), repeatable.then(B::default)),
+        AttemptError::Request(reason) => (ProxyError::Upstream(reason), None),
+    }
+}
