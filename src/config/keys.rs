@@ -972,6 +972,12 @@ const PROXY: &[Key] = &[
         "4s",
         "How long an idle connection to an instance is kept: below the 5s after which many applications close it.",
     ),
+    key(
+        "direct",
+        Kind::Bool,
+        "true",
+        "Carry usual HTTP/1.1 requests byte by byte, at half the price; false leaves all to the HTTP library.",
+    ),
     key("upstream_max_idle", Kind::Count(0, 1_000_000), "256", "Most idle connections per instance and worker."),
     key("keepalive", Kind::Time(0, DAY), "15s", "TCP keep-alive of connections to instances. 0s: the system's."),
     key(

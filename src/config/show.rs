@@ -335,6 +335,7 @@ fn proxy(config: &ProxyConfig) -> Value {
         "response_timeout": time(config.response_timeout),
         "try_timeout": time(config.try_timeout),
         "upstream_idle_timeout": time(config.upstream_idle_timeout),
+        "direct": config.direct,
         "upstream_max_idle": config.upstream_max_idle,
         "keepalive": time(config.keepalive),
         "tcp_idle_timeout": time(config.tcp_idle_timeout),

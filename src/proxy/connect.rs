@@ -112,6 +112,44 @@ async fn dial(target: &Target, settings: &Settings) -> Result<UpstreamStream, Co
     Ok(UpstreamStream::Tls(Box::new(stream)))
 }
 
+impl UpstreamStream {
+    /// Waits until the socket below can be read, without reading. What TLS has decrypted already does not count: read
+    /// until that is pending first.
+    ///
+    /// # Errors
+    /// Those of the runtime.
+    pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.socket().poll_read_ready(cx)
+    }
+
+    /// The socket below.
+    #[must_use]
+    pub fn socket(&self) -> &TcpStream {
+        match self {
+            Self::Plain(stream) => stream,
+            Self::Tls(stream) => stream.get_ref().0,
+        }
+    }
+
+    /// Whether an idle connection has nothing to say. Anything else is its end, or nothing that anybody asked for.
+    ///
+    /// `surely` costs a system call and sees what the event loop has not seen yet.
+    #[must_use]
+    pub fn is_quiet(&self, surely: bool) -> bool {
+        let socket = self.socket();
+        let nothing =
+            |result: io::Result<usize>| matches!(result, Err(error) if error.kind() == io::ErrorKind::WouldBlock);
+        if surely {
+            return nothing(SockRef::from(socket).peek(&mut [std::mem::MaybeUninit::uninit()]));
+        }
+        if self.poll_readable(&mut Context::from_waker(std::task::Waker::noop())).is_pending() {
+            return true;
+        }
+        // Readiness may be stale; an attempt tells.
+        nothing(socket.try_read(&mut [0]))
+    }
+}
+
 impl AsyncRead for UpstreamStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {

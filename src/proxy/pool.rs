@@ -78,6 +78,8 @@ pub struct UpstreamPool {
 struct Slot {
     target: Arc<TargetState>,
     idle: Vec<Idle>,
+    /// HTTP/1.1 connections that hyper does not drive.
+    direct: Vec<IdleDirect>,
     shared: Vec<SharedH2>,
     /// One dial at a time for HTTP/2: a burst of streams must not open a connection each.
     dialing: Rc<tokio::sync::Mutex<()>>,
@@ -86,6 +88,12 @@ struct Slot {
 #[derive(Debug)]
 struct Idle {
     sender: http1::SendRequest<RequestBody>,
+    since_ms: u64,
+}
+
+#[derive(Debug)]
+struct IdleDirect {
+    stream: UpstreamStream,
     since_ms: u64,
 }
 
@@ -212,6 +220,48 @@ impl UpstreamPool {
         }
     }
 
+    /// The warmest idle HTTP/1.1 connection for bytes of our own; `surely`: see [`UpstreamStream::is_quiet`].
+    pub fn checkout_direct(
+        &self,
+        key: &PoolKey,
+        now_ms: u64,
+        idle_max_ms: u64,
+        surely: bool,
+    ) -> Option<UpstreamStream> {
+        let mut instances = self.instances.borrow_mut();
+        let slot = instances.get_mut(key)?;
+        while let Some(idle) = slot.direct.pop() {
+            if now_ms.saturating_sub(idle.since_ms) >= idle_max_ms {
+                // All below are older.
+                slot.direct.clear();
+                return None;
+            }
+            if idle.stream.is_quiet(surely) {
+                return Some(idle.stream);
+            }
+        }
+        None
+    }
+
+    /// Keeps such a connection, whose last answer was read to its end.
+    pub fn give_back_direct(
+        &self,
+        key: PoolKey,
+        target: &Arc<TargetState>,
+        stream: UpstreamStream,
+        now_ms: u64,
+        idle_max: usize,
+    ) {
+        if target.retired.load(Relaxed) {
+            return;
+        }
+        let mut instances = self.instances.borrow_mut();
+        let slot = instances.entry(key).or_insert_with(|| Slot::new(target));
+        if slot.direct.len() < idle_max {
+            slot.direct.push(IdleDirect { stream, since_ms: now_ms });
+        }
+    }
+
     /// Drops connections that idled too long, were closed by the other side, or lead to instances that left the
     /// table. Run about once a second.
     pub fn sweep(&self, now_ms: u64, idle_max_ms: u64) {
@@ -220,12 +270,18 @@ impl UpstreamPool {
             slot.idle.retain(|idle| {
                 !retired && !idle.sender.is_closed() && now_ms.saturating_sub(idle.since_ms) < idle_max_ms
             });
+            slot.direct.retain(|idle| {
+                !retired && now_ms.saturating_sub(idle.since_ms) < idle_max_ms && idle.stream.is_quiet(false)
+            });
             slot.shared.retain(|shared| {
                 let idle = shared.streams.get() == 0
                     && (retired || now_ms.saturating_sub(shared.last_used_ms.get()) >= idle_max_ms);
                 !shared.sender.is_closed() && !idle
             });
-            !slot.idle.is_empty() || !slot.shared.is_empty() || Rc::strong_count(&slot.dialing) > 1
+            !slot.idle.is_empty()
+                || !slot.direct.is_empty()
+                || !slot.shared.is_empty()
+                || Rc::strong_count(&slot.dialing) > 1
         });
     }
 
@@ -236,7 +292,13 @@ impl UpstreamPool {
 
 impl Slot {
     fn new(target: &Arc<TargetState>) -> Self {
-        Self { target: Arc::clone(target), idle: Vec::new(), shared: Vec::new(), dialing: Rc::default() }
+        Self {
+            target: Arc::clone(target),
+            idle: Vec::new(),
+            direct: Vec::new(),
+            shared: Vec::new(),
+            dialing: Rc::default(),
+        }
     }
 
     /// A stream on the least used HTTP/2 connection with fewer than `most` streams.

@@ -22,6 +22,7 @@ use tokio::task::JoinSet;
 
 use super::budget::RetryBudget;
 use super::drain::{LocalPhase, Phase, PhaseReceiver};
+use super::http::direct::Shelf;
 use super::listener::{Listener, accept_loop};
 use super::pool::UpstreamPool;
 use super::settings::{Settings, SettingsReader, SharedSettings};
@@ -64,6 +65,8 @@ pub struct Worker {
     pub budget: RefCell<RetryBudget>,
     /// Buffers for byte tunnels.
     pub buffers: BufferPool,
+    /// What its direct HTTP/1 exchanges share.
+    pub direct: Shelf,
     /// Open byte tunnels.
     pub tunnels: Rc<Tunnels>,
     /// The process clock.
@@ -103,6 +106,7 @@ impl Worker {
             pool: UpstreamPool::default(),
             budget: RefCell::new(RetryBudget::new(proxy.retry_budget_percent, proxy.retry_budget_min)),
             buffers: BufferPool::default(),
+            direct: Shelf::default(),
             tunnels: Rc::default(),
             clock: context.clock,
             access: context.access.clone(),

@@ -131,6 +131,28 @@ impl ClientIo {
     }
 }
 
+/// A client's stream, in clear or inside TLS.
+pub trait ClientStream: AsyncRead + AsyncWrite + Unpin {
+    /// Waits until there may be something to read, without reading. What TLS has decrypted already does not count: read
+    /// until that is pending first.
+    ///
+    /// # Errors
+    /// Those of the runtime.
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+}
+
+impl ClientStream for ClientIo {
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.peeked().is_empty() { self.stream.poll_read_ready(cx) } else { Poll::Ready(Ok(())) }
+    }
+}
+
+impl ClientStream for tokio_rustls::server::TlsStream<ClientIo> {
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.get_ref().0.poll_readable(cx)
+    }
+}
+
 impl Drop for ClientIo {
     fn drop(&mut self) {
         if self.activity.reset_at_end.get() {

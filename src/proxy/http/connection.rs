@@ -7,7 +7,7 @@
 //! Beside the protocol run the drain signal and a watchdog for clients that do not do their part: that send a head
 //! too slowly, idle too long, stop in a body, or do not read.
 
-use std::cell::{Cell, OnceCell};
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::future::poll_fn;
 use std::io;
@@ -26,7 +26,8 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::body::ResponseBody;
-use super::client_io::{Activity, ClientIo};
+use super::client_io::{Activity, ClientIo, ClientStream};
+use super::direct;
 use super::exchange::exchange;
 use super::guarded_io::{ExchangeMark, GuardHandle, GuardedIo};
 use super::headers::{ClientContext, TlsDetails};
@@ -54,7 +55,7 @@ const GONE_AFTER: Duration = Duration::from_secs(2);
 const LINGER: Duration = Duration::from_secs(2);
 /// Most bytes read and thrown away meanwhile.
 const LINGER_BYTES_MAX: usize = 64 << 20;
-const TOO_SLOW: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+pub(super) const TOO_SLOW: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 
 /// What all requests of a client connection share.
 pub struct Downstream {
@@ -86,7 +87,7 @@ impl std::fmt::Debug for Downstream {
 #[derive(Debug)]
 pub struct Watch {
     activity: Rc<Activity>,
-    guard: OnceCell<GuardHandle>,
+    guard: RefCell<Option<GuardHandle>>,
     exchanges: Cell<usize>,
     /// Requests that began, ever.
     begun: Cell<u64>,
@@ -97,7 +98,30 @@ impl Watch {
     pub fn begin(&self) -> Option<ExchangeMark> {
         self.exchanges.set(self.exchanges.get() + 1);
         self.begun.set(self.begun.get().wrapping_add(1));
-        self.guard.get().map(GuardHandle::exchange)
+        self.guard().as_ref().map(GuardHandle::exchange)
+    }
+
+    /// What is known of the bytes of the client, where they are HTTP/1.
+    #[must_use]
+    pub fn guard(&self) -> Option<GuardHandle> {
+        self.guard.borrow().clone()
+    }
+
+    /// From now on this one knows.
+    pub fn set_guard(&self, guard: GuardHandle) {
+        *self.guard.borrow_mut() = Some(guard);
+    }
+
+    /// When the client did what.
+    #[must_use]
+    pub fn activity(&self) -> &Activity {
+        &self.activity
+    }
+
+    /// Nothing is being answered.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.exchanges.get() == 0
     }
 
     /// A request ended.
@@ -115,7 +139,7 @@ impl Watch {
     ///
     /// Needs no waker of its own: the FIN is read by the task that polls this.
     async fn gone(&self) {
-        poll_fn(|_| match self.guard.get() {
+        poll_fn(|_| match &*self.guard.borrow() {
             Some(guard) if guard.has_ended() => Poll::Ready(()),
             _ => Poll::Pending,
         })
@@ -132,14 +156,14 @@ impl Watch {
 
     /// Hands interim answers to the client's stream; whether they are all written.
     pub fn send_interim(&self, heads: &[u8]) -> bool {
-        let Some(guard) = self.guard.get() else { return true };
+        let Some(guard) = self.guard() else { return true };
         guard.send_interim(heads);
         !guard.has_interim()
     }
 
     /// From now on the bytes of this connection are not HTTP.
     pub fn pass_through(&self) {
-        if let Some(guard) = self.guard.get() {
+        if let Some(guard) = self.guard() {
             guard.pass_through();
         }
     }
@@ -257,7 +281,7 @@ fn downstream(
         phase,
         scheme,
         tls_version,
-        watch: Watch { activity, guard: OnceCell::new(), exchanges: Cell::new(0), begun: Cell::new(0) },
+        watch: Watch { activity, guard: RefCell::default(), exchanges: Cell::new(0), begun: Cell::new(0) },
         interim: Arc::default(),
         tunnel: Cell::new(None),
     })
@@ -265,12 +289,17 @@ fn downstream(
 
 async fn drive<T>(worker: Rc<Worker>, settings: Arc<Settings>, downstream: Rc<Downstream>, io: T, h2: bool)
 where
-    T: AsyncRead + AsyncWrite + Unpin + 'static,
+    T: ClientStream + 'static,
 {
     if h2 {
-        drive_h2(worker, &settings, downstream, io).await;
-    } else {
-        drive_h1(worker, &settings, downstream, io).await;
+        // Boxed, as the other one: each connection has room for the largest of what it may become.
+        return Box::pin(drive_h2(worker, &settings, downstream, io)).await;
+    }
+    if !direct::may_drive(&downstream.listener, &settings) {
+        return Box::pin(drive_h1(worker, &settings, downstream, io)).await;
+    }
+    if let Some(left) = direct::drive(&worker, &settings, &downstream, io).await {
+        Box::pin(drive_h1(worker, &settings, downstream, left)).await;
     }
 }
 
@@ -279,7 +308,7 @@ where
     T: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     let (io, guard) = GuardedIo::new(io, Limits::new(&settings.proxy, false));
-    downstream.watch.guard.set(guard).ok();
+    downstream.watch.set_guard(guard);
     let service = {
         let (worker, downstream) = (Rc::clone(&worker), Rc::clone(&downstream));
         // Boxed: `poll_without_shutdown` below wants a future that may be moved.
@@ -311,7 +340,7 @@ where
             ended = poll_fn(|cx| connection.poll_without_shutdown(cx)) => {
                 if let Err(error) = ended {
                     tracing::trace!(%error, "client connection ended");
-                    if let Some(violation) = downstream.watch.guard.get().and_then(GuardHandle::violation) {
+                    if let Some(violation) = downstream.watch.guard().and_then(|guard| guard.violation()) {
                         refused(&worker, &downstream, ClientFault::Malformed, violation.status, &violation);
                     }
                     downstream.tunnel.take();
@@ -344,7 +373,13 @@ where
 }
 
 /// A request that never became one: counted with its listener, and logged as far as it is known.
-fn refused(worker: &Worker, downstream: &Downstream, fault: ClientFault, status: u16, reason: &dyn fmt::Display) {
+pub(super) fn refused(
+    worker: &Worker,
+    downstream: &Downstream,
+    fault: ClientFault,
+    status: u16,
+    reason: &dyn fmt::Display,
+) {
     let remote = downstream.client.ip();
     downstream.listener.client_fault(SocketAddr::new(remote, 0), fault, reason);
     worker.access.log(&AccessRecord {
@@ -390,7 +425,7 @@ impl Drop for LeaveNoTunnel<'_> {
 /// Last bytes, then the orderly end of the stream (for TLS: its closing alert). What the client still sends is read
 /// and thrown away for a while: closing a socket with unread bytes makes a RST, which can overtake the answer
 /// (RFC 9112 section 9.6).
-async fn farewell<T: AsyncRead + AsyncWrite + Unpin>(mut io: T, last: &[u8]) {
+pub(super) async fn farewell<T: AsyncRead + AsyncWrite + Unpin>(mut io: T, last: &[u8]) {
     let said = async {
         io.write_all(last).await?;
         io.shutdown().await?;
@@ -459,7 +494,7 @@ where
 
 /// What the watchdog found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Verdict {
+pub(super) enum Verdict {
     /// Nothing was asked for too long.
     Idle,
     /// A request's head did not come to its end.
@@ -471,7 +506,7 @@ enum Verdict {
 }
 
 /// Looks at the connection now and then; a verdict comes up to one look after its limit.
-async fn watchdog(worker: &Worker, limits: ClientLimits, watch: &Watch) -> Verdict {
+pub(super) async fn watchdog(worker: &Worker, limits: ClientLimits, watch: &Watch) -> Verdict {
     let shortest = limits.header.min(limits.idle).min(limits.body);
     let look_every = (shortest / 2).clamp(Duration::from_millis(10), Duration::from_secs(5));
     let mut head = HeadClock::new(worker.clock.now_ms());
@@ -486,7 +521,7 @@ async fn watchdog(worker: &Worker, limits: ClientLimits, watch: &Watch) -> Verdi
         if watch.activity.write_waits_since_ms().is_some_and(|since| passed(since, limits.body)) {
             return Verdict::Stalled;
         }
-        let Some(guard) = watch.guard.get() else {
+        let Some(guard) = watch.guard() else {
             // HTTP/2: pings are answered for ever and are no sign of use.
             if passed(quiet.since(now_ms, watch), limits.idle) {
                 return Verdict::Idle;

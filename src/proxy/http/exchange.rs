@@ -110,7 +110,7 @@ pub async fn exchange(
         downstream: &downstream,
         settings: &settings,
         route: &route,
-        hash: hash_of(&route.strategy, &downstream, &original, &path),
+        hash: hash_of(&route.strategy, &downstream, &original.headers, &path.decoded),
         version: original.version,
         repeatable,
     };
@@ -306,19 +306,20 @@ fn permits(access: &Access, downstream: &Downstream, headers: &HeaderMap) -> boo
             .all(|address| address == peer || access.permits(address))
 }
 
-fn hash_of(strategy: &Strategy, downstream: &Downstream, original: &Original, path: &NormalPath<'_>) -> u64 {
+/// The number by which routes with a hash strategy choose; 0 for others.
+pub(super) fn hash_of(strategy: &Strategy, downstream: &Downstream, headers: &HeaderMap, path: &str) -> u64 {
     use std::hash::{BuildHasher as _, Hash as _, Hasher as _};
     let Strategy::Hash(key) = strategy else { return 0 };
     // A fixed seed: all workers, and all instances of the balancer, agree.
     let mut hasher = foldhash::quality::FixedState::with_seed(0x6c62).build_hasher();
     match key {
         HashKey::Ip => downstream.client.ip().hash(&mut hasher),
-        HashKey::Path => path.decoded.hash(&mut hasher),
-        HashKey::Header(name) => match original.headers.get(&**name) {
+        HashKey::Path => path.hash(&mut hasher),
+        HashKey::Header(name) => match headers.get(&**name) {
             Some(value) => hasher.write(value.as_bytes()),
             None => downstream.client.ip().hash(&mut hasher),
         },
-        HashKey::Cookie(name) => match cookie(&original.headers, name) {
+        HashKey::Cookie(name) => match cookie(headers, name) {
             Some(value) => hasher.write(value.as_bytes()),
             None => downstream.client.ip().hash(&mut hasher),
         },

@@ -27,7 +27,7 @@ use crate::table::{InFlight, Target};
 
 /// How long the head of an answer is held until the first of its body is there. A process that is stopped between
 /// writing the two is gone within a millisecond.
-const HEAD_HELD_MAX: Duration = Duration::from_millis(100);
+pub(super) const HEAD_HELD_MAX: Duration = Duration::from_millis(100);
 
 /// A request as it came in, kept so that each attempt can be made from it.
 #[derive(Debug)]

@@ -38,6 +38,27 @@ struct Shared {
 pub struct GuardHandle(Rc<Shared>);
 
 impl GuardHandle {
+    /// For a stream whose reader follows its messages by itself, and says so here.
+    #[must_use]
+    pub fn alone() -> Self {
+        Self(Rc::new(Shared { between: Cell::new(true), ..Shared::default() }))
+    }
+
+    /// One more whole head was read.
+    pub fn note_head(&self) {
+        self.0.heads.set(self.0.heads.get() + 1);
+    }
+
+    /// Whether nothing of a next request was read yet.
+    pub fn note_between(&self, between: bool) {
+        self.0.between.set(between);
+    }
+
+    /// The client has sent its last byte.
+    pub fn note_end(&self) {
+        self.0.ended.set(true);
+    }
+
     /// Why reading ended, if it did so by force. While this is set, whatever the client sent last was never passed on.
     #[must_use]
     pub fn violation(&self) -> Option<Violation> {

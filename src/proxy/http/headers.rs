@@ -77,6 +77,31 @@ impl HeaderRules {
         }
     }
 
+    /// Whether the forwarding fields depend on what `host=` makes of the host.
+    #[must_use]
+    pub fn follow_the_rewrite(&self, rewrite: &HostRewrite) -> bool {
+        self.forwarded_host_sent && *rewrite != HostRewrite::Keep
+    }
+
+    /// Whether one of these fields of a client has a name that is written here.
+    pub fn overwrite_any<'a>(&self, mut names: impl Iterator<Item = &'a [u8]>) -> bool {
+        let configured = self.configured();
+        if configured.iter().all(Option::is_none) {
+            return false;
+        }
+        names.any(|name| {
+            configured.iter().flatten().any(|configured| name.eq_ignore_ascii_case(configured.as_str().as_bytes()))
+        })
+    }
+
+    fn configured(&self) -> [Option<&HeaderName>; 3] {
+        [
+            self.client_ip_header.as_ref(),
+            self.request_id_header.as_ref(),
+            self.tls_header.as_ref().map(|(name, _)| name),
+        ]
+    }
+
     /// Fields that `Connection` of a client may not take away.
     fn protects(&self, token: &[u8]) -> bool {
         const FIXED: [&str; 9] = [
@@ -90,11 +115,7 @@ impl HeaderRules {
             "x-forwarded-proto",
             "x-forwarded-prefix",
         ];
-        let configured = [
-            self.client_ip_header.as_ref(),
-            self.request_id_header.as_ref(),
-            self.tls_header.as_ref().map(|(name, _)| name),
-        ];
+        let configured = self.configured();
         FIXED.iter().any(|name| token.eq_ignore_ascii_case(name.as_bytes()))
             || configured.iter().flatten().any(|name| token.eq_ignore_ascii_case(name.as_str().as_bytes()))
     }
@@ -328,9 +349,15 @@ pub fn prepare_response(headers: &mut HeaderMap, client: &ClientContext, rules: 
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(UPGRADE, protocols);
     }
-    if let (true, Some(value)) = (client.is_tls(), &rules.strict_transport_security) {
+    if let Some(value) = strict_transport_security_for(client, rules) {
         headers.insert(STRICT_TRANSPORT_SECURITY, value.clone());
     }
+}
+
+/// The `Strict-Transport-Security` that a client gets, whatever the upstream says; none where none is set.
+#[must_use]
+pub fn strict_transport_security_for<'r>(client: &ClientContext, rules: &'r HeaderRules) -> Option<&'r HeaderValue> {
+    rules.strict_transport_security.as_ref().filter(|_| client.is_tls())
 }
 
 /// Which of the fields that matter here a map holds: one pass over the names is cheaper than a look-up for each.
@@ -550,7 +577,7 @@ fn forward_host(headers: &mut HeaderMap, ctx: &RequestContext<'_>, seen: Seen) {
 }
 
 /// Digits after the last colon; the colons of a bracketed IPv6 address are not it.
-fn port_of(host: &[u8]) -> Option<&[u8]> {
+pub(super) fn port_of(host: &[u8]) -> Option<&[u8]> {
     let colon = memchr::memrchr(b':', host)?;
     let port = &host[colon + 1..];
     (!port.is_empty() && port.iter().all(u8::is_ascii_digit)).then_some(port)
@@ -595,7 +622,12 @@ fn join_cookies(headers: &mut HeaderMap) {
 }
 
 fn tokens(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
-    value.as_bytes().split(|&byte| byte == b',').map(<[u8]>::trim_ascii)
+    tokens_of(value.as_bytes())
+}
+
+/// The elements of a list.
+pub(super) fn tokens_of(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii)
 }
 
 /// Values made here are printable ASCII.

@@ -4,6 +4,7 @@ pub mod ask;
 pub mod body;
 pub mod client_io;
 pub mod connection;
+pub mod direct;
 pub mod exchange;
 pub mod forward;
 pub mod guarded_io;

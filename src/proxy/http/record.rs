@@ -56,6 +56,8 @@ pub enum Lease {
     H1(PoolKey, http1::SendRequest<RequestBody>),
     /// The stream's place on a shared connection.
     H2(StreamGuard),
+    /// Whoever reads the answer sees to its connection.
+    Direct,
 }
 
 /// Everything that ends with an exchange. Complete it when the answer is through; dropping it earlier means that
@@ -84,7 +86,7 @@ pub struct Finish {
 }
 
 impl Finish {
-    /// Opens the record of a request; it ends as 499 unless it learns better.
+    /// As [`Self::new`], where it will be moved about.
     #[must_use]
     pub fn open(
         worker: &Rc<Worker>,
@@ -93,7 +95,19 @@ impl Finish {
         version: Version,
         note: Option<Box<RequestNote>>,
     ) -> Box<Self> {
-        Box::new(Self {
+        Box::new(Self::new(worker, downstream, method, version, note))
+    }
+
+    /// Opens the record of a request; it ends as 499 unless it learns better.
+    #[must_use]
+    pub fn new(
+        worker: &Rc<Worker>,
+        downstream: &Rc<Downstream>,
+        method: Method,
+        version: Version,
+        note: Option<Box<RequestNote>>,
+    ) -> Self {
+        Self {
             worker: Rc::clone(worker),
             downstream: Rc::clone(downstream),
             started: Instant::now(),
@@ -113,7 +127,7 @@ impl Finish {
             observed: Observed::new(&downstream.listener),
             ended: false,
             _mark: downstream.watch.begin(),
-        })
+        }
     }
 
     /// When the request's head was there.
@@ -157,6 +171,13 @@ impl Finish {
     /// The progress of the upload, for the byte counters.
     pub fn uploads(&mut self, progress: &Rc<UploadProgress>) {
         self.upload = Some(Rc::clone(progress));
+    }
+
+    /// A body of so many bytes was taken from the client as a whole.
+    pub fn took_in(&mut self, bytes: usize) {
+        if let Some(service) = self.service.as_ref().filter(|_| bytes > 0) {
+            service.bytes_in.fetch_add(bytes as u64, Relaxed);
+        }
     }
 
     /// The answer's head is there.
@@ -203,7 +224,7 @@ impl Finish {
     }
 
     /// The upstream broke off inside the body: the client's connection will be cut.
-    pub fn upstream_broke(&mut self, error: &hyper::Error) {
+    pub fn upstream_broke(&mut self, error: &dyn std::fmt::Display) {
         self.error = Some("upstream_body");
         // The end of the connection is the end of the answer for such a client: it has to see a broken one.
         if self.version == Version::HTTP_10 {

@@ -1,0 +1,327 @@
+//! One attempt, byte by byte: a request to one instance, up to the head of its answer or, where the request could be
+//! asked again, to the first of its body.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use futures_util::future::LocalBoxFuture;
+use http::Method;
+use tokio::io::AsyncWrite as _;
+use tokio::time::Sleep;
+
+use super::answer_head::{self, AnswerHead, Framing, Parsed};
+use super::buffer::{Buffer, READ_MIN};
+use super::scan::Field;
+use super::wire::{self, ClientLines, Received};
+use crate::proxy::connect::{UpstreamStream, connect};
+use crate::proxy::http::ask::{Attempted, Attempts};
+use crate::proxy::http::connection::Downstream;
+use crate::proxy::http::forward::{AttemptError, HEAD_HELD_MAX};
+use crate::proxy::pool::PoolKey;
+use crate::proxy::settings::Settings;
+use crate::proxy::worker::{Worker, ms};
+use crate::table::{InFlight, Target};
+
+/// Most bytes of interim answers that wait for the client.
+const INTERIM_MAX: usize = 64 << 10;
+
+/// The request lies in the client's buffer, so it can always be written again.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Again;
+
+/// What went wrong with an attempt.
+pub type Failed = AttemptError<Again>;
+
+/// An upstream connection that has a request.
+#[derive(Debug)]
+pub struct Sent {
+    worker: Rc<Worker>,
+    key: PoolKey,
+    stream: UpstreamStream,
+    /// It had served requests before.
+    reused: bool,
+    request: Vec<u8>,
+    written: usize,
+    /// The upstream takes no more of the request.
+    deaf: bool,
+    method: Method,
+    /// The request has no body and may be asked again.
+    repeatable: bool,
+    buffer: Option<Buffer>,
+    fields: Vec<Field>,
+    interim: Vec<u8>,
+    head: Option<AnswerHead>,
+    /// Since when the head waits for the first of its body.
+    held: Option<Pin<Box<Sleep>>>,
+    since: Instant,
+    in_flight: InFlight,
+}
+
+/// The head of an answer, and what comes with it.
+#[derive(Debug)]
+pub struct DirectAnswer {
+    /// Whose it is.
+    pub key: PoolKey,
+    /// The connection it comes on.
+    pub stream: UpstreamStream,
+    /// What was read: the head, and behind it what came with it.
+    pub buffer: Buffer,
+    /// The head.
+    pub head: AnswerHead,
+    /// Its fields, in `buffer`.
+    pub fields: Vec<Field>,
+    /// Interim answers, as the client gets them.
+    pub interim: Vec<u8>,
+    /// The request went out whole, so the connection is fit for another when the answer is through.
+    pub whole: bool,
+    /// The instance's load counter.
+    pub in_flight: InFlight,
+    /// From the moment a connection was there to the head of the answer.
+    pub took: Duration,
+}
+
+impl Sent {
+    /// Sends on and reads on, as far as it goes. Ready when [`Self::into_answer`] has one.
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failed>> {
+        if let Err(error) = self.write_on(cx) {
+            // What refuses a request may close before it has read it; the answer may be there all the same.
+            tracing::trace!(%error, "writing a request failed");
+            self.deaf = true;
+        }
+        loop {
+            if let Some(head) = self.head {
+                return self.poll_first_of_body(cx, head);
+            }
+            if let Err(error) = ready!(self.poll_read(cx)) {
+                return Poll::Ready(Err(self.closed(error.into())));
+            }
+            if let Err(reason) = self.look_for_head() {
+                return Poll::Ready(Err(AttemptError::Protocol(reason.into())));
+            }
+        }
+    }
+
+    fn write_on(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        if self.deaf || self.written == self.request.len() {
+            return Ok(());
+        }
+        while self.written < self.request.len() {
+            match Pin::new(&mut self.stream).poll_write(cx, &self.request[self.written..]) {
+                Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
+                Poll::Ready(Ok(written)) => self.written += written,
+                Poll::Ready(Err(error)) => return Err(error),
+                Poll::Pending => return Ok(()),
+            }
+        }
+        // TLS may hold back a part; the next poll of it goes on with that.
+        let _ = Pin::new(&mut self.stream).poll_flush(cx)?;
+        Ok(())
+    }
+
+    /// Reads once; an end is an error.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let read = ready!(poll_fill(&mut self.stream, &mut self.buffer, &self.worker, cx))?;
+        Poll::Ready(if read == 0 { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) })
+    }
+
+    /// Finds the head among what was read, and takes interim ones away before it.
+    fn look_for_head(&mut self) -> Result<(), &'static str> {
+        let Some(buffer) = &mut self.buffer else { return Ok(()) };
+        loop {
+            match answer_head::parse(buffer.filled(), &self.method, &mut self.fields) {
+                Parsed::Whole(head) if head.is_interim() => {
+                    if self.interim.len() < INTERIM_MAX {
+                        wire::put_interim(&mut self.interim, buffer.filled(), &head, &self.fields);
+                    }
+                    buffer.consume(head.length);
+                }
+                Parsed::Whole(head) => {
+                    self.head = Some(head);
+                    return Ok(());
+                }
+                Parsed::Partial => {
+                    buffer.make_room(READ_MIN);
+                    return Ok(());
+                }
+                Parsed::Bad(reason) => return Err(reason),
+            }
+        }
+    }
+
+    /// As on hyper's way: a head whose body is known to come waits a moment for it, while the request can still be had
+    /// elsewhere.
+    fn poll_first_of_body(&mut self, cx: &mut Context<'_>, head: AnswerHead) -> Poll<Result<(), Failed>> {
+        let there = self.buffer.as_ref().is_none_or(|buffer| buffer.filled().len() > head.length);
+        if there || !self.repeatable || !matches!(head.framing, Framing::Length(_)) {
+            return Poll::Ready(Ok(()));
+        }
+        if let Poll::Ready(read) = self.poll_read(cx) {
+            return Poll::Ready(read.map_err(|error| self.closed(error.into())));
+        }
+        let held = self.held.get_or_insert_with(|| Box::pin(tokio::time::sleep(HEAD_HELD_MAX)));
+        held.as_mut().poll(cx).map(Ok)
+    }
+
+    fn closed(&self, source: crate::proxy::http::forward::BoxError) -> Failed {
+        let unsent = (self.written == 0).then_some(Again);
+        AttemptError::Closed { source, reused: self.reused, unsent }
+    }
+
+    /// What [`Self::poll`] found.
+    #[must_use]
+    pub fn into_answer(self) -> Option<DirectAnswer> {
+        let (head, buffer) = (self.head?, self.buffer?);
+        let whole = !self.deaf && self.written == self.request.len();
+        self.worker.direct.buffers.give_back_head(self.request);
+        Some(DirectAnswer {
+            key: self.key,
+            stream: self.stream,
+            buffer,
+            head,
+            fields: self.fields,
+            interim: self.interim,
+            whole,
+            in_flight: self.in_flight,
+            took: self.since.elapsed(),
+        })
+    }
+
+    /// Reads on until there is an answer.
+    ///
+    /// # Errors
+    /// As [`Self::poll`].
+    pub async fn answer(mut self) -> Attempted<DirectAnswer, Again> {
+        poll_fn(|cx| self.poll(cx)).await?;
+        self.into_answer().ok_or(AttemptError::Request("no head was found".to_owned()))
+    }
+}
+
+/// Reads into `buffer`, once there is something to read: until then none is borrowed.
+pub fn poll_fill(
+    stream: &mut UpstreamStream,
+    buffer: &mut Option<Buffer>,
+    worker: &Worker,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<usize>> {
+    loop {
+        let Some(present) = buffer else {
+            ready!(stream.poll_readable(cx))?;
+            *buffer = Some(worker.direct.buffers.for_answer());
+            continue;
+        };
+        let polled = present.poll_read(stream, cx);
+        if polled.is_pending()
+            && present.filled().is_empty()
+            && let Some(empty) = buffer.take()
+        {
+            worker.direct.buffers.give_back(empty);
+        }
+        return polled;
+    }
+}
+
+/// What a request is sent from, to whichever instance.
+#[derive(Clone, Copy, Debug)]
+pub struct Sending<'a> {
+    /// This worker.
+    pub worker: &'a Rc<Worker>,
+    /// The client's connection.
+    pub downstream: &'a Rc<Downstream>,
+    /// Its limits and rules.
+    pub settings: &'a Settings,
+    /// The request.
+    pub received: Received<'a>,
+    /// What its client's requests have in common.
+    pub lines: &'a ClientLines,
+    /// It has no body and is idempotent.
+    pub repeatable: bool,
+}
+
+impl<'a> Sending<'a> {
+    /// A pooled connection to `target` that got the request; none if there is no connection.
+    ///
+    /// # Errors
+    /// A request that cannot be written for this target.
+    pub fn on_warm(&self, target: &'a Target) -> Result<Option<Sent>, Failed> {
+        let key = PoolKey::of(target);
+        Ok(match self.warm(&key) {
+            Some(stream) => Some(self.sent(key, stream, true, target)?),
+            None => None,
+        })
+    }
+
+    fn warm(&self, key: &PoolKey) -> Option<UpstreamStream> {
+        let idle_max_ms = ms(self.settings.proxy.upstream_idle_timeout);
+        // What may not be sent twice is not sent on a connection whose end lies in the kernel, unread.
+        let idempotent = crate::proxy::http::forward::is_idempotent(&self.received.head.method);
+        let sure = !idempotent || self.received.head.body > 0;
+        self.worker.pool.checkout_direct(key, self.worker.clock.now_ms(), idle_max_ms, sure)
+    }
+
+    fn sent(&self, key: PoolKey, stream: UpstreamStream, reused: bool, target: &Target) -> Result<Sent, Failed> {
+        let buffers = &self.worker.direct.buffers;
+        let mut request = buffers.for_head();
+        let client = &self.downstream.client;
+        wire::put_request(&mut request, &self.received, self.settings, client, self.lines, target)
+            .map_err(AttemptError::Request)?;
+        Ok(Sent {
+            worker: Rc::clone(self.worker),
+            key,
+            stream,
+            reused,
+            request,
+            written: 0,
+            deaf: false,
+            method: self.received.head.method.clone(),
+            repeatable: self.repeatable,
+            buffer: None,
+            fields: buffers.for_fields(),
+            interim: Vec::new(),
+            head: None,
+            held: None,
+            since: Instant::now(),
+            in_flight: InFlight::new(std::sync::Arc::clone(&target.state)),
+        })
+    }
+
+    async fn ask(self, target: &'a Target, fresh_only: bool) -> Attempted<DirectAnswer, Again> {
+        let key = PoolKey::of(target);
+        let warm = if fresh_only { None } else { self.warm(&key) };
+        if let Some(stream) = warm {
+            return self.sent(key, stream, true, target)?.answer().await;
+        }
+        // Counts while it connects, so that others go elsewhere.
+        let connecting = InFlight::new(std::sync::Arc::clone(&target.state));
+        let stream = connect(target, self.settings).await;
+        let stream = stream.map_err(|source| AttemptError::Connect { source, body: Again })?;
+        drop(connecting);
+        self.sent(key, stream, false, target)?.answer().await
+    }
+}
+
+impl<'a> Attempts<'a> for Sending<'a> {
+    type Body = Again;
+    type Answer = DirectAnswer;
+
+    fn attempt(
+        &self,
+        target: &'a Target,
+        _again: Again,
+        fresh_only: bool,
+    ) -> LocalBoxFuture<'a, Attempted<DirectAnswer, Again>> {
+        Box::pin((*self).ask(target, fresh_only))
+    }
+
+    /// One with other options than the first gets no request from here: they might ask for more than is carried.
+    fn may_have(&self, target: &Target) -> bool {
+        super::plan::carries(target, &self.downstream.client, self.received.head)
+    }
+
+    fn took(answer: &DirectAnswer) -> Duration {
+        answer.took
+    }
+}

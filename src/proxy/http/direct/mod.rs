@@ -1,0 +1,127 @@
+//! The HTTP/1.1-to-HTTP/1.1 exchange byte by byte, for the usual request; everything else is hyper's.
+//!
+//! ```text
+//!             ┌─────────────────────────── next request ◄──────────────────────────┐
+//!             ▼                                                                     │
+//!  client ─► head ─► plan (route, target) ─► attempt ─► head of the answer ─► body ─┘
+//!             │ unusual   │ not carried        │ fails, or is late
+//!             ▼           ▼                    ▼
+//!          hyper, for the rest of the connection       others are asked (ask)
+//! ```
+//!
+//! What holds here:
+//! - **It decides nothing that hyper's way decides otherwise.** Routing, picking, retries, records, metrics and header
+//!   rules are the same functions. A request that might need another answer than an upstream's (no route, a redirect,
+//!   credentials, access rules with a chain of proxies) is handed over before anything was done for it.
+//! - **Narrow in.** A request is carried only if its head is one that the strict guard lets pass ([`request_head`] is
+//!   never wider than [`strict`](super::strict)), in origin form, HTTP/1.1, with one host and a body of known length that
+//!   lies whole in memory. So nothing of a request that is not carried is ever sent, and its bytes are handed over as
+//!   they came.
+//! - **One message, one end.** The end of an answer is known before its first byte is passed on: by its length, by its
+//!   chunks, which are followed ([`chunks`]), or by the end of its connection, which is turned into chunks. What comes
+//!   behind that end is never passed on, and its connection never used again.
+//! - **A client that sees an answer end sees it whole.** Where the upstream breaks off, the client's connection ends
+//!   before the length, or the last chunk, that was promised.
+//! - **Idle costs nothing but the socket.** No buffer is held while nothing lies in it ([`buffer`]).
+//! - **No allocation in steady state.** Buffers, heads and lists of fields go back to the worker's [`Shelf`].
+
+pub mod answer_head;
+pub mod attempt;
+pub mod buffer;
+pub mod chunks;
+pub mod date;
+pub mod front;
+pub mod pass_on;
+pub mod plan;
+pub mod prefixed;
+pub mod request_head;
+pub mod scan;
+pub mod serve;
+pub mod timer;
+pub mod wire;
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use self::buffer::Buffers;
+use self::date::Date;
+use self::prefixed::Prefixed;
+use self::serve::{Client, End};
+use super::client_io::ClientStream;
+use super::connection::{Downstream, TOO_SLOW, Verdict, farewell, last_call, refused, watchdog};
+use crate::config::ListenerProtocol;
+use crate::metrics::ClientFault;
+use crate::proxy::drain::Phase;
+use crate::proxy::listener::Listener;
+use crate::proxy::settings::Settings;
+use crate::proxy::worker::Worker;
+
+/// What the exchanges of a worker share.
+#[derive(Debug, Default)]
+pub struct Shelf {
+    /// Idle buffers.
+    pub buffers: Buffers,
+    /// The time in letters.
+    pub date: Date,
+}
+
+/// Whether connections of this listener begin here.
+#[must_use]
+pub fn may_drive(listener: &Listener, settings: &Settings) -> bool {
+    settings.proxy.direct && listener.config.protocol != ListenerProtocol::Prometheus && !listener.is_grpc()
+}
+
+/// Serves requests as long as they are usual. Some: the rest of the connection is for others, from the first byte of the
+/// request that is not.
+pub async fn drive<T: ClientStream>(
+    worker: &Rc<Worker>,
+    settings: &Arc<Settings>,
+    downstream: &Rc<Downstream>,
+    mut io: T,
+) -> Option<Prefixed<T>> {
+    let end = watched(worker, settings, downstream, &mut io).await;
+    match end {
+        End::HandOver(ahead) => return Some(Prefixed::new(ahead, io)),
+        End::Orderly(last) => farewell(io, last).await,
+        End::Abrupt => {}
+    }
+    None
+}
+
+async fn watched<T: ClientStream>(
+    worker: &Rc<Worker>,
+    settings: &Arc<Settings>,
+    downstream: &Rc<Downstream>,
+    io: &mut T,
+) -> End {
+    let mut client = Client::new(worker, downstream, io);
+    let serving = client.serve();
+    tokio::pin!(serving);
+    let watchdog = watchdog(worker, downstream.listener.limits(&settings.proxy), &downstream.watch);
+    tokio::pin!(watchdog);
+    let last_call = last_call(&downstream.phase, downstream.watch.activity(), worker);
+    tokio::pin!(last_call);
+    let mut draining = false;
+    loop {
+        tokio::select! {
+            biased;
+            end = &mut serving => return end,
+            verdict = &mut watchdog => {
+                if verdict == Verdict::HeadTooSlow {
+                    let reason = "the head did not come to its end in time";
+                    refused(worker, downstream, ClientFault::TooSlow, 408, &reason);
+                    return End::Orderly(TOO_SLOW);
+                }
+                return End::Abrupt;
+            }
+            () = &mut last_call, if !draining => {
+                draining = true;
+                // Whoever is being answered is told with the answer.
+                if downstream.watch.is_idle() {
+                    return End::Orderly(b"");
+                }
+            }
+            () = worker.phase.reached(Phase::Cut) => return End::Abrupt,
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! An answer on its way to the client: its head, and its body as it comes.
+
+use std::future::poll_fn;
+use std::io::Write as _;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use http::{Method, Response};
+
+use super::answer_head::Framing;
+use super::attempt::{DirectAnswer, poll_fill};
+use super::buffer::Buffer;
+use super::chunks::Chunks;
+use super::front::Front;
+use super::serve::End;
+use super::wire::{self, Telling};
+use crate::proxy::http::client_io::ClientStream;
+use crate::proxy::http::connection::Downstream;
+use crate::proxy::http::record::{Finish, Lease};
+use crate::proxy::settings::Settings;
+use crate::proxy::worker::Worker;
+use crate::table::Target;
+
+/// What an answer is passed on with.
+#[derive(Clone, Copy, Debug)]
+pub struct PassOn<'a> {
+    /// This worker.
+    pub worker: &'a Rc<Worker>,
+    /// The client's connection.
+    pub downstream: &'a Rc<Downstream>,
+    /// Header rules and pool limits.
+    pub settings: &'a Settings,
+    /// The client's connection ends with the answer.
+    pub close: bool,
+}
+
+/// What is left of a body.
+#[derive(Debug)]
+enum Body {
+    Length(u64),
+    Chunked(Chunks),
+    UntilClose,
+}
+
+/// The next part of it.
+#[derive(Clone, Copy, Debug)]
+struct Piece {
+    length: usize,
+    data: u64,
+}
+
+impl Body {
+    fn new(framing: Framing) -> Self {
+        match framing {
+            Framing::Empty => Self::Length(0),
+            Framing::Length(length) => Self::Length(length),
+            Framing::Chunked => Self::Chunked(Chunks::default()),
+            Framing::UntilClose => Self::UntilClose,
+        }
+    }
+
+    fn take(&mut self, bytes: &[u8]) -> Result<Piece, &'static str> {
+        match self {
+            Self::Length(left) => {
+                let length = bytes.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
+                *left -= length as u64;
+                Ok(Piece { length, data: length as u64 })
+            }
+            Self::Chunked(chunks) => chunks.feed(bytes).map(|piece| Piece { length: piece.length, data: piece.data }),
+            Self::UntilClose => Ok(Piece { length: bytes.len(), data: bytes.len() as u64 }),
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        match self {
+            Self::Length(left) => *left == 0,
+            Self::Chunked(chunks) => chunks.is_done(),
+            Self::UntilClose => false,
+        }
+    }
+}
+
+impl PassOn<'_> {
+    /// Passes on an answer of `target`, to its end, and gives its connection back.
+    ///
+    /// # Errors
+    /// The end of the client's connection.
+    pub async fn answer<T: ClientStream>(
+        &self,
+        front: &mut Front<'_, T>,
+        answer: DirectAnswer,
+        target: &Target,
+        finish: &mut Finish,
+    ) -> Result<(), End> {
+        let DirectAnswer { key, mut stream, mut buffer, head, fields, interim, whole, in_flight, took } = answer;
+        finish.answered(target, head.status, in_flight, Lease::Direct, took);
+        let buffers = &self.worker.direct.buffers;
+        let mut out = buffers.for_head();
+        out.extend_from_slice(&interim);
+        let mut put = |date: &str| {
+            let telling = Telling { client: &self.downstream.client, settings: self.settings, date, close: self.close };
+            wire::put_answer(&mut out, buffer.filled(), &head, &fields, &telling);
+        };
+        if head.dated {
+            put("");
+        } else {
+            self.worker.direct.date.with(SystemTime::now(), put);
+        }
+        buffer.consume(head.length);
+        buffers.give_back_fields(fields);
+        let mut body = Body::new(head.framing);
+        let mut buffer = Some(buffer);
+        loop {
+            let filled = buffer.as_ref().map_or(&[][..], Buffer::filled);
+            let piece = body.take(filled).map_err(|reason| {
+                finish.upstream_broke(&reason);
+                End::Abrupt
+            })?;
+            let mut tail: &[u8] = b"";
+            if matches!(body, Body::UntilClose) && piece.length > 0 {
+                // Writing into memory cannot fail.
+                let _ = write!(out, "{:x}\r\n", piece.length);
+                tail = b"\r\n";
+            }
+            front.write([&out, &filled[..piece.length], tail]).await.map_err(|_| End::Abrupt)?;
+            out.clear();
+            finish.add_bytes(usize::try_from(piece.data).unwrap_or(usize::MAX));
+            if let Some(buffer) = &mut buffer {
+                buffer.consume(piece.length);
+            }
+            if body.is_done() {
+                break;
+            }
+            let read = poll_fn(|cx| {
+                if let Poll::Ready(read) = poll_fill(&mut stream, &mut buffer, self.worker, cx) {
+                    return Poll::Ready(Some(read));
+                }
+                front.poll_aside(cx).map(|()| None)
+            });
+            match read.await {
+                None => return Err(End::Abrupt),
+                Some(Ok(1..)) => {}
+                Some(Ok(0)) if matches!(body, Body::UntilClose) => {
+                    front.write([b"0\r\n\r\n", b"", b""]).await.map_err(|_| End::Abrupt)?;
+                    break;
+                }
+                Some(Ok(0)) => {
+                    finish.upstream_broke(&"its connection ended");
+                    return Err(End::Abrupt);
+                }
+                Some(Err(error)) => {
+                    finish.upstream_broke(&error);
+                    return Err(End::Abrupt);
+                }
+            }
+        }
+        finish.complete();
+        let over = buffer.as_ref().is_some_and(|buffer| !buffer.filled().is_empty());
+        if whole && head.keep && !over {
+            let (now_ms, most) = (self.worker.clock.now_ms(), self.settings.proxy.upstream_max_idle);
+            self.worker.pool.give_back_direct(key, &target.state, stream, now_ms, most);
+        }
+        buffers.give_back_head(out);
+        if let Some(buffer) = buffer {
+            buffers.give_back(buffer);
+        }
+        Ok(())
+    }
+
+    /// Sends an answer made here.
+    ///
+    /// # Errors
+    /// The end of the client's connection.
+    pub async fn own<T: ClientStream>(
+        &self,
+        front: &mut Front<'_, T>,
+        response: &Response<Bytes>,
+        method: &Method,
+        finish: &mut Finish,
+    ) -> Result<(), End> {
+        let mut out = self.worker.direct.buffers.for_head();
+        let head_only = *method == Method::HEAD;
+        self.worker
+            .direct
+            .date
+            .with(SystemTime::now(), |date| wire::put_own(&mut out, response, head_only, date, self.close));
+        front.write([&out, b"", b""]).await.map_err(|_| End::Abrupt)?;
+        self.worker.direct.buffers.give_back_head(out);
+        if !head_only {
+            finish.add_bytes(response.body().len());
+        }
+        finish.complete();
+        Ok(())
+    }
+}

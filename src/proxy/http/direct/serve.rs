@@ -1,0 +1,292 @@
+//! The requests of one client connection, one after another.
+
+use std::future::poll_fn;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+
+use http::{HeaderValue, Uri, Version};
+use tokio::time::Instant;
+
+use super::attempt::{Again, DirectAnswer, Failed, Sending};
+use super::buffer::Buffer;
+use super::front::Front;
+use super::pass_on::PassOn;
+use super::plan::{Plan, carries};
+use super::request_head::{self, Parsed, RequestHead};
+use super::scan::Field;
+use super::timer::Timer;
+use super::wire::{ClientLines, Received};
+use crate::proxy::drain::Phase;
+use crate::proxy::error::ProxyError;
+use crate::proxy::http::ask::{Asking, Deadlines, First, Running};
+use crate::proxy::http::body::UploadProgress;
+use crate::proxy::http::client_io::ClientStream;
+use crate::proxy::http::connection::Downstream;
+use crate::proxy::http::forward::{AttemptError, is_idempotent};
+use crate::proxy::http::guarded_io::GuardHandle;
+use crate::proxy::http::path;
+use crate::proxy::http::record::{Finish, RequestNote};
+use crate::proxy::http::strict::Limits;
+use crate::proxy::settings::Settings;
+use crate::proxy::worker::Worker;
+use crate::table::Target;
+
+/// Reads that a head may take. Whoever sends it in smaller pieces is hyper's client: looking at it from its beginning
+/// with each piece is fine for a few of them only.
+const HEAD_READS_MAX: u32 = 8;
+
+/// How a connection leaves the direct exchange.
+#[derive(Debug)]
+pub enum End {
+    /// With bytes that others have to read.
+    HandOver(Vec<u8>),
+    /// After these last bytes, in good order.
+    Orderly(&'static [u8]),
+    /// At once.
+    Abrupt,
+}
+
+/// One client connection.
+#[derive(Debug)]
+pub struct Client<'a, T> {
+    worker: &'a Rc<Worker>,
+    downstream: &'a Rc<Downstream>,
+    front: Front<'a, T>,
+    ahead: Option<Buffer>,
+    fields: Vec<Field>,
+    lines: Option<ClientLines>,
+    timer: Timer,
+}
+
+impl<'a, T: ClientStream> Client<'a, T> {
+    /// A connection of which nothing was taken yet.
+    #[must_use]
+    pub fn new(worker: &'a Rc<Worker>, downstream: &'a Rc<Downstream>, io: &'a mut T) -> Self {
+        let guard = GuardHandle::alone();
+        downstream.watch.set_guard(guard.clone());
+        // Empty, not none: TLS may hold decrypted bytes that no socket tells of.
+        let ahead = Some(worker.direct.buffers.for_request());
+        let front = Front::new(io, guard);
+        Self { worker, downstream, front, ahead, fields: Vec::new(), lines: None, timer: Timer::default() }
+    }
+
+    /// Serves its requests, as long as they are usual.
+    pub async fn serve(&mut self) -> End {
+        loop {
+            let served = async {
+                let (settings, head) = self.next_head().await?;
+                self.one(&settings, head).await
+            };
+            if let Err(end) = served.await {
+                return end;
+            }
+        }
+    }
+
+    fn hand_over(&mut self) -> End {
+        End::HandOver(self.ahead.take().map(|buffer| buffer.filled().to_vec()).unwrap_or_default())
+    }
+
+    async fn next_head(&mut self) -> Result<(Arc<Settings>, RequestHead), End> {
+        let buffers = &self.worker.direct.buffers;
+        for _ in 0..HEAD_READS_MAX {
+            if let Some(buffer) = self.ahead.as_mut().filter(|buffer| !buffer.filled().is_empty()) {
+                if self.fields.capacity() == 0 {
+                    self.fields = buffers.for_fields();
+                }
+                let settings = self.worker.settings();
+                let limits = Limits::new(&settings.proxy, false);
+                match request_head::parse(buffer.filled(), limits, &mut self.fields) {
+                    Parsed::Whole(head) => return Ok((settings, head)),
+                    Parsed::Partial => buffer.make_room(super::buffer::READ_MIN),
+                    Parsed::Unusual => break,
+                }
+                self.front.guard().note_between(false);
+            }
+            match self.front.fill(&mut self.ahead, buffers).await {
+                Ok(1..) => {}
+                Ok(0) => return Err(End::Orderly(b"")),
+                Err(_) => return Err(End::Abrupt),
+            }
+        }
+        Err(self.hand_over())
+    }
+
+    /// Answers one request, or leaves it as it was.
+    async fn one(&mut self, settings: &Arc<Settings>, head: RequestHead) -> Result<(), End> {
+        let Some(plan) = self.plan(&head) else { return Err(self.hand_over()) };
+        let repeatable = head.body == 0 && is_idempotent(&head.method);
+        let asking = Asking {
+            worker: self.worker,
+            downstream: self.downstream,
+            settings,
+            route: &plan.route,
+            hash: plan.hash,
+            version: Version::HTTP_11,
+            repeatable,
+        };
+        let first = asking.pick(&[]).filter(|target| carries(target, &self.downstream.client, &head));
+        let Some(first) = first else { return Err(self.hand_over()) };
+        let id = settings.header_rules.request_id_header.as_ref();
+        let id = id.and_then(|_| HeaderValue::try_from(uuid::Uuid::new_v4().to_string()).ok());
+        let note = self.note(&head, &plan, id.as_ref());
+        let mut finish = Finish::new(self.worker, self.downstream, head.method.clone(), Version::HTTP_11, note);
+        finish.belongs_to(&first.service);
+        self.front.guard().note_head();
+        self.read_body(&head).await?;
+        self.front.guard().note_between(true);
+        finish.took_in(head.body);
+        let answer = self.ask(&asking, first, &head, id.as_ref(), settings, &mut finish).await?;
+        let close = head.close || self.downstream.phase.get() >= Phase::Draining;
+        let pass_on = PassOn { worker: self.worker, downstream: self.downstream, settings, close };
+        let answer = answer.and_then(|(target, answer)| match answer.head.status {
+            101 => Err(ProxyError::Upstream("it switches protocols although nobody asked".to_owned())),
+            _ => Ok((target, answer)),
+        });
+        match answer {
+            Ok((target, answer)) => pass_on.answer(&mut self.front, answer, target, &mut finish).await?,
+            Err(error) => {
+                tracing::debug!(%error, service = %first.service.name(), "request failed");
+                let retry_after_s = settings.proxy.retry_after.as_secs().max(1);
+                let response = error.response(settings.no_route_status, &settings.no_route_page, retry_after_s);
+                finish.refused(&error, response.status().as_u16());
+                pass_on.own(&mut self.front, &response, &head.method, &mut finish).await?;
+            }
+        }
+        self.leave_behind(&head);
+        if close { Err(End::Orderly(b"")) } else { Ok(()) }
+    }
+
+    fn plan(&self, head: &RequestHead) -> Option<Plan> {
+        let bytes = self.ahead.as_ref()?.filled();
+        let path = path::normalise(head.path.text(bytes)).ok()?;
+        let received = Received { bytes, head, fields: &self.fields, path: &path, id: None };
+        Plan::of(self.worker, self.downstream, &received)
+    }
+
+    /// For the access log, where there is one.
+    fn note(&self, head: &RequestHead, plan: &Plan, id: Option<&HeaderValue>) -> Option<Box<RequestNote>> {
+        if !self.worker.access.is_on() {
+            return None;
+        }
+        let bytes = self.ahead.as_ref()?.filled();
+        let uri = Uri::try_from(head.target.of(bytes)).unwrap_or_default();
+        let host = HeaderValue::from_bytes(head.host.of(bytes)).ok();
+        let map = super::wire::map(bytes, &self.fields);
+        let mut note = RequestNote::new(host.as_ref(), &uri, &map);
+        note.request_id = id.cloned();
+        note.route = Some(Arc::clone(&plan.route));
+        Some(note)
+    }
+
+    /// Reads until the request is there as a whole. The watchdog looks after the time that takes.
+    async fn read_body(&mut self, head: &RequestHead) -> Result<(), End> {
+        let whole = head.length + head.body;
+        loop {
+            let there = self.ahead.as_ref().map_or(0, |buffer| buffer.filled().len());
+            if there >= whole {
+                return Ok(());
+            }
+            self.front.guard().note_between(false);
+            if let Some(buffer) = &mut self.ahead {
+                buffer.make_room(whole - there);
+            }
+            match self.front.fill(&mut self.ahead, &self.worker.direct.buffers).await {
+                Ok(1..) => {}
+                _ => return Err(End::Abrupt),
+            }
+        }
+    }
+
+    /// Finds an answer.
+    async fn ask<'r>(
+        &mut self,
+        asking: &Asking<'r>,
+        first: &'r Target,
+        head: &RequestHead,
+        id: Option<&HeaderValue>,
+        settings: &Arc<Settings>,
+        finish: &mut Finish,
+    ) -> Result<Result<(&'r Target, DirectAnswer), ProxyError>, End> {
+        let Self { worker, downstream, front, ahead, fields, lines, timer } = self;
+        let bytes = ahead.as_ref().map_or(&[][..], Buffer::filled);
+        let Ok(path) = path::normalise(head.path.text(bytes)) else { return Err(End::Abrupt) };
+        if lines.as_ref().is_none_or(|lines| !lines.are_of(settings)) {
+            *lines = Some(ClientLines::new(settings, &downstream.client));
+        }
+        let Some(lines) = lines else { return Err(End::Abrupt) };
+        let received = Received { bytes, head, fields, path: &path, id };
+        let sending = Sending { worker, downstream, settings, received, lines, repeatable: asking.repeatable };
+        let body_timeout = downstream.listener.limits(&settings.proxy).body;
+        let deadlines = Deadlines::new(settings, body_timeout, asking.repeatable, false);
+        worker.budget.borrow_mut().record_request(worker.clock.now_ms());
+        let started = Instant::now();
+        let begin = match sending.on_warm(first) {
+            Ok(None) => First::New(first, Again),
+            Err(error) => {
+                finish.tries(first);
+                First::Failed(first, error)
+            }
+            Ok(Some(mut sent)) => {
+                finish.tries(first);
+                let waited = poll_fn(|cx| {
+                    if let Poll::Ready(answered) = sent.poll(cx) {
+                        return Poll::Ready(Waited::Over(answered));
+                    }
+                    if front.poll_aside(cx).is_ready() {
+                        return Poll::Ready(Waited::ClientGone);
+                    }
+                    timer.poll_until(deadlines.next(), cx).map(|()| Waited::Late)
+                });
+                match waited.await {
+                    Waited::ClientGone => return Err(End::Abrupt),
+                    Waited::Over(Err(error)) => First::Failed(first, error),
+                    Waited::Over(Ok(())) => match sent.into_answer() {
+                        Some(answer) => {
+                            asking.answered(first, answer.took);
+                            return Ok(Ok((first, answer)));
+                        }
+                        None => First::Failed(first, AttemptError::Request("no head was found".to_owned())),
+                    },
+                    Waited::Late => First::Asked(Running { target: first, started, future: Box::pin(sent.answer()) }),
+                }
+            }
+        };
+        // The whole body is here: nobody waits for the client.
+        let upload = UploadProgress::default();
+        upload.done.set(true);
+        // Boxed: rare, and as large as everything else together.
+        let here: Asking<'_> = *asking;
+        let mut asked = pin!(Box::pin(here.ask(&sending, begin, deadlines, &upload, finish)));
+        let answered = poll_fn(|cx| {
+            if let Poll::Ready(answered) = asked.as_mut().poll(cx) {
+                return Poll::Ready(Some(answered));
+            }
+            front.poll_aside(cx).map(|()| None)
+        });
+        let answered = answered.await.ok_or(End::Abrupt)?;
+        // The same target, as long as the route lives.
+        Ok(answered.map(|(target, answer)| {
+            let same = asking.route.targets.iter().find(|other| std::ptr::eq(*other, target));
+            (same.unwrap_or(first), answer)
+        }))
+    }
+
+    /// Takes the request out of the buffer, and lets others have what is not needed between requests.
+    fn leave_behind(&mut self, head: &RequestHead) {
+        let buffers = &self.worker.direct.buffers;
+        if let Some(buffer) = &mut self.ahead {
+            buffer.consume(head.length + head.body);
+        }
+        self.front.fetch_aside(&mut self.ahead, buffers);
+        buffers.give_back_fields(std::mem::take(&mut self.fields));
+    }
+}
+
+enum Waited {
+    Over(Result<(), Failed>),
+    ClientGone,
+    Late,
+}
