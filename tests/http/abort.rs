@@ -86,7 +86,8 @@ fn inside_the_upload() {
     for (number, stays) in [(1, false), (2, true)] {
         let mut client = RawClient::connect(lb.address("http"));
         let path = format!("/{number}");
-        client.send(format!("POST {path} HTTP/1.1\r\nHost: h\r\nContent-Length: 100\r\n\r\nonly a part"));
+        // Long enough to be passed on as it comes.
+        client.send(format!("POST {path} HTTP/1.1\r\nHost: h\r\nContent-Length: 100000\r\n\r\nonly a part"));
         wait_in_flight(&lb);
         if !stays {
             drop(client);
@@ -99,6 +100,28 @@ fn inside_the_upload() {
         assert_eq!((&seen["status"], &seen["error"]), (&499.into(), &"client_closed".into()), "{seen}");
         wait_quiet(&lb, "s0");
     }
+}
+
+/// A short body is read as a whole before anybody is asked: its upstream hears nothing of one that breaks off.
+#[test]
+fn inside_a_short_upload() {
+    let upstream = silent();
+    let lb = router(&[("/", &[upstream.address], "")], QUICK);
+    for (number, stays) in [(1, false), (2, true)] {
+        let mut client = RawClient::connect(lb.address("http"));
+        let path = format!("/{number}");
+        client.send(format!("POST {path} HTTP/1.1\r\nHost: h\r\nContent-Length: 100\r\n\r\nonly a part"));
+        wait_in_flight(&lb);
+        if stays {
+            assert!(client.is_closed(), "a client that stalls is not waited for");
+        } else {
+            drop(client);
+        }
+        let seen = record(&lb, &path);
+        assert_eq!((&seen["status"], &seen["error"]), (&499.into(), &"client_closed".into()), "{seen}");
+        wait_quiet(&lb, "s0");
+    }
+    assert_eq!(upstream.connections(), 0);
 }
 
 #[test]

@@ -169,7 +169,7 @@ pub fn get(address: SocketAddr, host: &str, path: &str) -> RawResponse {
 /// The answer at the start of `bytes` and its length; none while it is not whole.
 fn parse(bytes: &[u8], ended: bool) -> Option<(RawResponse, usize)> {
     let head_end = bytes.windows(4).position(|window| window == b"\r\n\r\n")? + 4;
-    let head = std::str::from_utf8(&bytes[..head_end - 4]).ok()?;
+    let head = String::from_utf8_lossy(&bytes[..head_end - 4]);
     let mut lines = head.split("\r\n");
     let status = lines.next()?.split(' ').nth(1)?.parse().ok()?;
     let headers = fields(lines);
@@ -180,8 +180,8 @@ fn parse(bytes: &[u8], ended: bool) -> Option<(RawResponse, usize)> {
         return Some((response, head_end + used));
     }
     let length = match response.header("content-length") {
+        _ if status < 200 || status == 204 || status == 304 => 0,
         Some(length) => length.parse().ok()?,
-        None if status < 200 || status == 204 || status == 304 => 0,
         None if ended => rest.len(),
         None => return None,
     };
