@@ -13,6 +13,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::settings::Settings;
+use super::splice::Stream;
 use super::tls::upstream::{Inside, server_name};
 use crate::metrics::service::ConnectResult;
 use crate::table::Target;
@@ -147,6 +148,15 @@ impl UpstreamStream {
         }
         // Readiness may be stale; an attempt tells.
         nothing(socket.try_read(&mut [0]))
+    }
+}
+
+impl Stream for UpstreamStream {
+    fn plain(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Plain(stream) => Some(stream),
+            Self::Tls(_) => None,
+        }
     }
 }
 

@@ -16,6 +16,7 @@ pub mod proxy_protocol;
 pub mod server_name;
 pub mod session;
 pub mod settings;
+pub mod splice;
 pub mod tcp;
 pub mod tls;
 pub mod tunnels;

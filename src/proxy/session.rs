@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use smallvec::SmallVec;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
 use super::connect::{UpstreamStream, connect, connect_plain};
@@ -17,6 +17,7 @@ use super::drain::Phase;
 use super::http::client_io::ClientIo;
 use super::listener::Listener;
 use super::proxy_protocol::{self, Addresses, HEADER_BYTES_MAX, Received};
+use super::splice::Stream;
 use super::tcp::{PumpContext, pump};
 use super::tls;
 use super::worker::Worker;
@@ -85,7 +86,7 @@ pub async fn receive_proxy_header(listener: &Listener, io: &mut ClientIo, seen: 
 
 async fn route<T>(worker: &Rc<Worker>, listener: &Listener, client: T, local: SocketAddr, ends: Addresses)
 where
-    T: AsyncRead + AsyncWrite + Unpin,
+    T: Stream,
 {
     // The listener's own port counts, whatever a PROXY header says.
     let local = SocketAddr::new(local.ip(), listener.config.address.port());
@@ -109,7 +110,7 @@ pub struct Carried {
 /// Carries a connection to one of `route`'s targets, to its end.
 pub async fn carry<T>(worker: &Rc<Worker>, listener: &Listener, route: &Arc<Route>, client: T, carried: Carried)
 where
-    T: AsyncRead + AsyncWrite + Unpin,
+    T: Stream,
 {
     let Some((target, mut upstream, _in_flight)) = connect_somewhere(worker, listener, route, carried).await else {
         return;
@@ -208,11 +209,12 @@ pub async fn pump_until_cut<C, U>(
     idle: Duration,
 ) -> u64
 where
-    C: AsyncRead + AsyncWrite + Unpin,
-    U: AsyncRead + AsyncWrite + Unpin,
+    C: Stream,
+    U: Stream,
 {
     let guard = worker.tunnels.enter(Arc::clone(to.state));
-    let context = PumpContext { buffers: &worker.buffers, metrics: to.service, series: to.series, idle };
+    let context =
+        PumpContext { buffers: &worker.buffers, pipes: &worker.pipes, metrics: to.service, series: to.series, idle };
     let stop = async {
         tokio::select! {
             () = guard.cut() => {}

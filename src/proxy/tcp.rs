@@ -17,9 +17,11 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use super::splice::{Moved, Pipe, Pipes, SpliceError, Stream};
 use crate::metrics::ServiceMetrics;
 use crate::metrics::fabio::RouteSeries;
 
@@ -27,6 +29,8 @@ use crate::metrics::fabio::RouteSeries;
 const BUFFER_BYTES: usize = 64 * 1024;
 /// Most idle buffers a worker keeps.
 const POOL_MAX: usize = 64;
+/// A piece of a long transfer below this size, in bytes, is its end, or it was none.
+const SHORT_BYTES: usize = 16 * 1024;
 /// Chunks one direction moves before others get their turn.
 const ROUNDS_MAX: usize = 8;
 
@@ -84,6 +88,8 @@ pub struct Pumped {
 pub struct PumpContext<'a> {
     /// The worker's buffers.
     pub buffers: &'a BufferPool,
+    /// The worker's pipes.
+    pub pipes: &'a Pipes,
     /// Gets the bytes while they flow.
     pub metrics: &'a ServiceMetrics,
     /// Gets them too, where that is wanted.
@@ -98,12 +104,12 @@ pub struct PumpContext<'a> {
 /// Cancel safe in the sense that dropping it loses only what is on its way.
 pub async fn pump<C, U, S>(client: &mut C, upstream: &mut U, context: PumpContext<'_>, stop: S) -> Pumped
 where
-    C: AsyncRead + AsyncWrite + Unpin,
-    U: AsyncRead + AsyncWrite + Unpin,
+    C: Stream,
+    U: Stream,
     S: Future<Output = ()>,
 {
-    let mut inward = Direction::new(context.buffers);
-    let mut outward = Direction::new(context.buffers);
+    let mut inward = Direction::new(context.buffers, context.pipes);
+    let mut outward = Direction::new(context.buffers, context.pipes);
     let mut stop = pin!(stop);
     let mut idle = pin!(IdleTimer::new(context.idle));
     let end = poll_fn(|cx| {
@@ -157,6 +163,11 @@ enum Phase {
 
 struct Direction<'a> {
     pool: &'a BufferPool,
+    pipes: &'a Pipes,
+    /// Held only while it holds bytes, or more than a little is on its way.
+    pipe: Option<Pipe>,
+    /// The last read filled the buffer: this is a long transfer.
+    long: bool,
     phase: Phase,
     /// Held only while it holds bytes that the writer did not take yet.
     buffer: Option<Box<[u8]>>,
@@ -167,14 +178,25 @@ struct Direction<'a> {
 }
 
 impl<'a> Direction<'a> {
-    fn new(pool: &'a BufferPool) -> Self {
-        Self { pool, phase: Phase::Copying, buffer: None, from: 0, to: 0, unflushed: false, moved: 0 }
+    fn new(pool: &'a BufferPool, pipes: &'a Pipes) -> Self {
+        Self {
+            pool,
+            pipes,
+            pipe: None,
+            long: false,
+            phase: Phase::Copying,
+            buffer: None,
+            from: 0,
+            to: 0,
+            unflushed: false,
+            moved: 0,
+        }
     }
 
     fn poll<R, W>(&mut self, reader: &mut R, writer: &mut W, cx: &mut Context<'_>) -> Poll<Result<(), Failure>>
     where
-        R: AsyncRead + Unpin,
-        W: AsyncWrite + Unpin,
+        R: Stream,
+        W: Stream,
     {
         if let Phase::Copying = self.phase {
             match ready!(self.poll_copy(reader, writer, cx)) {
@@ -204,6 +226,13 @@ impl<'a> Direction<'a> {
     }
 
     fn release(&mut self) {
+        self.release_buffer();
+        if let Some(pipe) = self.pipe.take() {
+            self.pipes.give_back(pipe);
+        }
+    }
+
+    fn release_buffer(&mut self) {
         if let Some(buffer) = self.buffer.take() {
             self.pool.give_back(buffer);
         }
@@ -212,11 +241,23 @@ impl<'a> Direction<'a> {
     /// Ready with `Ok` at the end of the reader, once everything was taken by the writer.
     fn poll_copy<R, W>(&mut self, reader: &mut R, writer: &mut W, cx: &mut Context<'_>) -> Poll<Result<(), Failure>>
     where
-        R: AsyncRead + Unpin,
-        W: AsyncWrite + Unpin,
+        R: Stream,
+        W: Stream,
     {
         for _ in 0..ROUNDS_MAX {
             ready!(self.poll_drain(writer, cx))?;
+            if self.long
+                && let (Some(from), Some(to)) = (reader.plain(), writer.plain())
+                && let Some(spliced) = self.poll_splice(from, to, cx)
+            {
+                match ready!(spliced)? {
+                    Moved::Some(_) => continue,
+                    Moved::End => {
+                        self.release();
+                        return Poll::Ready(Ok(()));
+                    }
+                }
+            }
             let buffer = self.buffer.get_or_insert_with(|| self.pool.take());
             let mut room = ReadBuf::new(buffer);
             match Pin::new(&mut *reader).poll_read(cx, &mut room) {
@@ -224,7 +265,10 @@ impl<'a> Direction<'a> {
                     self.release();
                     return Poll::Ready(Ok(()));
                 }
-                Poll::Ready(Ok(())) => (self.from, self.to) = (0, room.filled().len()),
+                Poll::Ready(Ok(())) => {
+                    self.long = room.remaining() == 0;
+                    (self.from, self.to) = (0, room.filled().len());
+                }
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(Failure::Read(error.kind()))),
                 Poll::Pending => {
                     self.release();
@@ -235,6 +279,42 @@ impl<'a> Direction<'a> {
         // More is there, but others wait for this thread.
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    /// One step of a long transfer; none where there is no pipe. A transfer that has to wait may be over, so it keeps no
+    /// pipe meanwhile.
+    fn poll_splice(
+        &mut self,
+        from: &TcpStream,
+        to: &TcpStream,
+        cx: &mut Context<'_>,
+    ) -> Option<Poll<Result<Moved, Failure>>> {
+        self.release_buffer();
+        if self.pipe.is_none() {
+            self.pipe = self.pipes.take();
+        }
+        let pipe = self.pipe.as_mut()?;
+        Some(match pipe.poll_move(from, to, u64::MAX, cx) {
+            Poll::Ready(Ok(moved)) => {
+                if let Moved::Some(bytes) = moved {
+                    self.moved += bytes as u64;
+                    // Short ones are cheaper by a buffer.
+                    self.long = bytes >= SHORT_BYTES || !pipe.is_empty();
+                    if !self.long {
+                        self.release();
+                    }
+                }
+                Poll::Ready(Ok(moved))
+            }
+            Poll::Ready(Err(SpliceError::Read(error))) => Poll::Ready(Err(Failure::Read(error.kind()))),
+            Poll::Ready(Err(SpliceError::Write(error))) => Poll::Ready(Err(Failure::Write(error.kind()))),
+            Poll::Pending => {
+                if pipe.is_empty() {
+                    self.release();
+                }
+                Poll::Pending
+            }
+        })
     }
 
     /// Ready when the writer took all that is held.
@@ -317,12 +397,15 @@ mod tests {
 
     use super::*;
 
+    impl Stream for DuplexStream {}
+
     struct Setup {
         client: DuplexStream,
         upstream: DuplexStream,
         near: DuplexStream,
         far: DuplexStream,
         buffers: BufferPool,
+        pipes: Pipes,
         metrics: ServiceMetrics,
     }
 
@@ -331,7 +414,7 @@ mod tests {
         let (client, near) = duplex(room);
         let (upstream, far) = duplex(room);
         let metrics = ServiceMetrics::new("svc".into());
-        Setup { client, upstream, near, far, buffers: BufferPool::default(), metrics }
+        Setup { client, upstream, near, far, buffers: BufferPool::default(), pipes: Pipes::default(), metrics }
     }
 
     impl Setup {
@@ -341,7 +424,8 @@ mod tests {
             stop: impl Future<Output = ()>,
             ends: impl AsyncFnOnce(DuplexStream, DuplexStream) -> T,
         ) -> (Pumped, T) {
-            let context = PumpContext { buffers: &self.buffers, metrics: &self.metrics, series: None, idle };
+            let context =
+                PumpContext { buffers: &self.buffers, pipes: &self.pipes, metrics: &self.metrics, series: None, idle };
             let pump = async {
                 let pumped = pump(&mut self.near, &mut self.far, context, stop).await;
                 drop((self.near, self.far));

@@ -26,6 +26,7 @@ use super::http::direct::Shelf;
 use super::listener::{Listener, accept_loop};
 use super::pool::UpstreamPool;
 use super::settings::{Settings, SettingsReader, SharedSettings};
+use super::splice::Pipes;
 use super::tcp::BufferPool;
 use super::tunnels::Tunnels;
 use crate::log::access::AccessLogger;
@@ -65,6 +66,8 @@ pub struct Worker {
     pub budget: RefCell<RetryBudget>,
     /// Buffers for byte tunnels.
     pub buffers: BufferPool,
+    /// For long transfers between plain sockets.
+    pub pipes: Pipes,
     /// What its direct HTTP/1 exchanges share.
     pub direct: Shelf,
     /// Open byte tunnels.
@@ -106,6 +109,7 @@ impl Worker {
             pool: UpstreamPool::default(),
             budget: RefCell::new(RetryBudget::new(proxy.retry_budget_percent, proxy.retry_budget_min)),
             buffers: BufferPool::default(),
+            pipes: Pipes::default(),
             direct: Shelf::default(),
             tunnels: Rc::default(),
             clock: context.clock,

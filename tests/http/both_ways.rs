@@ -51,7 +51,7 @@ const REQUESTS: &[&str] = &[
     "GET /s/{n}?own=1 HTTP/1.1\r\nHost: strip.h\r\n\r\n",
     "GET /{n} HTTP/1.1\r\nHost: target.h\r\n\r\n",
     "GET /{n} HTTP/1.1\r\nHost: name.h\r\nX-Forwarded-Port: 1\r\n\r\n",
-    "HEAD /{n} HTTP/1.1\r\nHost: h\r\n\r\n",
+    "HEAD /{n} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n",
     "POST /{n} HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\nContent-Type: text/plain\r\n\r\nabc",
     "POST /{n} HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n",
     "PUT /{n} HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
@@ -139,7 +139,6 @@ impl Way {
         for _ in 0..if twice && !head_only { 2 } else { 1 } {
             client.send(request);
             if head_only {
-                client.finish();
                 answers.push(Some(Shown::of_head(&client.rest())));
                 break;
             }

@@ -12,6 +12,7 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use crate::proxy::splice::Stream;
 use crate::table::clock::Clock;
 
 /// Room for the first read: a usual request whole, so that looking ahead costs no system call more.
@@ -61,6 +62,12 @@ impl Activity {
     #[must_use]
     pub fn resets_at_end(&self) -> bool {
         self.reset_at_end.get()
+    }
+
+    /// Bytes go to the client past [`ClientIo`]: some were taken, or it takes none for now.
+    pub fn wrote(&self, waits: bool) {
+        let polled = if waits { Poll::Pending } else { Poll::Ready(()) };
+        self.note(&self.write_waits_since_ms, &polled);
     }
 
     fn note<T>(&self, waits_since_ms: &Cell<Option<u64>>, polled: &Poll<T>) {
@@ -132,7 +139,7 @@ impl ClientIo {
 }
 
 /// A client's stream, in clear or inside TLS.
-pub trait ClientStream: AsyncRead + AsyncWrite + Unpin {
+pub trait ClientStream: Stream {
     /// Waits until there may be something to read, without reading. What TLS has decrypted already does not count: read
     /// until that is pending first.
     ///
@@ -140,6 +147,14 @@ pub trait ClientStream: AsyncRead + AsyncWrite + Unpin {
     /// Those of the runtime.
     fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 }
+
+impl Stream for ClientIo {
+    fn plain(&self) -> Option<&TcpStream> {
+        self.peeked().is_empty().then_some(&self.stream)
+    }
+}
+
+impl Stream for tokio_rustls::server::TlsStream<ClientIo> {}
 
 impl ClientStream for ClientIo {
     fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

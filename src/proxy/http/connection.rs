@@ -42,6 +42,7 @@ use crate::proxy::pool::{H2_SEND_BUFFER_BYTES, LocalExec};
 use crate::proxy::proxy_protocol::Addresses;
 use crate::proxy::session::receive_proxy_header;
 use crate::proxy::settings::Settings;
+use crate::proxy::splice::Stream;
 use crate::proxy::tls;
 use crate::proxy::worker::{Worker, ms};
 use crate::table::Scheme;
@@ -305,7 +306,7 @@ where
 
 async fn drive_h1<T>(worker: Rc<Worker>, settings: &Settings, downstream: Rc<Downstream>, io: T)
 where
-    T: AsyncRead + AsyncWrite + Unpin + 'static,
+    T: Stream + 'static,
 {
     let (io, guard) = GuardedIo::new(io, Limits::new(&settings.proxy, false));
     downstream.watch.set_guard(guard);

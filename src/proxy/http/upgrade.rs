@@ -11,7 +11,7 @@ use http::Response;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::AsyncWriteExt as _;
 
 use super::body::ResponseBody;
 use super::connection::Downstream;
@@ -19,6 +19,7 @@ use super::record::Finish;
 use crate::metrics::ServiceMetrics;
 use crate::metrics::fabio::OpenWebsocket;
 use crate::proxy::session::{Tunnelled, pump_until_cut};
+use crate::proxy::splice::Stream;
 use crate::proxy::worker::Worker;
 use crate::table::{Target, TargetState};
 
@@ -52,7 +53,7 @@ impl Tunnel {
     /// Runs to the end of both sides. `ahead` is what the client sent before the stream changed hands.
     pub async fn run<T>(mut self, worker: &Rc<Worker>, client: T, ahead: Bytes)
     where
-        T: AsyncRead + AsyncWrite + Unpin,
+        T: Stream,
     {
         let upstream = match self.upstream.await {
             Ok(upstream) => upstream,

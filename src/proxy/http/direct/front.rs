@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::ReadBuf;
+use tokio::net::TcpStream;
 
 use super::buffer::{Buffer, Buffers, READ_MIN};
 use crate::proxy::http::client_io::ClientStream;
@@ -85,6 +86,12 @@ impl<'a, T: ClientStream> Front<'a, T> {
             }
         }
         Poll::Pending
+    }
+
+    /// The client's socket, if bytes can go to it past this process.
+    #[must_use]
+    pub fn plain(&self) -> Option<&TcpStream> {
+        self.io.plain()
     }
 
     /// Puts what was read aside behind what is there.

@@ -16,12 +16,17 @@ use super::chunks::Chunks;
 use super::front::Front;
 use super::serve::End;
 use super::wire::{self, Telling};
+use crate::proxy::connect::UpstreamStream;
 use crate::proxy::http::client_io::ClientStream;
 use crate::proxy::http::connection::Downstream;
 use crate::proxy::http::record::{Finish, Lease};
 use crate::proxy::settings::Settings;
+use crate::proxy::splice::{Moved, SpliceError, Stream as _};
 use crate::proxy::worker::Worker;
 use crate::table::Target;
+
+/// A body of which so many bytes are still to come, at least, goes past this process.
+const SPLICE_MIN: u64 = 64 << 10;
 
 /// What an answer is passed on with.
 #[derive(Clone, Copy, Debug)]
@@ -130,6 +135,11 @@ impl PassOn<'_> {
             if let Some(buffer) = &mut buffer {
                 buffer.consume(piece.length);
             }
+            if let Body::Length(left) = &mut body
+                && *left >= SPLICE_MIN
+            {
+                self.splice(front, &stream, left, finish).await?;
+            }
             if body.is_done() {
                 break;
             }
@@ -166,6 +176,49 @@ impl PassOn<'_> {
         if let Some(buffer) = buffer {
             buffers.give_back(buffer);
         }
+        Ok(())
+    }
+
+    /// Lets the rest of a long body go from socket to socket, where both are plain.
+    async fn splice<T: ClientStream>(
+        &self,
+        front: &mut Front<'_, T>,
+        stream: &UpstreamStream,
+        left: &mut u64,
+        finish: &mut Finish,
+    ) -> Result<(), End> {
+        let (Some(from), Some(_)) = (stream.plain(), front.plain()) else { return Ok(()) };
+        let Some(mut pipe) = self.worker.pipes.take() else { return Ok(()) };
+        let activity = self.downstream.watch.activity();
+        while *left > 0 {
+            let moved = poll_fn(|cx| {
+                let Some(to) = front.plain() else { return Poll::Ready(None) };
+                if let Poll::Ready(moved) = pipe.poll_move(from, to, *left, cx) {
+                    return Poll::Ready(Some(moved));
+                }
+                if !pipe.is_empty() {
+                    activity.wrote(true);
+                }
+                front.poll_aside(cx).map(|()| None)
+            });
+            match moved.await {
+                Some(Ok(Moved::Some(bytes))) => {
+                    activity.wrote(false);
+                    *left = left.saturating_sub(bytes as u64);
+                    finish.add_bytes(bytes);
+                }
+                Some(Ok(Moved::End)) => {
+                    finish.upstream_broke(&"its connection ended");
+                    return Err(End::Abrupt);
+                }
+                Some(Err(SpliceError::Read(error))) => {
+                    finish.upstream_broke(&error);
+                    return Err(End::Abrupt);
+                }
+                Some(Err(SpliceError::Write(_))) | None => return Err(End::Abrupt),
+            }
+        }
+        self.worker.pipes.give_back(pipe);
         Ok(())
     }
 

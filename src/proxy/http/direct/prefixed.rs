@@ -5,6 +5,9 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+use crate::proxy::splice::Stream;
 
 /// The stream.
 #[derive(Debug)]
@@ -19,6 +22,12 @@ impl<T> Prefixed<T> {
     #[must_use]
     pub fn new(ahead: Vec<u8>, io: T) -> Self {
         Self { ahead, taken: 0, io }
+    }
+}
+
+impl<T: Stream> Stream for Prefixed<T> {
+    fn plain(&self) -> Option<&TcpStream> {
+        if self.ahead.is_empty() { self.io.plain() } else { None }
     }
 }
 
