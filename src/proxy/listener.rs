@@ -204,10 +204,10 @@ fn spawn(worker: &Rc<Worker>, listener: &Rc<Listener>, phase: &Rc<LocalPhase>, s
         let _permit = permit;
         match listener.config.protocol {
             ListenerProtocol::Tcp | ListenerProtocol::TcpDynamic => {
-                super::session::serve(worker, listener, stream, peer).await;
+                Box::pin(super::session::serve(worker, listener, stream, peer)).await;
             }
             ListenerProtocol::TcpSni | ListenerProtocol::HttpsTcpSni => {
-                super::server_name::serve(worker, listener, phase, stream, peer).await;
+                Box::pin(super::server_name::serve(worker, listener, phase, stream, peer)).await;
             }
             ListenerProtocol::Http
             | ListenerProtocol::Https

@@ -24,6 +24,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
 
 use super::body::ResponseBody;
 use super::client_io::{Activity, ClientIo, ClientStream};
@@ -192,10 +193,37 @@ pub async fn serve_client(
     worker: Rc<Worker>,
     listener: Rc<Listener>,
     phase: Rc<LocalPhase>,
-    mut io: ClientIo,
+    io: ClientIo,
     peer: SocketAddr,
 ) {
     let settings = worker.settings();
+    // Boxed, one after the other: what a connection needs to begin, and what it needs to go on, is not needed at once.
+    match Box::pin(greeted(&worker, &settings, &listener, phase, io, peer)).await {
+        Some(Greeted::Plain { io, downstream, h2 }) => {
+            Box::pin(drive(worker, settings, downstream, io, h2)).await;
+        }
+        Some(Greeted::Tls { io, downstream, h2 }) => {
+            Box::pin(drive(worker, settings, downstream, *io, h2)).await;
+        }
+        None => {}
+    }
+}
+
+/// A client of whom it is known what it speaks.
+enum Greeted {
+    Plain { io: ClientIo, downstream: Rc<Downstream>, h2: bool },
+    Tls { io: Box<TlsStream<ClientIo>>, downstream: Rc<Downstream>, h2: bool },
+}
+
+/// Ends TLS, where it is to be ended, and finds out what the client speaks. None: it left, or is not understood.
+async fn greeted(
+    worker: &Rc<Worker>,
+    settings: &Settings,
+    listener: &Rc<Listener>,
+    phase: Rc<LocalPhase>,
+    mut io: ClientIo,
+    peer: SocketAddr,
+) -> Option<Greeted> {
     let header_timeout = listener.limits(&settings.proxy).header;
     let activity = Rc::clone(io.activity());
     let Some(certificates) = &listener.certificates else {
@@ -204,28 +232,29 @@ pub async fn serve_client(
         let speaks = tokio::select! {
             biased;
             speaks = speaks => speaks,
-            () = last_call(&phase, &activity, &worker) => return,
+            () = last_call(&phase, &activity, worker) => return None,
         };
-        let Ok(Ok(h2)) = speaks else { return };
-        let downstream = downstream(&listener, phase, peer, None, activity);
-        return drive(worker, settings, downstream, io, h2).await;
+        let Ok(Ok(h2)) = speaks else { return None };
+        let downstream = downstream(listener, phase, peer, None, activity);
+        return Some(Greeted::Plain { io, downstream, h2 });
     };
     let used = listener.server_use();
     let handshake = tokio::time::timeout(header_timeout, tls::accept(certificates, &used, io));
     let handshake = tokio::select! {
         biased;
         handshake = handshake => handshake,
-        () = last_call(&phase, &activity, &worker) => return,
+        () = last_call(&phase, &activity, worker) => return None,
     };
     match handshake {
         Ok(Ok(stream)) => {
             let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-            let downstream = downstream(&listener, phase, peer, Some(tls::details(stream.get_ref().1)), activity);
-            drive(worker, settings, downstream, stream, h2).await;
+            let downstream = downstream(listener, phase, peer, Some(tls::details(stream.get_ref().1)), activity);
+            return Some(Greeted::Tls { io: Box::new(stream), downstream, h2 });
         }
         Ok(Err(error)) => listener.client_fault(peer, ClientFault::Tls, &error),
         Err(elapsed) => listener.client_fault(peer, ClientFault::Tls, &elapsed),
     }
+    None
 }
 
 /// Completes when no more is expected of the client: its listener stops, and it has been silent for a moment before

@@ -18,8 +18,10 @@ const REQUEST_BYTES: usize = 8 << 10;
 const ANSWER_BYTES: usize = 64 << 10;
 /// Least room for one more read of a head, in bytes.
 pub const READ_MIN: usize = 4 << 10;
-/// Most idle buffers of a kind that a worker keeps.
-const KEPT_MAX: usize = 64;
+/// Most idle small buffers of a kind that a worker keeps: as many as requests may wait at the same time, usually.
+const SMALL_KEPT_MAX: usize = 512;
+/// Most idle large ones: they are needed while bytes lie in them alone.
+const LARGE_KEPT_MAX: usize = 64;
 /// Larger heads written are not kept, in bytes of room.
 const HEAD_KEPT_MAX: usize = 16 << 10;
 
@@ -128,31 +130,30 @@ impl Buffers {
     /// Takes one back. Those that grew go.
     pub fn give_back(&self, mut buffer: Buffer) {
         (buffer.start, buffer.end) = (0, 0);
-        let kept = match buffer.bytes.len() {
-            REQUEST_BYTES => &self.requests,
-            ANSWER_BYTES => &self.answers,
-            _ => return,
-        };
-        keep(kept, buffer);
+        match buffer.bytes.len() {
+            REQUEST_BYTES => keep(&self.requests, SMALL_KEPT_MAX, buffer),
+            ANSWER_BYTES => keep(&self.answers, LARGE_KEPT_MAX, buffer),
+            _ => {}
+        }
     }
 
     /// Takes one back.
     pub fn give_back_head(&self, mut head: Vec<u8>) {
         if head.capacity() <= HEAD_KEPT_MAX {
             head.clear();
-            keep(&self.heads, head);
+            keep(&self.heads, SMALL_KEPT_MAX, head);
         }
     }
 
     /// Takes one back.
     pub fn give_back_fields(&self, fields: Vec<Field>) {
-        keep(&self.fields, fields);
+        keep(&self.fields, SMALL_KEPT_MAX, fields);
     }
 }
 
-fn keep<T>(kept: &RefCell<Vec<T>>, one: T) {
+fn keep<T>(kept: &RefCell<Vec<T>>, most: usize, one: T) {
     let mut kept = kept.borrow_mut();
-    if kept.len() < KEPT_MAX {
+    if kept.len() < most {
         kept.push(one);
     }
 }
