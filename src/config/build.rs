@@ -45,6 +45,7 @@ pub(crate) fn build(
         auth: auth::schemes(settings, mistakes),
         vault,
         proxy: proxy_and_retry(settings, mistakes),
+        compression: one(settings, "proxy.compression", mistakes, compression::compression),
         health: one(settings, "health", mistakes, health),
         admin: one(settings, "admin", mistakes, |reader| admin::admin(reader, &certificates)),
         metrics: one(settings, "metrics", mistakes, metrics::metrics),

@@ -227,6 +227,9 @@ pub const TLS_CIPHERS: [(&str, u16); 9] = [
 /// Certificate sources.
 pub const CERTIFICATE_SOURCES: &[&str] = &["file", "path", "http", "consul", "vault", "vault-pki"];
 
+/// Content codings.
+pub const CODINGS: &[&str] = &["zstd", "br", "gzip"];
+
 /// Kinds of authentication.
 pub const AUTH_TYPES: &[&str] = &["basic"];
 
@@ -310,6 +313,40 @@ pub const SECTIONS: &[Section] = &[
         shape: Shape::Once,
         doc: "Rules of the data path: routing, headers, limits and deadlines.",
         keys: PROXY,
+    },
+    Section {
+        name: "proxy.compression",
+        shape: Shape::Once,
+        doc: "Compression of answers, where the client takes it (Accept-Encoding) and the instance has not done it. \
+              Off while there is no pattern.",
+        keys: &[
+            unset(
+                "content_types",
+                Kind::Text,
+                "^(text/|application/(json|javascript|xml)|image/svg)",
+                "Which answers are compressed: a regular expression over their Content-Type. Not those of which a part \
+                 was asked for, that forbid it (Cache-Control: no-transform), of gRPC, or for clients that accept \
+                 text/event-stream.",
+            ),
+            key(
+                "algorithms",
+                Kind::Words(CODINGS),
+                "zstd,br,gzip",
+                "What may be used, the best first: counts where a client likes several equally.",
+            ),
+            key(
+                "min_bytes",
+                Kind::Count(0, 1 << 30),
+                "1024",
+                "Answers known to be shorter than this pass as they are.",
+            ),
+            key(
+                "max_memory_mib",
+                Kind::Count(1, 65_536),
+                "128",
+                "About how much memory (MiB) each worker may take for it. What comes when it is used up passes as it is.",
+            ),
+        ],
     },
     Section {
         name: "retry",

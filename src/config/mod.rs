@@ -16,6 +16,7 @@ mod admin;
 mod agents;
 mod auth;
 mod build;
+mod compression;
 mod defaults;
 mod file;
 mod level;
@@ -45,6 +46,7 @@ use crate::table::health::HealthConfig;
 
 pub use admin::is_host;
 pub use auth::{AuthConfig, AuthKind};
+pub use compression::{Coding, CompressionConfig, ContentTypes};
 pub use duration::{format_duration, parse_duration};
 pub use listeners::overlap;
 pub use load::{Draft, Inputs, Loaded, draft, load, read, read_draft};
@@ -78,6 +80,8 @@ pub struct Config {
     pub vault: VaultConfig,
     /// `[proxy]` and `[retry]`.
     pub proxy: ProxyConfig,
+    /// `[proxy.compression]`.
+    pub compression: CompressionConfig,
     /// `[health]`.
     pub health: HealthConfig,
     /// `[admin]`.

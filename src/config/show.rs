@@ -27,7 +27,7 @@ impl Config {
                 "targets": route.targets.iter().map(|url| without_password(url)).collect::<Vec<_>>(),
                 "options": route.options,
             })).collect::<Vec<_>>() },
-            "proxy": proxy(&self.proxy),
+            "proxy": proxy(&self.proxy, &self.compression),
             "retry": {
                 "attempts": self.proxy.retry_attempts,
                 "budget_percent": self.proxy.retry_budget_percent,
@@ -297,7 +297,7 @@ fn auth(config: &AuthConfig) -> Value {
     json!({ "type": "basic", "file": file, "realm": realm, "refresh": time(*refresh) })
 }
 
-fn proxy(config: &ProxyConfig) -> Value {
+fn proxy(config: &ProxyConfig, compression: &CompressionConfig) -> Value {
     let header = |name: &Option<http::HeaderName>| name.as_ref().map(|name| name.as_str().to_owned());
     let matcher = match config.matcher {
         Matcher::Prefix => "prefix",
@@ -339,6 +339,12 @@ fn proxy(config: &ProxyConfig) -> Value {
         "keepalive": time(config.keepalive),
         "tcp_idle_timeout": time(config.tcp_idle_timeout),
         "removed_grace": time(config.removed_grace),
+        "compression": {
+            "content_types": compression.content_types.as_ref().map(ContentTypes::as_str),
+            "algorithms": compression.algorithms.iter().map(|coding| coding.as_str()).collect::<Vec<_>>(),
+            "min_bytes": compression.min_bytes,
+            "max_memory_mib": compression.max_memory_mib,
+        },
     })
 }
 

@@ -316,6 +316,12 @@ format = "text" # Fabio writes its log for people
                 (config.proxy.sts_subdomains, config.proxy.sts_preload) = (true, true);
             },
         );
+        changes(&["-proxy.gzip.contenttype", "^text/.*(;.*)?$"], |config| {
+            let compression = &mut config.compression;
+            compression.content_types = config::ContentTypes::new("^text/.*(;.*)?$").ok();
+            compression.algorithms = vec![config::Coding::Gzip];
+            compression.min_bytes = 0;
+        });
         changes(&["-log.level", "warn"], |config| config.log.level = "warn".to_owned());
         changes(&["-log.level", "FATAL"], |config| config.log.level = "error".to_owned());
         changes(&["-log.access.target", "stdout"], |config| config.log.access = config::AccessLog::Common);
@@ -506,6 +512,7 @@ format = "text" # Fabio writes its log for people
             (&["-proxy.matcher", "exact"], "not one of prefix, iprefix, glob"),
             (&["-proxy.noroutestatus", "1000"], "not between 100 and 999"),
             (&["-ui.access", "x"], "not one of rw, ro"),
+            (&["-proxy.gzip.contenttype", "text/("], "is no regular expression (unclosed group)"),
             (&["-log.access.target", "file"], "log.access.target"),
             (&["-log.access.format="], "the format is empty"),
             (&["-proxy.header.requestid", "a b"], "not the name of a header"),

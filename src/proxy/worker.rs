@@ -22,6 +22,7 @@ use tokio::task::JoinSet;
 
 use super::budget::RetryBudget;
 use super::drain::{LocalPhase, Phase, PhaseReceiver};
+use super::http::compression;
 use super::listener::{Listener, accept_loop};
 use super::pool::UpstreamPool;
 use super::settings::{Settings, SettingsReader, SharedSettings};
@@ -66,6 +67,8 @@ pub struct Worker {
     pub buffers: BufferPool,
     /// Open byte tunnels.
     pub tunnels: Rc<Tunnels>,
+    /// What encoders of answers hold.
+    pub compressing: compression::Memory,
     /// The process clock.
     pub clock: Clock,
     /// The access log.
@@ -104,6 +107,7 @@ impl Worker {
             budget: RefCell::new(RetryBudget::new(proxy.retry_budget_percent, proxy.retry_budget_min)),
             buffers: BufferPool::default(),
             tunnels: Rc::default(),
+            compressing: compression::Memory::default(),
             clock: context.clock,
             access: context.access.clone(),
             metrics: context.metrics.clone(),

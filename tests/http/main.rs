@@ -8,6 +8,7 @@ mod support;
 
 mod abort;
 mod auth;
+mod compression;
 mod failover;
 mod hostile;
 mod protocol;

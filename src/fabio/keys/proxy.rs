@@ -94,12 +94,12 @@ pub(super) const KEYS: &[Key] = &[
     becomes("proxy.header.sts.maxage", Int, "0", HSTS, "proxy.sts_max_age"),
     becomes("proxy.header.sts.subdomains", Bool, "false", HSTS, "proxy.sts_subdomains"),
     becomes("proxy.header.sts.preload", Bool, "false", HSTS, "proxy.sts_preload"),
-    later(
+    becomes(
         "proxy.gzip.contenttype",
         Text,
         "",
         "Content types to compress, as a regular expression.",
-        "compression; answers pass as the target sends them",
+        "proxy.compression.content_types",
     ),
     nothing("proxy.grpcmaxrxmsgsize", Int, "4194304", "Largest gRPC message from a target, in bytes.", MESSAGES),
     nothing("proxy.grpcmaxtxmsgsize", Int, "4194304", "Largest gRPC message to a target, in bytes.", MESSAGES),

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::super::document::Value;
 use super::Translator;
+use crate::config::ContentTypes;
 
 /// What Fabio does without a key for it, where `lb` does something else unless told.
 const AS_FABIO: &[(&str, Like, &str)] = &[
@@ -37,6 +38,7 @@ impl Translator<'_> {
         self.routing();
         self.headers();
         self.connections();
+        self.compression();
         self.logs();
         self.set_time("drain.grace", self.settings.time("proxy.deregistergraceperiod"), "proxy.deregistergraceperiod");
         self.set_time("drain.timeout", self.settings.time("proxy.shutdownwait"), "proxy.shutdownwait");
@@ -121,6 +123,26 @@ impl Translator<'_> {
         self.document.set("proxy.upstream_max_idle", Value::Count(most), "proxy.maxconn");
         let threads = u64::try_from(self.settings.number("runtime.gomaxprocs")).unwrap_or(0).min(1024);
         self.document.set("proxy.workers", Value::Count(threads), "runtime.gomaxprocs");
+    }
+
+    fn compression(&mut self) {
+        let key = "proxy.gzip.contenttype";
+        let pattern = self.settings.text(key).to_owned();
+        if pattern.is_empty() {
+            return;
+        }
+        if let Err(error) = ContentTypes::new(&pattern) {
+            let reason = error.to_string();
+            let reason = reason.lines().next_back().unwrap_or_default().trim_start_matches("error: ").to_owned();
+            return self.refuse(key, format!("{pattern:?} is no regular expression ({reason})"));
+        }
+        self.document.set("proxy.compression.content_types", pattern, key);
+        self.document.set(
+            "proxy.compression.algorithms",
+            Value::List(vec!["gzip".to_owned()]),
+            "Fabio knows gzip alone",
+        );
+        self.document.set("proxy.compression.min_bytes", Value::Count(0), "Fabio compresses whatever its length");
     }
 
     fn logs(&mut self) {

@@ -32,6 +32,7 @@ use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use super::body::{RequestBody, ResponseBody, UploadProgress};
+use super::compression::Compressing;
 use super::connection::Downstream;
 use super::forward::{Answer, AttemptError, Original, attempt, is_idempotent};
 use super::headers;
@@ -173,7 +174,12 @@ pub async fn exchange(
             if switching {
                 upgrade::switch(&downstream, target, response, finish)
             } else {
-                pass_on(response, answer.first, finish)
+                // What upstreams of gRPC send is theirs to compress, message by message.
+                let compressing = settings.compression.as_ref().filter(|_| !grpc).and_then(|rules| {
+                    let status = response.status();
+                    rules.prepare(&original.headers, status, response.headers_mut(), &worker.compressing)
+                });
+                pass_on(response, answer.first, compressing, finish)
             }
         }
         Err(error) => {
@@ -627,13 +633,20 @@ pub(super) fn own(response: Response<Bytes>, mut finish: Box<Finish>) -> Respons
 fn pass_on(
     response: Response<Incoming>,
     first: Option<Frame<Bytes>>,
+    compressing: Option<Compressing>,
     mut finish: Box<Finish>,
 ) -> Response<ResponseBody> {
     let (mut parts, body) = response.into_parts();
     // The version is the client connection's business, not the upstream's.
     parts.version = Version::HTTP_11;
+    // To HEAD, with a head of what is compressed: nothing is.
     if first.is_none() && body.is_end_stream() {
         finish.complete();
+        return Response::from_parts(parts, ResponseBody::Upstream { first, body, finish });
     }
-    Response::from_parts(parts, ResponseBody::Upstream { first, body, finish })
+    let body = match compressing {
+        Some(compressing) => ResponseBody::Compressed { body: compressing.body(first, body), finish },
+        None => ResponseBody::Upstream { first, body, finish },
+    };
+    Response::from_parts(parts, body)
 }

@@ -2,6 +2,7 @@
 
 pub mod body;
 pub mod client_io;
+pub mod compression;
 pub mod connection;
 pub mod exchange;
 pub mod forward;

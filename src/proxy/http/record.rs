@@ -203,7 +203,7 @@ impl Finish {
     }
 
     /// The upstream broke off inside the body: the client's connection will be cut.
-    pub fn upstream_broke(&mut self, error: &hyper::Error) {
+    pub fn upstream_broke(&mut self, error: &dyn std::fmt::Display) {
         self.error = Some("upstream_body");
         // The end of the connection is the end of the answer for such a client: it has to see a broken one.
         if self.version == Version::HTTP_10 {
