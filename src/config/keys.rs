@@ -724,6 +724,7 @@ const LISTENER: &[Key] = &[
         "As proxy.idle_timeout for this listener, or as proxy.tcp_idle_timeout where it is one of tcp (0s: never).",
     ),
     unset("body_timeout", Kind::Time(100, DAY), "60s", "As proxy.body_timeout, for this listener."),
+    unset("request_timeout", Kind::Time(0, DAY), "5m", "As proxy.request_timeout, for this listener."),
     unset(
         "ports",
         Kind::Ports,
@@ -996,6 +997,13 @@ const PROXY: &[Key] = &[
         Kind::Time(1, DAY),
         "60s",
         "Limit from the request to the first byte of the answer; 504 after it. gRPC calls bring their own.",
+    ),
+    key(
+        "request_timeout",
+        Kind::Time(0, DAY),
+        "0s",
+        "Limit for a request as a whole, from its head to the last byte of its answer: 504 where no answer has begun, \
+         else it is cut. Not for websockets and gRPC. 0s: none.",
     ),
     key(
         "try_timeout",

@@ -260,6 +260,8 @@ pub struct ListenerConfig {
     pub idle_timeout: Option<Duration>,
     /// In place of `proxy.body_timeout` (`body_timeout`).
     pub body_timeout: Option<Duration>,
+    /// In place of `proxy.request_timeout` (`request_timeout`).
+    pub request_timeout: Option<Duration>,
     /// What a `tcp-dynamic` listener may open (`ports`).
     pub ports: Ports,
     /// How often it looks (`refresh`).
@@ -351,6 +353,8 @@ pub struct ProxyConfig {
     pub connect_timeout: Duration,
     /// Limit from the request to the first byte of the answer (`response_timeout`): 504 after it.
     pub response_timeout: Duration,
+    /// Limit from the request's head to the end of the answer (`request_timeout`); zero: none.
+    pub request_timeout: Duration,
     /// When an idempotent request has no first byte after this, another instance is asked too (`try_timeout`);
     /// zero: never.
     pub try_timeout: Duration,

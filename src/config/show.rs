@@ -190,6 +190,7 @@ fn listener(config: &ListenerConfig) -> Value {
         "header_timeout": config.header_timeout.map(time),
         "idle_timeout": config.idle_timeout.map(time),
         "body_timeout": config.body_timeout.map(time),
+        "request_timeout": config.request_timeout.map(time),
         "ports": config.ports.to_string(),
         "refresh": time(config.refresh),
     })
@@ -333,6 +334,7 @@ fn proxy(config: &ProxyConfig, compression: &CompressionConfig) -> Value {
         "max_connections": config.max_connections,
         "connect_timeout": time(config.connect_timeout),
         "response_timeout": time(config.response_timeout),
+        "request_timeout": time(config.request_timeout),
         "try_timeout": time(config.try_timeout),
         "upstream_idle_timeout": time(config.upstream_idle_timeout),
         "upstream_max_idle": config.upstream_max_idle,

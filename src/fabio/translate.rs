@@ -293,6 +293,7 @@ format = "text" # Fabio writes its log for people
         changes(&["-proxy.dialtimeout", "1.5s"], |config| config.proxy.connect_timeout = Duration::from_millis(1500));
         changes(&["-proxy.dialtimeout", "0"], |config| config.proxy.connect_timeout = seconds(3600));
         changes(&["-proxy.responseheadertimeout", "9s"], |config| config.proxy.response_timeout = seconds(9));
+        changes(&["-proxy.writetimeout", "9s"], |config| config.proxy.request_timeout = seconds(9));
         changes(&["-proxy.idleconntimeout", "1h"], |config| config.proxy.upstream_idle_timeout = seconds(3600));
         changes(&["-proxy.keepalivetimeout", "7s"], |config| config.proxy.keepalive = seconds(7));
         changes(&["-proxy.keepalivetimeout", "-1s"], |config| config.proxy.keepalive = seconds(0));
@@ -501,7 +502,16 @@ format = "text" # Fabio writes its log for people
         let args = ["-proxy.addr", ":1;rt=3s,:2;rt=5s,:3;rt=5s;it=4s,:4;proto=tcp"];
         assert_eq!(own(&args), [(Some(3), Some(3)), (None, None), (None, Some(4)), (None, None)]);
         assert_eq!(warnings(&args), [""; 0]);
-        assert_eq!(warnings(&["-proxy.addr", ":1;rt=3s;wt=5s"]).len(), 1);
+        let answers = |args: &[&str]| {
+            let found = config(args);
+            let own = found.listeners.iter().map(|it| it.request_timeout.map(|time| time.as_secs()));
+            (found.proxy.request_timeout.as_secs(), own.collect::<Vec<_>>())
+        };
+        assert_eq!(answers(&["-proxy.addr", ":1;rt=3s;wt=5s,:2"]), (0, vec![Some(5), None]));
+        let args = ["-proxy.addr", ":1,:2;wt=5s,:3;wt=0,:4;proto=tcp;wt=1s", "-proxy.writetimeout", "9s"];
+        assert_eq!(answers(&args), (9, vec![None, Some(5), Some(0), None]));
+        let said = warnings(&args);
+        assert!(said.len() == 1 && said[0].contains(":4: wt has no effect on TCP"), "{said:?}");
         assert_eq!(warnings(&["-proxy.dialtimeout", "2h"]), ["proxy.dialtimeout (command line): 2h is taken as 1h"]);
     }
 

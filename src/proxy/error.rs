@@ -46,6 +46,9 @@ pub enum ProxyError {
     /// No first byte in time.
     #[error("no answer from the upstream in time")]
     ResponseTimeout,
+    /// The request as a whole took longer than it may.
+    #[error("the request took longer than proxy.request_timeout")]
+    RequestTimeout,
     /// The client went away before the answer was there (only logged).
     #[error("client closed the request")]
     ClientClosed,
@@ -64,7 +67,7 @@ impl ProxyError {
             Self::AccessDenied => StatusCode::FORBIDDEN,
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::Connect(_) | Self::Upstream(_) => StatusCode::BAD_GATEWAY,
-            Self::ConnectTimeout | Self::ResponseTimeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::ConnectTimeout | Self::ResponseTimeout | Self::RequestTimeout => StatusCode::GATEWAY_TIMEOUT,
             // nginx's number for it; never on the wire.
             Self::ClientClosed => StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST),
         }
@@ -86,6 +89,7 @@ impl ProxyError {
             Self::ConnectTimeout => "connect_timeout",
             Self::Upstream(_) => "upstream",
             Self::ResponseTimeout => "response_timeout",
+            Self::RequestTimeout => "request_timeout",
             Self::ClientClosed => "client_closed",
         }
     }
@@ -102,6 +106,7 @@ impl ProxyError {
             Self::Unauthorized => ("16", "authorization failed"),
             Self::AuthBusy => ("14", "authorization takes too long"),
             Self::Connect(_) | Self::ConnectTimeout | Self::Upstream(_) => ("14", "upstream unavailable"),
+            Self::RequestTimeout => ("4", "the request took too long"),
             Self::ResponseTimeout => ("4", "no answer from the upstream in time"),
             Self::ClientClosed => ("1", "cancelled"),
         }
@@ -122,6 +127,7 @@ impl ProxyError {
             Self::ConnectTimeout => "connecting to the upstream timed out",
             Self::Upstream(_) => "the upstream failed before it answered",
             Self::ResponseTimeout => "the upstream did not answer in time",
+            Self::RequestTimeout => "the request took too long",
             Self::ClientClosed => "",
         }
     }
@@ -173,6 +179,7 @@ mod tests {
             (ProxyError::AuthBusy, 503, "14"),
             (ProxyError::Connect("refused".into()), 502, "14"),
             (ProxyError::ConnectTimeout, 504, "14"),
+            (ProxyError::RequestTimeout, 504, "4"),
             (ProxyError::Upstream("eof".into()), 502, "14"),
             (ProxyError::ResponseTimeout, 504, "4"),
             (ProxyError::ClientClosed, 499, "1"),

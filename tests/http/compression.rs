@@ -158,23 +158,21 @@ fn events_are_not_held_up() {
         visit.send("0\r\n\r\n");
     });
     let lb = router(&[("/", &[upstream.address], "")], ON);
-    {
-        let mut client = RawClient::connect(lb.address("http"));
-        client.send("GET / HTTP/1.1\r\nHost: h\r\nAccept-Encoding: gzip\r\n\r\n");
-        let head = String::from_utf8(client.until(b"\r\n\r\n")).unwrap();
-        assert!(head.contains("content-encoding: gzip"), "{head}");
-        let mut decoder = flate2::write::GzDecoder::new(Vec::new());
-        for event in 0..3 {
-            let wanted = format!("data: {event}\n\n");
-            while !decoder.get_ref().ends_with(wanted.as_bytes()) {
-                let line = client.until(b"\r\n");
-                let size = usize::from_str_radix(std::str::from_utf8(&line).unwrap().trim(), 16).unwrap();
-                let piece = client.bytes(size + 2);
-                std::io::Write::write_all(&mut decoder, &piece[..size]).unwrap();
-                std::io::Write::flush(&mut decoder).unwrap();
-            }
-            tick.send(()).unwrap();
+    let mut client = RawClient::connect(lb.address("http"));
+    client.send("GET / HTTP/1.1\r\nHost: h\r\nAccept-Encoding: gzip\r\n\r\n");
+    let head = String::from_utf8(client.until(b"\r\n\r\n")).unwrap();
+    assert!(head.contains("content-encoding: gzip"), "{head}");
+    let mut decoder = flate2::write::GzDecoder::new(Vec::new());
+    for event in 0..3 {
+        let wanted = format!("data: {event}\n\n");
+        while !decoder.get_ref().ends_with(wanted.as_bytes()) {
+            let line = client.until(b"\r\n");
+            let size = usize::from_str_radix(std::str::from_utf8(&line).unwrap().trim(), 16).unwrap();
+            let piece = client.bytes(size + 2);
+            std::io::Write::write_all(&mut decoder, &piece[..size]).unwrap();
+            std::io::Write::flush(&mut decoder).unwrap();
         }
+        tick.send(()).unwrap();
     }
     wait_quiet(&lb, "s0");
 }

@@ -13,6 +13,7 @@ mod failover;
 mod hostile;
 mod protocol;
 mod record;
+mod request_timeout;
 mod routing;
 mod stand;
 mod streaming;

@@ -491,3 +491,21 @@ fn answers_are_compressed_stream_by_stream() {
         }
     });
 }
+
+/// A stream that takes too long is reset; its neighbours, and the connection, are not.
+#[test]
+fn a_stream_ends_with_its_time() {
+    let (_upstream, lb) = both("request_timeout = \"300ms\"\n");
+    block_on(async {
+        for host in ["one", "two"] {
+            let (mut client, connection) = h2(lb.address("http")).await;
+            let answer = client.send_request(get(&format!("http://{host}/sse"))).await.unwrap();
+            let body = answer.into_body().collect().await;
+            let error = body.expect_err("a stream that is cut");
+            assert!(error.to_string().contains("error"), "{error}");
+            let (parts, _, _) = ask(&mut client, get(&format!("http://{host}/x"))).await;
+            assert_eq!(parts.status, StatusCode::OK);
+            assert!(!connection.is_finished());
+        }
+    });
+}

@@ -1,7 +1,7 @@
 //! Keys of the data path and of the logs.
 
 use super::Kind::{Bool, Int, Secret, Span, Text};
-use super::{Key, becomes, later, nothing};
+use super::{Key, becomes, nothing};
 
 const MESSAGES: &str = "messages pass through in pieces, whatever their size; nothing holds a whole one in memory";
 const FLUSH: &str = "every piece of an answer is passed on as soon as it is there";
@@ -77,12 +77,12 @@ pub(super) const KEYS: &[Key] = &[
         "Limit to read a request, for listeners without rt.",
         "proxy.header_timeout, proxy.body_timeout, proxy.idle_timeout",
     ),
-    later(
+    becomes(
         "proxy.writetimeout",
         Span,
         "0s",
         "Limit to write an answer, for listeners without wt.",
-        "a limit for whole answers; a client that stops reading is cut after proxy.body_timeout",
+        "proxy.request_timeout",
     ),
     nothing("proxy.flushinterval", Span, "1s", "How often event streams are flushed.", FLUSH),
     nothing("proxy.globalflushinterval", Span, "0s", "How often other answers are flushed.", FLUSH),

@@ -12,6 +12,7 @@ use hyper::body::Incoming;
 
 use super::compression::{Broken, Compressed};
 use super::record::Finish;
+use crate::proxy::error::ProxyError;
 
 /// How far the upload of a request body is; shared between the body and the exchange that watches the clock.
 #[derive(Debug, Default)]
@@ -125,6 +126,9 @@ pub enum BodyError {
     /// It could not be compressed.
     #[error("cannot compress: {0}")]
     Encoder(io::Error),
+    /// It took too long.
+    #[error("{0}")]
+    Overdue(ProxyError),
 }
 
 impl Body for ResponseBody {
@@ -132,7 +136,15 @@ impl Body for ResponseBody {
     type Error = BodyError;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
-        match self.get_mut() {
+        let this = self.get_mut();
+        if let Self::Upstream { finish, .. } | Self::Compressed { finish, .. } = this
+            && finish.is_overdue(cx)
+        {
+            let error = BodyError::Overdue(ProxyError::RequestTimeout);
+            finish.broke(ProxyError::RequestTimeout.class(), &error);
+            return Poll::Ready(Some(Err(error)));
+        }
+        match this {
             Self::Own { data, finish } => {
                 let frame = std::mem::take(data);
                 if let Some(finish) = finish.as_mut() {
@@ -158,7 +170,7 @@ impl Body for ResponseBody {
                         }
                     }
                     Poll::Ready(None) => finish.complete(),
-                    Poll::Ready(Some(Err(error))) => finish.upstream_broke(error),
+                    Poll::Ready(Some(Err(error))) => finish.broke("upstream_body", error),
                     Poll::Pending => {}
                 }
                 polled.map_err(BodyError::Upstream)
@@ -212,7 +224,7 @@ fn poll_compressed(
             }
         }
         Poll::Ready(None) => finish.complete(),
-        Poll::Ready(Some(Err(error))) => finish.upstream_broke(error),
+        Poll::Ready(Some(Err(error))) => finish.broke("upstream_body", error),
         Poll::Pending => {}
     }
     polled

@@ -27,6 +27,7 @@ use tokio::net::TcpStream;
 
 use super::body::ResponseBody;
 use super::client_io::{Activity, ClientIo};
+use super::ends_by::Limited;
 use super::exchange::exchange;
 use super::guarded_io::{ExchangeMark, GuardHandle, GuardedIo};
 use super::headers::{ClientContext, TlsDetails};
@@ -54,6 +55,8 @@ const GONE_AFTER: Duration = Duration::from_secs(2);
 const LINGER: Duration = Duration::from_secs(2);
 /// Most bytes read and thrown away meanwhile.
 const LINGER_BYTES_MAX: usize = 64 << 20;
+/// How long an answer that is overdue may take to end by itself: that of a client which takes nothing does not.
+const OVERDUE_MAX: Duration = Duration::from_secs(1);
 const TOO_SLOW: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 
 /// What all requests of a client connection share.
@@ -90,6 +93,8 @@ pub struct Watch {
     exchanges: Cell<usize>,
     /// Requests that began, ever.
     begun: Cell<u64>,
+    /// Those that have to be over at some time.
+    pub limited: Limited,
 }
 
 impl Watch {
@@ -257,7 +262,13 @@ fn downstream(
         phase,
         scheme,
         tls_version,
-        watch: Watch { activity, guard: OnceCell::new(), exchanges: Cell::new(0), begun: Cell::new(0) },
+        watch: Watch {
+            activity,
+            guard: OnceCell::new(),
+            exchanges: Cell::new(0),
+            begun: Cell::new(0),
+            limited: Limited::default(),
+        },
         interim: Arc::default(),
         tunnel: Cell::new(None),
     })
@@ -472,7 +483,7 @@ enum Verdict {
 
 /// Looks at the connection now and then; a verdict comes up to one look after its limit.
 async fn watchdog(worker: &Worker, limits: ClientLimits, watch: &Watch) -> Verdict {
-    let shortest = limits.header.min(limits.idle).min(limits.body);
+    let shortest = limits.header.min(limits.idle).min(limits.body).min(limits.request.unwrap_or(Duration::MAX));
     let look_every = (shortest / 2).clamp(Duration::from_millis(10), Duration::from_secs(5));
     let mut head = HeadClock::new(worker.clock.now_ms());
     let mut quiet = QuietClock { since_ms: worker.clock.now_ms(), begun: 0, busy: false };
@@ -484,6 +495,9 @@ async fn watchdog(worker: &Worker, limits: ClientLimits, watch: &Watch) -> Verdi
         let now_ms = worker.clock.now_ms();
         let passed = |since: u64, limit: Duration| now_ms.saturating_sub(since) >= ms(limit);
         if watch.activity.write_waits_since_ms().is_some_and(|since| passed(since, limits.body)) {
+            return Verdict::Stalled;
+        }
+        if watch.limited.all_overdue_since_ms(watch.exchanges.get()).is_some_and(|since| passed(since, OVERDUE_MAX)) {
             return Verdict::Stalled;
         }
         let Some(guard) = watch.guard.get() else {

@@ -77,6 +77,10 @@ pub async fn exchange(
         .then(|| RequestNote::new(host.as_ref().ok().and_then(Option::as_ref), &parts.uri, &parts.headers));
     let mut finish = Finish::open(&worker, &downstream, parts.method.clone(), parts.version, note);
     let grpc = is_grpc(&parts.headers);
+    // Calls of gRPC bring their own.
+    if let Some(limit) = downstream.listener.limits(&settings.proxy).request.filter(|_| !grpc) {
+        finish.limit(limit);
+    }
 
     let Ok(host) = host else {
         return Ok(refuse(&settings, finish, &ProxyError::BadRequest("the host is not clear"), grpc));
@@ -172,6 +176,7 @@ pub async fn exchange(
             finish.metadata(response.headers());
             headers::prepare_response(response.headers_mut(), &downstream.client, &settings.header_rules, switching);
             if switching {
+                finish.unlimit();
                 upgrade::switch(&downstream, target, response, finish)
             } else {
                 // What upstreams of gRPC send is theirs to compress, message by message.
@@ -271,6 +276,7 @@ impl<'a> Exchange<'a> {
         let hedge = repeatable && self.original.upgrade.is_none();
         let body_timeout = self.downstream.listener.limits(&self.settings.proxy).body;
         let mut deadlines = Deadlines::new(self.settings, body_timeout, hedge, is_grpc(&self.original.headers));
+        deadlines.end = finish.ends_by();
         self.worker.budget.borrow_mut().record_request(self.worker.clock.now_ms());
 
         let mut tried = Tried::new();
@@ -348,6 +354,13 @@ impl<'a> Exchange<'a> {
                         && deadlines.client_stalled(now, &upload, self.worker.clock.now_ms())
                     {
                         return Err(ProxyError::ClientStalled);
+                    }
+                    if deadlines.end.is_some_and(|end| end <= now) {
+                        // While it still sends, the client has taken that time.
+                        for attempt in running.iter().filter(|_| upload.done.get()) {
+                            self.blame(attempt.target, true);
+                        }
+                        return Err(ProxyError::RequestTimeout);
                     }
                     if deadlines.response_passed(now, &upload, self.worker.clock.now_ms()) {
                         for attempt in &running {
@@ -430,6 +443,8 @@ struct Deadlines {
     try_every: Option<Duration>,
     next_try: Option<Instant>,
     response: Instant,
+    /// The request as a whole.
+    end: Option<Instant>,
     response_timeout_ms: u64,
     body_timeout: Duration,
 }
@@ -447,13 +462,15 @@ impl Deadlines {
             try_every,
             next_try: try_every.map(|limit| now + limit),
             response: now + response_timeout,
+            end: None,
             response_timeout_ms: ms(response_timeout),
             body_timeout,
         }
     }
 
     fn next(&self) -> Instant {
-        self.next_try.map_or(self.response, |at| at.min(self.response))
+        let times = [self.next_try, self.end, Some(self.response)];
+        times.into_iter().flatten().min().unwrap_or(self.response)
     }
 
     fn try_passed(&mut self, now: Instant) -> bool {

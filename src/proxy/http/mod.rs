@@ -4,6 +4,7 @@ pub mod body;
 pub mod client_io;
 pub mod compression;
 pub mod connection;
+pub mod ends_by;
 pub mod exchange;
 pub mod forward;
 pub mod guarded_io;

@@ -4,6 +4,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::task::Context;
 use std::time::{Duration, Instant, SystemTime};
 
 use http::header::{REFERER, USER_AGENT};
@@ -12,6 +13,7 @@ use hyper::client::conn::http1;
 
 use super::body::{RequestBody, UploadProgress};
 use super::connection::Downstream;
+use super::ends_by::EndsBy;
 use super::guarded_io::ExchangeMark;
 use super::observed::Observed;
 use crate::log::access::AccessRecord;
@@ -80,6 +82,7 @@ pub struct Finish {
     note: Option<Box<RequestNote>>,
     observed: Observed,
     ended: bool,
+    ends_by: Option<EndsBy>,
     _mark: Option<ExchangeMark>,
 }
 
@@ -112,6 +115,7 @@ impl Finish {
             note,
             observed: Observed::new(&downstream.listener),
             ended: false,
+            ends_by: None,
             _mark: downstream.watch.begin(),
         })
     }
@@ -202,14 +206,35 @@ impl Finish {
         }
     }
 
-    /// The upstream broke off inside the body: the client's connection will be cut.
-    pub fn upstream_broke(&mut self, error: &dyn std::fmt::Display) {
-        self.error = Some("upstream_body");
+    /// From now on it may take `limit`.
+    pub fn limit(&mut self, limit: Duration) {
+        self.ends_by = Some(EndsBy::new(&self.downstream, limit, self.worker.clock.now_ms()));
+    }
+
+    /// From now on it may take as long as it likes.
+    pub fn unlimit(&mut self) {
+        self.ends_by = None;
+    }
+
+    /// When it has to be over, if at all.
+    #[must_use]
+    pub fn ends_by(&self) -> Option<tokio::time::Instant> {
+        self.ends_by.as_ref().map(EndsBy::at)
+    }
+
+    /// Whether it takes longer than it may. The task is woken when it begins to.
+    pub fn is_overdue(&mut self, cx: &mut Context<'_>) -> bool {
+        self.ends_by.as_mut().is_some_and(|ends_by| ends_by.is_past(cx))
+    }
+
+    /// The answer broke off inside the body: the client's connection will be cut.
+    pub fn broke(&mut self, class: &'static str, error: &dyn std::fmt::Display) {
+        self.error = Some(class);
         // The end of the connection is the end of the answer for such a client: it has to see a broken one.
         if self.version == Version::HTTP_10 {
             self.downstream.watch.reset_at_end();
         }
-        tracing::debug!(%error, "upstream broke off inside a body");
+        tracing::debug!(%error, "an answer broke off inside its body");
         self.end();
     }
 
@@ -254,6 +279,7 @@ impl Finish {
         self.downstream.watch.end();
         self.in_flight = None;
         self.lease = None;
+        self.ends_by = None;
         let took = self.started.elapsed();
         self.observed.end(self.status, took);
         if let Some(service) = &self.service {

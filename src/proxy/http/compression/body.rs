@@ -28,6 +28,9 @@ pub enum Broken<E> {
     Encoder(io::Error),
 }
 
+/// The next frame, if there is one.
+type Polled<E> = Poll<Option<Result<Frame<Bytes>, Broken<E>>>>;
+
 /// The body.
 #[derive(Debug)]
 pub struct Compressed<B> {
@@ -108,7 +111,7 @@ where
     ///
     /// # Errors
     /// The source broke off, or the encoder failed; nothing comes after that.
-    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken<B::Error>>>> {
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Polled<B::Error> {
         loop {
             let out = match self.compress() {
                 Ok(out) => out,
