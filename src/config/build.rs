@@ -220,11 +220,24 @@ fn log(reader: &mut Reader<'_>, terminal: bool) -> LogConfig {
             Some("auto") if terminal => LogFormat::Text,
             _ => LogFormat::Json,
         },
-        access: match reader.text("access").as_deref() {
-            Some("common") => AccessLog::Common,
-            Some("combined") => AccessLog::Combined,
-            Some("json") => AccessLog::Json,
-            _ => AccessLog::Off,
+        access: access(reader),
+    }
+}
+
+fn access(reader: &mut Reader<'_>) -> AccessLog {
+    match reader.text("access").as_deref() {
+        None | Some("off") => AccessLog::Off,
+        Some("common") => AccessLog::Common,
+        Some("combined") => AccessLog::Combined,
+        Some("json") => AccessLog::Json,
+        Some(text) => match AccessFormat::parse(text) {
+            Ok(format) => AccessLog::Custom(format.into()),
+            Err(error) => {
+                let word = mistake::nearest(text, ["off", "common", "combined", "json"]);
+                let advice = word.map(|near| format!("did you mean {near}?")).unwrap_or_else(|| error.advice());
+                reader.wrong("access", &error.to_string(), &advice);
+                AccessLog::Off
+            }
         },
     }
 }

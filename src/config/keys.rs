@@ -455,7 +455,19 @@ pub const SECTIONS: &[Section] = &[
                 "auto",
                 "json: one object a line. text: for people. auto: text when standard error is a terminal.",
             ),
-            key("access", Kind::Word(&["off", "common", "combined", "json"]), "off", "Form of the access log."),
+            key(
+                "access",
+                Kind::Text,
+                "off",
+                "Form of the access log: off, common, combined, json, or a text with fields: $remote_addr, $remote_host, \
+                 $remote_port, $request, $request_args, $request_host, $request_method, $request_proto, \
+                 $request_scheme, $request_uri, $request_url, $response_body_size, $response_status, \
+                 $response_time_ms, $response_time_us, $response_time_ns (seconds with 3, 6 or 9 decimals), \
+                 $time_common, $time_rfc3339, $time_rfc3339_ms, $time_rfc3339_us, $time_rfc3339_ns, $time_unix_ms, \
+                 $time_unix_us, $time_unix_ns, $upstream_addr, $upstream_host, $upstream_port, \
+                 $upstream_request_scheme, $upstream_request_uri, $upstream_request_url, $upstream_service, and \
+                 $header.NAME for a header field of the request, as the instance got it.",
+            ),
         ],
     },
 ];
@@ -1049,6 +1061,14 @@ mod tests {
                 assert!(names.insert(env_name(&path)), "{path} shares its environment name");
             }
         }
+    }
+
+    #[test]
+    fn fields_of_the_access_log_are_listed() {
+        let doc = section("log").and_then(|log| log.key("access")).unwrap().doc;
+        let listed: BTreeSet<&str> = doc.split(['$', ',', ' ']).collect();
+        let missing: Vec<_> = super::super::ACCESS_FIELDS.iter().filter(|(name, _)| !listed.contains(name)).collect();
+        assert!(missing.is_empty(), "{missing:?}");
     }
 
     #[test]

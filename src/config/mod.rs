@@ -12,6 +12,7 @@ pub mod duration;
 pub mod keys;
 pub mod mistake;
 
+mod access_format;
 mod admin;
 mod agents;
 mod auth;
@@ -44,6 +45,7 @@ use crate::catalog::options::Strategy;
 use crate::table::Matcher;
 use crate::table::health::HealthConfig;
 
+pub use access_format::{ACCESS_FIELDS, AccessField, AccessFormat, AccessFormatError, AccessItem};
 pub use admin::is_host;
 pub use auth::{AuthConfig, AuthKind};
 pub use compression::{Coding, CompressionConfig, ContentTypes};
@@ -436,7 +438,7 @@ pub struct DrainConfig {
 }
 
 /// Access log format.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum AccessLog {
     /// None.
     #[default]
@@ -447,6 +449,8 @@ pub enum AccessLog {
     Combined,
     /// One JSON object a line.
     Json,
+    /// A form of one's own.
+    Custom(std::sync::Arc<AccessFormat>),
 }
 
 /// Program format of the log.

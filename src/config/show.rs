@@ -52,11 +52,12 @@ impl Config {
             "log": {
                 "level": self.log.level,
                 "format": match self.log.format { LogFormat::Text => "text", LogFormat::Json => "json" },
-                "access": match self.log.access {
+                "access": match &self.log.access {
                     AccessLog::Off => "off",
                     AccessLog::Common => "common",
                     AccessLog::Combined => "combined",
                     AccessLog::Json => "json",
+                    AccessLog::Custom(format) => format.as_str(),
                 },
             },
         })

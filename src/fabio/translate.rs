@@ -325,7 +325,13 @@ format = "text" # Fabio writes its log for people
         });
         changes(&["-log.level", "warn"], |config| config.log.level = "warn".to_owned());
         changes(&["-log.level", "FATAL"], |config| config.log.level = "error".to_owned());
-        changes(&["-log.access.target", "stdout"], |config| config.log.access = config::AccessLog::Common);
+        let common = r#"$remote_host - - [$time_common] "$request" $response_status $response_body_size"#;
+        let combined = format!(r#"{common} "$header.Referer" "$header.User-Agent""#);
+        for (format, ours) in [("common", common), ("combined", &combined), ("$request_uri x", "$request_uri x")] {
+            changes(&["-log.access.target", "stdout", "-log.access.format", format], |config| {
+                config.log.access = config::AccessLog::Custom(config::AccessFormat::parse(ours).unwrap().into());
+            });
+        }
         changes(&["-log.access.format", "combined"], |_| {});
         changes(&["-ui.addr", "127.0.0.1:1"], |config| config.admin.address = "127.0.0.1:1".parse().unwrap());
         changes(&["-ui.access", "ro"], |_| {});
@@ -525,6 +531,10 @@ format = "text" # Fabio writes its log for people
             (&["-proxy.gzip.contenttype", "text/("], "is no regular expression (unclosed group)"),
             (&["-log.access.target", "file"], "log.access.target"),
             (&["-log.access.format="], "the format is empty"),
+            (
+                &["-log.access.target=stdout", "-log.access.format=$request_methd"],
+                "holds $request_methd, which is no field; did you mean $request_method?",
+            ),
             (&["-proxy.header.requestid", "a b"], "not the name of a header"),
             (&["-metrics.target", "statsd"], "write statsd_raw"),
             (&["-metrics.target", "prometheus,influx"], "\"influx\" is not one of"),

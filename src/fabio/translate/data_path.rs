@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::super::document::Value;
 use super::Translator;
-use crate::config::ContentTypes;
+use crate::config::{AccessFormat, AccessFormatError, ContentTypes};
 
 /// What Fabio does without a key for it, where `lb` does something else unless told.
 const AS_FABIO: &[(&str, Like, &str)] = &[
@@ -15,6 +15,9 @@ const AS_FABIO: &[(&str, Like, &str)] = &[
     ("proxy.max_header_bytes", Like::Count(1 << 20), "Fabio takes request heads up to 1 MiB"),
     ("log.format", Like::Text("text"), "Fabio writes its log for people"),
 ];
+
+/// Fabio's common form, in fields.
+const COMMON: &str = "$remote_host - - [$time_common] \"$request\" $response_status $response_body_size";
 
 #[derive(Clone, Copy)]
 enum Like {
@@ -168,13 +171,19 @@ impl Translator<'_> {
         }
         if self.word("log.access.target", &["", "stdout"]) == "stdout" {
             let ours = match &*format {
-                "common" | "combined" => format,
-                _ => {
-                    self.warn(key, "a format of your own is not carried out yet; combined is used");
-                    "combined".to_owned()
-                }
+                // Ours of that name show what is not known as `-`.
+                "common" => COMMON.to_owned(),
+                "combined" => format!("{COMMON} \"$header.Referer\" \"$header.User-Agent\""),
+                _ => format,
             };
-            self.document.set("log.access", ours, "log.access.target, log.access.format");
+            match AccessFormat::parse(&ours) {
+                Ok(_) => self.document.set("log.access", ours, "log.access.target, log.access.format"),
+                Err(AccessFormatError::NoField) => {
+                    self.warn(key, "holds no field, so every line would be the same; common is written");
+                    self.document.set("log.access", COMMON, "log.access.target");
+                }
+                Err(error) => self.refuse(key, format!("{error}; {}", error.advice())),
+            }
         }
     }
 }

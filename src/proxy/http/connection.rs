@@ -63,6 +63,8 @@ const TOO_SLOW: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\nc
 pub struct Downstream {
     /// The client, as header fields show it.
     pub client: ClientContext,
+    /// Its port, for the log.
+    pub port: u16,
     /// The listener it came to.
     pub listener: Rc<Listener>,
     /// Whether that listener still takes connections.
@@ -258,6 +260,7 @@ fn downstream(
     let tls_version = tls.map(|details| if details.version == "tls12" { "TLSv1.2" } else { "TLSv1.3" });
     Rc::new(Downstream {
         client: ClientContext::new(peer.ip(), tls),
+        port: peer.port(),
         listener: Rc::clone(listener),
         phase,
         scheme,
@@ -379,6 +382,7 @@ fn refused(worker: &Worker, downstream: &Downstream, fault: ClientFault, status:
         user_agent: None,
         referer: None,
         tls: downstream.tls_version,
+        more: None,
     });
 }
 

@@ -39,6 +39,7 @@ use super::headers;
 use super::path::{self, NormalPath};
 use super::record::{Finish, RequestNote};
 use super::redirect::{self, RedirectSource};
+use super::told::Told;
 use super::{scrape, upgrade};
 use crate::catalog::options::{Access, HashKey, RouteOptions, Strategy};
 use crate::config::ListenerProtocol;
@@ -71,10 +72,14 @@ pub async fn exchange(
     let settings = worker.settings();
     let (parts, body) = request.into_parts();
     let host = headers::received_host(&parts.uri, &parts.headers, parts.version);
-    let note = worker
+    let mut note = worker
         .access
         .is_on()
         .then(|| RequestNote::new(host.as_ref().ok().and_then(Option::as_ref), &parts.uri, &parts.headers));
+    let custom = worker.access.custom();
+    if let (Some(format), Some(note)) = (custom, &mut note) {
+        note.told = Some(Told::new(format, &parts.headers, downstream.client.is_tls()));
+    }
     let mut finish = Finish::open(&worker, &downstream, parts.method.clone(), parts.version, note);
     let grpc = is_grpc(&parts.headers);
     // Calls of gRPC bring their own.
@@ -112,6 +117,11 @@ pub async fn exchange(
         original.request_id = HeaderValue::try_from(uuid::Uuid::new_v4().to_string()).ok();
         if let (Some(note), Some(id)) = (finish.note(), &original.request_id) {
             note.request_id = Some(id.clone());
+            if let (Some(told), Some(format), Some(name)) =
+                (&mut note.told, custom, &settings.header_rules.request_id_header)
+            {
+                told.header(format, name, id);
+            }
         }
     }
     let Ok(path) = path::normalise(original.uri.path()) else {
@@ -302,6 +312,7 @@ impl<'a> Exchange<'a> {
                     let error = match outcome {
                         Ok(answer) => {
                             self.judge(&ended, &running, &answer);
+                            self.tell(ended.target, finish);
                             self.interim_first().await;
                             return Ok((ended.target, answer));
                         }
@@ -389,9 +400,20 @@ impl<'a> Exchange<'a> {
 
     fn start(&self, target: &'a Target, body: RequestBody, fresh_only: bool, finish: &mut Finish) -> Running<'a> {
         finish.tries(target);
+        self.tell(target, finish);
         let (worker, downstream) = (Rc::clone(self.worker), Rc::clone(self.downstream));
         let future = attempt(worker, downstream, self.settings, self.original, self.path, target, body, fresh_only);
         Running { target, started: Instant::now(), future: Box::pin(future) }
+    }
+
+    /// Notes for the access log what `target` is asked.
+    fn tell(&self, target: &Target, finish: &mut Finish) {
+        if let Some(format) = self.worker.access.custom()
+            && let Some(told) = finish.note().and_then(|note| note.told.as_mut())
+        {
+            let rules = &self.settings.header_rules;
+            told.goes_to(format, rules, self.original, self.path, self.downstream, target);
+        }
     }
 
     fn may_retry(&self, reason: RetryReason) -> bool {

@@ -77,6 +77,19 @@ impl HeaderRules {
         }
     }
 
+    /// Whether a field is made here, from what came in or anew. `X-Forwarded-For` is extended, which its reader knows.
+    #[must_use]
+    pub fn writes(&self, name: &HeaderName) -> bool {
+        let fixed =
+            [&FORWARDED, &X_REAL_IP, &X_FORWARDED_PROTO, &X_FORWARDED_PORT, &X_FORWARDED_HOST, &X_FORWARDED_PREFIX];
+        let configured = [
+            self.client_ip_header.as_ref(),
+            self.request_id_header.as_ref(),
+            self.tls_header.as_ref().map(|(name, _)| name),
+        ];
+        fixed.contains(&name) || configured.contains(&Some(name))
+    }
+
     /// Fields that `Connection` of a client may not take away.
     fn protects(&self, token: &[u8]) -> bool {
         const FIXED: [&str; 9] = [

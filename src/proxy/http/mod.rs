@@ -16,4 +16,5 @@ pub mod record;
 pub mod redirect;
 pub mod scrape;
 pub mod strict;
+pub mod told;
 pub mod upgrade;

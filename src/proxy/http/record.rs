@@ -16,6 +16,7 @@ use super::connection::Downstream;
 use super::ends_by::EndsBy;
 use super::guarded_io::ExchangeMark;
 use super::observed::Observed;
+use super::told::Told;
 use crate::log::access::AccessRecord;
 use crate::metrics::ServiceMetrics;
 use crate::proxy::error::ProxyError;
@@ -34,6 +35,8 @@ pub struct RequestNote {
     pub request_id: Option<HeaderValue>,
     /// The route that matched.
     pub route: Option<Arc<Route>>,
+    /// What a form of one's own tells.
+    pub told: Option<Told>,
 }
 
 impl RequestNote {
@@ -47,6 +50,7 @@ impl RequestNote {
             referer: headers.get(REFERER).cloned(),
             request_id: None,
             route: None,
+            told: None,
         })
     }
 }
@@ -316,6 +320,7 @@ impl Finish {
             user_agent: note.user_agent.as_ref().map(HeaderValue::as_bytes),
             referer: note.referer.as_ref().map(HeaderValue::as_bytes),
             tls: self.downstream.tls_version,
+            more: note.told.as_ref().map(|told| told.more(self.downstream.port)),
         });
     }
 }
