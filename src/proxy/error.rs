@@ -4,7 +4,7 @@
 //! gets the same news in its own terms (trailers-only answer with `grpc-status`).
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderMap, Response, StatusCode};
 
 /// Why the proxy answered by itself.
@@ -141,9 +141,14 @@ impl ProxyError {
             _ => Bytes::from(format!("{}\n", self.text())),
         });
         *response.status_mut() = self.status(no_route);
+        let is_empty = response.body().is_empty();
         let headers = response.headers_mut();
-        let kind = if *self == Self::NoRoute { "text/html; charset=utf-8" } else { "text/plain; charset=utf-8" };
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+        if *self == Self::NoRoute && !is_empty {
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
+        } else if !is_empty {
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+            headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        }
         if matches!(self, Self::NoInstance | Self::AuthBusy) {
             headers.insert(RETRY_AFTER, HeaderValue::from(retry_after_s));
         }
@@ -200,6 +205,9 @@ mod tests {
         assert_eq!(response.status(), StatusCode::IM_A_TEAPOT);
         assert_eq!(response.body(), &page);
         assert!(!response.headers().contains_key(RETRY_AFTER));
+        assert_eq!(response.headers()[CONTENT_TYPE], "text/html; charset=utf-8");
+        let nothing = ProxyError::NoRoute.response(StatusCode::NOT_FOUND, &Bytes::new(), 3);
+        assert!(nothing.headers().is_empty());
     }
 
     #[test]

@@ -27,9 +27,8 @@ fn mirror() -> Scripted {
                     )
                 }
                 "/part" => {
-                    format!(
-                        "206 Partial\r\nContent-Type: text/plain\r\nContent-Range: bytes 0-9/99\r\nContent-Length: 10"
-                    )
+                    "206 Partial\r\nContent-Type: text/plain\r\nContent-Range: bytes 0-9/99\r\nContent-Length: 10"
+                        .to_owned()
                 }
                 "/short" => "200 OK\r\nContent-Type: text/plain\r\nContent-Length: 5".to_owned(),
                 "/none" => "204 No Content\r\nContent-Type: text/plain".to_owned(),
@@ -102,7 +101,9 @@ fn what_must_not_change_passes_as_it_is() {
     let lb = router(&[("/", &[upstream.address], "")], ON);
     let gzip = "Accept-Encoding: gzip\r\n";
     let long = "all work and no play. ".repeat(400);
-    let cases: [(&str, &str, Option<&str>, Option<&str>, &str); 8] = [
+    type Case<'a> = (&'a str, &'a str, Option<&'a str>, Option<&'a str>, &'a str);
+    // path, fields of the request, coding, Vary, body
+    let cases: [Case<'_>; 8] = [
         ("/text", "", None, Some("Accept-Encoding"), &long),
         ("/text", "Accept-Encoding: gzip;q=0\r\n", None, Some("Accept-Encoding"), &long),
         ("/text", "Accept-Encoding: gzip\r\nAccept: text/event-stream\r\n", None, Some("Accept-Encoding"), &long),

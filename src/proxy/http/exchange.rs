@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
-use http::header::{CONNECTION, HeaderName, LOCATION, WWW_AUTHENTICATE};
+use http::header::{CONNECTION, CONTENT_TYPE, HeaderName, LOCATION, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::{Body as _, Frame, Incoming};
 use smallvec::SmallVec;
@@ -199,7 +199,9 @@ pub async fn exchange(
         }
         Err(error) => {
             tracing::debug!(%error, service = %first.service.name(), "request failed");
-            refuse(&settings, finish, &error, grpc)
+            let mut response = refuse(&settings, finish, &error, grpc);
+            headers::secure_transport(response.headers_mut(), &downstream.client, &settings.header_rules);
+            response
         }
     })
 }
@@ -262,6 +264,10 @@ impl<'a> Exchange<'a> {
         let location = redirect::location(&redirect.url, &redirect_source(self.original, self.path, options))?;
         let mut response = Response::new(Bytes::new());
         *response.status_mut() = StatusCode::from_u16(redirect.code).unwrap_or(StatusCode::FOUND);
+        if matches!(self.original.method, Method::GET | Method::HEAD) {
+            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
+            *response.body_mut() = redirect::note(response.status(), &location);
+        }
         response.headers_mut().insert(LOCATION, location);
         Some(Ok(response))
     }

@@ -327,7 +327,7 @@ pub fn prepare_request(headers: &mut HeaderMap, ctx: &RequestContext<'_>) {
         join_cookies(headers);
     }
     if let Some(upgrade) = ctx.upgrade {
-        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
         headers.insert(UPGRADE, upgrade.protocols.clone());
     }
 }
@@ -338,9 +338,14 @@ pub fn prepare_response(headers: &mut HeaderMap, client: &ClientContext, rules: 
     let protocols = if switching { headers.get(UPGRADE).cloned() } else { None };
     drop_hop_by_hop(headers, rules, seen);
     if let Some(protocols) = protocols {
-        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
         headers.insert(UPGRADE, protocols);
     }
+    secure_transport(headers, client, rules);
+}
+
+/// Tells the client to use TLS from now on, if it did. Errors say so too, so that one does not end it.
+pub fn secure_transport(headers: &mut HeaderMap, client: &ClientContext, rules: &HeaderRules) {
     if let (true, Some(value)) = (client.is_tls(), &rules.strict_transport_security) {
         headers.insert(STRICT_TRANSPORT_SECURITY, value.clone());
     }

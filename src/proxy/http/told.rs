@@ -8,6 +8,7 @@ use super::connection::Downstream;
 use super::forward::{self, Original};
 use super::headers::{self, HeaderRules};
 use super::path::NormalPath;
+use crate::catalog::options::HostRewrite;
 use crate::config::{AccessField, AccessFormat};
 use crate::log::More;
 use crate::table::Target;
@@ -67,7 +68,7 @@ impl Told {
         }
         let context = forward::context(original, downstream, rules, target);
         self.upstream_scheme = if target.options.proto.is_tls() { "https" } else { "http" };
-        if format.tells(&[AccessField::RequestHost]) {
+        if format.tells(&[AccessField::RequestHost]) && target.options.host != HostRewrite::Keep {
             self.host_sent = Some(headers::upstream_host(&context));
         }
         if format.tells(&[AccessField::UpstreamRequestUri, AccessField::UpstreamRequestUrl]) {
