@@ -231,7 +231,7 @@ pub const CERTIFICATE_SOURCES: &[&str] = &["file", "path", "http", "consul", "va
 pub const CODINGS: &[&str] = &["zstd", "br", "gzip"];
 
 /// Kinds of authentication.
-pub const AUTH_TYPES: &[&str] = &["basic"];
+pub const AUTH_TYPES: &[&str] = &["basic", "external"];
 
 /// Every section, in the order of `config/lb.toml`.
 pub const SECTIONS: &[Section] = &[
@@ -832,7 +832,12 @@ const CERTIFICATES: &[Key] = &[
 ];
 
 const AUTH: &[Key] = &[
-    key("type", Kind::Word(AUTH_TYPES), "basic", "basic: name and password (RFC 7617), looked up in a file."),
+    key(
+        "type",
+        Kind::Word(AUTH_TYPES),
+        "basic",
+        "basic: name and password (RFC 7617), looked up in a file. external: a service is asked about each request.",
+    ),
     unset(
         "file",
         Kind::Path,
@@ -847,6 +852,16 @@ const AUTH: &[Key] = &[
         "1s",
         "How often its time stamp is looked at; below 1s counts as 1s. 0s: it is read at start and at a reload alone.",
     ),
+    unset(
+        "endpoint",
+        Kind::Secret,
+        "http://127.0.0.1:4180/oauth2/auth",
+        "What type = \"external\" asks: GET, with the request's header and X-Forwarded-Method and -Uri, and without its \
+         body. 2xx lets it in; any other answer, a redirect too, is the client's; 502 when none comes.",
+    ),
+    key("set_headers", Kind::List, "", "Header fields of its answer that replace those of the request."),
+    key("append_headers", Kind::List, "", "Header fields of its answer that are added to those of the request."),
+    key("timeout", Kind::Time(10, MINUTE), "5s", "Limit for its answer."),
 ];
 
 const METRICS: &[Key] = &[

@@ -47,7 +47,7 @@ use crate::table::health::HealthConfig;
 
 pub use access_format::{ACCESS_FIELDS, AccessField, AccessFormat, AccessFormatError, AccessItem};
 pub use admin::is_host;
-pub use auth::{AuthConfig, AuthKind};
+pub use auth::{AuthConfig, AuthKind, ExternalAuth};
 pub use compression::{Coding, CompressionConfig, ContentTypes};
 pub use duration::{format_duration, parse_duration};
 pub use listeners::overlap;

@@ -295,8 +295,26 @@ fn without_secrets(url: &Secret) -> String {
 }
 
 fn auth(config: &AuthConfig) -> Value {
-    let AuthKind::Basic { file, realm, refresh } = &config.kind;
-    json!({ "type": "basic", "file": file, "realm": realm, "refresh": time(*refresh) })
+    let mut shown = json!({
+        "type": "basic", "file": null, "realm": null, "refresh": null,
+        "endpoint": null, "set_headers": null, "append_headers": null, "timeout": null,
+    });
+    match &config.kind {
+        AuthKind::Basic { file, realm, refresh } => {
+            shown["file"] = json!(file);
+            shown["realm"] = json!(realm);
+            shown["refresh"] = json!(time(*refresh));
+        }
+        AuthKind::External(external) => {
+            let names = |names: &[http::HeaderName]| names.iter().map(|name| name.as_str().to_owned()).collect();
+            shown["type"] = json!("external");
+            shown["endpoint"] = json!(without_secrets(&external.endpoint));
+            shown["set_headers"] = names(&external.set_headers);
+            shown["append_headers"] = names(&external.append_headers);
+            shown["timeout"] = json!(time(external.timeout));
+        }
+    }
+    shown
 }
 
 fn proxy(config: &ProxyConfig, compression: &CompressionConfig) -> Value {

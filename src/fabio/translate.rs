@@ -584,6 +584,11 @@ format = "text" # Fabio writes its log for people
             let found = config(&["-proxy.auth", text]).auth.into_iter();
             found
                 .map(|(name, scheme)| match scheme.kind {
+                    config::AuthKind::External(external) => {
+                        let timeout = format_duration(external.timeout);
+                        let (set, append) = (external.set_headers, external.append_headers);
+                        format!("{name} {} {set:?} {append:?} {timeout}", external.endpoint.reveal())
+                    }
                     config::AuthKind::Basic { file, realm, refresh } => {
                         format!("{name} {} {realm} {}", file.display(), format_duration(refresh))
                     }
@@ -594,6 +599,13 @@ format = "text" # Fabio writes its log for people
         let two = "name=a;type=basic;file=/u;realm=\"the shop\";refresh=30s,name=b;type=basic;file=/v;refresh=10ms";
         assert_eq!(schemes(two), ["a /u the shop 30s", "b /v b 1s"]);
         assert_eq!(schemes("name=a;type=basic;file=/u,name=a;type=basic;file=/v"), ["a /v a 0s"]);
+        let external =
+            "name=x;type=external;endpoint=http://h:1/auth;set-auth-headers=\"X-A, x-b\";append-auth-headers=X-C";
+        assert_eq!(schemes(external), [r#"x http://h:1/auth ["x-a", "x-b"] ["x-c"] 5s"#]);
+        assert!(refusals(&["-proxy.auth", "name=x;type=external"]).contains("has no endpoint="));
+        assert!(
+            refusals(&["-proxy.auth", "name=x;type=external;endpoint=h"]).contains("is no http:// or https:// URL")
+        );
         assert!(refusals(&["-proxy.auth", "name=a.b;type=basic;file=/u"]).contains("letters, digits"));
         assert!(refusals(&["-proxy.auth", "name=a;type=basic;file=/u;refresh=x"]).contains("not a duration"));
     }

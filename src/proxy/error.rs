@@ -34,6 +34,9 @@ pub enum ProxyError {
     /// Too many requests wait for their credentials to be verified.
     #[error("too many requests wait for their credentials to be verified")]
     AuthBusy,
+    /// The service that decides about requests gave no answer.
+    #[error("no answer from the service that authorizes requests")]
+    AuthUnavailable,
     /// No instance could be connected to.
     #[error("cannot connect to an upstream: {0}")]
     Connect(String),
@@ -66,7 +69,7 @@ impl ProxyError {
             Self::NoInstance | Self::AuthBusy => StatusCode::SERVICE_UNAVAILABLE,
             Self::AccessDenied => StatusCode::FORBIDDEN,
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
-            Self::Connect(_) | Self::Upstream(_) => StatusCode::BAD_GATEWAY,
+            Self::Connect(_) | Self::Upstream(_) | Self::AuthUnavailable => StatusCode::BAD_GATEWAY,
             Self::ConnectTimeout | Self::ResponseTimeout | Self::RequestTimeout => StatusCode::GATEWAY_TIMEOUT,
             // nginx's number for it; never on the wire.
             Self::ClientClosed => StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST),
@@ -85,6 +88,7 @@ impl ProxyError {
             Self::AccessDenied => "access_denied",
             Self::Unauthorized => "unauthorized",
             Self::AuthBusy => "auth_busy",
+            Self::AuthUnavailable => "auth_unavailable",
             Self::Connect(_) => "connect",
             Self::ConnectTimeout => "connect_timeout",
             Self::Upstream(_) => "upstream",
@@ -104,6 +108,7 @@ impl ProxyError {
             Self::NoInstance => ("14", "no healthy instance"),
             Self::AccessDenied => ("7", "access denied"),
             Self::Unauthorized => ("16", "authorization failed"),
+            Self::AuthUnavailable => ("14", "authorization is not available"),
             Self::AuthBusy => ("14", "authorization takes too long"),
             Self::Connect(_) | Self::ConnectTimeout | Self::Upstream(_) => ("14", "upstream unavailable"),
             Self::RequestTimeout => ("4", "the request took too long"),
@@ -123,6 +128,7 @@ impl ProxyError {
             Self::AccessDenied => "access denied",
             Self::Unauthorized => "authorization failed",
             Self::AuthBusy => "authorization takes too long",
+            Self::AuthUnavailable => "authorization is not available",
             Self::Connect(_) => "cannot connect to the upstream",
             Self::ConnectTimeout => "connecting to the upstream timed out",
             Self::Upstream(_) => "the upstream failed before it answered",
@@ -182,6 +188,7 @@ mod tests {
             (ProxyError::AccessDenied, 403, "7"),
             (ProxyError::Unauthorized, 401, "16"),
             (ProxyError::AuthBusy, 503, "14"),
+            (ProxyError::AuthUnavailable, 502, "14"),
             (ProxyError::Connect("refused".into()), 502, "14"),
             (ProxyError::ConnectTimeout, 504, "14"),
             (ProxyError::RequestTimeout, 504, "4"),

@@ -31,7 +31,7 @@ pub(super) fn build(config: &Config, present: Option<&Settings>) -> anyhow::Resu
         header_rules: HeaderRules::new(&proxy),
         proxy,
         health: config.health.clone(),
-        auth: Schemes::load(&config.auth, present.map(|present| &present.auth))?,
+        auth: Schemes::load(&config.auth, present.map(|present| &present.auth), &upstream_tls)?,
         compression: Compression::new(&config.compression),
         upstream_tls,
     })

@@ -40,7 +40,8 @@ pub(super) const KEYS: &[Key] = &[
         Secret,
         "",
         "Authentication schemes: name=NAME;type=basic;file=PATH.",
-        "auth.NAME.type, auth.NAME.file, auth.NAME.realm, auth.NAME.refresh",
+        "auth.NAME.type, auth.NAME.file, auth.NAME.realm, auth.NAME.refresh, auth.NAME.endpoint, \
+         auth.NAME.set_headers, auth.NAME.append_headers",
     ),
     becomes("proxy.localip", Text, "", "Address for by= in Forwarded; first global address.", "proxy.local_ip"),
     becomes("proxy.strategy", Text, "rnd", "How a target is chosen: rnd or rr.", "proxy.strategy"),

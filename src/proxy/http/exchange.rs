@@ -16,6 +16,7 @@
 //! All but the first kind draw on the retry budget, and are refused when it is spent (but for the one retry that follows
 //! a pooled connection found closed); none happens after anything of an answer was passed on.
 
+use std::cell::OnceCell;
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -25,7 +26,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
-use http::header::{CONNECTION, CONTENT_TYPE, HeaderName, LOCATION, WWW_AUTHENTICATE};
+use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, LOCATION, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::{Body as _, Frame, Incoming};
 use smallvec::SmallVec;
@@ -34,7 +35,7 @@ use tokio::time::Instant;
 use super::body::{RequestBody, ResponseBody, UploadProgress};
 use super::compression::Compressing;
 use super::connection::Downstream;
-use super::forward::{Answer, AttemptError, Original, attempt, is_idempotent};
+use super::forward::{self, Answer, AttemptError, Original, attempt, is_idempotent};
 use super::headers;
 use super::path::{self, NormalPath};
 use super::record::{Finish, RequestNote};
@@ -44,7 +45,7 @@ use super::{scrape, upgrade};
 use crate::catalog::options::{Access, HashKey, RouteOptions, Strategy};
 use crate::config::ListenerProtocol;
 use crate::metrics::service::RetryReason;
-use crate::proxy::auth::Admission;
+use crate::proxy::auth::{Admission, Denied};
 use crate::proxy::connect::ConnectError;
 use crate::proxy::error::ProxyError;
 use crate::proxy::settings::Settings;
@@ -56,6 +57,8 @@ use crate::table::{Route, Target};
 const INTERIM_TURNS_MAX: usize = 16;
 
 static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+static X_FORWARDED_METHOD: HeaderName = HeaderName::from_static("x-forwarded-method");
+static X_FORWARDED_URI: HeaderName = HeaderName::from_static("x-forwarded-uri");
 
 /// Handles one request of a client connection. Dropping the future (the client went away) ends whatever it holds.
 ///
@@ -112,6 +115,7 @@ pub async fn exchange(
         host,
         upgrade,
         request_id: None,
+        granted: OnceCell::new(),
     };
     if settings.header_rules.request_id_header.is_some() {
         original.request_id = HeaderValue::try_from(uuid::Uuid::new_v4().to_string()).ok();
@@ -153,8 +157,18 @@ pub async fn exchange(
     };
     finish.belongs_to(&first.service);
     if let Some(name) = exchange.wanted_scheme(first) {
-        match settings.auth.admit(name, &original.headers).await {
-            Admission::Granted => exchange.admitted_by = Some(name),
+        match settings.auth.admit(name, &original.headers, || exchange.fields_for_auth(first)).await {
+            Admission::Granted(granted) => {
+                exchange.admitted_by = Some(name);
+                // It is asked once, so the cell is empty.
+                granted.map(|granted| original.granted.set(granted));
+            }
+            Admission::Denied(_) if grpc => return Ok(refuse(&settings, finish, &ProxyError::Unauthorized, grpc)),
+            Admission::Denied(denied) => {
+                finish.refused(&ProxyError::Unauthorized, denied.status.as_u16());
+                return Ok(own(exchange.answer_of_auth(*denied), finish));
+            }
+            Admission::Unavailable => return Ok(refuse(&settings, finish, &ProxyError::AuthUnavailable, grpc)),
             Admission::Refused(challenge) => {
                 let mut response = refuse(&settings, finish, &ProxyError::Unauthorized, grpc);
                 response.headers_mut().extend(challenge.map(|challenge| (WWW_AUTHENTICATE, challenge)));
@@ -249,6 +263,33 @@ impl<'a> Exchange<'a> {
     fn wanted_scheme(&self, target: &'a Target) -> Option<&'a str> {
         let name = target.options.auth.as_deref()?;
         permits(&target.options.access, self.downstream, &self.original.headers).then_some(name)
+    }
+
+    /// What a service is told that decides about the request.
+    fn fields_for_auth(&self, target: &Target) -> HeaderMap {
+        let rules = &self.settings.header_rules;
+        let mut fields =
+            forward::fields(self.original, &forward::context(self.original, self.downstream, rules, target));
+        let uri = self.original.uri.path_and_query().map_or("/", |uri| uri.as_str());
+        for (name, text) in [(&X_FORWARDED_METHOD, self.original.method.as_str()), (&X_FORWARDED_URI, uri)] {
+            match HeaderValue::from_str(text) {
+                Ok(value) => fields.insert(name, value),
+                Err(_) => fields.remove(name),
+            };
+        }
+        fields
+    }
+
+    /// What it answers, as the client gets it.
+    fn answer_of_auth(&self, denied: Denied) -> Response<Bytes> {
+        let mut response = Response::new(denied.body);
+        *response.status_mut() = denied.status;
+        *response.headers_mut() = denied.headers;
+        let rules = &self.settings.header_rules;
+        headers::prepare_response(response.headers_mut(), &self.downstream.client, rules, false);
+        // The body is framed anew.
+        response.headers_mut().remove(CONTENT_LENGTH);
+        response
     }
 
     /// What the chosen target's options decide without asking it.

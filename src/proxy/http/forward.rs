@@ -1,6 +1,7 @@
 //! One attempt: a request to one instance, up to the head of its answer, or, where the request could be asked again, to
 //! the first of its body.
 
+use std::cell::OnceCell;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -19,6 +20,7 @@ use super::headers::{self, HeaderRules, RequestContext, Upgrade};
 use super::path::{self, NormalPath, PathEdit, PathError};
 use super::record::Lease;
 use crate::metrics::service::RetryReason;
+use crate::proxy::auth::Granted;
 use crate::proxy::connect::ConnectError;
 use crate::proxy::pool::{Connection, PoolKey};
 use crate::proxy::settings::Settings;
@@ -46,6 +48,8 @@ pub struct Original {
     pub upgrade: Option<Upgrade>,
     /// Its id, if one is configured.
     pub request_id: Option<HeaderValue>,
+    /// Fields that the service set which let it in.
+    pub granted: OnceCell<Box<Granted>>,
 }
 
 /// An answer's head, and what comes with it.
@@ -278,6 +282,10 @@ pub(super) fn fields(original: &Original, context: &RequestContext<'_>) -> Heade
         fields.insert(name.clone(), id.clone());
     }
     headers::prepare_request(&mut fields, context);
+    // Last: no client can name one of these in Connection and so take it away.
+    if let Some(granted) = original.granted.get() {
+        granted.apply(&mut fields);
+    }
     fields
 }
 
