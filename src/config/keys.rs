@@ -466,7 +466,7 @@ pub const SECTIONS: &[Section] = &[
                  $time_common, $time_rfc3339, $time_rfc3339_ms, $time_rfc3339_us, $time_rfc3339_ns, $time_unix_ms, \
                  $time_unix_us, $time_unix_ns, $upstream_addr, $upstream_host, $upstream_port, \
                  $upstream_request_scheme, $upstream_request_uri, $upstream_request_url, $upstream_service, and \
-                 $header.NAME for a header field of the request, as the instance got it.",
+                 $header.NAME for a header field of the request, as the instance got it (X-Forwarded-For: as it came in).",
             ),
         ],
     },

@@ -116,6 +116,8 @@ impl External {
             Ok(answer) if answer.status().is_success() => {
                 Admission::Granted(Some(Box::new(Granted::of(&self.config, answer.headers()))))
             }
+            // It was asked nothing that it could switch protocols for.
+            Ok(answer) if answer.status().is_informational() => Admission::Unavailable,
             Ok(answer) => {
                 let (parts, body) = answer.into_parts();
                 Admission::Denied(Box::new(Denied { status: parts.status, headers: parts.headers, body }))
