@@ -299,6 +299,7 @@ fn build(
 ) -> Result<Request<RequestBody>, AttemptError> {
     let context = context(original, downstream, rules, target);
     let rewritten = target_uri(original, path, target).map_err(|error| AttemptError::Request(error.to_string()))?;
+    let without_body = matches!(body, RequestBody::Empty);
     let mut request = Request::new(body);
     *request.method_mut() = original.method.clone();
     *request.uri_mut() = if context.upstream_h2 {
@@ -308,6 +309,11 @@ fn build(
     };
     *request.version_mut() = if context.upstream_h2 { Version::HTTP_2 } else { Version::HTTP_11 };
     *request.headers_mut() = fields(original, &context);
+    // RFC 9110 section 8.6: some servers answer 411 to a POST that does not say that it has no content.
+    let may_have_content = matches!(original.method, Method::POST | Method::PUT | Method::PATCH);
+    if without_body && may_have_content && !context.upstream_h2 {
+        request.headers_mut().entry(CONTENT_LENGTH).or_insert(HeaderValue::from_static("0"));
+    }
     Ok(request)
 }
 
