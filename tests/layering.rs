@@ -18,7 +18,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("table", &["catalog", "metrics"]),
     ("registry", &["catalog", "metrics", "config", "trust"]),
     ("control", &["registry", "catalog", "table", "metrics", "config"]),
-    ("proxy", &["table", "catalog", "metrics", "config", "log", "trust"]),
+    ("proxy", &["table", "catalog", "metrics", "config", "log", "trust", "web"]),
     ("admin", &["table", "control", "catalog", "metrics", "config"]),
     ("check", &["config", "catalog"]),
     ("bootstrap", &["config", "cli", "trust"]),

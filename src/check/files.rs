@@ -24,7 +24,7 @@ pub fn check_files(config: &Config, now: i64) -> Vec<Finding> {
         files.read("proxy.no_route_page", path);
     }
     for (name, scheme) in &config.auth {
-        let AuthKind::Basic { file, .. } = &scheme.kind;
+        let AuthKind::Basic { file, .. } = &scheme.kind else { continue };
         let key = format!("auth.{name}.file");
         files.secret(&key, file);
         files.read(&key, file);

@@ -45,6 +45,7 @@ pub(crate) fn build(
         auth: auth::schemes(settings, mistakes),
         vault,
         proxy: proxy_and_retry(settings, mistakes),
+        compression: one(settings, "proxy.compression", mistakes, compression::compression),
         health: one(settings, "health", mistakes, health),
         admin: one(settings, "admin", mistakes, |reader| admin::admin(reader, &certificates)),
         metrics: one(settings, "metrics", mistakes, metrics::metrics),
@@ -160,6 +161,7 @@ fn proxy(reader: &mut Reader<'_>, (attempts, budget_percent, budget_min): (u32, 
         max_connections: reader.count("max_connections"),
         connect_timeout: reader.time("connect_timeout"),
         response_timeout: reader.time("response_timeout"),
+        request_timeout: reader.time("request_timeout"),
         try_timeout: reader.time("try_timeout"),
         upstream_idle_timeout: reader.time("upstream_idle_timeout"),
         direct: reader.bool("direct"),
@@ -219,11 +221,24 @@ fn log(reader: &mut Reader<'_>, terminal: bool) -> LogConfig {
             Some("auto") if terminal => LogFormat::Text,
             _ => LogFormat::Json,
         },
-        access: match reader.text("access").as_deref() {
-            Some("common") => AccessLog::Common,
-            Some("combined") => AccessLog::Combined,
-            Some("json") => AccessLog::Json,
-            _ => AccessLog::Off,
+        access: access(reader),
+    }
+}
+
+fn access(reader: &mut Reader<'_>) -> AccessLog {
+    match reader.text("access").as_deref() {
+        None | Some("off") => AccessLog::Off,
+        Some("common") => AccessLog::Common,
+        Some("combined") => AccessLog::Combined,
+        Some("json") => AccessLog::Json,
+        Some(text) => match AccessFormat::parse(text) {
+            Ok(format) => AccessLog::Custom(format.into()),
+            Err(error) => {
+                let word = mistake::nearest(text, ["off", "common", "combined", "json"]);
+                let advice = word.map(|near| format!("did you mean {near}?")).unwrap_or_else(|| error.advice());
+                reader.wrong("access", &error.to_string(), &advice);
+                AccessLog::Off
+            }
         },
     }
 }

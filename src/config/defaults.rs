@@ -29,6 +29,12 @@ impl Default for ProxyConfig {
     }
 }
 
+impl Default for CompressionConfig {
+    fn default() -> Self {
+        Config::default().compression
+    }
+}
+
 impl Default for DnsConfig {
     fn default() -> Self {
         Config::default().dns

@@ -227,8 +227,11 @@ pub const TLS_CIPHERS: [(&str, u16); 9] = [
 /// Certificate sources.
 pub const CERTIFICATE_SOURCES: &[&str] = &["file", "path", "http", "consul", "vault", "vault-pki"];
 
+/// Content codings.
+pub const CODINGS: &[&str] = &["zstd", "br", "gzip"];
+
 /// Kinds of authentication.
-pub const AUTH_TYPES: &[&str] = &["basic"];
+pub const AUTH_TYPES: &[&str] = &["basic", "external"];
 
 /// Every section, in the order of `config/lb.toml`.
 pub const SECTIONS: &[Section] = &[
@@ -310,6 +313,40 @@ pub const SECTIONS: &[Section] = &[
         shape: Shape::Once,
         doc: "Rules of the data path: routing, headers, limits and deadlines.",
         keys: PROXY,
+    },
+    Section {
+        name: "proxy.compression",
+        shape: Shape::Once,
+        doc: "Compression of answers, where the client takes it (Accept-Encoding) and the instance has not done it. \
+              Off while there is no pattern.",
+        keys: &[
+            unset(
+                "content_types",
+                Kind::Text,
+                "^(text/|application/(json|javascript|xml)|image/svg)",
+                "Which answers are compressed: a regular expression over their Content-Type. Not those of which a part \
+                 was asked for, that forbid it (Cache-Control: no-transform), of gRPC, or for clients that accept \
+                 text/event-stream.",
+            ),
+            key(
+                "algorithms",
+                Kind::Words(CODINGS),
+                "zstd,br,gzip",
+                "What may be used, the best first: counts where a client likes several equally.",
+            ),
+            key(
+                "min_bytes",
+                Kind::Count(0, 1 << 30),
+                "1024",
+                "Answers known to be shorter than this pass as they are.",
+            ),
+            key(
+                "max_memory_mib",
+                Kind::Count(1, 65_536),
+                "128",
+                "About how much memory (MiB) each worker may take for it. What comes when it is used up passes as it is.",
+            ),
+        ],
     },
     Section {
         name: "retry",
@@ -418,7 +455,19 @@ pub const SECTIONS: &[Section] = &[
                 "auto",
                 "json: one object a line. text: for people. auto: text when standard error is a terminal.",
             ),
-            key("access", Kind::Word(&["off", "common", "combined", "json"]), "off", "Form of the access log."),
+            key(
+                "access",
+                Kind::Text,
+                "off",
+                "Form of the access log: off, common, combined, json, or a text with fields: $remote_addr, $remote_host, \
+                 $remote_port, $request, $request_args, $request_host, $request_method, $request_proto, \
+                 $request_scheme, $request_uri, $request_url, $response_body_size, $response_status, \
+                 $response_time_ms, $response_time_us, $response_time_ns (seconds with 3, 6 or 9 decimals), \
+                 $time_common, $time_rfc3339, $time_rfc3339_ms, $time_rfc3339_us, $time_rfc3339_ns, $time_unix_ms, \
+                 $time_unix_us, $time_unix_ns, $upstream_addr, $upstream_host, $upstream_port, \
+                 $upstream_request_scheme, $upstream_request_uri, $upstream_request_url, $upstream_service, and \
+                 $header.NAME for a header field of the request, as the instance got it (X-Forwarded-For: as it came in).",
+            ),
         ],
     },
 ];
@@ -687,6 +736,7 @@ const LISTENER: &[Key] = &[
         "As proxy.idle_timeout for this listener, or as proxy.tcp_idle_timeout where it is one of tcp (0s: never).",
     ),
     unset("body_timeout", Kind::Time(100, DAY), "60s", "As proxy.body_timeout, for this listener."),
+    unset("request_timeout", Kind::Time(0, DAY), "5m", "As proxy.request_timeout, for this listener."),
     unset(
         "ports",
         Kind::Ports,
@@ -782,7 +832,12 @@ const CERTIFICATES: &[Key] = &[
 ];
 
 const AUTH: &[Key] = &[
-    key("type", Kind::Word(AUTH_TYPES), "basic", "basic: name and password (RFC 7617), looked up in a file."),
+    key(
+        "type",
+        Kind::Word(AUTH_TYPES),
+        "basic",
+        "basic: name and password (RFC 7617), looked up in a file. external: a service is asked about each request.",
+    ),
     unset(
         "file",
         Kind::Path,
@@ -797,6 +852,16 @@ const AUTH: &[Key] = &[
         "1s",
         "How often its time stamp is looked at; below 1s counts as 1s. 0s: it is read at start and at a reload alone.",
     ),
+    unset(
+        "endpoint",
+        Kind::Secret,
+        "http://127.0.0.1:4180/oauth2/auth",
+        "What type = \"external\" asks: GET, with the request's header and X-Forwarded-Method and -Uri, and without its \
+         body. 2xx lets it in; any other answer, a redirect too, is the client's; 502 when none comes.",
+    ),
+    key("set_headers", Kind::List, "", "Header fields of its answer that replace those of the request."),
+    key("append_headers", Kind::List, "", "Header fields of its answer that are added to those of the request."),
+    key("timeout", Kind::Time(10, MINUTE), "5s", "Limit for its answer."),
 ];
 
 const METRICS: &[Key] = &[
@@ -961,6 +1026,13 @@ const PROXY: &[Key] = &[
         "Limit from the request to the first byte of the answer; 504 after it. gRPC calls bring their own.",
     ),
     key(
+        "request_timeout",
+        Kind::Time(0, DAY),
+        "0s",
+        "Limit for a request as a whole, from its head to the last byte of its answer: 504 where no answer has begun, \
+         else it is cut. Not for websockets and gRPC. 0s: none.",
+    ),
+    key(
         "try_timeout",
         Kind::Time(0, DAY),
         "2s",
@@ -1010,6 +1082,14 @@ mod tests {
                 assert!(names.insert(env_name(&path)), "{path} shares its environment name");
             }
         }
+    }
+
+    #[test]
+    fn fields_of_the_access_log_are_listed() {
+        let doc = section("log").and_then(|log| log.key("access")).unwrap().doc;
+        let listed: BTreeSet<&str> = doc.split(['$', ',', ' ']).collect();
+        let missing: Vec<_> = super::super::ACCESS_FIELDS.iter().filter(|(name, _)| !listed.contains(name)).collect();
+        assert!(missing.is_empty(), "{missing:?}");
     }
 
     #[test]

@@ -99,6 +99,7 @@ fn listener(reader: &mut Reader<'_>) -> ListenerConfig {
         header_timeout: reader.time_if_set("header_timeout"),
         idle_timeout: reader.time_if_set("idle_timeout"),
         body_timeout: reader.time_if_set("body_timeout"),
+        request_timeout: reader.time_if_set("request_timeout"),
         ports: reader.ports("ports"),
         refresh: reader.time("refresh"),
     }
@@ -187,8 +188,10 @@ fn check_timeouts(reader: &mut Reader<'_>, listener: &ListenerConfig, warnings: 
     if zero && !listener.protocol.is_tcp() {
         reader.wrong("idle_timeout", "is zero, which only TCP listeners can have", "write at least \"100ms\"");
     }
-    if listener.protocol.is_tcp() && reader.has("body_timeout") {
-        warnings.push(reader.about("body_timeout", "has no effect on TCP", "idle_timeout is the limit there"));
+    for name in ["body_timeout", "request_timeout"] {
+        if listener.protocol.is_tcp() && reader.has(name) {
+            warnings.push(reader.about(name, "has no effect on TCP", "idle_timeout is the limit there"));
+        }
     }
 }
 

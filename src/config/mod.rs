@@ -12,10 +12,12 @@ pub mod duration;
 pub mod keys;
 pub mod mistake;
 
+mod access_format;
 mod admin;
 mod agents;
 mod auth;
 mod build;
+mod compression;
 mod defaults;
 mod file;
 mod level;
@@ -43,8 +45,10 @@ use crate::catalog::options::Strategy;
 use crate::table::Matcher;
 use crate::table::health::HealthConfig;
 
+pub use access_format::{ACCESS_FIELDS, AccessField, AccessFormat, AccessFormatError, AccessItem};
 pub use admin::is_host;
-pub use auth::{AuthConfig, AuthKind};
+pub use auth::{AuthConfig, AuthKind, ExternalAuth};
+pub use compression::{Coding, CompressionConfig, ContentTypes};
 pub use duration::{format_duration, parse_duration};
 pub use listeners::overlap;
 pub use load::{Draft, Inputs, Loaded, draft, load, read, read_draft};
@@ -78,6 +82,8 @@ pub struct Config {
     pub vault: VaultConfig,
     /// `[proxy]` and `[retry]`.
     pub proxy: ProxyConfig,
+    /// `[proxy.compression]`.
+    pub compression: CompressionConfig,
     /// `[health]`.
     pub health: HealthConfig,
     /// `[admin]`.
@@ -256,6 +262,8 @@ pub struct ListenerConfig {
     pub idle_timeout: Option<Duration>,
     /// In place of `proxy.body_timeout` (`body_timeout`).
     pub body_timeout: Option<Duration>,
+    /// In place of `proxy.request_timeout` (`request_timeout`).
+    pub request_timeout: Option<Duration>,
     /// What a `tcp-dynamic` listener may open (`ports`).
     pub ports: Ports,
     /// How often it looks (`refresh`).
@@ -347,6 +355,8 @@ pub struct ProxyConfig {
     pub connect_timeout: Duration,
     /// Limit from the request to the first byte of the answer (`response_timeout`): 504 after it.
     pub response_timeout: Duration,
+    /// Limit from the request's head to the end of the answer (`request_timeout`); zero: none.
+    pub request_timeout: Duration,
     /// When an idempotent request has no first byte after this, another instance is asked too (`try_timeout`);
     /// zero: never.
     pub try_timeout: Duration,
@@ -430,7 +440,7 @@ pub struct DrainConfig {
 }
 
 /// Access log format.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum AccessLog {
     /// None.
     #[default]
@@ -441,6 +451,8 @@ pub enum AccessLog {
     Combined,
     /// One JSON object a line.
     Json,
+    /// A form of one's own.
+    Custom(std::sync::Arc<AccessFormat>),
 }
 
 /// Program format of the log.

@@ -27,7 +27,7 @@ impl Config {
                 "targets": route.targets.iter().map(|url| without_password(url)).collect::<Vec<_>>(),
                 "options": route.options,
             })).collect::<Vec<_>>() },
-            "proxy": proxy(&self.proxy),
+            "proxy": proxy(&self.proxy, &self.compression),
             "retry": {
                 "attempts": self.proxy.retry_attempts,
                 "budget_percent": self.proxy.retry_budget_percent,
@@ -52,11 +52,12 @@ impl Config {
             "log": {
                 "level": self.log.level,
                 "format": match self.log.format { LogFormat::Text => "text", LogFormat::Json => "json" },
-                "access": match self.log.access {
+                "access": match &self.log.access {
                     AccessLog::Off => "off",
                     AccessLog::Common => "common",
                     AccessLog::Combined => "combined",
                     AccessLog::Json => "json",
+                    AccessLog::Custom(format) => format.as_str(),
                 },
             },
         })
@@ -190,6 +191,7 @@ fn listener(config: &ListenerConfig) -> Value {
         "header_timeout": config.header_timeout.map(time),
         "idle_timeout": config.idle_timeout.map(time),
         "body_timeout": config.body_timeout.map(time),
+        "request_timeout": config.request_timeout.map(time),
         "ports": config.ports.to_string(),
         "refresh": time(config.refresh),
     })
@@ -293,11 +295,29 @@ fn without_secrets(url: &Secret) -> String {
 }
 
 fn auth(config: &AuthConfig) -> Value {
-    let AuthKind::Basic { file, realm, refresh } = &config.kind;
-    json!({ "type": "basic", "file": file, "realm": realm, "refresh": time(*refresh) })
+    let mut shown = json!({
+        "type": "basic", "file": null, "realm": null, "refresh": null,
+        "endpoint": null, "set_headers": null, "append_headers": null, "timeout": null,
+    });
+    match &config.kind {
+        AuthKind::Basic { file, realm, refresh } => {
+            shown["file"] = json!(file);
+            shown["realm"] = json!(realm);
+            shown["refresh"] = json!(time(*refresh));
+        }
+        AuthKind::External(external) => {
+            let names = |names: &[http::HeaderName]| names.iter().map(|name| name.as_str().to_owned()).collect();
+            shown["type"] = json!("external");
+            shown["endpoint"] = json!(without_secrets(&external.endpoint));
+            shown["set_headers"] = names(&external.set_headers);
+            shown["append_headers"] = names(&external.append_headers);
+            shown["timeout"] = json!(time(external.timeout));
+        }
+    }
+    shown
 }
 
-fn proxy(config: &ProxyConfig) -> Value {
+fn proxy(config: &ProxyConfig, compression: &CompressionConfig) -> Value {
     let header = |name: &Option<http::HeaderName>| name.as_ref().map(|name| name.as_str().to_owned());
     let matcher = match config.matcher {
         Matcher::Prefix => "prefix",
@@ -333,6 +353,7 @@ fn proxy(config: &ProxyConfig) -> Value {
         "max_connections": config.max_connections,
         "connect_timeout": time(config.connect_timeout),
         "response_timeout": time(config.response_timeout),
+        "request_timeout": time(config.request_timeout),
         "try_timeout": time(config.try_timeout),
         "upstream_idle_timeout": time(config.upstream_idle_timeout),
         "direct": config.direct,
@@ -340,6 +361,12 @@ fn proxy(config: &ProxyConfig) -> Value {
         "keepalive": time(config.keepalive),
         "tcp_idle_timeout": time(config.tcp_idle_timeout),
         "removed_grace": time(config.removed_grace),
+        "compression": {
+            "content_types": compression.content_types.as_ref().map(ContentTypes::as_str),
+            "algorithms": compression.algorithms.iter().map(|coding| coding.as_str()).collect::<Vec<_>>(),
+            "min_bytes": compression.min_bytes,
+            "max_memory_mib": compression.max_memory_mib,
+        },
     })
 }
 

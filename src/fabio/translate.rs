@@ -293,6 +293,7 @@ format = "text" # Fabio writes its log for people
         changes(&["-proxy.dialtimeout", "1.5s"], |config| config.proxy.connect_timeout = Duration::from_millis(1500));
         changes(&["-proxy.dialtimeout", "0"], |config| config.proxy.connect_timeout = seconds(3600));
         changes(&["-proxy.responseheadertimeout", "9s"], |config| config.proxy.response_timeout = seconds(9));
+        changes(&["-proxy.writetimeout", "9s"], |config| config.proxy.request_timeout = seconds(9));
         changes(&["-proxy.idleconntimeout", "1h"], |config| config.proxy.upstream_idle_timeout = seconds(3600));
         changes(&["-proxy.keepalivetimeout", "7s"], |config| config.proxy.keepalive = seconds(7));
         changes(&["-proxy.keepalivetimeout", "-1s"], |config| config.proxy.keepalive = seconds(0));
@@ -316,9 +317,21 @@ format = "text" # Fabio writes its log for people
                 (config.proxy.sts_subdomains, config.proxy.sts_preload) = (true, true);
             },
         );
+        changes(&["-proxy.gzip.contenttype", "^text/.*(;.*)?$"], |config| {
+            let compression = &mut config.compression;
+            compression.content_types = config::ContentTypes::new("^text/.*(;.*)?$").ok();
+            compression.algorithms = vec![config::Coding::Gzip];
+            compression.min_bytes = 0;
+        });
         changes(&["-log.level", "warn"], |config| config.log.level = "warn".to_owned());
         changes(&["-log.level", "FATAL"], |config| config.log.level = "error".to_owned());
-        changes(&["-log.access.target", "stdout"], |config| config.log.access = config::AccessLog::Common);
+        let common = r#"$remote_host - - [$time_common] "$request" $response_status $response_body_size"#;
+        let combined = format!(r#"{common} "$header.Referer" "$header.User-Agent""#);
+        for (format, ours) in [("common", common), ("combined", &combined), ("$request_uri x", "$request_uri x")] {
+            changes(&["-log.access.target", "stdout", "-log.access.format", format], |config| {
+                config.log.access = config::AccessLog::Custom(config::AccessFormat::parse(ours).unwrap().into());
+            });
+        }
         changes(&["-log.access.format", "combined"], |_| {});
         changes(&["-ui.addr", "127.0.0.1:1"], |config| config.admin.address = "127.0.0.1:1".parse().unwrap());
         changes(&["-ui.access", "ro"], |_| {});
@@ -495,7 +508,16 @@ format = "text" # Fabio writes its log for people
         let args = ["-proxy.addr", ":1;rt=3s,:2;rt=5s,:3;rt=5s;it=4s,:4;proto=tcp"];
         assert_eq!(own(&args), [(Some(3), Some(3)), (None, None), (None, Some(4)), (None, None)]);
         assert_eq!(warnings(&args), [""; 0]);
-        assert_eq!(warnings(&["-proxy.addr", ":1;rt=3s;wt=5s"]).len(), 1);
+        let answers = |args: &[&str]| {
+            let found = config(args);
+            let own = found.listeners.iter().map(|it| it.request_timeout.map(|time| time.as_secs()));
+            (found.proxy.request_timeout.as_secs(), own.collect::<Vec<_>>())
+        };
+        assert_eq!(answers(&["-proxy.addr", ":1;rt=3s;wt=5s,:2"]), (0, vec![Some(5), None]));
+        let args = ["-proxy.addr", ":1,:2;wt=5s,:3;wt=0,:4;proto=tcp;wt=1s", "-proxy.writetimeout", "9s"];
+        assert_eq!(answers(&args), (9, vec![None, Some(5), Some(0), None]));
+        let said = warnings(&args);
+        assert!(said.len() == 1 && said[0].contains(":4: wt has no effect on TCP"), "{said:?}");
         assert_eq!(warnings(&["-proxy.dialtimeout", "2h"]), ["proxy.dialtimeout (command line): 2h is taken as 1h"]);
     }
 
@@ -506,8 +528,13 @@ format = "text" # Fabio writes its log for people
             (&["-proxy.matcher", "exact"], "not one of prefix, iprefix, glob"),
             (&["-proxy.noroutestatus", "1000"], "not between 100 and 999"),
             (&["-ui.access", "x"], "not one of rw, ro"),
+            (&["-proxy.gzip.contenttype", "text/("], "is no regular expression (unclosed group)"),
             (&["-log.access.target", "file"], "log.access.target"),
             (&["-log.access.format="], "the format is empty"),
+            (
+                &["-log.access.target=stdout", "-log.access.format=$request_methd"],
+                "holds $request_methd, which is no field; did you mean $request_method?",
+            ),
             (&["-proxy.header.requestid", "a b"], "not the name of a header"),
             (&["-metrics.target", "statsd"], "write statsd_raw"),
             (&["-metrics.target", "prometheus,influx"], "\"influx\" is not one of"),
@@ -557,6 +584,11 @@ format = "text" # Fabio writes its log for people
             let found = config(&["-proxy.auth", text]).auth.into_iter();
             found
                 .map(|(name, scheme)| match scheme.kind {
+                    config::AuthKind::External(external) => {
+                        let timeout = format_duration(external.timeout);
+                        let (set, append) = (external.set_headers, external.append_headers);
+                        format!("{name} {} {set:?} {append:?} {timeout}", external.endpoint.reveal())
+                    }
                     config::AuthKind::Basic { file, realm, refresh } => {
                         format!("{name} {} {realm} {}", file.display(), format_duration(refresh))
                     }
@@ -567,6 +599,13 @@ format = "text" # Fabio writes its log for people
         let two = "name=a;type=basic;file=/u;realm=\"the shop\";refresh=30s,name=b;type=basic;file=/v;refresh=10ms";
         assert_eq!(schemes(two), ["a /u the shop 30s", "b /v b 1s"]);
         assert_eq!(schemes("name=a;type=basic;file=/u,name=a;type=basic;file=/v"), ["a /v a 0s"]);
+        let external =
+            "name=x;type=external;endpoint=http://h:1/auth;set-auth-headers=\"X-A, x-b\";append-auth-headers=X-C";
+        assert_eq!(schemes(external), [r#"x http://h:1/auth ["x-a", "x-b"] ["x-c"] 5s"#]);
+        assert!(refusals(&["-proxy.auth", "name=x;type=external"]).contains("has no endpoint="));
+        assert!(
+            refusals(&["-proxy.auth", "name=x;type=external;endpoint=h"]).contains("is no http:// or https:// URL")
+        );
         assert!(refusals(&["-proxy.auth", "name=a.b;type=basic;file=/u"]).contains("letters, digits"));
         assert!(refusals(&["-proxy.auth", "name=a;type=basic;file=/u;refresh=x"]).contains("not a duration"));
     }

@@ -14,12 +14,14 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, SystemTime};
 
+use http::HeaderValue;
+
 use super::format;
 use super::time::TimeCache;
 use super::writer::Queue;
 use crate::catalog::InstanceId;
 use crate::catalog::tag::RouteKey;
-use crate::config::AccessLog;
+use crate::config::{AccessFormat, AccessLog};
 
 /// One answered request, or one closed connection. Borrows everything.
 #[derive(Clone, Debug)]
@@ -64,6 +66,25 @@ pub struct AccessRecord<'a> {
     pub referer: Option<&'a [u8]>,
     /// TLS version on the client's side (`TLSv1.3`).
     pub tls: Option<&'a str>,
+    /// What only a form of one's own tells.
+    pub more: Option<More<'a>>,
+}
+
+/// What only a form of one's own tells of a request. What is not known is empty.
+#[derive(Clone, Copy, Debug)]
+pub struct More<'a> {
+    /// The client's port.
+    pub remote_port: u16,
+    /// Values of [`AccessFormat::headers`].
+    pub headers: &'a [Option<HeaderValue>],
+    /// Scheme of the request.
+    pub scheme: &'a str,
+    /// The host that the instance was told.
+    pub host_sent: &'a str,
+    /// Scheme of the request to the instance.
+    pub upstream_scheme: &'a str,
+    /// Path and query of that.
+    pub upstream_uri: &'a str,
 }
 
 /// A worker's handle. Clones share the queue; each has a time cache of its own, so give each worker its clone.
@@ -95,6 +116,12 @@ impl AccessLogger {
     #[must_use]
     pub fn is_on(&self) -> bool {
         self.on.is_some()
+    }
+
+    /// The form of one's own, if it is one: says what [`AccessRecord::more`] has to hold.
+    #[must_use]
+    pub fn custom(&self) -> Option<&AccessFormat> {
+        self.on.as_ref().and_then(|(form, _)| form.custom())
     }
 
     /// Writes one line, or drops and counts it when the queue is full. Never waits.

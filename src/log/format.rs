@@ -1,19 +1,22 @@
 //! The lines of the access log: Apache's common and combined formats, and JSON.
 
 use std::io::Write as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::access::AccessRecord;
+use super::custom;
 use super::escape::{push_json, push_json_inner, push_quoted};
 use super::time::TimeCache;
-use crate::config::AccessLog;
+use crate::config::{AccessFormat, AccessLog};
 
 /// Which line to write.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Form {
     Common,
     Combined,
     Json,
+    Custom(Arc<AccessFormat>),
 }
 
 impl Form {
@@ -23,20 +26,27 @@ impl Form {
             AccessLog::Common => Some(Self::Common),
             AccessLog::Combined => Some(Self::Combined),
             AccessLog::Json => Some(Self::Json),
+            AccessLog::Custom(format) => Some(Self::Custom(format)),
         }
     }
 
     /// Room that spares most lines a second allocation.
-    pub(super) fn usual_bytes(self) -> usize {
+    pub(super) fn usual_bytes(&self) -> usize {
         match self {
             Self::Common => 160,
             Self::Combined => 384,
             Self::Json => 768,
+            Self::Custom(format) => 128 + 32 * format.items().len(),
         }
     }
 
+    /// The form of one's own, if it is one.
+    pub(super) fn custom(&self) -> Option<&AccessFormat> {
+        if let Self::Custom(format) = self { Some(format) } else { None }
+    }
+
     /// Appends one line with its line feed.
-    pub(super) fn push(self, line: &mut Vec<u8>, record: &AccessRecord<'_>, time: &mut TimeCache) {
+    pub(super) fn push(&self, line: &mut Vec<u8>, record: &AccessRecord<'_>, time: &mut TimeCache) {
         match self {
             Self::Common => push_common(line, record, time),
             Self::Combined => {
@@ -45,6 +55,7 @@ impl Form {
                 push_optional_quoted(line, record.user_agent);
             }
             Self::Json => push_json_line(line, record, time),
+            Self::Custom(format) => custom::push(line, format, record, time),
         }
         line.push(b'\n');
     }
@@ -62,7 +73,7 @@ fn push_common(line: &mut Vec<u8>, record: &AccessRecord<'_>, time: &mut TimeCac
 }
 
 /// What was asked for. CONNECT has no path: its target is the authority alone (RFC 9110, 9.3.6).
-fn target_of<'a>(record: &AccessRecord<'a>) -> &'a str {
+pub(super) fn target_of<'a>(record: &AccessRecord<'a>) -> &'a str {
     if record.uri.is_empty() && record.method == "CONNECT" { record.host } else { record.uri }
 }
 
@@ -159,6 +170,7 @@ mod tests {
             user_agent: None,
             referer: None,
             tls: None,
+            more: None,
         }
     }
 

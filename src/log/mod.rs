@@ -3,6 +3,7 @@
 //! [`init`] is called once by `main`; the handle it returns changes the level later, without a restart.
 
 pub mod access;
+mod custom;
 mod escape;
 mod format;
 mod time;
@@ -16,7 +17,7 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _, Registry, reload};
 
-pub use access::{AccessLogger, AccessRecord};
+pub use access::{AccessLogger, AccessRecord, More};
 pub use writer::AccessLogWriter;
 
 use crate::config::{LogConfig, LogFormat};

@@ -24,6 +24,17 @@ impl TimeCache {
         let _ = write!(line, ".{millisecond:03}Z");
     }
 
+    /// Appends RFC 3339 with this many decimals, at most 9; those that do not fit are cut off.
+    pub(super) fn push_rfc3339_with(&mut self, line: &mut Vec<u8>, time: SystemTime, decimals: usize) {
+        self.renew(time);
+        line.extend_from_slice(&self.rfc3339);
+        let nanoseconds = time.duration_since(UNIX_EPOCH).unwrap_or_default().subsec_nanos();
+        if decimals > 0 {
+            let _ = write!(line, ".{}", &format!("{nanoseconds:09}")[..decimals.min(9)]);
+        }
+        line.push(b'Z');
+    }
+
     /// Appends the form of Apache's common format: `22/Nov/2026:20:03:36 +0000`.
     pub(super) fn push_common(&mut self, line: &mut Vec<u8>, time: SystemTime) {
         self.renew(time);

@@ -217,6 +217,7 @@ mod tests {
             user_agent: None,
             referer: None,
             tls: None,
+            more: None,
         }
     }
 

@@ -4,7 +4,7 @@
 //! gets the same news in its own terms (trailers-only answer with `grpc-status`).
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderMap, Response, StatusCode};
 
 /// Why the proxy answered by itself.
@@ -34,6 +34,9 @@ pub enum ProxyError {
     /// Too many requests wait for their credentials to be verified.
     #[error("too many requests wait for their credentials to be verified")]
     AuthBusy,
+    /// The service that decides about requests gave no answer.
+    #[error("no answer from the service that authorizes requests")]
+    AuthUnavailable,
     /// No instance could be connected to.
     #[error("cannot connect to an upstream: {0}")]
     Connect(String),
@@ -46,6 +49,9 @@ pub enum ProxyError {
     /// No first byte in time.
     #[error("no answer from the upstream in time")]
     ResponseTimeout,
+    /// The request as a whole took longer than it may.
+    #[error("the request took longer than proxy.request_timeout")]
+    RequestTimeout,
     /// The client went away before the answer was there (only logged).
     #[error("client closed the request")]
     ClientClosed,
@@ -63,8 +69,8 @@ impl ProxyError {
             Self::NoInstance | Self::AuthBusy => StatusCode::SERVICE_UNAVAILABLE,
             Self::AccessDenied => StatusCode::FORBIDDEN,
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
-            Self::Connect(_) | Self::Upstream(_) => StatusCode::BAD_GATEWAY,
-            Self::ConnectTimeout | Self::ResponseTimeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::Connect(_) | Self::Upstream(_) | Self::AuthUnavailable => StatusCode::BAD_GATEWAY,
+            Self::ConnectTimeout | Self::ResponseTimeout | Self::RequestTimeout => StatusCode::GATEWAY_TIMEOUT,
             // nginx's number for it; never on the wire.
             Self::ClientClosed => StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST),
         }
@@ -82,10 +88,12 @@ impl ProxyError {
             Self::AccessDenied => "access_denied",
             Self::Unauthorized => "unauthorized",
             Self::AuthBusy => "auth_busy",
+            Self::AuthUnavailable => "auth_unavailable",
             Self::Connect(_) => "connect",
             Self::ConnectTimeout => "connect_timeout",
             Self::Upstream(_) => "upstream",
             Self::ResponseTimeout => "response_timeout",
+            Self::RequestTimeout => "request_timeout",
             Self::ClientClosed => "client_closed",
         }
     }
@@ -100,8 +108,10 @@ impl ProxyError {
             Self::NoInstance => ("14", "no healthy instance"),
             Self::AccessDenied => ("7", "access denied"),
             Self::Unauthorized => ("16", "authorization failed"),
+            Self::AuthUnavailable => ("14", "authorization is not available"),
             Self::AuthBusy => ("14", "authorization takes too long"),
             Self::Connect(_) | Self::ConnectTimeout | Self::Upstream(_) => ("14", "upstream unavailable"),
+            Self::RequestTimeout => ("4", "the request took too long"),
             Self::ResponseTimeout => ("4", "no answer from the upstream in time"),
             Self::ClientClosed => ("1", "cancelled"),
         }
@@ -118,10 +128,12 @@ impl ProxyError {
             Self::AccessDenied => "access denied",
             Self::Unauthorized => "authorization failed",
             Self::AuthBusy => "authorization takes too long",
+            Self::AuthUnavailable => "authorization is not available",
             Self::Connect(_) => "cannot connect to the upstream",
             Self::ConnectTimeout => "connecting to the upstream timed out",
             Self::Upstream(_) => "the upstream failed before it answered",
             Self::ResponseTimeout => "the upstream did not answer in time",
+            Self::RequestTimeout => "the request took too long",
             Self::ClientClosed => "",
         }
     }
@@ -135,9 +147,14 @@ impl ProxyError {
             _ => Bytes::from(format!("{}\n", self.text())),
         });
         *response.status_mut() = self.status(no_route);
+        let is_empty = response.body().is_empty();
         let headers = response.headers_mut();
-        let kind = if *self == Self::NoRoute { "text/html; charset=utf-8" } else { "text/plain; charset=utf-8" };
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+        if *self == Self::NoRoute && !is_empty {
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
+        } else if !is_empty {
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+            headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        }
         if matches!(self, Self::NoInstance | Self::AuthBusy) {
             headers.insert(RETRY_AFTER, HeaderValue::from(retry_after_s));
         }
@@ -171,8 +188,10 @@ mod tests {
             (ProxyError::AccessDenied, 403, "7"),
             (ProxyError::Unauthorized, 401, "16"),
             (ProxyError::AuthBusy, 503, "14"),
+            (ProxyError::AuthUnavailable, 502, "14"),
             (ProxyError::Connect("refused".into()), 502, "14"),
             (ProxyError::ConnectTimeout, 504, "14"),
+            (ProxyError::RequestTimeout, 504, "4"),
             (ProxyError::Upstream("eof".into()), 502, "14"),
             (ProxyError::ResponseTimeout, 504, "4"),
             (ProxyError::ClientClosed, 499, "1"),
@@ -193,6 +212,9 @@ mod tests {
         assert_eq!(response.status(), StatusCode::IM_A_TEAPOT);
         assert_eq!(response.body(), &page);
         assert!(!response.headers().contains_key(RETRY_AFTER));
+        assert_eq!(response.headers()[CONTENT_TYPE], "text/html; charset=utf-8");
+        let nothing = ProxyError::NoRoute.response(StatusCode::NOT_FOUND, &Bytes::new(), 3);
+        assert!(nothing.headers().is_empty());
     }
 
     #[test]

@@ -101,6 +101,7 @@ impl Listener {
             header: config.header_timeout.unwrap_or(proxy.header_timeout),
             idle: config.idle_timeout.unwrap_or(proxy.idle_timeout),
             body: config.body_timeout.unwrap_or(proxy.body_timeout),
+            request: Some(config.request_timeout.unwrap_or(proxy.request_timeout)).filter(|limit| !limit.is_zero()),
             tcp_idle: config.idle_timeout.filter(|_| config.protocol.is_tcp()).unwrap_or(proxy.tcp_idle_timeout),
         }
     }
@@ -115,6 +116,8 @@ pub struct ClientLimits {
     pub idle: Duration,
     /// Inside a body.
     pub body: Duration,
+    /// For a request and its answer as a whole; none: no limit.
+    pub request: Option<Duration>,
     /// Without a byte either way on a connection of TCP; zero: for ever.
     pub tcp_idle: Duration,
 }

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http::StatusCode;
 
 use super::auth::Schemes;
+use super::http::compression::Compression;
 use super::http::headers::HeaderRules;
 use super::tls::UpstreamTls;
 use crate::config::ProxyConfig;
@@ -27,6 +28,8 @@ pub struct Settings {
     pub header_rules: HeaderRules,
     /// `[auth.NAME]`.
     pub auth: Schemes,
+    /// `[proxy.compression]`, where it is on.
+    pub compression: Option<Box<Compression>>,
     /// TLS towards upstreams.
     pub upstream_tls: UpstreamTls,
 }

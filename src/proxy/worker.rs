@@ -22,6 +22,7 @@ use tokio::task::JoinSet;
 
 use super::budget::RetryBudget;
 use super::drain::{LocalPhase, Phase, PhaseReceiver};
+use super::http::compression;
 use super::http::direct::Shelf;
 use super::listener::{Listener, accept_loop};
 use super::pool::UpstreamPool;
@@ -72,6 +73,8 @@ pub struct Worker {
     pub direct: Shelf,
     /// Open byte tunnels.
     pub tunnels: Rc<Tunnels>,
+    /// What encoders of answers hold.
+    pub compressing: compression::Memory,
     /// The process clock.
     pub clock: Clock,
     /// The access log.
@@ -112,6 +115,7 @@ impl Worker {
             pipes: Pipes::default(),
             direct: Shelf::default(),
             tunnels: Rc::default(),
+            compressing: compression::Memory::default(),
             clock: context.clock,
             access: context.access.clone(),
             metrics: context.metrics.clone(),

@@ -79,7 +79,7 @@ pub fn start(config: &Config, extra: Vec<ExtraSource>) -> anyhow::Result<Running
     rustls::crypto::aws_lc_rs::default_provider().install_default().ok();
     let clock = Clock::start();
     let metrics = metrics::build(&config.metrics);
-    let (access, access_writer) = AccessLogWriter::start(config.log.access, metrics.access_log_dropped())
+    let (access, access_writer) = AccessLogWriter::start(config.log.access.clone(), metrics.access_log_dropped())
         .context("cannot start the access log")?;
     let table = SharedTable::default();
     let phase = PhaseSender::new(Phase::Serving);

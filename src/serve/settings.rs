@@ -6,6 +6,7 @@ use http::StatusCode;
 
 use crate::config::Config;
 use crate::proxy::auth::Schemes;
+use crate::proxy::http::compression::Compression;
 use crate::proxy::http::headers::HeaderRules;
 use crate::proxy::settings::Settings;
 use crate::proxy::tls::UpstreamTls;
@@ -30,7 +31,8 @@ pub(super) fn build(config: &Config, present: Option<&Settings>) -> anyhow::Resu
         header_rules: HeaderRules::new(&proxy),
         proxy,
         health: config.health.clone(),
-        auth: Schemes::load(&config.auth, present.map(|present| &present.auth))?,
+        auth: Schemes::load(&config.auth, present.map(|present| &present.auth), &upstream_tls)?,
+        compression: Compression::new(&config.compression),
         upstream_tls,
     })
 }

@@ -1,7 +1,7 @@
-//! HTTP/1.1 towards servers that are asked now and then: where a file is fetched or an API called.
+//! HTTP/1.1 towards servers that are not instances: where a file is fetched, an API called, a service asked for consent.
 //!
-//! One request after the other on few connections, each with limits for time and size. What is asked of a service many
-//! times a second, or held for minutes, has clients of its own (the data path, the watches of Consul).
+//! Whole requests and whole answers, each with limits for time and size. What streams, or is held for minutes, has clients
+//! of its own (the data path, the watches of Consul).
 
 pub mod trust;
 mod url;
@@ -110,6 +110,7 @@ pub struct Client {
     /// Name to verify instead of the URL's host.
     server_name: Option<String>,
     idle: Mutex<Vec<Idle>>,
+    idle_max: usize,
 }
 
 /// An open connection that nobody uses.
@@ -146,7 +147,25 @@ impl Client {
     /// Speaks TLS, where a URL wants it, by `tls`, and verifies `server_name` if that is given.
     #[must_use]
     pub fn new(tls: Arc<ClientConfig>, server_name: Option<String>) -> Self {
-        Self { tls, server_name, idle: Mutex::default() }
+        Self { tls, server_name, idle: Mutex::default(), idle_max: IDLE_MAX }
+    }
+
+    /// The same, with more connections kept for the next request.
+    #[must_use]
+    pub fn keeping(mut self, connections: usize) -> Self {
+        self.idle_max = connections;
+        self
+    }
+
+    /// Asks once and reads the whole answer: a redirect is one like any other.
+    ///
+    /// Cancel safe: dropping the future ends the request.
+    ///
+    /// # Errors
+    /// When there is no answer within the limits.
+    pub async fn ask_once(&self, ask: Ask, limits: Limits) -> Result<Response<Bytes>, WebError> {
+        let answered = tokio::time::timeout(limits.time, self.once(&ask, limits.bytes)).await;
+        answered.unwrap_or_else(|_| Err(WebError::Timeout { url: shown(&ask.url), limit: limits.time }))
     }
 
     /// Asks, follows redirects, and reads the whole answer, whatever its status.
@@ -222,7 +241,7 @@ impl Client {
 
     fn keep(&self, origin: String, sender: http1::SendRequest<Full<Bytes>>) {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        if idle.len() < IDLE_MAX && !sender.is_closed() {
+        if idle.len() < self.idle_max && !sender.is_closed() {
             idle.push(Idle { origin, sender });
         }
     }
@@ -261,8 +280,10 @@ where
 
 fn request(ask: &Ask, place: &url::Place) -> Result<Request<Full<Bytes>>, WebError> {
     let path = ask.url.path_and_query().map_or("/", |it| it.as_str());
-    let mut request =
-        Request::builder().method(ask.method.clone()).uri(path).header(HOST, &place.authority).header(USER_AGENT, "lb");
+    let mut request = Request::builder().method(ask.method.clone()).uri(path).header(HOST, &place.authority);
+    if !ask.headers.iter().any(|(name, _)| name == USER_AGENT) {
+        request = request.header(USER_AGENT, "lb");
+    }
     for (name, value) in &ask.headers {
         request = request.header(name, value);
     }

@@ -79,3 +79,103 @@ fn a_call_of_grpc_is_refused_in_its_own_terms() {
     assert_eq!((response.status, response.header("grpc-status")), (200, Some("16")));
     assert_eq!(upstream.requests(), 0);
 }
+
+/// A service that decides by the path it is told, and says what it was asked.
+fn decider() -> Scripted {
+    Scripted::start(|visit| {
+        while let Some(request) = visit.request() {
+            let lower = request.to_ascii_lowercase();
+            let path = lower.lines().find_map(|line| line.strip_prefix("x-forwarded-uri: ")).unwrap_or("").to_owned();
+            match &*path {
+                "/app/login" => visit.send(
+                    "HTTP/1.1 302 Found\r\nLocation: /sign-in\r\nSet-Cookie: a=1\r\nSet-Cookie: b=2\r\n\
+                     Connection: x-hop\r\nX-Hop: 1\r\nContent-Length: 5\r\n\r\nlogin",
+                ),
+                "/app/shut" => visit.send(
+                    "HTTP/1.1 403 Forbidden\r\nWWW-Authenticate: Bearer\r\nTransfer-Encoding: chunked\r\n\r\n\
+                     4\r\nshut\r\n0\r\n\r\n",
+                ),
+                "/app/hang" => visit.until_closed(),
+                "/app/die" => return visit.reset(),
+                _ => visit.send(
+                    "HTTP/1.1 202 Accepted\r\nX-User: ann\r\nX-Group: a\r\nX-Group: b\r\nX-Other: no\r\n\
+                     Content-Length: 2\r\n\r\nok",
+                ),
+            }
+        }
+    })
+}
+
+#[test]
+fn a_service_decides_and_tells_who_it_is() {
+    let upstream = Scripted::replying(OK);
+    let decider = decider();
+    let more = format!(
+        "[auth.sso]\ntype = \"external\"\nendpoint = \"http://{}/check?fixed=1\"\nset_headers = [\"X-User\", \"X-Gone\"]\n\
+         append_headers = [\"X-Group\"]\ntimeout = \"500ms\"\n[log]\naccess = \"json\"\n",
+        decider.address
+    );
+    let lb = router(&[("/app", &[upstream.address], "auth=sso strip=/app")], &more);
+    // Whoever names a field in Connection, or sends it, changes nothing.
+    let request = "POST /app/in?x=1 HTTP/1.1\r\nHost: shop.test\r\nCookie: session=1\r\nX-User: forged\r\n\
+                   X-Gone: forged\r\nIf-None-Match: \"1\"\r\nX-Group: own\r\nX-Forwarded-Uri: /forged\r\nX-Forwarded-Method: FORGED\r\n\
+                   Connection: X-User, X-Forwarded-Uri\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\nbody";
+    let mut client = crate::support::client::RawClient::connect(lb.address("http"));
+    client.send(request);
+    let mut answer = client.response().unwrap();
+    if answer.status == 100 {
+        answer = client.response().unwrap();
+    }
+    assert_eq!(answer.status, 200);
+
+    let asked = decider.received().to_ascii_lowercase();
+    assert!(asked.starts_with("get /check?fixed=1 http/1.1\r\n"), "{asked}");
+    for line in [
+        &*format!("host: {}", decider.address),
+        "cookie: session=1",
+        "x-forwarded-method: post",
+        "x-forwarded-uri: /app/in?x=1",
+        "x-forwarded-host: shop.test",
+        "x-forwarded-for: 127.0.0.1",
+        "x-forwarded-proto: http",
+    ] {
+        assert!(asked.contains(&format!("\r\n{line}\r\n")), "{line}: {asked}");
+    }
+    assert!(!asked.contains("body") && !asked.contains("content-length"), "{asked}");
+    assert!(!asked.contains("x-forwarded-method: forged") && !asked.contains("x-forwarded-uri: /forged"), "{asked}");
+    assert!(
+        !asked.contains("\r\nexpect:") && !asked.contains("\r\nif-") && asked.matches("x-forwarded-uri").count() == 1,
+        "{asked}"
+    );
+
+    let sent = upstream.received().to_ascii_lowercase();
+    let fields: Vec<&str> = sent.lines().filter(|line| line.starts_with("x-user") || line.starts_with("x-g")).collect();
+    assert_eq!(fields, ["x-user: ann", "x-group: own", "x-group: a", "x-group: b"], "{sent}");
+    assert!(sent.starts_with("post /in?x=1 ") && sent.ends_with("body") && !sent.contains("x-other"), "{sent}");
+
+    // Its refusals are the client's answer, whole, and no instance is asked.
+    let login = get(&lb, "/app/login", "");
+    assert_eq!((login.status, login.text().as_str(), login.header("location")), (302, "login", Some("/sign-in")));
+    assert_eq!(login.headers.iter().filter(|(name, _)| name == "set-cookie").count(), 2);
+    assert_eq!((login.header("x-hop"), login.header("content-length")), (None, Some("5")));
+    let shut = get(&lb, "/app/shut", "");
+    assert_eq!((shut.status, shut.text().as_str(), shut.header("www-authenticate")), (403, "shut", Some("Bearer")));
+
+    // Without an answer nobody gets in.
+    for path in ["/app/hang", "/app/die"] {
+        assert_eq!(get(&lb, path, "").status, 502, "{path}");
+        lb.wait_stdout("record", |line| line.contains(path) && line.contains("\"error\":\"auth_unavailable\""));
+    }
+    assert_eq!(upstream.requests(), 1);
+}
+
+#[test]
+fn a_service_that_is_not_there_lets_nobody_in() {
+    let upstream = Scripted::replying(OK);
+    let more =
+        format!("[auth.sso]\ntype = \"external\"\nendpoint = \"http://{}/\"\n", crate::stand::Refusing::new().address);
+    let lb = router(&[("/", &[upstream.address], "auth=sso")], &more);
+    let answer = get(&lb, "/", "");
+    assert_eq!((answer.status, answer.text().as_str()), (502, "authorization is not available\n"));
+    assert_eq!(upstream.requests(), 0);
+}

@@ -54,6 +54,7 @@ const REQUESTS: &[&str] = &[
     "HEAD /{n} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n",
     "POST /{n} HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\nContent-Type: text/plain\r\n\r\nabc",
     "POST /{n} HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n",
+    "PATCH /{n} HTTP/1.1\r\nHost: h\r\n\r\n",
     "PUT /{n} HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
     "DELETE /{n} HTTP/1.1\r\nHost: h\r\nCookie: a=b\r\nCookie: c=d\r\n\r\n",
     "GET /{n} HTTP/1.1\r\nHost: h\r\nX-Forwarded-For: 192.0.2.1\r\nX-Forwarded-For: 192.0.2.2\r\nX-Real-Ip: 1\r\n\r\n",

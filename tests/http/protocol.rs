@@ -320,3 +320,24 @@ fn idle_clients_are_closed_in_time() {
     assert!(begun.elapsed() > Duration::from_millis(200) && begun.elapsed() < Duration::from_secs(5));
     wait_until("nothing left open", || upstream.connections() >= 1);
 }
+
+/// RFC 9110 section 8.6: some servers answer 411 otherwise.
+#[test]
+fn a_post_without_content_says_so() {
+    let upstream = Scripted::replying(OK);
+    let lb = router(&[("/", &[upstream.address], "")], "");
+    for (method, more, wanted) in [
+        ("POST", "", "content-length: 0\r\n"),
+        ("PUT", "Content-Length: 0\r\n", "content-length: 0\r\n"),
+        ("PATCH", "", "content-length: 0\r\n"),
+        ("GET", "", ""),
+        ("DELETE", "", ""),
+    ] {
+        let request = format!("{method} /{method} HTTP/1.1\r\nHost: h\r\n{more}\r\n");
+        assert_eq!(exchange(lb.address("http"), request).unwrap().status, 200, "{method}");
+        let received = upstream.received().to_ascii_lowercase();
+        let head = received.rsplit(" http/1.1\r\n").next().unwrap();
+        assert_eq!(head.matches("content-length").count(), usize::from(!wanted.is_empty()), "{method}: {head}");
+        assert!(head.contains(wanted), "{method}: {head}");
+    }
+}

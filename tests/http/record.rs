@@ -97,3 +97,42 @@ fn the_metrics_count_by_service_method_and_code() {
     let connects = lb.metric("lb_upstream_connects_total{service=\"s0\",result=\"ok\"}").unwrap();
     assert!((1.0..=5.0).contains(&connects), "{connects}");
 }
+
+#[test]
+fn a_form_of_ones_own_tells_what_it_names() {
+    let upstream = Scripted::replying(OK);
+    let form = "$request_method $request_url $request_args>$upstream_service $upstream_request_url \
+                h=$request_host s=$response_status b=$response_body_size \
+                <$header.User-Agent|$header.X-Forwarded-Prefix|$header.X-Id|$header.None>";
+    let more = format!("[proxy]\nrequest_id_header = \"X-Id\"\n[log]\naccess = '{form}'\n");
+    let routes: &[(&str, &[std::net::SocketAddr], &str)] = &[
+        ("/a", &[upstream.address], "strip=/a prepend=/v1 host=in.test"),
+        ("/gone", &[Refusing::new().address], ""),
+        ("/moved", &[upstream.address], "redirect=301,https://h.test/"),
+        ("/mine", &[upstream.address], "deny=ip:127.0.0.1"),
+    ];
+    let lb = router(routes, &more);
+    let ask = |path: &str| {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: shop.test\r\nUser-Agent: t/1\r\n\r\n");
+        exchange(lb.address("http"), request).unwrap();
+        lb.wait_stdout("record", |line| line.contains(&format!(" http://shop.test{path} ")))
+    };
+    let line = ask("/a/b?c=d");
+    let id = upstream.received().lines().find_map(|line| line.strip_prefix("x-id: ").map(str::to_owned)).unwrap();
+    let target = upstream.address;
+    let wanted =
+        format!("GET http://shop.test/a/b?c=d c=d>s0 http://{target}/v1/b?c=d h=in.test s=200 b=2 <t/1|/a|{id}|>");
+    assert_eq!(line, wanted);
+    // What never reached an instance, or was answered here, has its line as well.
+    assert!(ask("/gone").contains(" >s1 http://127.0.0.1:"));
+    for (path, status) in [("/moved", 301), ("/mine", 403), ("/nobody", 404)] {
+        let line = ask(path);
+        assert!(line.contains(&format!("h=shop.test s={status} ")), "{line}");
+        let service = match path {
+            "/moved" => ">s2  h=",
+            "/mine" => ">s3  h=",
+            _ => ">  h=",
+        };
+        assert!(line.contains(service) && line.contains("<t/1||") && line.ends_with("|>"), "{line}");
+    }
+}

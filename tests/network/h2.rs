@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use http_body::Frame;
+use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
@@ -445,6 +446,66 @@ fn upstream_connections_that_end_in_order_cost_no_request() {
             for (n, (parts, body, _)) in join_all(asked).await.into_iter().enumerate() {
                 assert_eq!((parts.status, body), (StatusCode::OK, format!("body {n}").into()));
             }
+        }
+    });
+}
+
+/// What a stream is compressed with is its own business; upstreams of both kinds, trailers, events.
+#[test]
+fn answers_are_compressed_stream_by_stream() {
+    let (upstream, lb) = both("[proxy.compression]\ncontent_types = \"json|event-stream|octet|text\"\nmin_bytes = 0\n");
+    let packed = |bytes: &[u8]| {
+        let mut text = Vec::new();
+        flate2::read::GzDecoder::new(bytes).read_to_end(&mut text).unwrap();
+        text
+    };
+    block_on(async {
+        for host in ["one", "two"] {
+            let (mut client, _) = h2(lb.address("http")).await;
+            let request = |path: &str, coding: &str| {
+                Request::get(format!("http://{host}{path}")).header("accept-encoding", coding).body(full("")).unwrap()
+            };
+            let (parts, body, _) = ask(&mut client, request("/x", "gzip")).await;
+            assert_eq!(parts.headers["content-encoding"], "gzip");
+            assert_eq!(parts.headers["vary"], "Accept-Encoding");
+            assert_eq!(parts.headers.get("content-length"), None);
+            assert_eq!(json(&packed(&body))["path"], "/x");
+            let (parts, body, _) = ask(&mut client, request("/x", "br;q=0")).await;
+            assert_eq!((parts.headers.get("content-encoding"), json(&body)["path"].as_str()), (None, Some("/x")));
+
+            let mut answer = client.send_request(request("/sse", "gzip")).await.unwrap();
+            assert_eq!(answer.headers()["content-encoding"], "gzip");
+            let mut decoder = flate2::write::GzDecoder::new(Vec::new());
+            for events in 1..=3 {
+                loop {
+                    decoder.flush().unwrap();
+                    let seen = String::from_utf8_lossy(decoder.get_ref()).matches("\n\n").count();
+                    if seen == events {
+                        break;
+                    }
+                    let frame = answer.body_mut().frame().await.unwrap().unwrap();
+                    decoder.write_all(frame.data_ref().unwrap()).unwrap();
+                }
+                upstream.tick();
+            }
+        }
+    });
+}
+
+/// A stream that takes too long is reset; its neighbours, and the connection, are not.
+#[test]
+fn a_stream_ends_with_its_time() {
+    let (_upstream, lb) = both("request_timeout = \"300ms\"\n");
+    block_on(async {
+        for host in ["one", "two"] {
+            let (mut client, connection) = h2(lb.address("http")).await;
+            let answer = client.send_request(get(&format!("http://{host}/sse"))).await.unwrap();
+            let body = answer.into_body().collect().await;
+            let error = body.expect_err("a stream that is cut");
+            assert!(error.to_string().contains("error"), "{error}");
+            let (parts, _, _) = ask(&mut client, get(&format!("http://{host}/x"))).await;
+            assert_eq!(parts.status, StatusCode::OK);
+            assert!(!connection.is_finished());
         }
     });
 }

@@ -420,3 +420,28 @@ fn the_admin_listener_speaks_tls_and_follows_its_certificate() {
         assert!(!answer.starts_with(b"HTTP/"), "{}", String::from_utf8_lossy(&answer));
     });
 }
+
+/// A browser that meets an error must not forget that it has to come by TLS.
+#[test]
+fn errors_of_the_proxy_keep_strict_transport_security() {
+    let folder = tempfile::tempdir().unwrap();
+    let ca = Ca::new("ca");
+    let files = ca.pair(&["site.test"]).write(folder.path(), "site");
+    let upstream = Upstream::start("u");
+    let target = [url("http", upstream.address)];
+    let text = "[proxy]\nsts_max_age = 60\n".to_owned()
+        + &listener("https", "certificates = \"main\"")
+        + &listener("http", "")
+        + &file_source(&files, "")
+        + &route("web", "/", &target, "");
+    let lb = Lb::start(&config(&text));
+    let ask = || block_on(Trust::new(&ca).get(lb.address("https"), "site.test")).unwrap().to_ascii_lowercase();
+    let field = "\r\nstrict-transport-security: max-age=60\r\n";
+    let answer = ask();
+    assert!(answer.starts_with("http/1.1 200 ") && answer.contains(field), "{answer}");
+    upstream.kill();
+    let answer = ask();
+    assert!(answer.starts_with("http/1.1 502 ") && answer.contains(field), "{answer}");
+    let plain = client::get(lb.address("http"), "site.test", "/");
+    assert_eq!((plain.status, plain.header("strict-transport-security")), (502, None));
+}

@@ -1,7 +1,7 @@
 //! Keys of the data path and of the logs.
 
 use super::Kind::{Bool, Int, Secret, Span, Text};
-use super::{Key, becomes, later, nothing};
+use super::{Key, becomes, nothing};
 
 const MESSAGES: &str = "messages pass through in pieces, whatever their size; nothing holds a whole one in memory";
 const FLUSH: &str = "every piece of an answer is passed on as soon as it is there";
@@ -40,7 +40,8 @@ pub(super) const KEYS: &[Key] = &[
         Secret,
         "",
         "Authentication schemes: name=NAME;type=basic;file=PATH.",
-        "auth.NAME.type, auth.NAME.file, auth.NAME.realm, auth.NAME.refresh",
+        "auth.NAME.type, auth.NAME.file, auth.NAME.realm, auth.NAME.refresh, auth.NAME.endpoint, \
+         auth.NAME.set_headers, auth.NAME.append_headers",
     ),
     becomes("proxy.localip", Text, "", "Address for by= in Forwarded; first global address.", "proxy.local_ip"),
     becomes("proxy.strategy", Text, "rnd", "How a target is chosen: rnd or rr.", "proxy.strategy"),
@@ -77,12 +78,12 @@ pub(super) const KEYS: &[Key] = &[
         "Limit to read a request, for listeners without rt.",
         "proxy.header_timeout, proxy.body_timeout, proxy.idle_timeout",
     ),
-    later(
+    becomes(
         "proxy.writetimeout",
         Span,
         "0s",
         "Limit to write an answer, for listeners without wt.",
-        "a limit for whole answers; a client that stops reading is cut after proxy.body_timeout",
+        "proxy.request_timeout",
     ),
     nothing("proxy.flushinterval", Span, "1s", "How often event streams are flushed.", FLUSH),
     nothing("proxy.globalflushinterval", Span, "0s", "How often other answers are flushed.", FLUSH),
@@ -94,12 +95,12 @@ pub(super) const KEYS: &[Key] = &[
     becomes("proxy.header.sts.maxage", Int, "0", HSTS, "proxy.sts_max_age"),
     becomes("proxy.header.sts.subdomains", Bool, "false", HSTS, "proxy.sts_subdomains"),
     becomes("proxy.header.sts.preload", Bool, "false", HSTS, "proxy.sts_preload"),
-    later(
+    becomes(
         "proxy.gzip.contenttype",
         Text,
         "",
         "Content types to compress, as a regular expression.",
-        "compression; answers pass as the target sends them",
+        "proxy.compression.content_types",
     ),
     nothing("proxy.grpcmaxrxmsgsize", Int, "4194304", "Largest gRPC message from a target, in bytes.", MESSAGES),
     nothing("proxy.grpcmaxtxmsgsize", Int, "4194304", "Largest gRPC message to a target, in bytes.", MESSAGES),

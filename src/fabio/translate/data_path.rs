@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::super::document::Value;
 use super::Translator;
+use crate::config::{AccessFormat, AccessFormatError, ContentTypes};
 
 /// What Fabio does without a key for it, where `lb` does something else unless told.
 const AS_FABIO: &[(&str, Like, &str)] = &[
@@ -14,6 +15,9 @@ const AS_FABIO: &[(&str, Like, &str)] = &[
     ("proxy.max_header_bytes", Like::Count(1 << 20), "Fabio takes request heads up to 1 MiB"),
     ("log.format", Like::Text("text"), "Fabio writes its log for people"),
 ];
+
+/// Fabio's common form, in fields.
+const COMMON: &str = "$remote_host - - [$time_common] \"$request\" $response_status $response_body_size";
 
 #[derive(Clone, Copy)]
 enum Like {
@@ -37,6 +41,7 @@ impl Translator<'_> {
         self.routing();
         self.headers();
         self.connections();
+        self.compression();
         self.logs();
         self.set_time("drain.grace", self.settings.time("proxy.deregistergraceperiod"), "proxy.deregistergraceperiod");
         self.set_time("drain.timeout", self.settings.time("proxy.shutdownwait"), "proxy.shutdownwait");
@@ -123,6 +128,26 @@ impl Translator<'_> {
         self.document.set("proxy.workers", Value::Count(threads), "runtime.gomaxprocs");
     }
 
+    fn compression(&mut self) {
+        let key = "proxy.gzip.contenttype";
+        let pattern = self.settings.text(key).to_owned();
+        if pattern.is_empty() {
+            return;
+        }
+        if let Err(error) = ContentTypes::new(&pattern) {
+            let reason = error.to_string();
+            let reason = reason.lines().next_back().unwrap_or_default().trim_start_matches("error: ").to_owned();
+            return self.refuse(key, format!("{pattern:?} is no regular expression ({reason})"));
+        }
+        self.document.set("proxy.compression.content_types", pattern, key);
+        self.document.set(
+            "proxy.compression.algorithms",
+            Value::List(vec!["gzip".to_owned()]),
+            "Fabio knows gzip alone",
+        );
+        self.document.set("proxy.compression.min_bytes", Value::Count(0), "Fabio compresses whatever its length");
+    }
+
     fn logs(&mut self) {
         let key = "log.level";
         let level = match &*self.settings.text(key).to_ascii_uppercase() {
@@ -146,13 +171,19 @@ impl Translator<'_> {
         }
         if self.word("log.access.target", &["", "stdout"]) == "stdout" {
             let ours = match &*format {
-                "common" | "combined" => format,
-                _ => {
-                    self.warn(key, "a format of your own is not carried out yet; combined is used");
-                    "combined".to_owned()
-                }
+                // Ours of that name show what is not known as `-`.
+                "common" => COMMON.to_owned(),
+                "combined" => format!("{COMMON} \"$header.Referer\" \"$header.User-Agent\""),
+                _ => format,
             };
-            self.document.set("log.access", ours, "log.access.target, log.access.format");
+            match AccessFormat::parse(&ours) {
+                Ok(_) => self.document.set("log.access", ours, "log.access.target, log.access.format"),
+                Err(AccessFormatError::NoField) => {
+                    self.warn(key, "holds no field, so every line would be the same; common is written");
+                    self.document.set("log.access", COMMON, "log.access.target");
+                }
+                Err(error) => self.refuse(key, format!("{error}; {}", error.advice())),
+            }
         }
     }
 }

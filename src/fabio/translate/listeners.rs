@@ -35,6 +35,7 @@ pub(super) struct Listener {
     pub(super) proxy_protocol: bool,
     proxy_protocol_timeout: Duration,
     read: Duration,
+    write: Duration,
     idle: Duration,
     refresh: Duration,
     /// `1.2` or `1.3`.
@@ -85,10 +86,16 @@ impl Translator<'_> {
             self.refuse(KEY, "no listener is left");
         }
         let (read, idle) = self.client_timeouts(&listeners);
+        let write = self.settings.time("proxy.writetimeout");
+        self.set_time("proxy.request_timeout", write, "proxy.writetimeout");
         for listener in &listeners {
             let place = self.write_listener(listener, &sources);
             if listener.is_http() {
                 self.own_timeouts(place, listener, read, idle);
+                if listener.write != write {
+                    let time = listener.write.min(Duration::from_secs(86_400));
+                    self.document.set_in(place, "request_timeout", Value::Time(time), KEY);
+                }
             }
         }
     }
@@ -179,6 +186,7 @@ impl Translator<'_> {
             proxy_protocol: group.get("pxyproto") == Some("true"),
             proxy_protocol_timeout: Duration::from_millis(250),
             read: self.settings.time("proxy.readtimeout"),
+            write: self.settings.time("proxy.writetimeout"),
             idle: Duration::ZERO,
             refresh: Duration::ZERO,
             tls_min: None,
@@ -194,9 +202,7 @@ impl Translator<'_> {
                     Some(time) if option == "rt" => listener.read = time,
                     Some(time) if option == "it" => listener.idle = time,
                     Some(time) if option == "refresh" => listener.refresh = time,
-                    Some(time) if option == "wt" && !time.is_zero() => {
-                        self.warn(key, format!("{name}: wt is not carried out yet: a limit for whole answers"));
-                    }
+                    Some(time) if option == "wt" => listener.write = time,
                     Some(time) if option == "pxytimeout" && !time.is_zero() => listener.proxy_protocol_timeout = time,
                     Some(_) => {}
                 },
@@ -205,6 +211,10 @@ impl Translator<'_> {
                 "tlsciphers" => listener.ciphers = self.ciphers(key, name, text),
                 _ => self.warn(key, format!("{name}: {option} is no option of a listener, in Fabio neither")),
             }
+        }
+        if !listener.is_http() && group.get("wt").is_some() && !listener.write.is_zero() {
+            let text = "wt has no effect on TCP: who takes nothing is cut as idle (proxy.tcp_idle_timeout)";
+            self.warn(key, format!("{name}: {text}"));
         }
         if let Some(problem) = mismatch(&listener, sources) {
             self.refuse(key, format!("{name}: {problem}"));

@@ -118,7 +118,7 @@ impl Basic {
     /// nobody waits for it.
     pub(super) async fn admit(&self, headers: &HeaderMap, turns: &Turns) -> Admission {
         let refused = || Admission::Refused(Some(self.challenge.clone()));
-        let verdict = |good: bool| if good { Admission::Granted } else { refused() };
+        let verdict = |good: bool| if good { Admission::Granted(None) } else { refused() };
         let Some(credentials) = Credentials::of(headers) else { return refused() };
         let users = self.users.load_full();
         let Some((stored, truly)) = users.find(&credentials.user) else { return refused() };
@@ -234,8 +234,8 @@ mod tests {
         runtime().block_on(async {
             // Twice: computed, then remembered.
             for _ in 0..2 {
-                assert_eq!(scheme.admit(&with("slow", "pw"), &turns).await, Admission::Granted);
-                assert_eq!(scheme.admit(&with("fast", "pw"), &turns).await, Admission::Granted);
+                assert_eq!(scheme.admit(&with("slow", "pw"), &turns).await, Admission::Granted(None));
+                assert_eq!(scheme.admit(&with("fast", "pw"), &turns).await, Admission::Granted(None));
                 // The decoy has the password `pw` too, and that helps nobody.
                 for (user, password) in [("slow", "no"), ("fast", "no"), ("nobody", "pw"), ("", "")] {
                     assert_eq!(scheme.admit(&with(user, password), &turns).await, asked, "{user}");
@@ -258,7 +258,7 @@ mod tests {
         let scheme = Basic::load("main", &file, "r", Duration::from_secs(5)).unwrap();
         let turns = Turns::default();
         let gets_in = |user: &str, password: &str| {
-            runtime().block_on(scheme.admit(&with(user, password), &turns)) == Admission::Granted
+            runtime().block_on(scheme.admit(&with(user, password), &turns)) == Admission::Granted(None)
         };
         let start = Instant::now();
         let look = |seconds: u64| scheme.refresh(start + Duration::from_secs(seconds));
@@ -290,7 +290,7 @@ mod tests {
         let scheme = Basic::load("main", &file, "r", Duration::ZERO).unwrap();
         std::fs::remove_file(&file).unwrap();
         scheme.refresh(Instant::now() + Duration::from_secs(1000));
-        assert_eq!(runtime().block_on(scheme.admit(&with("a", "one"), &Turns::default())), Admission::Granted);
+        assert_eq!(runtime().block_on(scheme.admit(&with("a", "one"), &Turns::default())), Admission::Granted(None));
         assert!(Basic::load("main", &file, "r", Duration::ZERO).unwrap_err().to_string().contains("auth.main.file"));
     }
 }

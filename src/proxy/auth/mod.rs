@@ -4,12 +4,15 @@
 //! Authorization ─► user and secret of the file ─► verified before? ─► a turn ─► verified on a thread of its own
 //!      │ none, wrong: 401, "ask"                       └─ no lock is held, no worker waits ─┘
 //! ```
+//! Or a service is asked (`external`).
+//!
 //! A password hash is made to be slow. So none is computed on a worker, only so many at a time anywhere, and none twice
 //! for the same credentials; whoever comes while too many wait is told to come back.
 //!
 //! A route that names a scheme which is not configured lets nobody in.
 
 mod basic;
+mod external;
 mod htpasswd;
 mod md5_crypt;
 mod turns;
@@ -24,8 +27,11 @@ use std::time::Instant;
 use http::{HeaderMap, HeaderValue};
 
 pub use basic::Basic;
+pub use external::{Denied, Granted};
 
+use super::tls::UpstreamTls;
 use crate::config::{AuthConfig, AuthKind};
+use external::External;
 use turns::Turns;
 
 /// Why a scheme cannot be used.
@@ -41,24 +47,40 @@ pub enum AuthError {
         /// Why.
         source: io::Error,
     },
+    /// Its endpoint cannot be asked.
+    #[error("auth.{name}.endpoint is no URL")]
+    Endpoint {
+        /// The scheme.
+        name: String,
+    },
 }
 
 /// What a scheme says of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Admission {
-    /// It may pass.
-    Granted,
+    /// It may pass, maybe with other fields.
+    Granted(Option<Box<Granted>>),
     /// It may not; the value of `WWW-Authenticate`, if the scheme asks for credentials.
     Refused(Option<HeaderValue>),
+    /// It may not, and this is what the client is told.
+    Denied(Box<Denied>),
     /// Too many requests wait to be decided.
     Busy,
+    /// Nobody was there to decide.
+    Unavailable,
 }
 
 /// All schemes, by name.
 #[derive(Debug, Default)]
 pub struct Schemes {
-    by_name: BTreeMap<String, Arc<Basic>>,
+    by_name: BTreeMap<String, Scheme>,
     turns: Arc<Turns>,
+}
+
+#[derive(Clone, Debug)]
+enum Scheme {
+    Basic(Arc<Basic>),
+    External(Arc<External>),
 }
 
 impl Schemes {
@@ -66,34 +88,54 @@ impl Schemes {
     ///
     /// # Errors
     /// The first new scheme whose file cannot be read.
-    pub fn load(config: &BTreeMap<String, AuthConfig>, present: Option<&Self>) -> Result<Self, AuthError> {
+    pub fn load(
+        config: &BTreeMap<String, AuthConfig>,
+        present: Option<&Self>,
+        tls: &UpstreamTls,
+    ) -> Result<Self, AuthError> {
         let mut by_name = BTreeMap::new();
         for (name, scheme) in config {
-            let AuthKind::Basic { file, realm, refresh } = &scheme.kind;
-            let old = present.and_then(|present| present.by_name.get(name));
-            let basic = match old.filter(|old| old.is_of(file, realm, *refresh)) {
-                Some(old) => Arc::clone(old),
-                None => Arc::new(Basic::load(name, file, realm, *refresh)?),
+            let scheme = match &scheme.kind {
+                AuthKind::Basic { file, realm, refresh } => {
+                    let old = match present.and_then(|present| present.by_name.get(name)) {
+                        Some(Scheme::Basic(old)) if old.is_of(file, realm, *refresh) => Some(Arc::clone(old)),
+                        _ => None,
+                    };
+                    match old {
+                        Some(old) => Scheme::Basic(old),
+                        None => Scheme::Basic(Arc::new(Basic::load(name, file, realm, *refresh)?)),
+                    }
+                }
+                AuthKind::External(external) => Scheme::External(Arc::new(External::new(name, external, tls)?)),
             };
-            by_name.insert(name.clone(), basic);
+            by_name.insert(name.clone(), scheme);
         }
         Ok(Self { by_name, turns: present.map(|present| Arc::clone(&present.turns)).unwrap_or_default() })
     }
 
     /// Reads all files again, as at a reload.
     pub fn read_again(&self) {
-        self.by_name.values().for_each(|scheme| scheme.read_again());
+        self.basic().for_each(Basic::read_again);
     }
 
     /// Looks at files whose time has come, and reads those that changed. To be called every second or so.
     pub fn refresh(&self, now: Instant) {
-        self.by_name.values().for_each(|scheme| scheme.refresh(now));
+        self.basic().for_each(|scheme| scheme.refresh(now));
     }
 
-    /// Decides whether a request with these fields may use a route with `auth=name`. Cancel safe.
-    pub async fn admit(&self, name: &str, headers: &HeaderMap) -> Admission {
+    fn basic(&self) -> impl Iterator<Item = &Basic> {
+        self.by_name.values().filter_map(|scheme| match scheme {
+            Scheme::Basic(basic) => Some(&**basic),
+            Scheme::External(_) => None,
+        })
+    }
+
+    /// Decides whether a request with these fields may use a route with `auth=name`. `sent` makes those that an
+    /// instance would get. Cancel safe.
+    pub async fn admit(&self, name: &str, headers: &HeaderMap, sent: impl FnOnce() -> HeaderMap) -> Admission {
         match self.by_name.get(name) {
-            Some(scheme) => scheme.admit(headers, &self.turns).await,
+            Some(Scheme::Basic(scheme)) => scheme.admit(headers, &self.turns).await,
+            Some(Scheme::External(scheme)) => scheme.admit(sent()).await,
             None => {
                 tracing::debug!(scheme = name, "a route names an authentication scheme that is not configured");
                 Admission::Refused(None)

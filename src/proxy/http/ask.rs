@@ -65,6 +65,9 @@ pub trait Attempts<'a> {
 
     /// From the moment a connection was there to the head of the answer.
     fn took(answer: &Self::Answer) -> Duration;
+
+    /// Notes for the access log what `target` is asked.
+    fn tell(&self, _target: &Target, _finish: &mut Finish) {}
 }
 
 /// An attempt that is out.
@@ -167,6 +170,7 @@ impl<'a> Asking<'a> {
                     match outcome {
                         Ok(answer) => {
                             self.judge(&ended, &state.running, A::took(&answer));
+                            attempts.tell(ended.target, finish);
                             self.interim_first().await;
                             return Ok((ended.target, answer));
                         }
@@ -187,6 +191,13 @@ impl<'a> Asking<'a> {
                         && deadlines.client_stalled(now, upload, self.worker.clock.now_ms())
                     {
                         return Err(ProxyError::ClientStalled);
+                    }
+                    if deadlines.end.is_some_and(|end| end <= now) {
+                        // While it still sends, the client has taken that time.
+                        for attempt in state.running.iter().filter(|_| upload.done.get()) {
+                            self.blame(attempt.target, true);
+                        }
+                        return Err(ProxyError::RequestTimeout);
                     }
                     if deadlines.response_passed(now, upload, self.worker.clock.now_ms()) {
                         for attempt in &state.running {
@@ -286,6 +297,7 @@ impl<'a> Asking<'a> {
         finish: &mut Finish,
     ) -> Running<'a, A> {
         finish.tries(target);
+        attempts.tell(target, finish);
         Running { target, started: Instant::now(), future: attempts.attempt(target, body, fresh_only) }
     }
 
@@ -351,6 +363,8 @@ pub struct Deadlines {
     try_every: Option<Duration>,
     next_try: Option<Instant>,
     response: Instant,
+    /// The request as a whole.
+    end: Option<Instant>,
     response_timeout_ms: u64,
     body_timeout: Duration,
 }
@@ -369,15 +383,23 @@ impl Deadlines {
             try_every,
             next_try: try_every.map(|limit| now + limit),
             response: now + response_timeout,
+            end: None,
             response_timeout_ms: ms(response_timeout),
             body_timeout,
         }
     }
 
+    /// The request as a whole has to be over by then.
+    #[must_use]
+    pub fn with_end(self, end: Option<Instant>) -> Self {
+        Self { end, ..self }
+    }
+
     /// When to look next.
     #[must_use]
     pub fn next(&self) -> Instant {
-        self.next_try.map_or(self.response, |at| at.min(self.response))
+        let times = [self.next_try, self.end, Some(self.response)];
+        times.into_iter().flatten().min().unwrap_or(self.response)
     }
 
     fn try_passed(&mut self, now: Instant) -> bool {

@@ -1,6 +1,7 @@
 //! Bodies as they pass through: no boxing, no buffering beyond a first piece; back-pressure is that of the two connections.
 
 use std::cell::Cell;
+use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -9,7 +10,9 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
+use super::compression::{Broken, Compressed};
 use super::record::Finish;
+use crate::proxy::error::ProxyError;
 
 /// How far the upload of a request body is; shared between the body and the exchange that watches the clock.
 #[derive(Debug, Default)]
@@ -106,14 +109,43 @@ pub enum ResponseBody {
         /// Gives the connection back, counts and logs: at the end of the body, or when it is dropped before.
         finish: Box<Finish>,
     },
+    /// The upstream's, compressed.
+    Compressed {
+        /// What comes of it.
+        body: Box<Compressed<Incoming>>,
+        /// As above.
+        finish: Box<Finish>,
+    },
+}
+
+/// Why the body of an answer broke off.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    /// The upstream did.
+    #[error("the upstream broke off: {0}")]
+    Upstream(#[from] hyper::Error),
+    /// It could not be compressed.
+    #[error("cannot compress: {0}")]
+    Encoder(io::Error),
+    /// It took too long.
+    #[error("{0}")]
+    Overdue(ProxyError),
 }
 
 impl Body for ResponseBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
-        match self.get_mut() {
+        let this = self.get_mut();
+        if let Self::Upstream { finish, .. } | Self::Compressed { finish, .. } = this
+            && finish.is_overdue(cx)
+        {
+            let error = BodyError::Overdue(ProxyError::RequestTimeout);
+            finish.broke(ProxyError::RequestTimeout.class(), &error);
+            return Poll::Ready(Some(Err(error)));
+        }
+        match this {
             Self::Own { data, finish } => {
                 let frame = std::mem::take(data);
                 if let Some(finish) = finish.as_mut() {
@@ -139,11 +171,12 @@ impl Body for ResponseBody {
                         }
                     }
                     Poll::Ready(None) => finish.complete(),
-                    Poll::Ready(Some(Err(error))) => finish.upstream_broke(error),
+                    Poll::Ready(Some(Err(error))) => finish.broke("upstream_body", error),
                     Poll::Pending => {}
                 }
-                polled
+                polled.map_err(BodyError::Upstream)
             }
+            Self::Compressed { body, finish } => poll_compressed(body, finish, cx),
         }
     }
 
@@ -151,6 +184,7 @@ impl Body for ResponseBody {
         match self {
             Self::Own { data, .. } => data.is_empty(),
             Self::Upstream { first, body, .. } => first.is_none() && body.is_end_stream(),
+            Self::Compressed { body, .. } => body.is_over(),
         }
     }
 
@@ -167,6 +201,32 @@ impl Body for ResponseBody {
                 }
                 hint
             }
+            Self::Compressed { .. } => SizeHint::new(),
         }
     }
+}
+
+fn poll_compressed(
+    body: &mut Compressed<Incoming>,
+    finish: &mut Finish,
+    cx: &mut Context<'_>,
+) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    let polled = body.poll_next(cx).map_err(|broken| match broken {
+        Broken::Source(error) => BodyError::Upstream(error),
+        Broken::Encoder(error) => BodyError::Encoder(error),
+    });
+    match &polled {
+        Poll::Ready(Some(Ok(frame))) => {
+            if let Some(data) = frame.data_ref() {
+                finish.add_bytes(data.len());
+            }
+            if body.is_over() {
+                finish.complete();
+            }
+        }
+        Poll::Ready(None) => finish.complete(),
+        Poll::Ready(Some(Err(error))) => finish.broke("upstream_body", error),
+        Poll::Pending => {}
+    }
+    polled
 }

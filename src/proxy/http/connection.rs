@@ -29,6 +29,7 @@ use tokio_rustls::server::TlsStream;
 use super::body::ResponseBody;
 use super::client_io::{Activity, ClientIo, ClientStream};
 use super::direct;
+use super::ends_by::Limited;
 use super::exchange::exchange;
 use super::guarded_io::{ExchangeMark, GuardHandle, GuardedIo};
 use super::headers::{ClientContext, TlsDetails};
@@ -57,12 +58,16 @@ const GONE_AFTER: Duration = Duration::from_secs(2);
 const LINGER: Duration = Duration::from_secs(2);
 /// Most bytes read and thrown away meanwhile.
 const LINGER_BYTES_MAX: usize = 64 << 20;
+/// How long an answer that is overdue may take to end by itself: that of a client which takes nothing does not.
+const OVERDUE_MAX: Duration = Duration::from_secs(1);
 pub(super) const TOO_SLOW: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 
 /// What all requests of a client connection share.
 pub struct Downstream {
     /// The client, as header fields show it.
     pub client: ClientContext,
+    /// Its port, for the log.
+    pub port: u16,
     /// The listener it came to.
     pub listener: Rc<Listener>,
     /// Whether that listener still takes connections.
@@ -93,6 +98,8 @@ pub struct Watch {
     exchanges: Cell<usize>,
     /// Requests that began, ever.
     begun: Cell<u64>,
+    /// Those that have to be over at some time.
+    pub limited: Limited,
 }
 
 impl Watch {
@@ -307,11 +314,18 @@ fn downstream(
     let tls_version = tls.map(|details| if details.version == "tls12" { "TLSv1.2" } else { "TLSv1.3" });
     Rc::new(Downstream {
         client: ClientContext::new(peer.ip(), tls),
+        port: peer.port(),
         listener: Rc::clone(listener),
         phase,
         scheme,
         tls_version,
-        watch: Watch { activity, guard: RefCell::default(), exchanges: Cell::new(0), begun: Cell::new(0) },
+        watch: Watch {
+            activity,
+            guard: RefCell::default(),
+            exchanges: Cell::new(0),
+            begun: Cell::new(0),
+            limited: Limited::default(),
+        },
         interim: Arc::default(),
         tunnel: Cell::new(None),
     })
@@ -325,7 +339,7 @@ where
         // Boxed, as the other one: each connection has room for the largest of what it may become.
         return Box::pin(drive_h2(worker, &settings, downstream, io)).await;
     }
-    if !direct::may_drive(&downstream.listener, &settings) {
+    if !direct::may_drive(&worker, &downstream.listener, &settings) {
         return Box::pin(drive_h1(worker, &settings, downstream, io)).await;
     }
     if let Some(left) = direct::drive(&worker, &settings, &downstream, io).await {
@@ -433,6 +447,7 @@ pub(super) fn refused(
         user_agent: None,
         referer: None,
         tls: downstream.tls_version,
+        more: None,
     });
 }
 
@@ -537,7 +552,7 @@ pub(super) enum Verdict {
 
 /// Looks at the connection now and then; a verdict comes up to one look after its limit.
 pub(super) async fn watchdog(worker: &Worker, limits: ClientLimits, watch: &Watch) -> Verdict {
-    let shortest = limits.header.min(limits.idle).min(limits.body);
+    let shortest = limits.header.min(limits.idle).min(limits.body).min(limits.request.unwrap_or(Duration::MAX));
     let look_every = (shortest / 2).clamp(Duration::from_millis(10), Duration::from_secs(5));
     let mut head = HeadClock::new(worker.clock.now_ms());
     let mut quiet = QuietClock { since_ms: worker.clock.now_ms(), begun: 0, busy: false };
@@ -549,6 +564,9 @@ pub(super) async fn watchdog(worker: &Worker, limits: ClientLimits, watch: &Watc
         let now_ms = worker.clock.now_ms();
         let passed = |since: u64, limit: Duration| now_ms.saturating_sub(since) >= ms(limit);
         if watch.activity.write_waits_since_ms().is_some_and(|since| passed(since, limits.body)) {
+            return Verdict::Stalled;
+        }
+        if watch.limited.all_overdue_since_ms(watch.exchanges.get()).is_some_and(|since| passed(since, OVERDUE_MAX)) {
             return Verdict::Stalled;
         }
         let Some(guard) = watch.guard() else {

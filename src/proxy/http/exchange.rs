@@ -8,6 +8,7 @@
 //! ```
 //! Who is asked, and who next, is [`ask`](super::ask)'s business.
 
+use std::cell::OnceCell;
 use std::convert::Infallible;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -15,28 +16,32 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
-use http::header::{CONNECTION, HeaderName, LOCATION, WWW_AUTHENTICATE};
+use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, LOCATION, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::{Body as _, Frame, Incoming};
 
 use super::ask::{Asking, Attempted, Attempts, Deadlines, First};
 use super::body::{RequestBody, ResponseBody, UploadProgress};
+use super::compression::Compressing;
 use super::connection::Downstream;
-use super::forward::{Answer, Original, attempt, is_idempotent};
+use super::forward::{self, Answer, Original, attempt, is_idempotent};
 use super::headers;
 use super::path::{self, NormalPath};
 use super::record::{Finish, RequestNote};
 use super::redirect::{self, RedirectSource};
+use super::told::Told;
 use super::{scrape, upgrade};
 use crate::catalog::options::{Access, HashKey, RouteOptions, Strategy};
 use crate::config::ListenerProtocol;
-use crate::proxy::auth::Admission;
+use crate::proxy::auth::{Admission, Denied};
 use crate::proxy::error::ProxyError;
 use crate::proxy::settings::Settings;
 use crate::proxy::worker::Worker;
 use crate::table::{Route, Target};
 
 static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+static X_FORWARDED_METHOD: HeaderName = HeaderName::from_static("x-forwarded-method");
+static X_FORWARDED_URI: HeaderName = HeaderName::from_static("x-forwarded-uri");
 
 /// Handles one request of a client connection. Dropping the future (the client went away) ends whatever it holds.
 ///
@@ -53,12 +58,20 @@ pub async fn exchange(
     let settings = worker.settings();
     let (parts, body) = request.into_parts();
     let host = headers::received_host(&parts.uri, &parts.headers, parts.version);
-    let note = worker
+    let mut note = worker
         .access
         .is_on()
         .then(|| RequestNote::new(host.as_ref().ok().and_then(Option::as_ref), &parts.uri, &parts.headers));
+    let custom = worker.access.custom();
+    if let (Some(format), Some(note)) = (custom, &mut note) {
+        note.told = Some(Told::new(format, &parts.headers, downstream.client.is_tls()));
+    }
     let mut finish = Finish::open(&worker, &downstream, parts.method.clone(), parts.version, note);
     let grpc = is_grpc(&parts.headers);
+    // Calls of gRPC bring their own.
+    if let Some(limit) = downstream.listener.limits(&settings.proxy).request.filter(|_| !grpc) {
+        finish.limit(limit);
+    }
 
     let Ok(host) = host else {
         return Ok(refuse(&settings, finish, &ProxyError::BadRequest("the host is not clear"), grpc));
@@ -85,11 +98,17 @@ pub async fn exchange(
         host,
         upgrade,
         request_id: None,
+        granted: OnceCell::new(),
     };
     if settings.header_rules.request_id_header.is_some() {
         original.request_id = HeaderValue::try_from(uuid::Uuid::new_v4().to_string()).ok();
         if let (Some(note), Some(id)) = (finish.note(), &original.request_id) {
             note.request_id = Some(id.clone());
+            if let (Some(told), Some(format), Some(name)) =
+                (&mut note.told, custom, &settings.header_rules.request_id_header)
+            {
+                told.header(format, name, id);
+            }
         }
     }
     let Ok(path) = path::normalise(original.uri.path()) else {
@@ -130,8 +149,18 @@ pub async fn exchange(
     };
     finish.belongs_to(&first.service);
     if let Some(name) = exchange.wanted_scheme(first) {
-        match settings.auth.admit(name, &original.headers).await {
-            Admission::Granted => exchange.admitted_by = Some(name),
+        match settings.auth.admit(name, &original.headers, || exchange.fields_for_auth(first)).await {
+            Admission::Granted(granted) => {
+                exchange.admitted_by = Some(name);
+                // It is asked once, so the cell is empty.
+                granted.map(|granted| original.granted.set(granted));
+            }
+            Admission::Denied(_) if grpc => return Ok(refuse(&settings, finish, &ProxyError::Unauthorized, grpc)),
+            Admission::Denied(denied) => {
+                finish.refused(&ProxyError::Unauthorized, denied.status.as_u16());
+                return Ok(own(exchange.answer_of_auth(*denied), finish));
+            }
+            Admission::Unavailable => return Ok(refuse(&settings, finish, &ProxyError::AuthUnavailable, grpc)),
             Admission::Refused(challenge) => {
                 let mut response = refuse(&settings, finish, &ProxyError::Unauthorized, grpc);
                 response.headers_mut().extend(challenge.map(|challenge| (WWW_AUTHENTICATE, challenge)));
@@ -159,7 +188,8 @@ pub async fn exchange(
         RequestBody::Incoming { body, progress: Rc::clone(&upload), clock: worker.clock }
     };
     let body_timeout = downstream.listener.limits(&settings.proxy).body;
-    let deadlines = Deadlines::new(&settings, body_timeout, repeatable && !wants_upgrade, grpc);
+    let deadlines =
+        Deadlines::new(&settings, body_timeout, repeatable && !wants_upgrade, grpc).with_end(finish.ends_by());
     worker.budget.borrow_mut().record_request(worker.clock.now_ms());
     Ok(match asking.ask(&exchange, First::New(first, body), deadlines, &upload, &mut finish).await {
         Ok((target, answer)) => {
@@ -174,14 +204,22 @@ pub async fn exchange(
             finish.metadata(response.headers());
             headers::prepare_response(response.headers_mut(), &downstream.client, &settings.header_rules, switching);
             if switching {
+                finish.unlimit();
                 upgrade::switch(&downstream, target, response, finish)
             } else {
-                pass_on(response, answer.first, finish)
+                // What upstreams of gRPC send is theirs to compress, message by message.
+                let compressing = settings.compression.as_ref().filter(|_| !grpc).and_then(|rules| {
+                    let status = response.status();
+                    rules.prepare(&original.headers, status, response.headers_mut(), &worker.compressing)
+                });
+                pass_on(response, answer.first, compressing, finish)
             }
         }
         Err(error) => {
             tracing::debug!(%error, service = %first.service.name(), "request failed");
-            refuse(&settings, finish, &error, grpc)
+            let mut response = refuse(&settings, finish, &error, grpc);
+            headers::secure_transport(response.headers_mut(), &downstream.client, &settings.header_rules);
+            response
         }
     })
 }
@@ -218,6 +256,15 @@ impl<'a> Attempts<'a> for Exchange<'a> {
     fn took(answer: &Answer) -> Duration {
         answer.took
     }
+
+    fn tell(&self, target: &Target, finish: &mut Finish) {
+        if let Some(format) = self.worker.access.custom()
+            && let Some(told) = finish.note().and_then(|note| note.told.as_mut())
+        {
+            let rules = &self.settings.header_rules;
+            told.goes_to(format, rules, self.original, self.path, self.downstream, target);
+        }
+    }
 }
 
 impl<'a> Exchange<'a> {
@@ -226,6 +273,33 @@ impl<'a> Exchange<'a> {
     fn wanted_scheme(&self, target: &'a Target) -> Option<&'a str> {
         let name = target.options.auth.as_deref()?;
         permits(&target.options.access, self.downstream, &self.original.headers).then_some(name)
+    }
+
+    /// What a service is told that decides about the request.
+    fn fields_for_auth(&self, target: &Target) -> HeaderMap {
+        let rules = &self.settings.header_rules;
+        let mut fields =
+            forward::fields(self.original, &forward::context(self.original, self.downstream, rules, target));
+        let uri = self.original.uri.path_and_query().map_or("/", |uri| uri.as_str());
+        for (name, text) in [(&X_FORWARDED_METHOD, self.original.method.as_str()), (&X_FORWARDED_URI, uri)] {
+            match HeaderValue::from_str(text) {
+                Ok(value) => fields.insert(name, value),
+                Err(_) => fields.remove(name),
+            };
+        }
+        fields
+    }
+
+    /// What it answers, as the client gets it.
+    fn answer_of_auth(&self, denied: Denied) -> Response<Bytes> {
+        let mut response = Response::new(denied.body);
+        *response.status_mut() = denied.status;
+        *response.headers_mut() = denied.headers;
+        let rules = &self.settings.header_rules;
+        headers::prepare_response(response.headers_mut(), &self.downstream.client, rules, false);
+        // The body is framed anew.
+        response.headers_mut().remove(CONTENT_LENGTH);
+        response
     }
 
     /// What the chosen target's options decide without asking it.
@@ -241,6 +315,10 @@ impl<'a> Exchange<'a> {
         let location = redirect::location(&redirect.url, &redirect_source(self.original, self.path, options))?;
         let mut response = Response::new(Bytes::new());
         *response.status_mut() = StatusCode::from_u16(redirect.code).unwrap_or(StatusCode::FOUND);
+        if matches!(self.original.method, Method::GET | Method::HEAD) {
+            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
+            *response.body_mut() = redirect::note(response.status(), &location);
+        }
         response.headers_mut().insert(LOCATION, location);
         Some(Ok(response))
     }
@@ -372,13 +450,20 @@ pub(super) fn own(response: Response<Bytes>, mut finish: Box<Finish>) -> Respons
 fn pass_on(
     response: Response<Incoming>,
     first: Option<Frame<Bytes>>,
+    compressing: Option<Compressing>,
     mut finish: Box<Finish>,
 ) -> Response<ResponseBody> {
     let (mut parts, body) = response.into_parts();
     // The version is the client connection's business, not the upstream's.
     parts.version = Version::HTTP_11;
+    // To HEAD, with a head of what is compressed: nothing is.
     if first.is_none() && body.is_end_stream() {
         finish.complete();
+        return Response::from_parts(parts, ResponseBody::Upstream { first, body, finish });
     }
-    Response::from_parts(parts, ResponseBody::Upstream { first, body, finish })
+    let body = match compressing {
+        Some(compressing) => ResponseBody::Compressed { body: compressing.body(first, body), finish },
+        None => ResponseBody::Upstream { first, body, finish },
+    };
+    Response::from_parts(parts, body)
 }

@@ -1,6 +1,7 @@
 //! One attempt: a request to one instance, up to the head of its answer, or, where the request could be asked again, to
 //! the first of its body.
 
+use std::cell::OnceCell;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -16,9 +17,10 @@ use tokio::time::timeout;
 use super::body::RequestBody;
 use super::connection::Downstream;
 use super::headers::{self, HeaderRules, RequestContext, Upgrade};
-use super::path::{self, NormalPath, PathEdit};
+use super::path::{self, NormalPath, PathEdit, PathError};
 use super::record::Lease;
 use crate::metrics::service::RetryReason;
+use crate::proxy::auth::Granted;
 use crate::proxy::connect::ConnectError;
 use crate::proxy::pool::{Connection, PoolKey};
 use crate::proxy::settings::Settings;
@@ -46,6 +48,8 @@ pub struct Original {
     pub upgrade: Option<Upgrade>,
     /// Its id, if one is configured.
     pub request_id: Option<HeaderValue>,
+    /// Fields that the service set which let it in.
+    pub granted: OnceCell<Box<Granted>>,
 }
 
 /// An answer's head, and what comes with it.
@@ -235,17 +239,15 @@ fn classify(unsent: Option<Request<RequestBody>>, source: hyper::Error) -> Attem
     AttemptError::Closed { source: source.into(), reused: false, unsent: unsent.map(Request::into_body) }
 }
 
-fn build(
-    original: &Original,
-    path: &NormalPath<'_>,
-    downstream: &Downstream,
-    rules: &HeaderRules,
-    target: &Target,
-    body: RequestBody,
-) -> Result<Request<RequestBody>, AttemptError> {
+/// What the rules for header fields have to know of a request to `target`.
+pub(super) fn context<'a>(
+    original: &'a Original,
+    downstream: &'a Downstream,
+    rules: &'a HeaderRules,
+    target: &'a Target,
+) -> RequestContext<'a> {
     let options = &*target.options;
-    let upstream_h2 = options.proto.is_h2();
-    let context = RequestContext {
+    RequestContext {
         client: &downstream.client,
         rules,
         host: original.host.as_ref(),
@@ -254,28 +256,68 @@ fn build(
         strip: options.strip.as_deref(),
         rewrite: &options.host,
         target: target.state.addr,
-        upstream_h2,
-    };
+        upstream_h2: options.proto.is_h2(),
+    }
+}
+
+/// Path and query for `target`.
+///
+/// # Errors
+/// What its options make of them cannot be sent.
+pub(super) fn target_uri(
+    original: &Original,
+    path: &NormalPath<'_>,
+    target: &Target,
+) -> Result<PathAndQuery, PathError> {
+    let options = &*target.options;
     let edit = PathEdit {
         strip: options.strip.as_deref(),
         prepend: options.prepend.as_deref(),
         query: target.query.as_deref(),
     };
     let received = original.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
-    let rewritten = path::rewrite(&received, path, &edit).map_err(|error| AttemptError::Request(error.to_string()))?;
+    path::rewrite(&received, path, &edit)
+}
+
+/// Header fields as they are sent.
+pub(super) fn fields(original: &Original, context: &RequestContext<'_>) -> HeaderMap {
+    let mut fields = original.headers.clone();
+    if let (Some(name), Some(id)) = (&context.rules.request_id_header, &original.request_id) {
+        fields.insert(name.clone(), id.clone());
+    }
+    headers::prepare_request(&mut fields, context);
+    // Last: no client can name one of these in Connection and so take it away.
+    if let Some(granted) = original.granted.get() {
+        granted.apply(&mut fields);
+    }
+    fields
+}
+
+fn build(
+    original: &Original,
+    path: &NormalPath<'_>,
+    downstream: &Downstream,
+    rules: &HeaderRules,
+    target: &Target,
+    body: RequestBody,
+) -> Result<Request<RequestBody>, AttemptError> {
+    let context = context(original, downstream, rules, target);
+    let rewritten = target_uri(original, path, target).map_err(|error| AttemptError::Request(error.to_string()))?;
+    let without_body = matches!(body, RequestBody::Empty);
     let mut request = Request::new(body);
     *request.method_mut() = original.method.clone();
-    *request.uri_mut() = if upstream_h2 {
-        absolute(rewritten, &headers::upstream_host(&context), options.proto.is_tls())?
+    *request.uri_mut() = if context.upstream_h2 {
+        absolute(rewritten, &headers::upstream_host(&context), target.options.proto.is_tls())?
     } else {
         Uri::from(rewritten)
     };
-    *request.version_mut() = if upstream_h2 { Version::HTTP_2 } else { Version::HTTP_11 };
-    *request.headers_mut() = original.headers.clone();
-    if let (Some(name), Some(id)) = (&rules.request_id_header, &original.request_id) {
-        request.headers_mut().insert(name.clone(), id.clone());
+    *request.version_mut() = if context.upstream_h2 { Version::HTTP_2 } else { Version::HTTP_11 };
+    *request.headers_mut() = fields(original, &context);
+    // RFC 9110 section 8.6: some servers answer 411 to a POST that does not say that it has no content.
+    let may_have_content = matches!(original.method, Method::POST | Method::PUT | Method::PATCH);
+    if without_body && may_have_content && !context.upstream_h2 {
+        request.headers_mut().entry(CONTENT_LENGTH).or_insert(HeaderValue::from_static("0"));
     }
-    headers::prepare_request(request.headers_mut(), &context);
     Ok(request)
 }
 

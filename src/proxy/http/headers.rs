@@ -102,6 +102,14 @@ impl HeaderRules {
         ]
     }
 
+    /// Whether a field is made here, from what came in or anew. `X-Forwarded-For` is extended, which its reader knows.
+    #[must_use]
+    pub fn writes(&self, name: &HeaderName) -> bool {
+        let fixed =
+            [&FORWARDED, &X_REAL_IP, &X_FORWARDED_PROTO, &X_FORWARDED_PORT, &X_FORWARDED_HOST, &X_FORWARDED_PREFIX];
+        fixed.contains(&name) || self.configured().contains(&Some(name))
+    }
+
     /// Fields that `Connection` of a client may not take away.
     fn protects(&self, token: &[u8]) -> bool {
         const FIXED: [&str; 9] = [
@@ -335,7 +343,7 @@ pub fn prepare_request(headers: &mut HeaderMap, ctx: &RequestContext<'_>) {
         join_cookies(headers);
     }
     if let Some(upgrade) = ctx.upgrade {
-        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
         headers.insert(UPGRADE, upgrade.protocols.clone());
     }
 }
@@ -346,9 +354,14 @@ pub fn prepare_response(headers: &mut HeaderMap, client: &ClientContext, rules: 
     let protocols = if switching { headers.get(UPGRADE).cloned() } else { None };
     drop_hop_by_hop(headers, rules, seen);
     if let Some(protocols) = protocols {
-        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
         headers.insert(UPGRADE, protocols);
     }
+    secure_transport(headers, client, rules);
+}
+
+/// Tells the client to use TLS from now on, if it did. Errors say so too, so that one does not end it.
+pub fn secure_transport(headers: &mut HeaderMap, client: &ClientContext, rules: &HeaderRules) {
     if let Some(value) = strict_transport_security_for(client, rules) {
         headers.insert(STRICT_TRANSPORT_SECURITY, value.clone());
     }

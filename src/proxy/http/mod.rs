@@ -3,8 +3,10 @@
 pub mod ask;
 pub mod body;
 pub mod client_io;
+pub mod compression;
 pub mod connection;
 pub mod direct;
+pub mod ends_by;
 pub mod exchange;
 pub mod forward;
 pub mod guarded_io;
@@ -16,4 +18,5 @@ pub mod record;
 pub mod redirect;
 pub mod scrape;
 pub mod strict;
+pub mod told;
 pub mod upgrade;

@@ -4,6 +4,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::task::Context;
 use std::time::{Duration, Instant, SystemTime};
 
 use http::header::{REFERER, USER_AGENT};
@@ -12,8 +13,10 @@ use hyper::client::conn::http1;
 
 use super::body::{RequestBody, UploadProgress};
 use super::connection::Downstream;
+use super::ends_by::EndsBy;
 use super::guarded_io::ExchangeMark;
 use super::observed::Observed;
+use super::told::Told;
 use crate::log::access::AccessRecord;
 use crate::metrics::ServiceMetrics;
 use crate::proxy::error::ProxyError;
@@ -32,6 +35,8 @@ pub struct RequestNote {
     pub request_id: Option<HeaderValue>,
     /// The route that matched.
     pub route: Option<Arc<Route>>,
+    /// What a form of one's own tells.
+    pub told: Option<Told>,
 }
 
 impl RequestNote {
@@ -45,6 +50,7 @@ impl RequestNote {
             referer: headers.get(REFERER).cloned(),
             request_id: None,
             route: None,
+            told: None,
         })
     }
 }
@@ -82,6 +88,7 @@ pub struct Finish {
     note: Option<Box<RequestNote>>,
     observed: Observed,
     ended: bool,
+    ends_by: Option<EndsBy>,
     _mark: Option<ExchangeMark>,
 }
 
@@ -126,6 +133,7 @@ impl Finish {
             note,
             observed: Observed::new(&downstream.listener),
             ended: false,
+            ends_by: None,
             _mark: downstream.watch.begin(),
         }
     }
@@ -223,14 +231,35 @@ impl Finish {
         }
     }
 
-    /// The upstream broke off inside the body: the client's connection will be cut.
-    pub fn upstream_broke(&mut self, error: &dyn std::fmt::Display) {
-        self.error = Some("upstream_body");
+    /// From now on it may take `limit`.
+    pub fn limit(&mut self, limit: Duration) {
+        self.ends_by = Some(EndsBy::new(&self.downstream, limit, self.worker.clock.now_ms()));
+    }
+
+    /// From now on it may take as long as it likes.
+    pub fn unlimit(&mut self) {
+        self.ends_by = None;
+    }
+
+    /// When it has to be over, if at all.
+    #[must_use]
+    pub fn ends_by(&self) -> Option<tokio::time::Instant> {
+        self.ends_by.as_ref().map(EndsBy::at)
+    }
+
+    /// Whether it takes longer than it may. The task is woken when it begins to.
+    pub fn is_overdue(&mut self, cx: &mut Context<'_>) -> bool {
+        self.ends_by.as_mut().is_some_and(|ends_by| ends_by.is_past(cx))
+    }
+
+    /// The answer broke off inside the body: the client's connection will be cut.
+    pub fn broke(&mut self, class: &'static str, error: &dyn std::fmt::Display) {
+        self.error = Some(class);
         // The end of the connection is the end of the answer for such a client: it has to see a broken one.
         if self.version == Version::HTTP_10 {
             self.downstream.watch.reset_at_end();
         }
-        tracing::debug!(%error, "upstream broke off inside a body");
+        tracing::debug!(%error, "an answer broke off inside its body");
         self.end();
     }
 
@@ -275,6 +304,7 @@ impl Finish {
         self.downstream.watch.end();
         self.in_flight = None;
         self.lease = None;
+        self.ends_by = None;
         let took = self.started.elapsed();
         self.observed.end(self.status, took);
         if let Some(service) = &self.service {
@@ -311,6 +341,7 @@ impl Finish {
             user_agent: note.user_agent.as_ref().map(HeaderValue::as_bytes),
             referer: note.referer.as_ref().map(HeaderValue::as_bytes),
             tls: self.downstream.tls_version,
+            more: note.told.as_ref().map(|told| told.more(self.downstream.port)),
         });
     }
 }

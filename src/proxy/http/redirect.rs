@@ -2,7 +2,8 @@
 //!
 //! Pure. Escapes of the request's path are always kept; Fabio decodes them when `$path` follows the host directly.
 
-use http::HeaderValue;
+use bytes::Bytes;
+use http::{HeaderValue, StatusCode};
 
 use super::path::{NormalPath, edited, normalise};
 
@@ -27,6 +28,23 @@ pub struct RedirectSource<'a> {
 #[must_use]
 pub fn location(template: &str, source: &RedirectSource<'_>) -> Option<HeaderValue> {
     HeaderValue::from_str(&location_text(template, source)).ok()
+}
+
+/// What a client shows that does not follow (RFC 9110 section 15.4): a link, as Fabio sends it.
+#[must_use]
+pub fn note(status: StatusCode, location: &HeaderValue) -> Bytes {
+    let mut link = String::with_capacity(location.len() + 16);
+    for character in String::from_utf8_lossy(location.as_bytes()).chars() {
+        match character {
+            '&' => link.push_str("&amp;"),
+            '<' => link.push_str("&lt;"),
+            '>' => link.push_str("&gt;"),
+            '"' => link.push_str("&#34;"),
+            '\'' => link.push_str("&#39;"),
+            other => link.push(other),
+        }
+    }
+    Bytes::from(format!("<a href=\"{link}\">{}</a>.\n\n", status.canonical_reason().unwrap_or("Redirect")))
 }
 
 fn location_text(template: &str, source: &RedirectSource<'_>) -> String {
@@ -121,6 +139,13 @@ mod tests {
             let source = RedirectSource { path: &path, query, host: "h.example:8080", strip, prepend };
             assert_eq!(location(template, &source).unwrap(), wanted, "{template}");
         }
+    }
+
+    #[test]
+    fn the_note_is_a_link_and_nothing_else() {
+        let note = note(StatusCode::FOUND, &HeaderValue::from_static("http://h/?a=1&b=\"><script>'"));
+        let wanted = "<a href=\"http://h/?a=1&amp;b=&#34;&gt;&lt;script&gt;&#39;\">Found</a>.\n\n";
+        assert_eq!(note, wanted);
     }
 
     #[test]

@@ -65,10 +65,13 @@ pub struct Shelf {
     pub date: Date,
 }
 
-/// Whether connections of this listener begin here.
+/// Whether connections of this listener begin here. Limits for whole requests and access logs in a form of one's own are
+/// hyper's.
 #[must_use]
-pub fn may_drive(listener: &Listener, settings: &Settings) -> bool {
-    settings.proxy.direct && listener.config.protocol != ListenerProtocol::Prometheus && !listener.is_grpc()
+pub fn may_drive(worker: &Worker, listener: &Listener, settings: &Settings) -> bool {
+    let protocol = listener.config.protocol != ListenerProtocol::Prometheus && !listener.is_grpc();
+    let plain = listener.limits(&settings.proxy).request.is_none() && worker.access.custom().is_none();
+    settings.proxy.direct && protocol && plain
 }
 
 /// Serves requests as long as they are usual. Some: the rest of the connection is for others, from the first byte of the

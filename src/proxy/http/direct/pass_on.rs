@@ -120,7 +120,7 @@ impl PassOn<'_> {
         loop {
             let filled = buffer.as_ref().map_or(&[][..], Buffer::filled);
             let piece = body.take(filled).map_err(|reason| {
-                finish.upstream_broke(&reason);
+                finish.broke("upstream_body", &reason);
                 End::Abrupt
             })?;
             let mut tail: &[u8] = b"";
@@ -157,11 +157,11 @@ impl PassOn<'_> {
                     break;
                 }
                 Some(Ok(0)) => {
-                    finish.upstream_broke(&"its connection ended");
+                    finish.broke("upstream_body", &"its connection ended");
                     return Err(End::Abrupt);
                 }
                 Some(Err(error)) => {
-                    finish.upstream_broke(&error);
+                    finish.broke("upstream_body", &error);
                     return Err(End::Abrupt);
                 }
             }
@@ -208,11 +208,11 @@ impl PassOn<'_> {
                     finish.add_bytes(bytes);
                 }
                 Some(Ok(Moved::End)) => {
-                    finish.upstream_broke(&"its connection ended");
+                    finish.broke("upstream_body", &"its connection ended");
                     return Err(End::Abrupt);
                 }
                 Some(Err(SpliceError::Read(error))) => {
-                    finish.upstream_broke(&error);
+                    finish.broke("upstream_body", &error);
                     return Err(End::Abrupt);
                 }
                 Some(Err(SpliceError::Write(_))) | None => return Err(End::Abrupt),

@@ -26,6 +26,7 @@ use crate::proxy::http::client_io::ClientStream;
 use crate::proxy::http::connection::Downstream;
 use crate::proxy::http::forward::{AttemptError, is_idempotent};
 use crate::proxy::http::guarded_io::GuardHandle;
+use crate::proxy::http::headers;
 use crate::proxy::http::path;
 use crate::proxy::http::record::{Finish, RequestNote};
 use crate::proxy::http::strict::Limits;
@@ -116,7 +117,10 @@ impl<'a, T: ClientStream> Client<'a, T> {
 
     /// Answers one request, or leaves it as it was.
     async fn one(&mut self, settings: &Arc<Settings>, head: RequestHead) -> Result<(), End> {
-        let Some(plan) = self.plan(&head) else { return Err(self.hand_over()) };
+        // What is compressed on its way is hyper's.
+        let compressed = settings.compression.is_some() && head.accepts_encoding;
+        let plan = if compressed { None } else { self.plan(&head) };
+        let Some(plan) = plan else { return Err(self.hand_over()) };
         let repeatable = head.body == 0 && is_idempotent(&head.method);
         let asking = Asking {
             worker: self.worker,
@@ -150,7 +154,9 @@ impl<'a, T: ClientStream> Client<'a, T> {
             Err(error) => {
                 tracing::debug!(%error, service = %first.service.name(), "request failed");
                 let retry_after_s = settings.proxy.retry_after.as_secs().max(1);
-                let response = error.response(settings.no_route_status, &settings.no_route_page, retry_after_s);
+                let mut response = error.response(settings.no_route_status, &settings.no_route_page, retry_after_s);
+                let rules = &settings.header_rules;
+                headers::secure_transport(response.headers_mut(), &self.downstream.client, rules);
                 finish.refused(&error, response.status().as_u16());
                 pass_on.own(&mut self.front, &response, &head.method, &mut finish).await?;
             }

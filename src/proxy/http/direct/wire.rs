@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use http::header::{CONTENT_LENGTH, DATE, HeaderName, HeaderValue, TRANSFER_ENCODING};
 use http::uri::PathAndQuery;
-use http::{HeaderMap, Version};
+use http::{HeaderMap, Method, Version};
 
 use super::answer_head::{AnswerHead, Framing};
 use super::request_head::RequestHead;
@@ -188,6 +188,11 @@ pub fn put_request(
         if let (Some(name), Some(id)) = (&rules.request_id_header, received.id) {
             put(out, name.as_str(), id.as_bytes());
         }
+    }
+    // RFC 9110 section 8.6: some servers answer 411 to a POST that does not say that it has no content.
+    let says_length = received.fields.iter().any(|field| field.kind == Kind::ContentLength);
+    if !says_length && matches!(received.head.method, Method::POST | Method::PUT | Method::PATCH) {
+        put(out, CONTENT_LENGTH.as_str(), b"0");
     }
     out.extend_from_slice(b"\r\n");
     out.extend_from_slice(received.body());

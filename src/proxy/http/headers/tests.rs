@@ -253,7 +253,7 @@ fn upgrades() {
     for (fields, wanted) in cases {
         assert_eq!(upgrade_of(&map(fields)).map(|upgrade| upgrade.websocket), wanted, "{fields:?}");
         let headers = Case::new().run(fields);
-        assert_eq!(all(&headers, "connection"), if wanted.is_some() { "upgrade" } else { "-" }, "{fields:?}");
+        assert_eq!(all(&headers, "connection"), if wanted.is_some() { "Upgrade" } else { "-" }, "{fields:?}");
         assert_eq!(headers.contains_key("upgrade"), wanted.is_some(), "{fields:?}");
     }
 }
@@ -315,7 +315,7 @@ fn answers() {
     let mut headers = map(&fields);
     prepare_response(&mut headers, &Case::new().client, &case.rules, true);
     for (name, wanted) in
-        [("connection", "upgrade"), ("upgrade", "websocket"), ("x-hop", "-"), ("strict-transport-security", "-")]
+        [("connection", "Upgrade"), ("upgrade", "websocket"), ("x-hop", "-"), ("strict-transport-security", "-")]
     {
         assert_eq!(all(&headers, name), wanted, "{name}");
     }

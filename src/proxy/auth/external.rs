@@ -1,0 +1,169 @@
+//! A service that is asked about each request: it lets it in, maybe with a few header fields, or its answer is the
+//! client's.
+//!
+//! It gets `GET` of one fixed URL without a body, with the fields that the instance would get, and in
+//! `X-Forwarded-Method` and `X-Forwarded-Uri` what the client wants. Any 2xx lets the request in. What else it answers
+//! goes to the client (a redirect to a login page, a challenge); no answer in time lets nobody in.
+
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, IF_MATCH, IF_MODIFIED_SINCE,
+    IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, RANGE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+};
+use http::{StatusCode, Uri};
+
+use super::{Admission, AuthError};
+use crate::config::ExternalAuth;
+use crate::proxy::tls::UpstreamTls;
+use crate::proxy::tls::upstream::Inside;
+use crate::web::{Ask, Client, Limits};
+
+/// Largest answer that is passed on.
+const ANSWER_BYTES_MAX: usize = 256 << 10;
+/// Connections kept for all workers together.
+const IDLE_MAX: usize = 256;
+
+/// Fields that are not sent: they tell of the connection, of a body that is not there, or of a version of what the
+/// client wants to have, which the service does not have (it could answer 304, for the instance).
+const NOT_TOLD: [HeaderName; 14] = [
+    HOST,
+    CONNECTION,
+    UPGRADE,
+    TE,
+    TRAILER,
+    TRANSFER_ENCODING,
+    CONTENT_LENGTH,
+    EXPECT,
+    IF_MATCH,
+    IF_NONE_MATCH,
+    IF_MODIFIED_SINCE,
+    IF_UNMODIFIED_SINCE,
+    IF_RANGE,
+    RANGE,
+];
+
+/// One scheme.
+#[derive(Debug)]
+pub(super) struct External {
+    name: String,
+    config: ExternalAuth,
+    endpoint: Uri,
+    client: Client,
+}
+
+/// What an answer changes in the request.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Granted {
+    /// Replaced, or taken away where there is no value.
+    set: Vec<(HeaderName, Option<HeaderValue>)>,
+    /// Added.
+    append: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl Granted {
+    /// Changes the fields that an instance gets.
+    pub fn apply(&self, fields: &mut HeaderMap) {
+        for (name, value) in &self.set {
+            match value {
+                Some(value) => fields.insert(name, value.clone()),
+                None => fields.remove(name),
+            };
+        }
+        for (name, value) in &self.append {
+            fields.append(name, value.clone());
+        }
+    }
+
+    fn of(config: &ExternalAuth, answer: &HeaderMap) -> Self {
+        let set = config.set_headers.iter().map(|name| (name.clone(), answer.get(name).cloned()));
+        let values = |name: &HeaderName| answer.get_all(name).iter().cloned().collect::<Vec<_>>();
+        let append =
+            config.append_headers.iter().flat_map(|name| values(name).into_iter().map(|it| (name.clone(), it)));
+        Self { set: set.collect(), append: append.collect() }
+    }
+}
+
+/// What the client is answered instead.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Denied {
+    /// Status.
+    pub status: StatusCode,
+    /// Fields, those of the connection included.
+    pub headers: HeaderMap,
+    /// Content.
+    pub body: bytes::Bytes,
+}
+
+impl External {
+    /// Asks the endpoint, whose certificate has to come from those CAs that upstreams' have to come from.
+    ///
+    /// # Errors
+    /// An endpoint that is no URL.
+    pub(super) fn new(name: &str, config: &ExternalAuth, tls: &UpstreamTls) -> Result<Self, AuthError> {
+        let endpoint = config.endpoint.reveal().parse().map_err(|_| AuthError::Endpoint { name: name.to_owned() })?;
+        let client = Client::new(tls.config(false, Inside::Http1).clone(), None).keeping(IDLE_MAX);
+        Ok(Self { name: name.to_owned(), config: config.clone(), endpoint, client })
+    }
+
+    /// Decides about a request with these fields. Cancel safe.
+    pub(super) async fn admit(&self, mut fields: HeaderMap) -> Admission {
+        for name in NOT_TOLD {
+            fields.remove(name);
+        }
+        let mut ask = Ask::get(self.endpoint.clone());
+        ask.headers = fields.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
+        let limits = Limits { time: self.config.timeout, bytes: ANSWER_BYTES_MAX };
+        match self.client.ask_once(ask, limits).await {
+            Ok(answer) if answer.status().is_success() => {
+                Admission::Granted(Some(Box::new(Granted::of(&self.config, answer.headers()))))
+            }
+            // It was asked nothing that it could switch protocols for.
+            Ok(answer) if answer.status().is_informational() => Admission::Unavailable,
+            Ok(answer) => {
+                let (parts, body) = answer.into_parts();
+                Admission::Denied(Box::new(Denied { status: parts.status, headers: parts.headers, body }))
+            }
+            Err(error) => {
+                tracing::debug!(scheme = self.name, %error, "the authentication service gave no answer");
+                Admission::Unavailable
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn fields_are_replaced_taken_away_and_added() {
+        let names = |names: &[&'static str]| names.iter().map(|name| HeaderName::from_static(name)).collect();
+        let config = ExternalAuth {
+            endpoint: crate::config::Secret::new("http://h/"),
+            set_headers: names(&["x-user", "x-gone"]),
+            append_headers: names(&["x-group", "x-none"]),
+            timeout: Duration::from_secs(1),
+        };
+        let map = |fields: &[(&'static str, &'static str)]| {
+            let mut map = HeaderMap::new();
+            for (name, value) in fields {
+                map.append(*name, HeaderValue::from_static(value));
+            }
+            map
+        };
+        let granted = Granted::of(&config, &map(&[("x-user", "ann"), ("x-group", "b"), ("x-group", "c"), ("x", "y")]));
+        let mut fields =
+            map(&[("x-user", "forged"), ("x-gone", "forged"), ("x-group", "a"), ("x-none", "1"), ("k", "v")]);
+        granted.apply(&mut fields);
+        let wanted = map(&[
+            ("x-user", "ann"),
+            ("x-group", "a"),
+            ("x-group", "b"),
+            ("x-group", "c"),
+            ("x-none", "1"),
+            ("k", "v"),
+        ]);
+        assert_eq!(fields, wanted);
+    }
+}
