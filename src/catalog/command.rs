@@ -79,6 +79,11 @@ pub struct CommandError {
 }
 
 impl CommandError {
+    /// An error in a line of a text that is one whole.
+    pub(super) fn at(line: usize, text: String, reason: String) -> Self {
+        Self { part: None, line, text, reason }
+    }
+
     /// Where it stands, in words: `line 3`, or with the part before it.
     #[must_use]
     pub fn place(&self) -> String {
@@ -103,22 +108,26 @@ impl fmt::Display for CommandError {
 #[must_use]
 pub fn parse_commands(text: &str) -> (Vec<Command>, Vec<CommandError>) {
     let (mut commands, mut errors) = (Vec::new(), Vec::new());
-    for (index, line) in text.lines().enumerate() {
-        let line = line.trim();
-        if line.is_empty() || line.starts_with('#') || line.starts_with("//") {
-            continue;
-        }
-        let mut report =
-            |reason| errors.push(CommandError { part: None, line: index + 1, text: line.to_owned(), reason });
-        match command_line::parse(line).and_then(interpret) {
-            Ok((parsed, remarks)) => {
-                commands.extend(parsed);
-                remarks.into_iter().for_each(|remark| report(format!("{remark} (line kept)")));
-            }
-            Err(reason) => report(reason),
-        }
+    for (index, line) in text.lines().map(str::trim).enumerate() {
+        let (parsed, reasons) = parse_line(line);
+        commands.extend(parsed);
+        errors.extend(reasons.into_iter().map(|reason| CommandError::at(index + 1, line.to_owned(), reason)));
     }
     (commands, errors)
+}
+
+/// What one trimmed line says: commands, and why it makes none or what of it has no effect. Most lines make one command;
+/// comments and blank lines make neither.
+pub(super) fn parse_line(line: &str) -> (Vec<Command>, Vec<String>) {
+    if line.is_empty() || line.starts_with('#') || line.starts_with("//") {
+        return (Vec::new(), Vec::new());
+    }
+    match command_line::parse(line).and_then(interpret) {
+        Ok((commands, remarks)) => {
+            (commands, remarks.into_iter().map(|remark| format!("{remark} (line kept)")).collect())
+        }
+        Err(reason) => (Vec::new(), vec![reason]),
+    }
 }
 
 /// The commands of one `[[static.route]]`: one per target URL.

@@ -5,6 +5,7 @@
 
 pub mod command;
 mod command_line;
+pub mod command_list;
 mod destination;
 pub mod eligibility;
 pub mod glob;

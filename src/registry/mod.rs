@@ -10,7 +10,8 @@ pub mod task;
 
 use std::sync::Arc;
 
-use crate::catalog::command::{Command, CommandError};
+use crate::catalog::command::CommandError;
+use crate::catalog::command_list::CommandList;
 use crate::catalog::{ServiceName, ServiceSnapshot};
 
 /// Names a source in updates, logs and the API: `consul`, `consul_kv`, `static`, `routes_file`.
@@ -45,7 +46,7 @@ pub enum Update {
         /// Who says so.
         source: SourceName,
         /// The commands, in order: a later one acts on what earlier ones added.
-        commands: Arc<[Command]>,
+        commands: CommandList,
         /// Lines that could not be understood.
         errors: Arc<[CommandError]>,
     },
