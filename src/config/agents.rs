@@ -30,6 +30,7 @@ pub(super) fn consul(
         datacenter: reader.text("datacenter"),
         tag_prefix: reader.text_or_empty("tag_prefix"),
         kv_path: kv_path(reader, "kv_path"),
+        no_route_kv_path: kv_path(reader, "no_route_kv_path"),
         accept_status: reader
             .list("accept_status")
             .iter()

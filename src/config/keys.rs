@@ -495,6 +495,13 @@ const CONSUL: &[Key] = &[
          routes. Every key that begins with this text counts, in the order of their names. The token needs key_prefix \
          read.",
     ),
+    unset(
+        "no_route_kv_path",
+        Kind::Text,
+        "fabio/noroute.html",
+        "Where the KV store holds the page for requests without a route. While a key begins with this text, its value is \
+         sent in place of proxy.no_route_page and proxy.no_route_html. Up to 1 MiB. The token needs key_prefix read.",
+    ),
     key("accept_status", Kind::Words(&["passing", "warning"]), "passing", "Check states that count as healthy."),
     key(
         "checks_required",

@@ -127,6 +127,9 @@ pub struct ConsulConfig {
     pub tag_prefix: String,
     /// Where the KV store holds route commands: a prefix of keys, without a slash at its begin (`kv_path`).
     pub kv_path: Option<String>,
+    /// Where the KV store holds the page for requests without a route: a prefix of keys, without a slash at its begin
+    /// (`no_route_kv_path`).
+    pub no_route_kv_path: Option<String>,
     /// Which check states count as healthy (`accept_status`).
     pub accept_status: Vec<CheckStatus>,
     /// All service checks must be in an accepted state, or one is enough (`checks_required = "all" | "one"`).

@@ -65,6 +65,7 @@ impl Config {
             (Some(old), Some(new)) => {
                 note(old.max_connections != new.max_connections, "consul.max_connections");
                 note(old.kv_path != new.kv_path, "consul.kv_path");
+                note(old.no_route_kv_path != new.no_route_kv_path, "consul.no_route_kv_path");
             }
             (old, new) => note(old.is_some() != new.is_some(), "consul"),
         }

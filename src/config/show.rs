@@ -131,6 +131,7 @@ fn consul(config: &ConsulConfig) -> Value {
         "datacenter": config.datacenter,
         "tag_prefix": config.tag_prefix,
         "kv_path": config.kv_path,
+        "no_route_kv_path": config.no_route_kv_path,
         "accept_status": config.accept_status.iter().map(status).collect::<Vec<_>>(),
         "checks_required": if config.checks_required_all { "all" } else { "one" },
         "require_check": config.require_check,

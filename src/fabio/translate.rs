@@ -216,12 +216,12 @@ mod tests {
     const NOTHING_SET: &str = r##"# What Fabio's settings are in lb's own configuration: for `lb run --config FILE`.
 # Behind each line stands the key of Fabio that it comes from.
 #
-# registry.consul.noroutehtmlpath: is not carried out yet: a no-route page in the KV store; proxy.no_route_page names a file
 # ui.access: routes cannot be changed by /api/manual: that takes rw, and lb wants to be told so
 
 [consul]
 address = "http://localhost:8500" # registry.consul.addr
 kv_path = "/fabio/config" # registry.consul.kvpath
+no_route_kv_path = "/fabio/noroute.html" # registry.consul.noroutehtmlpath
 checks_required = "one" # registry.consul.checksRequired
 require_check = true # Fabio gives no traffic to an instance without a check
 weights = false # Fabio does not look at Consul's weights

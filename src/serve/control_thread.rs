@@ -20,6 +20,7 @@ use crate::config::{AdminConfig, Config};
 use crate::control::{Control, ControlHandle, ControlSettings};
 use crate::metrics::Metrics;
 use crate::proxy::http::path;
+use crate::proxy::page::LivePage;
 use crate::registry::consul::{self, ConsulSource};
 use crate::registry::static_routes::{self, StaticRoutes};
 use crate::registry::task::SourceTask;
@@ -41,6 +42,7 @@ pub(super) struct Start {
     pub(super) clock: Clock,
     pub(super) metrics: Metrics,
     pub(super) table: SharedTable,
+    pub(super) live_page: LivePage,
     pub(super) open: Opener,
     pub(super) follower: Follower,
 }
@@ -157,7 +159,7 @@ struct Parts {
 
 impl Parts {
     fn start(start: Start, control: Control, handle: ControlHandle) -> anyhow::Result<Self> {
-        let Start { config, extra, admin, admin_tls, clock, metrics, table, open, follower } = start;
+        let Start { config, extra, admin, admin_tls, clock, metrics, table, live_page, open, follower } = start;
         let (updates, unresolved) = mpsc::channel(UPDATES_MAX);
         let (resolved, control_updates) = mpsc::channel(UPDATES_MAX);
         let mut tasks = vec![resolve::spawn(&config.dns, metrics.clone(), unresolved, resolved)];
@@ -167,6 +169,9 @@ impl Parts {
             ),
             None => None,
         };
+        if let Some(source) = &consul {
+            tokio::task::spawn_local(keep_page(source.no_route_page(), live_page));
+        }
         let static_routes = if config.has_static_source() {
             let (routes, text) = (&config.static_routes, &config.routes);
             Some(static_routes::spawn(routes, text, updates.clone()).map_err(static_error)?)
@@ -266,6 +271,13 @@ async fn pass_on(mut from: mpsc::Receiver<Update>, to: mpsc::Sender<Update>) {
         if to.send(update).await.is_err() {
             return;
         }
+    }
+}
+
+/// Hands every page that is found on to those who send it.
+async fn keep_page(mut found: watch::Receiver<consul::Page>, live: LivePage) {
+    while found.changed().await.is_ok() {
+        live.set(found.borrow_and_update().clone());
     }
 }
 

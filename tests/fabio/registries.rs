@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use crate::support::client;
 use crate::support::consul::{ConsulAgent, Registration};
+use crate::support::drill::consul_section;
 use crate::support::lb::Lb;
 use crate::support::upstream::Upstream;
 
@@ -74,4 +75,56 @@ fn routes_and_the_page_may_stand_in_the_settings() {
     let nothing = get("/out");
     assert_eq!((nothing.status, nothing.text().as_str()), (404, "<p>not here</p>"));
     lb.wait_for_line("the wrong line", |line| line.contains("line 2") && line.contains("nonsense"));
+}
+
+/// Waits until a request without a route is answered with this page.
+fn wait_for_page(lb: &Lb, status: u16, page: &str) {
+    let address = lb.address("http");
+    lb.wait_admin("/api/routes", &format!("the page {page:?}"), |_| {
+        let answer = client::get(address, "any.test", "/nowhere");
+        (answer.status, answer.text().as_str()) == (status, page)
+    });
+}
+
+#[test]
+fn the_page_of_the_kv_store_is_sent_while_it_is_there() {
+    let agent = ConsulAgent::start_plain();
+    let put = |key: &str, text: &str| assert_eq!(agent.put_key(key, text), "true");
+    let lb = start(&agent, &["-proxy.noroutestatus", "410"]);
+    lb.wait_ready();
+    wait_for_page(&lb, 410, "");
+    put("fabio/noroute.html", "  <p>one</p>\n");
+    wait_for_page(&lb, 410, "<p>one</p>");
+    put("fabio/noroute.html.2", "two");
+    wait_for_page(&lb, 410, "<p>one</p>\n\ntwo");
+    // Together more than is taken: what was there stays, and it is said.
+    let large = "x".repeat(400_000);
+    ["a", "b", "c"].map(|name| put(&format!("fabio/noroute.html.{name}"), &large));
+    lb.wait_for_line("the size", |line| line.contains("no_route_kv_path") && line.contains("more than 1048576"));
+    let sent = client::get(lb.address("http"), "any.test", "/nowhere").text();
+    assert!(sent.starts_with("<p>one</p>\n\ntwo") && sent.len() < 1 << 20, "{} bytes", sent.len());
+    agent.api("DELETE", "/v1/kv/fabio/noroute.html?recurse", None);
+    wait_for_page(&lb, 410, "");
+}
+
+#[test]
+fn the_configured_page_is_sent_while_the_kv_store_has_none() {
+    let agent = ConsulAgent::start();
+    let section = consul_section(&agent, "no_route_kv_path = \"lb/page\"");
+    let config = |page: &str| {
+        format!(
+            "{section}[[listener]]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n\
+             [proxy]\nno_route_html = {page:?}\n"
+        )
+    };
+    let lb = Lb::start(&config("first"));
+    lb.wait_ready();
+    wait_for_page(&lb, 404, "first");
+    agent.put_key("lb/page", "live");
+    wait_for_page(&lb, 404, "live");
+    std::fs::write(lb.folder().join("lb.toml"), config("second")).unwrap();
+    lb.wait_for_line("the reload", |line| line.contains("\"reloaded\""));
+    wait_for_page(&lb, 404, "live");
+    agent.api("DELETE", "/v1/kv/lb/page", None);
+    wait_for_page(&lb, 404, "second");
 }

@@ -50,12 +50,12 @@ pub(super) const KEYS: &[Key] = &[
         "Where routes are kept by hand in the KV store.",
         "consul.kv_path",
     ),
-    later(
+    becomes(
         "registry.consul.noroutehtmlpath",
         Text,
         "/fabio/noroute.html",
         "Where the no-route page is kept in the KV store.",
-        "a no-route page in the KV store; proxy.no_route_page names a file",
+        "consul.no_route_kv_path",
     ),
     becomes("registry.consul.tagprefix", Text, "urlprefix-", "What tags of routes start with.", "consul.tag_prefix"),
     becomes(

@@ -42,6 +42,7 @@ impl Translator<'_> {
         let prefix = self.settings.text("registry.consul.tagprefix");
         self.document.set("consul.tag_prefix", prefix, "registry.consul.tagprefix");
         self.set_text("consul.kv_path", "registry.consul.kvpath");
+        self.set_text("consul.no_route_kv_path", "registry.consul.noroutehtmlpath");
         self.checks();
 
         let (strict, stale) = ("registry.consul.requireConsistent", "registry.consul.allowStale");
