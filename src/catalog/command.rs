@@ -139,7 +139,7 @@ pub fn from_static(route: &StaticRoute) -> Result<Vec<Command>, Vec<CommandError
     let (mut commands, mut errors) = (Vec::new(), Vec::new());
     let mut report =
         |line, text: &str, reason| errors.push(CommandError { part: None, line, text: text.to_owned(), reason });
-    if route.service.is_empty() || route.service.contains(|c: char| c.is_whitespace() || c == '"') {
+    if !is_service_name(&route.service) {
         report(0, &route.service, "service name is empty or holds a blank or quote".to_owned());
     }
     if route.targets.is_empty() {
@@ -160,8 +160,13 @@ pub fn from_static(route: &StaticRoute) -> Result<Vec<Command>, Vec<CommandError
     if errors.is_empty() { Ok(commands) } else { Err(errors) }
 }
 
+/// Whether a command may name such a service.
+pub(super) fn is_service_name(name: &str) -> bool {
+    !name.is_empty() && !name.contains(|c: char| c.is_whitespace() || c == '"')
+}
+
 /// Gives a well-formed line its meaning; also returns remarks on parts without effect.
-fn interpret(line: Line<'_>) -> Result<(Vec<Command>, Vec<String>), String> {
+pub(super) fn interpret(line: Line<'_>) -> Result<(Vec<Command>, Vec<String>), String> {
     match line {
         Line::Add { service, source, url, weight, tags, opts } => {
             let (command, remarks) = add(service, source, url, weight, split_tags(tags), opts)?;

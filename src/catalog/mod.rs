@@ -6,6 +6,7 @@
 pub mod command;
 mod command_line;
 pub mod command_list;
+pub mod definitions;
 mod destination;
 pub mod eligibility;
 pub mod glob;

@@ -253,10 +253,18 @@ pub const SECTIONS: &[Section] = &[
         ],
     },
     Section {
+        name: "routes_http",
+        shape: Shape::Once,
+        doc: "An endpoint that answers with routes: a JSON list of objects with cmd, service, src, dst, weight, tags and \
+              opts, each meaning what such a command means in the route language. A source of its own beside Consul and \
+              the others. While it gives no such list, the last one stays in force.",
+        keys: ROUTES_HTTP,
+    },
+    Section {
         name: "consul",
         shape: Shape::Once,
         doc: "How to reach Consul and what to read there. Without this section, without CONSUL_* variables and with \
-              a static source (routes_file, routes or [[static.route]]), Consul is not used at all.",
+              a static source (routes_file, routes, [routes_http] or [[static.route]]), Consul is not used at all.",
         keys: CONSUL,
     },
     Section {
@@ -867,6 +875,20 @@ const VAULT: &[Key] = &[
     ),
     unset("token_file", Kind::Path, "vault-token", "A file that holds it, read again when it changes."),
     key("timeout", Kind::Time(100, HOUR), "60s", "Limit for one request. Also VAULT_CLIENT_TIMEOUT."),
+];
+
+const ROUTES_HTTP: &[Key] = &[
+    unset(
+        "url",
+        Kind::Secret,
+        "https://routes.example.com/lb",
+        "Where to ask, with GET. Answers up to 64 MiB are taken.",
+    ),
+    unset("headers", Kind::Headers, "Authorization: Bearer 1234", "Sent with each request to the URL's host."),
+    key("refresh", Kind::Time(100, DAY), "10s", "Time from one answer to the next request."),
+    key("timeout", Kind::Time(100, HOUR), "5s", "Limit for one request."),
+    unset("ca_file", Kind::Path, "routes-ca.pem", "CAs of its certificate. Without it: the system's."),
+    key("skip_verify", Kind::Bool, "false", "Takes any certificate."),
 ];
 
 const STATIC_ROUTE: &[Key] = &[

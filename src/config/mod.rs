@@ -27,6 +27,7 @@ mod ports;
 mod raw;
 mod reader;
 mod reload;
+mod routes_http;
 mod secret;
 mod show;
 mod sources;
@@ -51,6 +52,7 @@ pub use load::{Draft, Inputs, Loaded, draft, load, read, read_draft};
 pub use metrics::{MetricsConfig, PrefixTemplate};
 pub use mistake::{Mistake, Mistakes, Place};
 pub use ports::Ports;
+pub use routes_http::RoutesHttpConfig;
 pub use secret::Secret;
 pub use sources::{CertificateConfig, CertificateSource, ConsulKeys, TokenPlace, VaultConfig};
 pub use template::template;
@@ -66,6 +68,8 @@ pub struct Config {
     pub routes_file: Option<PathBuf>,
     /// `routes`: commands in Fabio's route language, one a line; empty without any.
     pub routes: String,
+    /// `[routes_http]`.
+    pub routes_http: Option<RoutesHttpConfig>,
     /// `[dns]`.
     pub dns: DnsConfig,
     /// `[[listener]]`; at least one.

@@ -59,6 +59,7 @@ impl Config {
         note(self.log.access != next.log.access, "log.access");
         note(self.dns != next.dns, "dns");
         note(self.routes_file != next.routes_file, "routes_file");
+        note(self.routes_http != next.routes_http, "routes_http");
         // One source serves both, and is there or not from the start.
         note(self.has_static_source() != next.has_static_source(), "static.route");
         match (&self.consul, &next.consul) {

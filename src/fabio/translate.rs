@@ -278,8 +278,11 @@ format = "text" # Fabio writes its log for people
         // The one default that has to be said aloud.
         let home = "home = \"routes\"";
         let mut expected: String = NOTHING_SET.replace(home, &format!("writable = true # ui.access\n{home}"));
-        expected =
-            expected.lines().filter(|line| !line.starts_with("# ui.access")).map(|line| format!("{line}\n")).collect();
+        expected = expected
+            .lines()
+            .filter(|line| !line.starts_with("# ui.access") && *line != "#")
+            .map(|line| format!("{line}\n"))
+            .collect();
         assert_eq!(translate(&all, &machine).unwrap().toml, expected);
     }
 
@@ -403,9 +406,36 @@ format = "text" # Fabio writes its log for people
         assert_eq!((fixed.consul, fixed.routes.as_str()), (None, "route add a / http://h:1/"));
         assert_eq!(fixed.proxy.no_route_html, "<p>");
         assert_eq!(config(&["-registry.backend", "static"]).consul, None);
-        for backend in ["custom", "etcd"] {
-            assert!(refusals(&["-registry.backend", backend]).starts_with("registry.backend (command line): "));
-        }
+        assert!(refusals(&["-registry.backend", "etcd"]).starts_with("registry.backend (command line): "));
+    }
+
+    #[test]
+    fn an_endpoint_of_routes() {
+        let endpoint = |more: &[&str]| {
+            let args = [&["-registry.backend", "custom", "-registry.custom.host", "h:1"], more].concat();
+            assert_eq!(translated(&args).warnings, []);
+            let found = config(&args);
+            assert_eq!(found.consul, None);
+            (found.routes_http.unwrap(), found.proxy.no_route_html)
+        };
+        let (plain, page) = endpoint(&[]);
+        assert_eq!((plain.url.reveal(), &*page), ("https://h:1/", ""));
+        assert_eq!((plain.refresh, plain.timeout, plain.skip_verify), (seconds(10), seconds(5), false));
+        let (found, page) = endpoint(&[
+            "-registry.custom.scheme=http",
+            "-registry.custom.path=api/v1/",
+            "-registry.custom.queryparams=a=b&c=d",
+            "-registry.custom.pollinterval=3s",
+            "-registry.custom.timeout=0",
+            "-registry.custom.checkTLSSkipVerify",
+            "-registry.custom.noroutehtml=<p>",
+        ]);
+        assert_eq!((found.url.reveal(), &*page), ("http://h:1/api/v1/?a=b&c=d", "<p>"));
+        assert_eq!((found.refresh, found.timeout, found.skip_verify), (seconds(3), seconds(3600), true));
+        // Neither Fabio puts it right.
+        assert_eq!(endpoint(&["-registry.custom.path=/x"]).0.url.reveal(), "https://h:1//x");
+        assert!(refusals(&["-registry.backend", "custom"]).contains("needs a host"));
+        assert!(refusals(&["-registry.backend", "custom", "-registry.custom.host", "a b"]).contains("registry.custom"));
     }
 
     #[test]

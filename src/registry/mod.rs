@@ -5,6 +5,7 @@ pub mod consul;
 pub mod dns;
 pub mod file;
 pub mod resolve;
+pub mod routes_http;
 pub mod static_routes;
 pub mod task;
 
@@ -14,7 +15,7 @@ use crate::catalog::command::CommandError;
 use crate::catalog::command_list::CommandList;
 use crate::catalog::{ServiceName, ServiceSnapshot};
 
-/// Names a source in updates, logs and the API: `consul`, `consul_kv`, `static`, `routes_file`.
+/// Names a source in updates, logs and the API: `consul`, `consul_kv`, `static`, `routes_file`, `routes_http`.
 pub type SourceName = &'static str;
 
 /// Where the commands of a source stand among those of all sources: by name, but those of the KV store come last,

@@ -24,7 +24,7 @@ use crate::proxy::page::LivePage;
 use crate::registry::consul::{self, ConsulSource};
 use crate::registry::static_routes::{self, StaticRoutes};
 use crate::registry::task::SourceTask;
-use crate::registry::{SourceName, Update, file, resolve};
+use crate::registry::{SourceName, Update, file, resolve, routes_http};
 use crate::table::SharedTable;
 use crate::table::clock::Clock;
 
@@ -119,6 +119,7 @@ fn source_names(config: &Config, extra: &[ExtraSource]) -> Vec<SourceName> {
         (overrides, consul::OVERRIDES),
         (config.has_static_source(), "static"),
         (config.routes_file.is_some(), "routes_file"),
+        (config.routes_http.is_some(), routes_http::SOURCE),
     ];
     let own = own.into_iter().filter_map(|(present, name)| present.then_some(name));
     own.chain(extra.iter().map(|(name, _)| *name)).collect()
@@ -180,6 +181,10 @@ impl Parts {
         };
         if let Some(path) = &config.routes_file {
             tasks.push(file::spawn(path.clone(), metrics.clone(), updates.clone()));
+        }
+        if let Some(endpoint) = &config.routes_http {
+            let source = routes_http::spawn(endpoint, metrics.clone(), updates.clone());
+            tasks.push(source.context("key routes_http.ca_file")?);
         }
         for (_, received) in extra {
             tokio::task::spawn_local(pass_on(received, updates.clone()));

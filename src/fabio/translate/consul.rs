@@ -12,7 +12,7 @@ impl Translator<'_> {
             "consul" => self.consul(),
             "file" => self.file(),
             "static" => self.fixed(),
-            "custom" => self.refuse(key, "custom is not carried out yet"),
+            "custom" => self.custom(),
             _ => {}
         }
     }
@@ -35,6 +35,26 @@ impl Translator<'_> {
         // An empty source is a source: without any, lb would ask Consul.
         self.document.set("routes", if text.is_empty() { "# none" } else { text }, key);
         self.set_text("proxy.no_route_html", "registry.static.noroutehtml");
+    }
+
+    /// An endpoint that tells routes. The URL is put together as Fabio does it, down to a slash too many.
+    fn custom(&mut self) {
+        let text = |name: &str| self.settings.text(&format!("registry.custom.{name}"));
+        let (scheme, host, path, query) = (text("scheme"), text("host"), text("path"), text("queryparams"));
+        let question = if query.is_empty() { "" } else { "?" };
+        let url = format!("{scheme}://{host}/{path}{question}{query}");
+        let from = "registry.custom.scheme, host, path, queryparams";
+        match host {
+            "" => self.refuse("registry.custom.host", "registry.backend=custom needs a host to ask"),
+            _ => self.document.set("routes_http.url", url, from),
+        }
+        let key = "registry.custom.pollinterval";
+        self.set_time("routes_http.refresh", self.settings.time(key), key);
+        let key = "registry.custom.timeout";
+        self.set_limit("routes_http.timeout", self.settings.time(key), key);
+        let key = "registry.custom.checkTLSSkipVerify";
+        self.document.set("routes_http.skip_verify", Value::Bool(self.settings.is_on(key)), key);
+        self.set_text("proxy.no_route_html", "registry.custom.noroutehtml");
     }
 
     fn consul(&mut self) {
