@@ -67,7 +67,14 @@ pub struct CommandText {
 #[derive(Clone, Debug, Default)]
 struct Line {
     commands: SmallVec<[Arc<Command>; 1]>,
-    /// Why it makes no command, or remarks on it.
+    /// Few have one.
+    fault: Option<Arc<Fault>>,
+}
+
+/// Why a line makes no command, or remarks on it.
+#[derive(Debug)]
+struct Fault {
+    text: String,
     reasons: Vec<String>,
 }
 
@@ -100,18 +107,19 @@ impl CommandText {
 
     /// What cannot be understood, and remarks, as by [`parse_commands`](super::command::parse_commands).
     pub fn errors(&self) -> impl Iterator<Item = CommandError> {
-        let texts = self.text.lines().map(str::trim);
-        texts.zip(&self.lines).enumerate().flat_map(|(index, (text, line))| {
-            let error = move |reason: &String| CommandError::at(index + 1, text.to_owned(), reason.clone());
-            line.reasons.iter().map(error)
+        let faults = self.lines.iter().enumerate().filter_map(|(index, line)| Some((index, line.fault.as_ref()?)));
+        faults.flat_map(|(index, fault)| {
+            fault.reasons.iter().map(move |reason| CommandError::at(index + 1, fault.text.clone(), reason.clone()))
         })
     }
 }
 
 impl Line {
     fn read(text: &str) -> Self {
-        let (commands, reasons) = parse_line(text.trim());
-        Self { commands: commands.into_iter().map(Arc::new).collect(), reasons }
+        let text = text.trim();
+        let (commands, reasons) = parse_line(text);
+        let fault = (!reasons.is_empty()).then(|| Arc::new(Fault { text: text.to_owned(), reasons }));
+        Self { commands: commands.into_iter().map(Arc::new).collect(), fault }
     }
 }
 

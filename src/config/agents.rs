@@ -34,10 +34,15 @@ pub(super) fn consul(
         accept_status: reader
             .list("accept_status")
             .iter()
-            .map(|word| if word == "warning" { CheckStatus::Warning } else { CheckStatus::Passing })
+            .map(|word| match word.as_str() {
+                "warning" => CheckStatus::Warning,
+                "critical" => CheckStatus::Critical,
+                _ => CheckStatus::Passing,
+            })
             .collect(),
         checks_required_all: reader.text("checks_required").as_deref() == Some("all"),
         require_check: reader.bool("require_check"),
+        node_checks_all: reader.text("node_checks").as_deref() != Some("serf"),
         weights: reader.bool("weights"),
         stale: reader.bool("stale"),
         max_stale: reader.time("max_stale"),

@@ -510,7 +510,12 @@ const CONSUL: &[Key] = &[
         "Where the KV store holds the page for requests without a route. While a key begins with this text, its value is \
          sent in place of proxy.no_route_page and proxy.no_route_html. Up to 1 MiB. The token needs key_prefix read.",
     ),
-    key("accept_status", Kind::Words(&["passing", "warning"]), "passing", "Check states that count as healthy."),
+    key(
+        "accept_status",
+        Kind::Words(&["passing", "warning", "critical"]),
+        "passing",
+        "Check states that count as healthy: passing, warning, critical.",
+    ),
     key(
         "checks_required",
         Kind::Word(&["all", "one"]),
@@ -522,6 +527,12 @@ const CONSUL: &[Key] = &[
         Kind::Bool,
         "false",
         "An instance without any check of its own never gets traffic. Else it does, after check_grace.",
+    ),
+    key(
+        "node_checks",
+        Kind::Word(&["all", "serf"]),
+        "all",
+        "Which critical checks of a node take its instances out: all of them, or serfHealth alone.",
     ),
     key(
         "weights",

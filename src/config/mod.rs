@@ -140,6 +140,8 @@ pub struct ConsulConfig {
     pub checks_required_all: bool,
     /// An instance without a check of its own never serves (`require_check`).
     pub require_check: bool,
+    /// Every check of a node counts for its instances, or `serfHealth` alone (`node_checks = "all" | "serf"`).
+    pub node_checks_all: bool,
     /// Consul's weights count (`weights`).
     pub weights: bool,
     /// Stale reads (`stale`).

@@ -136,6 +136,7 @@ fn consul(config: &ConsulConfig) -> Value {
         "accept_status": config.accept_status.iter().map(status).collect::<Vec<_>>(),
         "checks_required": if config.checks_required_all { "all" } else { "one" },
         "require_check": config.require_check,
+        "node_checks": if config.node_checks_all { "all" } else { "serf" },
         "weights": config.weights,
         "stale": config.stale,
         "max_stale": time(config.max_stale),

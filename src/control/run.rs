@@ -483,6 +483,7 @@ mod tests {
                 accept_status: vec![CheckStatus::Passing],
                 checks_required_all: true,
                 require_check: false,
+                node_checks_all: true,
                 weights: true,
                 check_grace: Duration::from_secs(2),
                 critical_hold: Duration::ZERO,

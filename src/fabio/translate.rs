@@ -224,6 +224,7 @@ kv_path = "/fabio/config" # registry.consul.kvpath
 no_route_kv_path = "/fabio/noroute.html" # registry.consul.noroutehtmlpath
 checks_required = "one" # registry.consul.checksRequired
 require_check = true # Fabio gives no traffic to an instance without a check
+node_checks = "serf" # Fabio looks at serfHealth alone
 weights = false # Fabio does not look at Consul's weights
 stale = false # registry.consul.requireConsistent, registry.consul.allowStale
 critical_hold = "0s" # Fabio obeys a critical check at once
@@ -366,8 +367,10 @@ format = "text" # Fabio writes its log for people
         assert_eq!((found.token.as_deref(), &*found.tag_prefix), (Some("t"), "p-"));
         let status = "-registry.consul.service.status";
         assert_eq!(consul(&[status, "passing, warning"]).accept_status.len(), 2);
-        assert_eq!(warnings(&[status, "passing,critical"]).len(), 1);
-        assert!(refusals(&[status, "critical"]).contains("neither passing nor warning"));
+        assert_eq!(warnings(&[status, "passing,critical"]).len(), 0);
+        assert_eq!(consul(&[status, "critical"]).accept_status, [crate::catalog::CheckStatus::Critical]);
+        assert_eq!(warnings(&[status, "passing,Passing"]).len(), 1);
+        assert!(refusals(&[status, "fine"]).contains("none of passing, warning and critical"));
         assert!(consul(&["-registry.consul.checksRequired", "all"]).checks_required_all);
         let stale = ["-registry.consul.requireConsistent=false", "-registry.consul.allowStale"];
         assert!(consul(&stale).stale && !consul(&stale[..1]).stale);

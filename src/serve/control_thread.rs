@@ -133,6 +133,7 @@ fn control_settings(config: &Config) -> ControlSettings {
             accept_status: consul.accept_status,
             checks_required_all: consul.checks_required_all,
             require_check: consul.require_check,
+            node_checks_all: consul.node_checks_all,
             weights: consul.weights,
             check_grace: consul.check_grace,
             critical_hold: consul.critical_hold,

@@ -131,16 +131,16 @@ impl Translator<'_> {
 
     fn checks(&mut self) {
         let key = "registry.consul.service.status";
-        let (taken, others): (Vec<String>, Vec<String>) =
-            self.settings.list(key).into_iter().partition(|state| ["passing", "warning"].contains(&&**state));
+        let (taken, others): (Vec<String>, Vec<String>) = self
+            .settings
+            .list(key)
+            .into_iter()
+            .partition(|state| ["passing", "warning", "critical"].contains(&&**state));
         if taken.is_empty() {
-            self.refuse(
-                key,
-                "neither passing nor warning is in the list; instances in other states get no traffic here",
-            );
+            self.refuse(key, "none of passing, warning and critical is in the list, and no check has another state");
         } else {
             if !others.is_empty() {
-                self.warn(key, format!("{}: instances in this state get no traffic here", others.join(", ")));
+                self.warn(key, format!("{}: no check has this state", others.join(", ")));
             }
             self.document.set("consul.accept_status", Value::List(taken), key);
         }
@@ -160,6 +160,7 @@ impl Translator<'_> {
             Value::Bool(true),
             "Fabio gives no traffic to an instance without a check",
         );
+        self.document.set("consul.node_checks", "serf", "Fabio looks at serfHealth alone");
         self.document.set("consul.weights", Value::Bool(false), "Fabio does not look at Consul's weights");
         let at_once = Value::Time(Duration::ZERO);
         self.document.set("consul.critical_hold", at_once, "Fabio obeys a critical check at once");
