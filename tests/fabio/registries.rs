@@ -224,3 +224,33 @@ fn an_endpoint_of_routes_is_asked_by_tls() {
     }
     lb("").wait_for_line("no trust", |line| line.contains("routes cannot be fetched") && line.contains("TLS"));
 }
+
+/// Tables are large and changes small: what a change costs must follow the change.
+#[test]
+fn one_line_of_many_keys_changes_one_route() {
+    const KEYS: usize = 8;
+    const LINES: usize = 400;
+    let agent = ConsulAgent::start_plain();
+    let web = Upstream::start("web");
+    let put = |key: usize, odd: Option<usize>| {
+        let line = |number: usize| {
+            let host = if odd == Some(number) { "127.0.0.1:9".to_owned() } else { web.address.to_string() };
+            format!("route add s{number} /{key}/{number}/ http://{host}/\n")
+        };
+        let text: String = (0..LINES).map(line).collect();
+        assert_eq!(agent.put_key(&format!("fabio/config/{key}"), &text), "true");
+    };
+    (0..KEYS).for_each(|key| put(key, None));
+    let lb = start(&agent, &[]);
+    lb.wait_ready();
+    wait_for(&lb, "/5/123/", "web");
+    let whole = format!("\"routes\":{}", KEYS * LINES);
+    put(5, Some(123));
+    lb.wait_for_line("a table with one route changed", |line| {
+        ["routing table changed", &whole, "\"added\":0,", "\"changed\":1,", "\"removed\":0,"]
+            .iter()
+            .all(|part| line.contains(part))
+    });
+    put(5, None);
+    wait_for(&lb, "/5/123/", "web");
+}
