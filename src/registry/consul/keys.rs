@@ -60,11 +60,18 @@ pub fn values(body: &[u8]) -> Result<Vec<KeyValue>, serde_json::Error> {
 pub(super) fn decode(body: &[u8]) -> Result<Vec<Entry>, serde_json::Error> {
     let entry = |(key, bytes): KeyValue| {
         let bytes = bytes.map_err(|error| serde::de::Error::custom(format!("the value of {key}: {error}")))?;
-        Ok(Entry { key, text: String::from_utf8_lossy(&bytes).trim().to_owned() })
+        Ok(Entry { key, text: text(bytes) })
     };
     let mut entries = values(body)?.into_iter().map(entry).collect::<Result<Vec<_>, serde_json::Error>>()?;
     entries.sort_by(|a, b| a.key.cmp(&b.key));
     Ok(entries)
+}
+
+/// A value as text without the white space around it. Most are right as they come, and large.
+fn text(bytes: Vec<u8>) -> String {
+    let text = String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned());
+    let trimmed = text.trim();
+    if trimmed.len() == text.len() { text } else { trimmed.to_owned() }
 }
 
 /// Commands, and the lines that make none.
