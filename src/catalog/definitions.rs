@@ -5,7 +5,9 @@
 //! that makes no command costs itself only.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
+use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
@@ -40,11 +42,12 @@ struct Definition {
 /// # Errors
 /// What is no JSON list.
 pub fn parse_definitions(body: &[u8]) -> Result<(Vec<Command>, Vec<CommandError>), serde_json::Error> {
-    let (mut commands, mut errors) = (Vec::new(), Vec::new());
-    for (index, entry) in serde_json::from_slice::<Vec<Value>>(body)?.into_iter().enumerate() {
+    let (mut commands, mut errors, mut number) = (Vec::new(), Vec::new(), 0);
+    let take = |entry: Value| {
+        number += 1;
         let mut report = |reason| {
             let text = entry.to_string().chars().take(SHOWN_MAX).collect();
-            errors.push(CommandError { part: Some(format!("entry {}", index + 1).into()), line: 0, text, reason });
+            errors.push(CommandError { part: Some(format!("entry {number}").into()), line: 0, text, reason });
         };
         match definition(&entry).and_then(|definition| definition.commands()) {
             Ok((parsed, remarks)) => {
@@ -53,8 +56,29 @@ pub fn parse_definitions(body: &[u8]) -> Result<(Vec<Command>, Vec<CommandError>
             }
             Err(reason) => report(reason),
         }
-    }
+    };
+    let mut reader = serde_json::Deserializer::from_slice(body);
+    reader.deserialize_seq(Entries(take))?;
+    reader.end()?;
     Ok((commands, errors))
+}
+
+/// Takes one entry after the other: as JSON, all of them together would fill many times the memory of their text.
+struct Entries<F>(F);
+
+impl<'de, F: FnMut(Value)> Visitor<'de> for Entries<F> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of route commands")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut entries: A) -> Result<(), A::Error> {
+        while let Some(entry) = entries.next_element()? {
+            (self.0)(entry);
+        }
+        Ok(())
+    }
 }
 
 fn definition(entry: &Value) -> Result<Definition, String> {

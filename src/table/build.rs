@@ -313,7 +313,8 @@ impl TableBuilder {
             Some(key) => drop(before.insert(key.clone(), Steps::from(overlay.at(key)))),
         };
         let mut left = Vec::new();
-        for (rank, command) in gone {
+        // From the end, so that of many at one place the last is taken out first, and none has to move up.
+        for (rank, command) in gone.into_iter().rev() {
             let key = place(&command);
             touch(&self.overlay, key.as_ref());
             left.extend(self.overlay.remove(key.as_ref(), (order, rank)));
@@ -339,10 +340,11 @@ impl TableBuilder {
         if acts_everywhere {
             self.mark_all();
         }
-        let steps = |list: &[(Position, Step)]| list.iter().map(|(_, step)| step.clone()).collect::<Vec<_>>();
         for (key, old) in before {
+            let new = self.overlay.at(&key);
+            let same = old.iter().map(|(_, step)| step).eq(new.iter().map(|(_, step)| step));
             // A step that says the same may stand on the other side of one that acts everywhere.
-            if self.overlay.acts_everywhere() || steps(&old) != steps(self.overlay.at(&key)) {
+            if !same || self.overlay.acts_everywhere() {
                 self.dirty.insert(key);
             }
         }

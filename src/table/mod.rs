@@ -18,6 +18,8 @@ mod differential;
 pub mod explain;
 pub mod health;
 mod hosts;
+#[cfg(test)]
+mod incremental;
 mod listing;
 mod overlay;
 mod paths;
