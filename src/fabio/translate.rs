@@ -435,7 +435,7 @@ format = "text" # Fabio writes its log for people
         ]);
         assert_eq!((found.url.reveal(), &*page), ("http://h:1/api/v1/?a=b&c=d", "<p>"));
         assert_eq!((found.refresh, found.timeout, found.skip_verify), (seconds(3), seconds(3600), true));
-        // Neither Fabio puts it right.
+        // A slash too many goes out as Fabio sends it.
         assert_eq!(endpoint(&["-registry.custom.path=/x"]).0.url.reveal(), "https://h:1//x");
         assert!(refusals(&["-registry.backend", "custom"]).contains("needs a host"));
         assert!(refusals(&["-registry.backend", "custom", "-registry.custom.host", "a b"]).contains("registry.custom"));
