@@ -14,40 +14,28 @@
 
 #![allow(clippy::print_stdout, reason = "what a benchmark is for")]
 
+mod shared;
 #[path = "../tests/support/mod.rs"]
 mod support;
 
-use std::cell::RefCell;
-use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
 use std::process::Command;
-use std::sync::Arc;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use http::{Request, header};
-use http_body_util::{BodyExt, Full};
-use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper_util::rt::TokioIo;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use serde_json::{Map, Value, json};
+use serde_json::json;
+use shared::api::{Api, NODE, check};
+use shared::report::Report;
 use support::client::{Load, Outcome, RawClient};
 use support::consul::ConsulAgent;
 use support::drill::consul_section;
 use support::lb::Lb;
 use support::process::Process;
 use support::upstream::Upstream;
-use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
 
 const SERVICES: usize = 1000;
 const INSTANCES: usize = 5;
-/// Operations of one transaction: what Consul takes.
-const OPERATIONS_MAX: usize = 64;
-const NODE: &str = "elsewhere";
 /// Pause between two looks whether traffic has followed.
 const LOOK: Duration = Duration::from_micros(500);
 const CHURN_PER_SECOND: u32 = 50;
@@ -84,7 +72,7 @@ fn main() {
     stage.cost(&plan, &mut report);
     stage.churn(&plan, &mut report);
     stage.idle(&plan, &mut report);
-    report.write();
+    report.write("catalog_change.json");
 }
 
 struct Stage<'a> {
@@ -100,7 +88,7 @@ impl<'a> Stage<'a> {
         let agent = ConsulAgent::start();
         let api = Api::connect(runtime, &agent);
         let upstreams: Vec<_> = (0..INSTANCES).map(|number| Upstream::start(&format!("u{number}"))).collect();
-        api.fill(&upstreams);
+        fill(&api, &upstreams);
         let listeners = "[[listener]]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n";
         // The usual wait, not the tests' short one: it decides what watches cost at rest.
         let section = consul_section(&agent, "").replace("wait = \"2s\"", "");
@@ -136,9 +124,9 @@ impl<'a> Stage<'a> {
                 sleep(Duration::from_millis(20 + fastrand::u64(0..30)));
                 let written = Instant::now();
                 match change {
-                    0 | 2 => self.api.register(&extra, "passing"),
-                    1 => self.api.register(&extra, "critical"),
-                    _ => self.api.deregister(&extra),
+                    0 | 2 => extra.register(&self.api, "passing"),
+                    1 => extra.register(&self.api, "critical"),
+                    _ => extra.deregister(&self.api),
                 }
                 let request = format!("GET {} HTTP/1.1\r\nHost: bench\r\n\r\n", extra.path);
                 while client.send(&request).response().expect("an answer").status != status {
@@ -149,9 +137,9 @@ impl<'a> Stage<'a> {
             }
         }
         let mut all: Vec<_> = times.concat();
-        report.percentiles("latency", "all changes", &mut all, true);
+        report.percentiles("latency", "all changes", &mut all, Some((20.0, 100.0)));
         for (kind, times) in kinds.into_iter().zip(&mut times) {
-            report.percentiles("latency", kind, times, false);
+            report.percentiles("latency", kind, times, None);
         }
     }
 
@@ -162,9 +150,9 @@ impl<'a> Stage<'a> {
         for number in 0..plan.cost_changes / 2 {
             let service = (number as usize * 389) % SERVICES;
             let extra = Extra { service, number: number as usize, address, path: "/cost".to_owned() };
-            self.api.register(&extra, "passing");
+            extra.register(&self.api, "passing");
             sleep(Duration::from_millis(50));
-            self.api.deregister(&extra);
+            extra.deregister(&self.api);
             sleep(Duration::from_millis(50));
         }
         sleep(Duration::from_millis(500));
@@ -191,14 +179,14 @@ impl<'a> Stage<'a> {
             let service = changes % LOADED;
             match present[service].take() {
                 Some((extra, upstream)) => {
-                    self.api.deregister(&extra);
+                    extra.deregister(&self.api);
                     upstream.kill();
                 }
                 None => {
                     let upstream = Upstream::start("passing-by");
                     let extra =
                         Extra { service, number: changes, address: upstream.address, path: format!("/api-{service}") };
-                    self.api.register(&extra, "passing");
+                    extra.register(&self.api, "passing");
                     present[service] = Some((extra, upstream));
                 }
             }
@@ -226,7 +214,7 @@ impl<'a> Stage<'a> {
             println!("statuses {:?}, errors {:?}", outcome.statuses, outcome.errors);
         }
         for (extra, upstream) in present.into_iter().flatten() {
-            self.api.deregister(&extra);
+            extra.deregister(&self.api);
             upstream.kill();
         }
     }
@@ -283,126 +271,35 @@ impl Extra {
     fn id(&self) -> String {
         format!("_nomad-task-{}-group-web-api-{}-http", self.number, self.service)
     }
-}
 
-/// Writes to the catalog over one connection.
-struct Api<'a> {
-    runtime: &'a Runtime,
-    sender: RefCell<SendRequest<Full<Bytes>>>,
-    host: String,
-}
-
-impl<'a> Api<'a> {
-    fn connect(runtime: &'a Runtime, agent: &ConsulAgent) -> Self {
-        let path = |file: &str| agent.certificates().path(file);
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_file(path("ca.pem")).expect("CA")).expect("CA");
-        let chain = vec![CertificateDer::from_pem_file(path("client.pem")).expect("certificate")];
-        let key = PrivateKeyDer::from_pem_file(path("client-key.pem")).expect("key");
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let config = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .expect("versions")
-            .with_root_certificates(roots)
-            .with_client_auth_cert(chain, key)
-            .expect("certificate and key");
-        let ip: IpAddr = agent.ip.parse().expect("an address");
-        let sender = runtime.block_on(async {
-            let socket = TcpStream::connect((ip, 8501)).await.expect("the agent");
-            socket.set_nodelay(true).expect("nodelay");
-            let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
-            let stream = connector.connect(ServerName::from(ip), socket).await.expect("TLS");
-            let (sender, connection) = handshake(TokioIo::new(stream)).await.expect("HTTP");
-            tokio::spawn(connection);
-            sender
-        });
-        Self { runtime, sender: RefCell::new(sender), host: format!("{ip}:8501") }
-    }
-
-    fn put(&self, path: &str, body: &Value) {
-        let request = Request::put(path).header(header::HOST, &self.host);
-        let request = request.body(Full::from(body.to_string())).expect("a request");
-        let (status, body) = self.runtime.block_on(async {
-            let ready = std::future::poll_fn(|context| self.sender.borrow_mut().poll_ready(context));
-            ready.await.expect("an open connection");
-            let answer = self.sender.borrow_mut().send_request(request);
-            let answer = answer.await.expect("an answer");
-            (answer.status(), answer.into_body().collect().await.expect("a body").to_bytes())
-        });
-        assert!(status.is_success(), "PUT {path}: {status} {}", String::from_utf8_lossy(&body));
-    }
-
-    /// Registers all services, each instance with a check that passes.
-    fn fill(&self, upstreams: &[Upstream]) {
-        self.put("/v1/catalog/register", &json!({"Node": NODE, "Address": "127.0.0.1"}));
-        let mut operations = Vec::new();
-        for service in 0..SERVICES {
-            for (number, upstream) in upstreams.iter().enumerate() {
-                let (name, id) = (format!("api-{service}"), format!("api-{service}-{number}"));
-                operations.push(json!({"Service": {"Verb": "set", "Node": NODE, "Service": {
-                    "ID": id, "Service": name, "Address": upstream.address.ip(), "Port": upstream.address.port(),
-                    "Tags": [format!("urlprefix-/{name}")]}}}));
-                operations.push(json!({"Check": {"Verb": "set", "Check": check(&id, &name, "passing")}}));
-            }
-        }
-        for chunk in operations.chunks(OPERATIONS_MAX) {
-            self.put("/v1/txn", &json!(chunk));
-        }
-    }
-
-    fn register(&self, extra: &Extra, status: &str) {
-        let (name, id) = (format!("api-{}", extra.service), extra.id());
-        self.put(
+    fn register(&self, api: &Api<'_>, status: &str) {
+        let (name, id) = (format!("api-{}", self.service), self.id());
+        api.put(
             "/v1/catalog/register",
             &json!({"Node": NODE, "Address": "127.0.0.1", "SkipNodeUpdate": true,
-                "Service": {"ID": id, "Service": name, "Address": extra.address.ip(), "Port": extra.address.port(),
-                    "Tags": [format!("urlprefix-{}", extra.path)]},
+                "Service": {"ID": id, "Service": name, "Address": self.address.ip(), "Port": self.address.port(),
+                    "Tags": [format!("urlprefix-{}", self.path)]},
                 "Check": check(&id, &name, status)}),
         );
     }
 
-    fn deregister(&self, extra: &Extra) {
-        self.put("/v1/catalog/deregister", &json!({"Node": NODE, "ServiceID": extra.id()}));
+    fn deregister(&self, api: &Api<'_>) {
+        api.put("/v1/catalog/deregister", &json!({"Node": NODE, "ServiceID": self.id()}));
     }
 }
 
-fn check(id: &str, service: &str, status: &str) -> Value {
-    json!({"Node": NODE, "CheckID": format!("check:{id}"), "Name": "alive", "Status": status, "ServiceID": id,
-        "ServiceName": service})
-}
-
-/// Figures, printed as they come and written at the end.
-#[derive(Default)]
-struct Report(Map<String, Value>);
-
-impl Report {
-    fn add(&mut self, phase: &str, what: &str, value: f64, unit: &str, goal: Option<f64>) {
-        let verdict = match goal {
-            Some(goal) if value <= goal => format!("goal {goal} met"),
-            Some(goal) => format!("goal {goal} MISSED"),
-            None => String::new(),
-        };
-        println!("{phase:<8} {what:<40} {value:>10.2} {unit:<12} {verdict}");
-        let entry = json!({"value": value, "unit": unit, "goal": goal});
-        self.0.insert(format!("{phase}: {what}"), entry);
-    }
-
-    fn percentiles(&mut self, phase: &str, what: &str, times: &mut [Duration], with_goals: bool) {
-        times.sort_unstable();
-        for (share, goal) in [(50, 20.0), (99, 100.0), (100, f64::INFINITY)] {
-            let at = (times.len() * share).div_ceil(100).clamp(1, times.len()) - 1;
-            let goal = (with_goals && goal.is_finite()).then_some(goal);
-            let name = if share == 100 { "max".to_owned() } else { format!("p{share}") };
-            self.add(phase, &format!("{what}, {name} of {}", times.len()), times[at].as_secs_f64() * 1e3, "ms", goal);
+/// Registers all services, each instance with a check that passes.
+fn fill(api: &Api<'_>, upstreams: &[Upstream]) {
+    api.put("/v1/catalog/register", &json!({"Node": NODE, "Address": "127.0.0.1"}));
+    let mut operations = Vec::new();
+    for service in 0..SERVICES {
+        for (number, upstream) in upstreams.iter().enumerate() {
+            let (name, id) = (format!("api-{service}"), format!("api-{service}-{number}"));
+            operations.push(json!({"Service": {"Verb": "set", "Node": NODE, "Service": {
+                "ID": id, "Service": name, "Address": upstream.address.ip(), "Port": upstream.address.port(),
+                "Tags": [format!("urlprefix-/{name}")]}}}));
+            operations.push(json!({"Check": {"Verb": "set", "Check": check(&id, &name, "passing")}}));
         }
     }
-
-    fn write(self) {
-        let profile = Path::new(env!("CARGO_BIN_EXE_lb")).parent().expect("a profile's folder");
-        let path = profile.with_file_name("catalog_change.json");
-        let text = serde_json::to_string_pretty(&Value::Object(self.0)).expect("JSON");
-        let mut file = std::fs::File::create(&path).expect("the report's file");
-        writeln!(file, "{text}").expect("the report's file");
-        println!("written to {}", path.display());
-    }
+    api.transact(&operations);
 }

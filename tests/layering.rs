@@ -16,7 +16,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("log", &["catalog", "config"]),
     ("config", &["catalog", "table", "metrics"]),
     ("table", &["catalog", "metrics"]),
-    ("registry", &["catalog", "metrics", "config", "trust"]),
+    ("registry", &["catalog", "metrics", "config", "trust", "web"]),
     ("control", &["registry", "catalog", "table", "metrics", "config"]),
     ("proxy", &["table", "catalog", "metrics", "config", "log", "trust", "web"]),
     ("admin", &["table", "control", "catalog", "metrics", "config"]),

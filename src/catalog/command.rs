@@ -79,6 +79,11 @@ pub struct CommandError {
 }
 
 impl CommandError {
+    /// An error in a line of a text that is one whole.
+    pub(super) fn at(line: usize, text: String, reason: String) -> Self {
+        Self { part: None, line, text, reason }
+    }
+
     /// Where it stands, in words: `line 3`, or with the part before it.
     #[must_use]
     pub fn place(&self) -> String {
@@ -103,22 +108,26 @@ impl fmt::Display for CommandError {
 #[must_use]
 pub fn parse_commands(text: &str) -> (Vec<Command>, Vec<CommandError>) {
     let (mut commands, mut errors) = (Vec::new(), Vec::new());
-    for (index, line) in text.lines().enumerate() {
-        let line = line.trim();
-        if line.is_empty() || line.starts_with('#') || line.starts_with("//") {
-            continue;
-        }
-        let mut report =
-            |reason| errors.push(CommandError { part: None, line: index + 1, text: line.to_owned(), reason });
-        match command_line::parse(line).and_then(interpret) {
-            Ok((parsed, remarks)) => {
-                commands.extend(parsed);
-                remarks.into_iter().for_each(|remark| report(format!("{remark} (line kept)")));
-            }
-            Err(reason) => report(reason),
-        }
+    for (index, line) in text.lines().map(str::trim).enumerate() {
+        let (parsed, reasons) = parse_line(line);
+        commands.extend(parsed);
+        errors.extend(reasons.into_iter().map(|reason| CommandError::at(index + 1, line.to_owned(), reason)));
     }
     (commands, errors)
+}
+
+/// What one trimmed line says: commands, and why it makes none or what of it has no effect. Most lines make one command;
+/// comments and blank lines make neither.
+pub(super) fn parse_line(line: &str) -> (Vec<Command>, Vec<String>) {
+    if line.is_empty() || line.starts_with('#') || line.starts_with("//") {
+        return (Vec::new(), Vec::new());
+    }
+    match command_line::parse(line).and_then(interpret) {
+        Ok((commands, remarks)) => {
+            (commands, remarks.into_iter().map(|remark| format!("{remark} (line kept)")).collect())
+        }
+        Err(reason) => (Vec::new(), vec![reason]),
+    }
 }
 
 /// The commands of one `[[static.route]]`: one per target URL.
@@ -130,7 +139,7 @@ pub fn from_static(route: &StaticRoute) -> Result<Vec<Command>, Vec<CommandError
     let (mut commands, mut errors) = (Vec::new(), Vec::new());
     let mut report =
         |line, text: &str, reason| errors.push(CommandError { part: None, line, text: text.to_owned(), reason });
-    if route.service.is_empty() || route.service.contains(|c: char| c.is_whitespace() || c == '"') {
+    if !is_service_name(&route.service) {
         report(0, &route.service, "service name is empty or holds a blank or quote".to_owned());
     }
     if route.targets.is_empty() {
@@ -151,8 +160,13 @@ pub fn from_static(route: &StaticRoute) -> Result<Vec<Command>, Vec<CommandError
     if errors.is_empty() { Ok(commands) } else { Err(errors) }
 }
 
+/// Whether a command may name such a service.
+pub(super) fn is_service_name(name: &str) -> bool {
+    !name.is_empty() && !name.contains(|c: char| c.is_whitespace() || c == '"')
+}
+
 /// Gives a well-formed line its meaning; also returns remarks on parts without effect.
-fn interpret(line: Line<'_>) -> Result<(Vec<Command>, Vec<String>), String> {
+pub(super) fn interpret(line: Line<'_>) -> Result<(Vec<Command>, Vec<String>), String> {
     match line {
         Line::Add { service, source, url, weight, tags, opts } => {
             let (command, remarks) = add(service, source, url, weight, split_tags(tags), opts)?;

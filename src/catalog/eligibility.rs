@@ -6,7 +6,7 @@
 //! | rule | effect |
 //! |---|---|
 //! | maintenance of node or service | out at once: somebody wishes it |
-//! | `serfHealth` or another node check critical | out; held if that would empty the pool |
+//! | `serfHealth` or another node check critical (or `serfHealth` alone counts) | out; held if that would empty the pool |
 //! | Consul weight 0 | out |
 //! | service checks accepted (all, or one) | in |
 //! | service checks not accepted | out; held in a mass fall, or if that would empty the pool |
@@ -38,6 +38,8 @@ pub struct Rules {
     pub checks_required_all: bool,
     /// An instance without service checks never serves (`consul.require_check`).
     pub require_check: bool,
+    /// Every check of a node counts for its instances, else `serfHealth` alone (`consul.node_checks`).
+    pub node_checks_all: bool,
     /// Consul's weights count (`consul.weights`); else all are the same, and none bars.
     pub weights: bool,
     /// How long a new instance without service checks waits for one (`consul.check_grace`).
@@ -73,6 +75,9 @@ pub struct Evaluation {
     /// When to evaluate again although nothing may have changed.
     pub next_deadline: Option<Instant>,
 }
+
+/// The check that Consul itself keeps of a node: whether its agent is alive.
+const SERF: &str = "serfHealth";
 
 /// How often a service with held instances is looked at for instances that proved dead.
 const HOLD_LOOK: Duration = Duration::from_millis(250);
@@ -241,7 +246,9 @@ fn standing(rules: &Rules, instance: &Instance, grace_until: Instant, now: Insta
         let state = if warns { "warning" } else { "passing" };
         return Standing::Barred(format!("its Consul weight while {state} is 0"));
     }
-    let node_down = |check: &&Check| check.scope == CheckScope::Node && check.status == CheckStatus::Critical;
+    let counts = |check: &Check| rules.node_checks_all || *check.id == *SERF;
+    let node_down =
+        |check: &&Check| check.scope == CheckScope::Node && check.status == CheckStatus::Critical && counts(check);
     if let Some(check) = checks.iter().find(node_down) {
         return Standing::Fallen { reason: format!("node check {} is critical", check.id), weight, by_node: true };
     }
@@ -300,6 +307,7 @@ mod tests {
             accept_status: vec![Passing],
             checks_required_all: true,
             require_check: false,
+            node_checks_all: true,
             weights: true,
             check_grace: GRACE,
             critical_hold: HOLD,
@@ -344,12 +352,16 @@ mod tests {
     fn checks_decide() {
         let now = Instant::now();
         let warning_too = Rules { accept_status: vec![Passing, Warning], ..rules() };
+        let critical_too = Rules { accept_status: vec![Passing, Critical], ..rules() };
         let one = Rules { checks_required_all: false, ..rules() };
         for (rules, checks, expected) in [
             (&rules(), &[(Service, Passing)][..], "+"),
             (&rules(), &[(Service, Warning)], "-"),
             (&warning_too, &[(Service, Warning)], "+"),
             (&rules(), &[(Service, Critical)], "-"),
+            (&critical_too, &[(Service, Critical)], "+"),
+            (&critical_too, &[(Service, Warning)], "-"),
+            (&critical_too, &[(Service, Critical), (Node, Critical)], "-"),
             (&rules(), &[(Service, Passing), (Service, Critical)], "-"),
             (&one, &[(Service, Passing), (Service, Critical)], "+"),
             (&one, &[(Service, Critical), (Service, Critical)], "-"),
@@ -365,6 +377,19 @@ mod tests {
             let got = history.evaluate(rules, &service(vec![instance(1, checks)]), now, false, |_, _| false);
             assert_eq!(picture(&got), expected, "{checks:?}");
         }
+    }
+
+    #[test]
+    fn serf_health_may_be_the_only_check_of_a_node_that_counts() {
+        let serf_only = Rules { node_checks_all: false, ..rules() };
+        let mut sick = instance(1, &[(Service, Passing), (Node, Critical)]);
+        let picture_of = |instance: &Instance| {
+            let snapshot = service(vec![instance.clone()]);
+            picture(&History::default().evaluate(&serf_only, &snapshot, Instant::now(), false, |_, _| false))
+        };
+        assert_eq!(picture_of(&sick), "+");
+        sick.checks[1].id = SERF.into();
+        assert_eq!(picture_of(&sick), "-");
     }
 
     #[test]

@@ -5,6 +5,8 @@
 
 pub mod command;
 mod command_line;
+pub mod command_list;
+pub mod definitions;
 mod destination;
 pub mod eligibility;
 pub mod glob;

@@ -32,6 +32,9 @@ pub fn check_files(config: &Config, now: i64) -> Vec<Finding> {
     if let Some(path) = &config.routes_file {
         routes(&mut files, path);
     }
+    if let Some(path) = config.routes_http.as_ref().and_then(|endpoint| endpoint.ca_file.as_ref()) {
+        files.read("routes_http.ca_file", path);
+    }
     files.findings
 }
 

@@ -30,13 +30,19 @@ pub(super) fn consul(
         datacenter: reader.text("datacenter"),
         tag_prefix: reader.text_or_empty("tag_prefix"),
         kv_path: kv_path(reader, "kv_path"),
+        no_route_kv_path: kv_path(reader, "no_route_kv_path"),
         accept_status: reader
             .list("accept_status")
             .iter()
-            .map(|word| if word == "warning" { CheckStatus::Warning } else { CheckStatus::Passing })
+            .map(|word| match word.as_str() {
+                "warning" => CheckStatus::Warning,
+                "critical" => CheckStatus::Critical,
+                _ => CheckStatus::Passing,
+            })
             .collect(),
         checks_required_all: reader.text("checks_required").as_deref() == Some("all"),
         require_check: reader.bool("require_check"),
+        node_checks_all: reader.text("node_checks").as_deref() != Some("serf"),
         weights: reader.bool("weights"),
         stale: reader.bool("stale"),
         max_stale: reader.time("max_stale"),

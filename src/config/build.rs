@@ -24,8 +24,10 @@ pub(crate) fn build(
     mistakes: &mut Vec<Mistake>,
     warnings: &mut Vec<Mistake>,
 ) -> Config {
-    let has_static = settings.lists.contains_key("static.route") || settings.once.contains_key("");
     let given = |section| settings.present.contains(section) || settings.once.contains_key(section);
+    let routes_http = one(settings, "routes_http", mistakes, |reader| routes_http::routes_http(reader, warnings));
+    let has_static =
+        settings.lists.contains_key("static.route") || settings.once.contains_key("") || routes_http.is_some();
     let has_consul = given("consul") || given("consul.register") || around.consul.any || !has_static;
     let certificates = sources::certificates(settings, has_consul, mistakes, warnings);
     // What `VAULT_*` say concerns only those who use it here.
@@ -39,6 +41,7 @@ pub(crate) fn build(
         static_routes: Vec::new(),
         routes_file: one(settings, "", mistakes, |reader| reader.path("routes_file")),
         routes: one(settings, "", mistakes, |reader| reader.text_or_empty("routes")),
+        routes_http,
         dns: one(settings, "dns", mistakes, dns),
         listeners: Vec::new(),
         certificates: BTreeMap::new(),

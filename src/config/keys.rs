@@ -256,10 +256,18 @@ pub const SECTIONS: &[Section] = &[
         ],
     },
     Section {
+        name: "routes_http",
+        shape: Shape::Once,
+        doc: "An endpoint that answers with routes: a JSON list of objects with cmd, service, src, dst, weight, tags and \
+              opts, each meaning what such a command means in the route language. A source of its own beside Consul and \
+              the others. While it gives no such list, the last one stays in force.",
+        keys: ROUTES_HTTP,
+    },
+    Section {
         name: "consul",
         shape: Shape::Once,
         doc: "How to reach Consul and what to read there. Without this section, without CONSUL_* variables and with \
-              a static source (routes_file, routes or [[static.route]]), Consul is not used at all.",
+              a static source (routes_file, routes, [routes_http] or [[static.route]]), Consul is not used at all.",
         keys: CONSUL,
     },
     Section {
@@ -544,7 +552,19 @@ const CONSUL: &[Key] = &[
          routes. Every key that begins with this text counts, in the order of their names. The token needs key_prefix \
          read.",
     ),
-    key("accept_status", Kind::Words(&["passing", "warning"]), "passing", "Check states that count as healthy."),
+    unset(
+        "no_route_kv_path",
+        Kind::Text,
+        "fabio/noroute.html",
+        "Where the KV store holds the page for requests without a route. While a key begins with this text, its value is \
+         sent in place of proxy.no_route_page and proxy.no_route_html. Up to 1 MiB. The token needs key_prefix read.",
+    ),
+    key(
+        "accept_status",
+        Kind::Words(&["passing", "warning", "critical"]),
+        "passing",
+        "Check states that count as healthy: passing, warning, critical.",
+    ),
     key(
         "checks_required",
         Kind::Word(&["all", "one"]),
@@ -556,6 +576,12 @@ const CONSUL: &[Key] = &[
         Kind::Bool,
         "false",
         "An instance without any check of its own never gets traffic. Else it does, after check_grace.",
+    ),
+    key(
+        "node_checks",
+        Kind::Word(&["all", "serf"]),
+        "all",
+        "Which critical checks of a node take its instances out: all of them, or serfHealth alone.",
     ),
     key(
         "weights",
@@ -925,6 +951,20 @@ const VAULT: &[Key] = &[
     ),
     unset("token_file", Kind::Path, "vault-token", "A file that holds it, read again when it changes."),
     key("timeout", Kind::Time(100, HOUR), "60s", "Limit for one request. Also VAULT_CLIENT_TIMEOUT."),
+];
+
+const ROUTES_HTTP: &[Key] = &[
+    unset(
+        "url",
+        Kind::Secret,
+        "https://routes.example.com/lb",
+        "Where to ask, with GET. Answers up to 64 MiB are taken.",
+    ),
+    unset("headers", Kind::Headers, "Authorization: Bearer 1234", "Sent with each request to the URL's host."),
+    key("refresh", Kind::Time(100, DAY), "10s", "Time from one answer to the next request."),
+    key("timeout", Kind::Time(100, HOUR), "5s", "Limit for one request."),
+    unset("ca_file", Kind::Path, "routes-ca.pem", "CAs of its certificate. Without it: the system's."),
+    key("skip_verify", Kind::Bool, "false", "Takes any certificate."),
 ];
 
 const STATIC_ROUTE: &[Key] = &[

@@ -398,7 +398,7 @@ routes_file = "routes.txt"
             ("[consul]\naddress = \"http://\"".to_owned(), "is not a URL of an agent"),
             ("[consul]\naddress = \",\"".to_owned(), "names no agent"),
             ("[consul]\naccept_status = []".to_owned(), "is empty"),
-            ("[consul]\naccept_status = [\"critical\"]".to_owned(), "names something unknown"),
+            ("[consul]\naccept_status = [\"fine\"]".to_owned(), "names something unknown"),
             ("[consul]\ntag_prefix = \"\"".to_owned(), "every tag would be a route"),
             ("[consul]\nserver_name = \"a b\"".to_owned(), "not a name a certificate can carry"),
             ("[consul]\ndatacenter = \"a&b=c\"".to_owned(), "consul.datacenter = \"a&b=c\" cannot be such a name"),

@@ -29,6 +29,7 @@ mod ports;
 mod raw;
 mod reader;
 mod reload;
+mod routes_http;
 mod secret;
 mod show;
 mod sources;
@@ -55,6 +56,7 @@ pub use load::{Draft, Inputs, Loaded, draft, load, read, read_draft};
 pub use metrics::{MetricsConfig, PrefixTemplate};
 pub use mistake::{Mistake, Mistakes, Place};
 pub use ports::Ports;
+pub use routes_http::RoutesHttpConfig;
 pub use secret::Secret;
 pub use sources::{CertificateConfig, CertificateSource, ConsulKeys, TokenPlace, VaultConfig};
 pub use template::template;
@@ -70,6 +72,8 @@ pub struct Config {
     pub routes_file: Option<PathBuf>,
     /// `routes`: commands in Fabio's route language, one a line; empty without any.
     pub routes: String,
+    /// `[routes_http]`.
+    pub routes_http: Option<RoutesHttpConfig>,
     /// `[dns]`.
     pub dns: DnsConfig,
     /// `[[listener]]`; at least one.
@@ -133,12 +137,17 @@ pub struct ConsulConfig {
     pub tag_prefix: String,
     /// Where the KV store holds route commands: a prefix of keys, without a slash at its begin (`kv_path`).
     pub kv_path: Option<String>,
+    /// Where the KV store holds the page for requests without a route: a prefix of keys, without a slash at its begin
+    /// (`no_route_kv_path`).
+    pub no_route_kv_path: Option<String>,
     /// Which check states count as healthy (`accept_status`).
     pub accept_status: Vec<CheckStatus>,
     /// All service checks must be in an accepted state, or one is enough (`checks_required = "all" | "one"`).
     pub checks_required_all: bool,
     /// An instance without a check of its own never serves (`require_check`).
     pub require_check: bool,
+    /// Every check of a node counts for its instances, or `serfHealth` alone (`node_checks = "all" | "serf"`).
+    pub node_checks_all: bool,
     /// Consul's weights count (`weights`).
     pub weights: bool,
     /// Stale reads (`stale`).

@@ -59,12 +59,14 @@ impl Config {
         note(self.log.access != next.log.access, "log.access");
         note(self.dns != next.dns, "dns");
         note(self.routes_file != next.routes_file, "routes_file");
+        note(self.routes_http != next.routes_http, "routes_http");
         // One source serves both, and is there or not from the start.
         note(self.has_static_source() != next.has_static_source(), "static.route");
         match (&self.consul, &next.consul) {
             (Some(old), Some(new)) => {
                 note(old.max_connections != new.max_connections, "consul.max_connections");
                 note(old.kv_path != new.kv_path, "consul.kv_path");
+                note(old.no_route_kv_path != new.no_route_kv_path, "consul.no_route_kv_path");
             }
             (old, new) => note(old.is_some() != new.is_some(), "consul"),
         }

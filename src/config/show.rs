@@ -15,6 +15,7 @@ impl Config {
         json!({
             "routes_file": self.routes_file,
             "routes": self.routes,
+            "routes_http": self.routes_http.as_ref().map(routes_http),
             "consul": self.consul.as_ref().map(consul),
             "listener": self.listeners.iter().map(listener).collect::<Vec<_>>(),
             "certificates": self.certificates.iter().map(|(name, it)| (name.clone(), certificates(it)))
@@ -132,9 +133,11 @@ fn consul(config: &ConsulConfig) -> Value {
         "datacenter": config.datacenter,
         "tag_prefix": config.tag_prefix,
         "kv_path": config.kv_path,
+        "no_route_kv_path": config.no_route_kv_path,
         "accept_status": config.accept_status.iter().map(status).collect::<Vec<_>>(),
         "checks_required": if config.checks_required_all { "all" } else { "one" },
         "require_check": config.require_check,
+        "node_checks": if config.node_checks_all { "all" } else { "serf" },
         "weights": config.weights,
         "stale": config.stale,
         "max_stale": time(config.max_stale),
@@ -222,7 +225,7 @@ fn certificates(config: &CertificateConfig) -> Value {
         CertificateSource::Http { url, client_ca_url, headers, refresh } => {
             shown["url"] = json!(without_secrets(url));
             shown["client_ca_url"] = json!(client_ca_url.as_ref().map(without_secrets));
-            shown["headers"] = headers.iter().map(|(name, _)| format!("{name}: {MASK}")).collect();
+            shown["headers"] = hidden(headers);
             shown["refresh"] = json!(time(*refresh));
         }
         CertificateSource::Consul { keys, client_ca, token: place } => {
@@ -292,6 +295,22 @@ fn without_secrets(url: &Secret) -> String {
         Some((place, _)) => format!("{place}?{MASK}"),
         None => text,
     }
+}
+
+/// Headers without what they say.
+fn hidden(headers: &[(http::HeaderName, http::HeaderValue)]) -> Value {
+    headers.iter().map(|(name, _)| format!("{name}: {MASK}")).collect()
+}
+
+fn routes_http(config: &RoutesHttpConfig) -> Value {
+    json!({
+        "url": without_secrets(&config.url),
+        "headers": hidden(&config.headers),
+        "refresh": time(config.refresh),
+        "timeout": time(config.timeout),
+        "ca_file": config.ca_file,
+        "skip_verify": config.skip_verify,
+    })
 }
 
 fn auth(config: &AuthConfig) -> Value {
@@ -402,6 +421,9 @@ mod tests {
             token = "secret"
             [vault]
             token = "secret"
+            [routes_http]
+            url = "https://me:secret@h/routes?key=secret"
+            headers = ["x-key: secret"]
             [[static.route]]
             service = "a"
             source = "/"

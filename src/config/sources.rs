@@ -194,6 +194,9 @@ impl CertificateSource {
     }
 }
 
+/// A URL of a list, for advice.
+const LIST_EXAMPLE: &str = "https://certs.example.com/lb/list";
+
 /// Keys that only some sources have.
 const OF_SOURCES: &[(&str, &[&str])] = &[
     ("cert_file", &["file"]),
@@ -262,13 +265,13 @@ fn source(reader: &mut Reader<'_>, consul: bool) -> CertificateSource {
             CertificateSource::Path { path: path.unwrap_or_default() }
         }
         Some("http") => CertificateSource::Http {
-            url: web_url(reader, "url").unwrap_or_else(|| {
+            url: web_url(reader, "url", LIST_EXAMPLE).unwrap_or_else(|| {
                 if !reader.has("url") {
                     reader.wrong("url", "is missing", "write the URL of a list of file names");
                 }
                 Secret::new("")
             }),
-            client_ca_url: web_url(reader, "client_ca_url"),
+            client_ca_url: web_url(reader, "client_ca_url", LIST_EXAMPLE),
             headers: reader.headers("headers"),
             refresh: reader.time("refresh"),
         },
@@ -315,10 +318,10 @@ fn source(reader: &mut Reader<'_>, consul: bool) -> CertificateSource {
 }
 
 /// An `http(s)://` URL with a host.
-fn web_url(reader: &mut Reader<'_>, key: &str) -> Option<Secret> {
+pub(super) fn web_url(reader: &mut Reader<'_>, key: &str, example: &str) -> Option<Secret> {
     let text = reader.text(key)?;
     if parse_url(&text).is_none() {
-        reader.wrong(key, "is not a URL", "write it like https://certs.example.com/lb/list");
+        reader.wrong(key, "is not a URL", &format!("write it like {example}"));
         return None;
     }
     Some(Secret::new(text))

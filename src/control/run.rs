@@ -53,8 +53,6 @@ pub struct Control {
     dirty: BTreeSet<ServiceKey>,
     /// Names that may have left for good.
     vanished: BTreeSet<ServiceName>,
-    /// Services of route commands, as of the last build.
-    command_services: BTreeMap<ServiceName, Vec<CommandTarget>>,
     /// Sources whose commands were replaced since the last build, with the number of commands.
     commands_changed: BTreeMap<SourceName, usize>,
     command_errors: BTreeMap<SourceName, Arc<[CommandError]>>,
@@ -93,7 +91,6 @@ impl Control {
             deadlines: BTreeMap::new(),
             dirty: BTreeSet::new(),
             vanished: BTreeSet::new(),
-            command_services: BTreeMap::new(),
             commands_changed: BTreeMap::new(),
             command_errors: BTreeMap::new(),
             synced: BTreeSet::new(),
@@ -209,10 +206,7 @@ impl Control {
             self.publish(started, dirty.len(), &changed);
         }
         self.builder.retire();
-        if !commands_changed.is_empty() {
-            let before = std::mem::replace(&mut self.command_services, self.builder.command_services());
-            self.vanished.extend(before.into_keys().filter(|name| !self.command_services.contains_key(name)));
-        }
+        self.vanished.extend(self.builder.take_gone_command_services());
         self.count_targets(dirty.iter().map(|(_, name)| Arc::clone(name)).collect());
         self.forget_vanished();
         self.note_synced();
@@ -286,7 +280,7 @@ impl Control {
             let of_catalog = self.sources.iter().filter_map(|source| self.services.get(&(*source, Arc::clone(&name))));
             let mut total =
                 of_catalog.map(|service| service.counts(&self.builder, now_ms)).fold(Counts::default(), add);
-            for target in self.command_services.get(&name).into_iter().flatten() {
+            for target in self.builder.command_services().targets(&name) {
                 match target.excluded {
                     Some(_) => total.excluded += 1,
                     None if target.state.is_ejected(now_ms) => total.ejected += 1,
@@ -308,7 +302,7 @@ impl Control {
         for name in std::mem::take(&mut self.vanished) {
             let in_catalog =
                 self.sources.iter().any(|source| self.services.contains_key(&(*source, Arc::clone(&name))));
-            if !in_catalog && !self.command_services.contains_key(&name) {
+            if !in_catalog && !self.builder.command_services().contains(&name) {
                 self.metrics.remove_service(&name);
             }
         }
@@ -320,8 +314,9 @@ impl Control {
                 continue;
             }
             let of_catalog = self.services.keys().filter(|(of, _)| *of == source).count();
-            let is_own = |targets: &&Vec<CommandTarget>| targets.iter().any(|target| *target.state.id.node == *source);
-            let services = of_catalog + self.command_services.values().filter(is_own).count();
+            let of_commands = self.builder.command_services();
+            let is_own = |name: &&ServiceName| of_commands.targets(name).any(|target| *target.state.id.node == *source);
+            let services = of_catalog + of_commands.names().filter(is_own).count();
             tracing::info!(source, services, took_ms = millis(self.started.elapsed()), "source has synced");
         }
         self.readiness.send_if_modified(|readiness| {
@@ -336,7 +331,7 @@ impl Control {
         match request {
             ControlRequest::Services(answer) => drop(answer.send(self.statuses())),
             ControlRequest::RefreshTargets(answer) => {
-                let names = self.services.keys().map(|(_, name)| name).chain(self.command_services.keys());
+                let names = self.services.keys().map(|(_, name)| name).chain(self.builder.command_services().names());
                 self.count_targets(names.cloned().collect());
                 let _ = answer.send(());
             }
@@ -375,14 +370,15 @@ impl Control {
             unknown_options: service.tags.remarks.iter().cloned().collect(),
             held: service.held.clone(),
         });
-        let of_commands = self.command_services.iter().map(|(name, targets)| {
+        let of_commands = self.builder.command_services().names().map(|name| {
+            let mut targets = self.builder.command_services().targets(name).peekable();
             let from =
                 |target: &CommandTarget| self.command_errors.keys().find(|source| ***source == *target.state.id.node);
             ServiceStatus {
                 name: Arc::clone(name),
-                source: targets.first().and_then(from).copied().unwrap_or("commands"),
+                source: targets.peek().copied().and_then(from).copied().unwrap_or("commands"),
                 last_success: None,
-                instances: targets.iter().map(|target| command_status(target, now_ms)).collect(),
+                instances: targets.map(|target| command_status(target, now_ms)).collect(),
                 rejected: Vec::new(),
                 unknown_options: Vec::new(),
                 held: None,
@@ -487,6 +483,7 @@ mod tests {
                 accept_status: vec![CheckStatus::Passing],
                 checks_required_all: true,
                 require_check: false,
+                node_checks_all: true,
                 weights: true,
                 check_grace: Duration::from_secs(2),
                 critical_hold: Duration::ZERO,

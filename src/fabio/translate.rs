@@ -216,14 +216,15 @@ mod tests {
     const NOTHING_SET: &str = r##"# What Fabio's settings are in lb's own configuration: for `lb run --config FILE`.
 # Behind each line stands the key of Fabio that it comes from.
 #
-# registry.consul.noroutehtmlpath: is not carried out yet: a no-route page in the KV store; proxy.no_route_page names a file
 # ui.access: routes cannot be changed by /api/manual: that takes rw, and lb wants to be told so
 
 [consul]
 address = "http://localhost:8500" # registry.consul.addr
 kv_path = "/fabio/config" # registry.consul.kvpath
+no_route_kv_path = "/fabio/noroute.html" # registry.consul.noroutehtmlpath
 checks_required = "one" # registry.consul.checksRequired
 require_check = true # Fabio gives no traffic to an instance without a check
+node_checks = "serf" # Fabio looks at serfHealth alone
 weights = false # Fabio does not look at Consul's weights
 stale = false # registry.consul.requireConsistent, registry.consul.allowStale
 critical_hold = "0s" # Fabio obeys a critical check at once
@@ -278,8 +279,11 @@ format = "text" # Fabio writes its log for people
         // The one default that has to be said aloud.
         let home = "home = \"routes\"";
         let mut expected: String = NOTHING_SET.replace(home, &format!("writable = true # ui.access\n{home}"));
-        expected =
-            expected.lines().filter(|line| !line.starts_with("# ui.access")).map(|line| format!("{line}\n")).collect();
+        expected = expected
+            .lines()
+            .filter(|line| !line.starts_with("# ui.access") && *line != "#")
+            .map(|line| format!("{line}\n"))
+            .collect();
         assert_eq!(translate(&all, &machine).unwrap().toml, expected);
     }
 
@@ -376,8 +380,10 @@ format = "text" # Fabio writes its log for people
         assert_eq!((found.token.as_deref(), &*found.tag_prefix), (Some("t"), "p-"));
         let status = "-registry.consul.service.status";
         assert_eq!(consul(&[status, "passing, warning"]).accept_status.len(), 2);
-        assert_eq!(warnings(&[status, "passing,critical"]).len(), 1);
-        assert!(refusals(&[status, "critical"]).contains("neither passing nor warning"));
+        assert_eq!(warnings(&[status, "passing,critical"]).len(), 0);
+        assert_eq!(consul(&[status, "critical"]).accept_status, [crate::catalog::CheckStatus::Critical]);
+        assert_eq!(warnings(&[status, "passing,Passing"]).len(), 1);
+        assert!(refusals(&[status, "fine"]).contains("none of passing, warning and critical"));
         assert!(consul(&["-registry.consul.checksRequired", "all"]).checks_required_all);
         let stale = ["-registry.consul.requireConsistent=false", "-registry.consul.allowStale"];
         assert!(consul(&stale).stale && !consul(&stale[..1]).stale);
@@ -416,9 +422,36 @@ format = "text" # Fabio writes its log for people
         assert_eq!((fixed.consul, fixed.routes.as_str()), (None, "route add a / http://h:1/"));
         assert_eq!(fixed.proxy.no_route_html, "<p>");
         assert_eq!(config(&["-registry.backend", "static"]).consul, None);
-        for backend in ["custom", "etcd"] {
-            assert!(refusals(&["-registry.backend", backend]).starts_with("registry.backend (command line): "));
-        }
+        assert!(refusals(&["-registry.backend", "etcd"]).starts_with("registry.backend (command line): "));
+    }
+
+    #[test]
+    fn an_endpoint_of_routes() {
+        let endpoint = |more: &[&str]| {
+            let args = [&["-registry.backend", "custom", "-registry.custom.host", "h:1"], more].concat();
+            assert_eq!(translated(&args).warnings, []);
+            let found = config(&args);
+            assert_eq!(found.consul, None);
+            (found.routes_http.unwrap(), found.proxy.no_route_html)
+        };
+        let (plain, page) = endpoint(&[]);
+        assert_eq!((plain.url.reveal(), &*page), ("https://h:1/", ""));
+        assert_eq!((plain.refresh, plain.timeout, plain.skip_verify), (seconds(10), seconds(5), false));
+        let (found, page) = endpoint(&[
+            "-registry.custom.scheme=http",
+            "-registry.custom.path=api/v1/",
+            "-registry.custom.queryparams=a=b&c=d",
+            "-registry.custom.pollinterval=3s",
+            "-registry.custom.timeout=0",
+            "-registry.custom.checkTLSSkipVerify",
+            "-registry.custom.noroutehtml=<p>",
+        ]);
+        assert_eq!((found.url.reveal(), &*page), ("http://h:1/api/v1/?a=b&c=d", "<p>"));
+        assert_eq!((found.refresh, found.timeout, found.skip_verify), (seconds(3), seconds(3600), true));
+        // A slash too many goes out as Fabio sends it.
+        assert_eq!(endpoint(&["-registry.custom.path=/x"]).0.url.reveal(), "https://h:1//x");
+        assert!(refusals(&["-registry.backend", "custom"]).contains("needs a host"));
+        assert!(refusals(&["-registry.backend", "custom", "-registry.custom.host", "a b"]).contains("registry.custom"));
     }
 
     #[test]

@@ -11,6 +11,7 @@ pub mod drain;
 pub mod error;
 pub mod http;
 pub mod listener;
+pub mod page;
 pub mod pool;
 pub mod proxy_protocol;
 pub mod server_name;

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use bytes::Bytes;
 use http::StatusCode;
 
 use super::auth::Schemes;
 use super::http::compression::Compression;
 use super::http::headers::HeaderRules;
+use super::page::NoRoutePage;
 use super::tls::UpstreamTls;
 use crate::config::ProxyConfig;
 use crate::table::health::HealthConfig;
@@ -20,8 +20,8 @@ pub struct Settings {
     pub proxy: ProxyConfig,
     /// `proxy.no_route_status`, as a status.
     pub no_route_status: StatusCode,
-    /// Content of `proxy.no_route_page`.
-    pub no_route_page: Bytes,
+    /// What is sent with it.
+    pub no_route_page: NoRoutePage,
     /// `[health]`.
     pub health: HealthConfig,
     /// Header rules in the form they are sent.

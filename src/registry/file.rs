@@ -21,7 +21,8 @@ use tokio::time;
 
 use super::task::SourceTask;
 use super::{SourceName, Update};
-use crate::catalog::command::{self, Command, CommandError};
+use crate::catalog::command::CommandError;
+use crate::catalog::command_list::{CommandList, CommandText};
 use crate::metrics::Metrics;
 
 /// Name of the source.
@@ -66,7 +67,7 @@ pub fn spawn(path: PathBuf, metrics: Metrics, updates: mpsc::Sender<Update>) -> 
 fn spawn_polling(path: PathBuf, metrics: Metrics, updates: mpsc::Sender<Update>, poll: Duration) -> SourceTask {
     // Shown before the first error, else the first one is no rise.
     metrics.control().registry_errors.entry("file").or_default();
-    let (commands, errors) = (Arc::from([]), Arc::from([]));
+    let (commands, errors) = (CommandList::default(), Arc::from([]));
     let source = FileSource { path, metrics, updates, text: None, commands, errors, trouble: None };
     SourceTask::spawn(source.run(poll))
 }
@@ -76,8 +77,8 @@ struct FileSource {
     metrics: Metrics,
     updates: mpsc::Sender<Update>,
     /// What the last good read gave.
-    text: Option<String>,
-    commands: Arc<[Command]>,
+    text: Option<CommandText>,
+    commands: CommandList,
     errors: Arc<[CommandError]>,
     /// Present trouble, as logged.
     trouble: Option<String>,
@@ -119,7 +120,7 @@ impl FileSource {
     /// The present text; an emptied file is looked at twice, because many writers truncate before they write.
     async fn read_confirmed(&self) -> Result<String, ReadError> {
         let text = read_limited(&self.path).await?;
-        let was_full = self.text.as_ref().is_some_and(|old| !old.trim().is_empty());
+        let was_full = self.text.as_ref().is_some_and(|old| !old.text().trim().is_empty());
         if !was_full || !text.trim().is_empty() {
             return Ok(text);
         }
@@ -128,20 +129,22 @@ impl FileSource {
     }
 
     async fn take(&mut self, text: String) -> Result<(), mpsc::error::SendError<Update>> {
-        if self.text.as_ref() == Some(&text) {
+        if self.text.as_ref().is_some_and(|known| known.text() == text) {
             return Ok(());
         }
-        let (commands, errors) = command::parse_commands(&text);
-        let first = self.text.replace(text).is_none();
+        let first = self.text.is_none();
+        let known = self.text.get_or_insert_default();
+        known.replace(text);
+        let commands: CommandList = known.commands().cloned().collect();
+        let errors: Arc<[CommandError]> = known.errors().collect();
         // Only comments and blank lines may have changed.
-        if !first && *self.commands == *commands && *self.errors == *errors {
+        if !first && self.commands == commands && self.errors == errors {
             return Ok(());
         }
         // Which lines are wrong is told by whoever takes the commands, as for every source.
         let path = self.path.display();
         tracing::info!(%path, commands = commands.len(), rejected = errors.len(), "routes file read");
-        (self.commands, self.errors) = (commands.into(), errors.into());
-        let (commands, errors) = (Arc::clone(&self.commands), Arc::clone(&self.errors));
+        (self.commands, self.errors) = (commands.clone(), Arc::clone(&errors));
         self.updates.send(Update::Commands { source: SOURCE, commands, errors }).await?;
         if first {
             self.updates.send(Update::Synced { source: SOURCE }).await?;
@@ -247,6 +250,7 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
+    use crate::catalog::command::Command;
 
     const LIMIT: Duration = Duration::from_secs(20);
     /// So long that only a notification can explain a change seen within [`LIMIT`].
@@ -292,10 +296,10 @@ mod tests {
         }
     }
 
-    fn services(commands: &[command::Command]) -> String {
+    fn services(commands: &CommandList) -> String {
         let names: Vec<&str> = commands
             .iter()
-            .map(|command| if let command::Command::Add(add) = command { &*add.service } else { "-" })
+            .map(|command| if let Command::Add(add) = &**command { &*add.service } else { "-" })
             .collect();
         names.join(" ")
     }

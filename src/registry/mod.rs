@@ -5,15 +5,17 @@ pub mod consul;
 pub mod dns;
 pub mod file;
 pub mod resolve;
+pub mod routes_http;
 pub mod static_routes;
 pub mod task;
 
 use std::sync::Arc;
 
-use crate::catalog::command::{Command, CommandError};
+use crate::catalog::command::CommandError;
+use crate::catalog::command_list::CommandList;
 use crate::catalog::{ServiceName, ServiceSnapshot};
 
-/// Names a source in updates, logs and the API: `consul`, `consul_kv`, `static`, `routes_file`.
+/// Names a source in updates, logs and the API: `consul`, `consul_kv`, `static`, `routes_file`, `routes_http`.
 pub type SourceName = &'static str;
 
 /// Where the commands of a source stand among those of all sources: by name, but those of the KV store come last,
@@ -45,7 +47,7 @@ pub enum Update {
         /// Who says so.
         source: SourceName,
         /// The commands, in order: a later one acts on what earlier ones added.
-        commands: Arc<[Command]>,
+        commands: CommandList,
         /// Lines that could not be understood.
         errors: Arc<[CommandError]>,
     },

@@ -30,7 +30,8 @@ use tokio::time::{self, Instant};
 use super::dns::{Answer, Dns, Question, Resolve, ResolveError};
 use super::task::SourceTask;
 use super::{SourceName, Update};
-use crate::catalog::command::{Command, CommandError};
+use crate::catalog::command::CommandError;
+use crate::catalog::command_list::CommandList;
 use crate::catalog::{ServiceName, ServiceSnapshot};
 use crate::config::DnsConfig;
 use crate::metrics::Metrics;
@@ -52,7 +53,7 @@ type Lookup = BoxFuture<'static, (Question, Result<Answer, ResolveError>)>;
 #[derive(Clone, Debug, PartialEq)]
 enum Content {
     Service(Arc<ServiceSnapshot>),
-    Commands(Arc<[Command]>, Arc<[CommandError]>),
+    Commands(CommandList, Arc<[CommandError]>),
 }
 
 /// A slot with names.
@@ -166,7 +167,7 @@ impl<R: Resolve> Stage<R> {
                 ((*source, Some(Arc::clone(&snapshot.name))), Content::Service(Arc::clone(snapshot)))
             }
             Update::Commands { source, commands, errors } => {
-                ((*source, None), Content::Commands(Arc::clone(commands), Arc::clone(errors)))
+                ((*source, None), Content::Commands(commands.clone(), Arc::clone(errors)))
             }
         };
         let questions = expand::questions(&content);

@@ -6,7 +6,8 @@ use tokio::sync::{mpsc, watch};
 
 use super::task::SourceTask;
 use super::{SourceName, Update};
-use crate::catalog::command::{self, Command, CommandError};
+use crate::catalog::command::{self, CommandError};
+use crate::catalog::command_list::CommandList;
 use crate::config::StaticRoute;
 
 /// Name of the source.
@@ -20,7 +21,7 @@ pub struct StaticRoutes {
 }
 
 /// Commands, and lines of the text that make none.
-type Listing = (Arc<[Command]>, Arc<[CommandError]>);
+type Listing = (CommandList, Arc<[CommandError]>);
 
 /// Starts the source: sends the commands of `routes`, then those of `text` (one a line), then that it is synced. A line
 /// of the text that makes no command costs no other, as everywhere in the route language.

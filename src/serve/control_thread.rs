@@ -20,10 +20,11 @@ use crate::config::{AdminConfig, Config};
 use crate::control::{Control, ControlHandle, ControlSettings};
 use crate::metrics::Metrics;
 use crate::proxy::http::path;
+use crate::proxy::page::LivePage;
 use crate::registry::consul::{self, ConsulSource};
 use crate::registry::static_routes::{self, StaticRoutes};
 use crate::registry::task::SourceTask;
-use crate::registry::{SourceName, Update, file, resolve};
+use crate::registry::{SourceName, Update, file, resolve, routes_http};
 use crate::table::SharedTable;
 use crate::table::clock::Clock;
 
@@ -41,6 +42,7 @@ pub(super) struct Start {
     pub(super) clock: Clock,
     pub(super) metrics: Metrics,
     pub(super) table: SharedTable,
+    pub(super) live_page: LivePage,
     pub(super) open: Opener,
     pub(super) follower: Follower,
 }
@@ -117,6 +119,7 @@ fn source_names(config: &Config, extra: &[ExtraSource]) -> Vec<SourceName> {
         (overrides, consul::OVERRIDES),
         (config.has_static_source(), "static"),
         (config.routes_file.is_some(), "routes_file"),
+        (config.routes_http.is_some(), routes_http::SOURCE),
     ];
     let own = own.into_iter().filter_map(|(present, name)| present.then_some(name));
     own.chain(extra.iter().map(|(name, _)| *name)).collect()
@@ -130,6 +133,7 @@ fn control_settings(config: &Config) -> ControlSettings {
             accept_status: consul.accept_status,
             checks_required_all: consul.checks_required_all,
             require_check: consul.require_check,
+            node_checks_all: consul.node_checks_all,
             weights: consul.weights,
             check_grace: consul.check_grace,
             critical_hold: consul.critical_hold,
@@ -157,7 +161,7 @@ struct Parts {
 
 impl Parts {
     fn start(start: Start, control: Control, handle: ControlHandle) -> anyhow::Result<Self> {
-        let Start { config, extra, admin, admin_tls, clock, metrics, table, open, follower } = start;
+        let Start { config, extra, admin, admin_tls, clock, metrics, table, live_page, open, follower } = start;
         let (updates, unresolved) = mpsc::channel(UPDATES_MAX);
         let (resolved, control_updates) = mpsc::channel(UPDATES_MAX);
         let mut tasks = vec![resolve::spawn(&config.dns, metrics.clone(), unresolved, resolved)];
@@ -167,6 +171,9 @@ impl Parts {
             ),
             None => None,
         };
+        if let Some(source) = &consul {
+            tokio::task::spawn_local(keep_page(source.no_route_page(), live_page));
+        }
         let static_routes = if config.has_static_source() {
             let (routes, text) = (&config.static_routes, &config.routes);
             Some(static_routes::spawn(routes, text, updates.clone()).map_err(static_error)?)
@@ -175,6 +182,10 @@ impl Parts {
         };
         if let Some(path) = &config.routes_file {
             tasks.push(file::spawn(path.clone(), metrics.clone(), updates.clone()));
+        }
+        if let Some(endpoint) = &config.routes_http {
+            let source = routes_http::spawn(endpoint, metrics.clone(), updates.clone());
+            tasks.push(source.context("key routes_http.ca_file")?);
         }
         for (_, received) in extra {
             tokio::task::spawn_local(pass_on(received, updates.clone()));
@@ -266,6 +277,13 @@ async fn pass_on(mut from: mpsc::Receiver<Update>, to: mpsc::Sender<Update>) {
         if to.send(update).await.is_err() {
             return;
         }
+    }
+}
+
+/// Hands every page that is found on to those who send it.
+async fn keep_page(mut found: watch::Receiver<consul::Page>, live: LivePage) {
+    while found.changed().await.is_ok() {
+        live.set(found.borrow_and_update().clone());
     }
 }
 

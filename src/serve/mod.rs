@@ -35,6 +35,7 @@ use crate::metrics::Metrics;
 use crate::metrics::fabio::send::Reporter;
 use crate::proxy::drain::{Phase, PhaseSender};
 use crate::proxy::listener;
+use crate::proxy::page::LivePage;
 use crate::proxy::settings::SharedSettings;
 use crate::registry::{SourceName, Update};
 use crate::table::SharedTable;
@@ -59,6 +60,7 @@ pub struct Running {
     pub metrics: Metrics,
     control: ControlHandle,
     settings: SharedSettings,
+    live_page: LivePage,
     certificates: certificates::Certificates,
     phase: PhaseSender,
     thread: control_thread::ControlThread,
@@ -84,7 +86,8 @@ pub fn start(config: &Config, extra: Vec<ExtraSource>) -> anyhow::Result<Running
     let table = SharedTable::default();
     let phase = PhaseSender::new(Phase::Serving);
     let certificates = certificates::Certificates::load(config, &metrics)?;
-    let shared_settings: SharedSettings = Arc::new(ArcSwap::from_pointee(settings::build(config, None)?));
+    let live_page = LivePage::default();
+    let shared_settings: SharedSettings = Arc::new(ArcSwap::from_pointee(settings::build(config, None, &live_page)?));
 
     let workers = workers::Workers::bind(config, &certificates.stores(), &metrics)?;
     // Shared with a predecessor on the same address, as the listeners are, so that it can be relieved.
@@ -110,6 +113,7 @@ pub fn start(config: &Config, extra: Vec<ExtraSource>) -> anyhow::Result<Running
         clock,
         metrics: metrics.clone(),
         table: table.clone(),
+        live_page: live_page.clone(),
         open: workers.opener(context),
         follower: follower.clone(),
     })?;
@@ -121,6 +125,7 @@ pub fn start(config: &Config, extra: Vec<ExtraSource>) -> anyhow::Result<Running
         metrics,
         control,
         settings: shared_settings,
+        live_page,
         certificates,
         phase,
         thread,
@@ -154,7 +159,7 @@ impl Running {
     /// What is wrong with the new configuration; the old one then stays in force, whole.
     pub async fn reload(&self, present: &Config, next: &Config) -> anyhow::Result<Vec<String>> {
         // What can fail comes first, so that a refused configuration changed nothing.
-        let built = settings::build(next, Some(&self.settings.load()))?;
+        let built = settings::build(next, Some(&self.settings.load()), &self.live_page)?;
         let stores = self.certificates.prepare(next)?;
         certificates::check_admin(&next.admin, &stores)?;
         let listeners = self.workers.prepare(next, &stores, &self.metrics)?;

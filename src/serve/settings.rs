@@ -8,14 +8,16 @@ use crate::config::Config;
 use crate::proxy::auth::Schemes;
 use crate::proxy::http::compression::Compression;
 use crate::proxy::http::headers::HeaderRules;
+use crate::proxy::page::{LivePage, NoRoutePage};
 use crate::proxy::settings::Settings;
 use crate::proxy::tls::UpstreamTls;
 
-/// Rules of the data path. Of `present`, what keeps a state goes on where nothing about it changed.
+/// Rules of the data path. Of `present`, what keeps a state goes on where nothing about it changed. `live`: the page that
+/// goes before the configured one.
 ///
 /// # Errors
 /// The page, the CAs or a file of users cannot be read.
-pub(super) fn build(config: &Config, present: Option<&Settings>) -> anyhow::Result<Settings> {
+pub(super) fn build(config: &Config, present: Option<&Settings>, live: &LivePage) -> anyhow::Result<Settings> {
     let proxy = config.proxy.clone();
     let no_route_page = match &proxy.no_route_page {
         Some(path) => Bytes::from(
@@ -27,7 +29,7 @@ pub(super) fn build(config: &Config, present: Option<&Settings>) -> anyhow::Resu
         .context("TLS towards upstreams (key proxy.upstream_ca_file)")?;
     Ok(Settings {
         no_route_status: StatusCode::from_u16(proxy.no_route_status).unwrap_or(StatusCode::NOT_FOUND),
-        no_route_page,
+        no_route_page: NoRoutePage::new(no_route_page, live.clone()),
         header_rules: HeaderRules::new(&proxy),
         proxy,
         health: config.health.clone(),

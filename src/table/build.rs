@@ -14,12 +14,15 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::overlay::{Overlay, Step};
+use super::command_services::CommandServices;
+use super::overlay::{Overlay, Step, Steps};
+use super::ranks::{Difference, RankedList};
 use super::series::SeriesOfRoutes;
 use super::shares::{Demand, is_even, ring, shares};
 use super::states::States;
 use super::{Excluded, Matcher, Route, RouteTable, Target, TargetState};
 use crate::catalog::command::Command;
+use crate::catalog::command_list::CommandList;
 use crate::catalog::options::{RouteOptions, Strategy};
 use crate::catalog::tag::RouteKey;
 use crate::catalog::{InstanceId, ServiceName};
@@ -119,6 +122,9 @@ impl Draft {
     }
 }
 
+/// Where a command stands among those of all sources: by source, then by its rank there.
+pub(super) type Position = ((bool, SourceName), u64);
+
 /// Who contributes: sources may know services of the same name.
 type PartKey = (SourceName, ServiceName);
 
@@ -153,9 +159,10 @@ pub struct TableBuilder {
     /// The places each part stands at.
     parts: HashMap<PartKey, Vec<RouteKey>, foldhash::fast::FixedState>,
     places: HashMap<RouteKey, Place, foldhash::fast::FixedState>,
-    /// By their order, with the name of the source.
-    commands: BTreeMap<(bool, SourceName), Arc<[Command]>>,
+    /// By the order of the sources.
+    commands: BTreeMap<(bool, SourceName), RankedList>,
     overlay: Overlay,
+    command_services: CommandServices,
     dirty: HashSet<RouteKey, foldhash::fast::FixedState>,
     table: RouteTable,
     routed: HashSet<u64, foldhash::fast::FixedState>,
@@ -179,6 +186,7 @@ impl TableBuilder {
             places: HashMap::default(),
             commands: BTreeMap::new(),
             overlay: Overlay::default(),
+            command_services: CommandServices::default(),
             dirty: HashSet::default(),
             table: RouteTable::new(matcher),
             routed: HashSet::default(),
@@ -295,28 +303,54 @@ impl TableBuilder {
     }
 
     /// Replaces all commands of a source. They act after all tags; sources follow each other in [`registry::order`].
-    pub fn apply_commands(&mut self, source: SourceName, commands: Arc<[Command]>, since_ms: u64) {
-        let place = registry::order(source);
-        if self.commands.get(&place) == Some(&commands) {
-            return;
+    pub fn apply_commands(&mut self, source: SourceName, commands: CommandList, since_ms: u64) {
+        let order = registry::order(source);
+        let Difference { gone, come } = self.commands.entry(order).or_default().replace(commands);
+        let (mut before, mut acts_everywhere) = (HashMap::default(), false);
+        let mut touch = |overlay: &Overlay, key: Option<&RouteKey>| match key {
+            None => acts_everywhere = true,
+            Some(key) if before.contains_key(key) => {}
+            Some(key) => drop(before.insert(key.clone(), Steps::from(overlay.at(key)))),
+        };
+        let mut left = Vec::new();
+        // From the end, so that of many at one place the last is taken out first, and none has to move up.
+        for (rank, command) in gone.into_iter().rev() {
+            let key = place(&command);
+            touch(&self.overlay, key.as_ref());
+            left.extend(self.overlay.remove(key.as_ref(), (order, rank)));
         }
-        self.commands.insert(place, commands);
-        let lists: Vec<_> = self.commands.iter().map(|((_, source), list)| (*source, Arc::clone(list))).collect();
-        let steps: Vec<_> = lists
-            .iter()
-            .flat_map(|(source, list)| list.iter().map(|command| (*source, command)))
-            .map(|(source, command)| self.step(source, command, since_ms))
-            .collect();
-        let overlay = Overlay::new(steps);
-        let old = std::mem::replace(&mut self.overlay, overlay);
-        if old.acts_everywhere() || self.overlay.acts_everywhere() {
-            self.mark_all();
+        for (rank, command) in come {
+            let key = place(&command);
+            touch(&self.overlay, key.as_ref());
+            let step = self.step(source, &command, since_ms);
+            self.overlay.insert(key, (order, rank), step);
         }
-        self.dirty.extend(old.keys().chain(self.overlay.keys()).cloned());
-        old.added().for_each(|draft| self.states.release(&draft.state));
+        self.mark_touched(before, acts_everywhere);
+        // After the new ones were acquired: an instance that stays keeps its state.
+        for step in left {
+            if let Step::Add(draft) = step {
+                self.command_services.remove(&draft.service, &draft.state);
+                self.states.release(&draft.state);
+            }
+        }
     }
 
-    fn step(&mut self, source: SourceName, command: &Command, since_ms: u64) -> (Option<RouteKey>, Step) {
+    /// Marks what steps that came or went make different. `before`: the steps of the places that were touched.
+    fn mark_touched(&mut self, before: HashMap<RouteKey, Steps, foldhash::fast::FixedState>, acts_everywhere: bool) {
+        if acts_everywhere {
+            self.mark_all();
+        }
+        for (key, old) in before {
+            let new = self.overlay.at(&key);
+            let same = old.iter().map(|(_, step)| step).eq(new.iter().map(|(_, step)| step));
+            // A step that says the same may stand on the other side of one that acts everywhere.
+            if !same || self.overlay.acts_everywhere() {
+                self.dirty.insert(key);
+            }
+        }
+    }
+
+    fn step(&mut self, source: SourceName, command: &Command, since_ms: u64) -> Step {
         match command {
             Command::Add(add) => {
                 let id = InstanceId { node: source.into(), id: format!("{}@{}", add.service, add.url).into() };
@@ -335,15 +369,14 @@ impl TableBuilder {
                     fixed: add.spec.options.weight,
                     admission,
                 };
-                (Some(canonical(add.spec.key.clone())), Step::Add(draft))
+                self.command_services.add(&draft);
+                Step::Add(draft)
             }
-            Command::Del { service, key, url, tags } => {
-                let step = Step::Del { service: service.clone(), url: url.clone(), tags: tags.clone() };
-                (key.clone().map(canonical), step)
+            Command::Del { service, url, tags, .. } => {
+                Step::Del { service: service.clone(), url: url.clone(), tags: tags.clone() }
             }
-            Command::Weight { service, key, weight, tags } => {
-                let step = Step::Weight { service: service.clone(), weight: *weight, tags: tags.clone() };
-                (Some(canonical(key.clone())), step)
+            Command::Weight { service, weight, tags, .. } => {
+                Step::Weight { service: service.clone(), weight: *weight, tags: tags.clone() }
             }
         }
     }
@@ -384,20 +417,13 @@ impl TableBuilder {
 
     /// Services that route commands name, each with its targets.
     #[must_use]
-    pub fn command_services(&self) -> BTreeMap<ServiceName, Vec<CommandTarget>> {
-        let mut services: BTreeMap<ServiceName, Vec<CommandTarget>> = BTreeMap::new();
-        let mut seen = BTreeSet::new();
-        for draft in self.overlay.added() {
-            let targets = services.entry(Arc::clone(&draft.service)).or_default();
-            if seen.insert((Arc::clone(&draft.service), draft.state.key)) {
-                let excluded = match &draft.admission {
-                    Admission::Eligible { .. } => None,
-                    Admission::Excluded { reason } => Some(Arc::clone(reason)),
-                };
-                targets.push(CommandTarget { state: Arc::clone(&draft.state), excluded });
-            }
-        }
-        services
+    pub fn command_services(&self) -> &CommandServices {
+        &self.command_services
+    }
+
+    /// Services that route commands named and do not name any more, since this was asked last; some may be back.
+    pub fn take_gone_command_services(&mut self) -> BTreeSet<ServiceName> {
+        self.command_services.take_gone()
     }
 
     fn mark_all(&mut self) {
@@ -438,6 +464,15 @@ impl TableBuilder {
                 self.places.remove(key);
             }
         }
+    }
+}
+
+/// The place that a command names; none: everywhere.
+fn place(command: &Command) -> Option<RouteKey> {
+    match command {
+        Command::Add(add) => Some(canonical(add.spec.key.clone())),
+        Command::Del { key, .. } => key.clone().map(canonical),
+        Command::Weight { key, .. } => Some(canonical(key.clone())),
     }
 }
 
@@ -504,6 +539,7 @@ mod tests {
     use super::*;
     use crate::catalog::Endpoint;
     use crate::catalog::command::parse_commands;
+    use crate::catalog::command_list::CommandText;
     use crate::table::Scheme;
 
     const SOURCE: SourceName = "consul";
@@ -663,6 +699,54 @@ mod tests {
     }
 
     #[test]
+    fn one_changed_line_of_many_compiles_one_route() {
+        const ROUTES: usize = 3000;
+        let mut builder = builder();
+        let mut lines: Vec<String> =
+            (0..ROUTES).map(|n| format!("route add s{} h{n}/ http://127.0.0.1:{}/", n % 50, 1 + n % 7)).collect();
+        let mut text = CommandText::default();
+        let mut apply = |builder: &mut TableBuilder, lines: &[String]| {
+            text.replace(lines.join("\n"));
+            builder.apply_commands("routes_file", text.commands().cloned().collect(), 0);
+            let table = builder.build();
+            builder.retire();
+            (table, builder.changes().clone())
+        };
+        let changes = |added, changed, removed| Changes { added, changed, removed };
+        let (before, first) = apply(&mut builder, &lines);
+        assert_eq!(first, changes(ROUTES, 0, 0));
+        lines[ROUTES / 2] = format!("route add s1 h{}/ http://127.0.0.1:9/", ROUTES / 2);
+        let (after, second) = apply(&mut builder, &lines);
+        assert_eq!(second, changes(0, 1, 0));
+        let shared = |host: &str| Arc::ptr_eq(&get(&before, host).unwrap(), &get(&after, host).unwrap());
+        assert_eq!((0..ROUTES).filter(|n| !shared(&format!("h{n}"))).collect::<Vec<_>>(), [ROUTES / 2]);
+        // Lines that go elsewhere, or are said twice, change nothing.
+        lines.swap(1, ROUTES - 2);
+        lines.insert(7, lines[900].clone());
+        let third = apply(&mut builder, &lines).1;
+        assert_eq!((third.added, third.removed), (0, 0));
+        assert!(third.changed <= 1, "only where a line is said twice: {third:?}");
+        lines.truncate(ROUTES - 100);
+        assert_eq!(apply(&mut builder, &lines).1.removed, 101);
+    }
+
+    #[test]
+    fn a_step_that_changes_sides_with_one_that_acts_everywhere_counts() {
+        let mut builder = builder();
+        let mut apply = |text: &str| {
+            builder.apply_commands("routes_file", parse_commands(text).0.into(), 0);
+            let table = builder.build();
+            table.routes().iter().map(|route| route.key.host.clone()).collect::<Vec<_>>()
+        };
+        let (add, other) = ("route add x a/ http://127.0.0.1:7/ tags \"t\"", "route add x b/ http://127.0.0.1:7/");
+        let del = "route del tags \"t\"";
+        assert_eq!(apply(&format!("{add}\n{other}\n{del}")), ["b"]);
+        assert_eq!(apply(&format!("{other}\n{del}\n{add}")), ["a", "b"]);
+        assert_eq!(apply(&format!("{other}\n{add}\n{del}")), ["b"]);
+        assert_eq!(apply(&format!("{other}\n{add}")), ["a", "b"]);
+    }
+
+    #[test]
     fn a_command_without_address_holds_its_place() {
         let mut builder = builder();
         apply(&mut builder, "s", vec![at(key("a", "/"), 1)]);
@@ -676,7 +760,8 @@ mod tests {
         let route = builder.build().lookup(Scheme::Http, "a", "/deep/x", |_| true).cloned().unwrap();
         assert_eq!((&*route.key.path, route.targets.len(), route.excluded.len()), ("/deep", 0, 2));
         assert!(route.excluded.iter().all(|excluded| &*excluded.reason == "no such name"));
-        assert_eq!(builder.command_services()["x"][0].excluded.as_deref(), Some("no such name"));
+        let target = builder.command_services().targets(&"x".into()).next();
+        assert_eq!(target.and_then(|target| target.excluded.as_deref()), Some("no such name"));
     }
 
     #[test]

@@ -12,16 +12,20 @@
 pub mod balancer;
 pub mod build;
 pub mod clock;
+mod command_services;
 #[cfg(test)]
 mod differential;
 pub mod explain;
 pub mod health;
 mod hosts;
+#[cfg(test)]
+mod incremental;
 mod listing;
 mod overlay;
 mod paths;
 mod prefixes;
 pub mod publish;
+mod ranks;
 pub mod route;
 mod series;
 mod shards;
@@ -42,6 +46,7 @@ use hosts::Hosts;
 pub use balancer::{PickContext, PickState};
 pub use build::{Admission, CommandTarget, Contribution, TableBuilder};
 pub use clock::Clock;
+pub use command_services::CommandServices;
 pub use explain::Explanation;
 pub use publish::{SharedTable, TableReader};
 pub use route::{Excluded, Route};

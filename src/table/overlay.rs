@@ -7,7 +7,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::build::{Admission, Draft};
+use smallvec::SmallVec;
+
+use super::build::{Admission, Draft, Position};
 use crate::catalog::ServiceName;
 use crate::catalog::tag::RouteKey;
 
@@ -25,23 +27,40 @@ pub(super) enum Step {
 /// All commands of all sources, found by place.
 #[derive(Debug, Default)]
 pub(super) struct Overlay {
-    /// By place, each with its position in the whole list.
-    by_key: HashMap<RouteKey, Vec<(usize, Step)>>,
-    /// Those that name no place.
-    everywhere: Vec<(usize, Step)>,
+    /// By place, each list in order.
+    by_key: HashMap<RouteKey, Steps, foldhash::fast::FixedState>,
+    /// Those that name no place, in order.
+    everywhere: Steps,
 }
 
+/// Nearly every place has one.
+pub(super) type Steps = SmallVec<[(Position, Step); 1]>;
+
 impl Overlay {
-    /// Orders the steps; none as the key: everywhere.
-    pub(super) fn new(steps: impl IntoIterator<Item = (Option<RouteKey>, Step)>) -> Self {
-        let mut overlay = Self::default();
-        for (at, (key, step)) in steps.into_iter().enumerate() {
-            match key {
-                Some(key) => overlay.by_key.entry(key).or_default().push((at, step)),
-                None => overlay.everywhere.push((at, step)),
-            }
+    /// Puts a step in; none as the key: everywhere. No other step may stand at this position.
+    pub(super) fn insert(&mut self, key: Option<RouteKey>, position: Position, step: Step) {
+        let steps = match key {
+            Some(key) => self.by_key.entry(key).or_default(),
+            None => &mut self.everywhere,
+        };
+        let at = steps.partition_point(|(other, _)| *other < position);
+        steps.insert(at, (position, step));
+    }
+
+    /// Takes a step out.
+    pub(super) fn remove(&mut self, key: Option<&RouteKey>, position: Position) -> Option<Step> {
+        let Some(key) = key else { return take(&mut self.everywhere, position) };
+        let steps = self.by_key.get_mut(key)?;
+        let step = take(steps, position);
+        if steps.is_empty() {
+            self.by_key.remove(key);
         }
-        overlay
+        step
+    }
+
+    /// The steps at one place.
+    pub(super) fn at(&self, key: &RouteKey) -> &[(Position, Step)] {
+        self.by_key.get(key).map_or(&[], SmallVec::as_slice)
     }
 
     /// Places the overlay speaks of.
@@ -54,17 +73,9 @@ impl Overlay {
         !self.everywhere.is_empty()
     }
 
-    /// All targets it adds.
-    pub(super) fn added(&self) -> impl Iterator<Item = &Draft> {
-        self.by_key.values().flatten().filter_map(|(_, step)| match step {
-            Step::Add(draft) => Some(draft),
-            _ => None,
-        })
-    }
-
     /// Runs the steps for one place over its targets.
     pub(super) fn apply(&self, key: &RouteKey, drafts: &mut Vec<Draft>) {
-        let mut here = self.by_key.get(key).map_or(&[][..], Vec::as_slice).iter().peekable();
+        let mut here = self.at(key).iter().peekable();
         let mut everywhere = self.everywhere.iter().peekable();
         loop {
             let local_first = match (here.peek(), everywhere.peek()) {
@@ -77,6 +88,11 @@ impl Overlay {
             }
         }
     }
+}
+
+fn take(steps: &mut Steps, position: Position) -> Option<Step> {
+    let at = steps.binary_search_by(|(other, _)| other.cmp(&position)).ok()?;
+    Some(steps.remove(at).1)
 }
 
 impl Step {

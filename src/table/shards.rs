@@ -75,15 +75,14 @@ impl<V: Clone> ShardedMap<V> {
         let hash = HASHER.hash_one(key);
         let branch = Arc::make_mut(&mut Arc::make_mut(&mut self.root)[outer(hash)]);
         let shard = &mut branch[inner(hash)];
-        let mut entries = shard.to_vec();
-        let found = find(&entries, hash, key);
-        let mut value = found.ok().map(|at| entries.remove(at).value);
+        let found = find(shard, hash, key);
+        let mut value = found.ok().map(|at| shard[at].value.clone());
         change(&mut value);
-        if let Some(value) = value {
-            let (Ok(at) | Err(at)) = found;
-            entries.insert(at, Entry { hash, key: key.as_bytes().into(), value });
-        }
-        *shard = entries.into();
+        let entry = value.map(|value| Entry { hash, key: key.as_bytes().into(), value });
+        let (Ok(at) | Err(at)) = found;
+        let (before, after) = (&shard[..at], &shard[at + usize::from(found.is_ok())..]);
+        // Copied once: the length is known, so that the entries go straight to where they stay.
+        *shard = before.iter().cloned().chain(entry).chain(after.iter().cloned()).collect();
     }
 }
 

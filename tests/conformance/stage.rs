@@ -20,7 +20,7 @@ use tempfile::TempDir;
 use super::case::File;
 use super::register;
 use super::support::certs::Ca;
-use super::support::consul::ConsulAgent;
+use super::support::consul::{ConsulAgent, Options};
 use super::support::upstream::{RawUpstream, TcpEcho, Upstream};
 use super::upstreams;
 
@@ -50,7 +50,8 @@ impl Stage {
         addresses.insert("tls".to_owned(), upstreams::https("tls", &ca.pair(&["up.test", "sni.test"])));
         addresses.insert("grpc".to_owned(), upstreams::grpc("grpc"));
         addresses.insert("closed".to_owned(), nobody());
-        let consul = ConsulAgent::start_plain();
+        // Two programs for each file hold a connection for each of their watches, and are one client to the agent.
+        let consul = ConsulAgent::start_with(Options { connections_max: 5000, ..Options::default() });
         let stage = Self { consul, ca, folder, addresses, _upstreams: upstreams, _echo: echo, _junk: junk };
         for file in files {
             register::marks(&stage, file);

@@ -77,6 +77,8 @@ pub struct Options {
     pub servers: usize,
     /// Other servers to join.
     pub join: Vec<String>,
+    /// Most connections of one client (0: Consul's default).
+    pub connections_max: usize,
 }
 
 /// A registration.
@@ -449,6 +451,9 @@ fn agent_config(ip: &str, dir: &Path, options: &Options) -> Value {
                 "verify_incoming": true, "verify_outgoing": true, "verify_server_hostname": true,
             }),
         );
+    }
+    if options.connections_max > 0 {
+        merge(&mut config, json!({"limits": {"http_max_conns_per_client": options.connections_max}}));
     }
     if options.acl {
         let tokens = json!({"master": MASTER_TOKEN, "agent": MASTER_TOKEN});

@@ -1,10 +1,9 @@
 //! Keys of the sources of routes, and of the registration of the router itself.
 
 use super::Kind::{Bool, Int, List, Secret, Span, Text};
-use super::{Key, becomes, later, nothing};
+use super::{Key, becomes, nothing};
 
 const START: &str = "lb waits for Consul as long as it takes, with growing pauses, and says on /ready why it waits";
-const CUSTOM: &str = "the custom registry; with registry.backend=custom lb does not start";
 
 /// In the order of the manual.
 pub(super) const KEYS: &[Key] = &[
@@ -13,7 +12,7 @@ pub(super) const KEYS: &[Key] = &[
         Text,
         "consul",
         "Where routes come from: consul, file, static or custom.",
-        "consul.address, routes_file, routes",
+        "consul.address, routes_file, routes, routes_http.url",
     ),
     nothing("registry.timeout", Span, "10s", "How long to wait for the registry at start.", START),
     nothing("registry.retry", Span, "500ms", "Pause between attempts at start.", START),
@@ -21,14 +20,20 @@ pub(super) const KEYS: &[Key] = &[
     becomes("registry.static.noroutehtml", Text, "", "Page when no route matches, as text.", "proxy.no_route_html"),
     becomes("registry.file.path", Text, "", "File of routes, for the file registry.", "routes_file"),
     becomes("registry.file.noroutehtmlpath", Text, "", "File of the no-route page.", "proxy.no_route_page"),
-    later("registry.custom.host", Text, "", "Host of the custom registry.", CUSTOM),
-    later("registry.custom.scheme", Text, "https", "Scheme of its URL.", CUSTOM),
-    later("registry.custom.path", Text, "", "Path of its URL.", CUSTOM),
-    later("registry.custom.queryparams", Text, "", "Query of its URL.", CUSTOM),
-    later("registry.custom.checkTLSSkipVerify", Bool, "false", "Accept any certificate of it.", CUSTOM),
-    later("registry.custom.timeout", Span, "5s", "Limit for a request to it.", CUSTOM),
-    later("registry.custom.pollinterval", Span, "10s", "How often it is asked.", CUSTOM),
-    later("registry.custom.noroutehtml", Text, "", "File of the no-route page.", CUSTOM),
+    becomes("registry.custom.host", Text, "", "Host of the custom registry.", "routes_http.url"),
+    becomes("registry.custom.scheme", Text, "https", "Scheme of its URL.", "routes_http.url"),
+    becomes("registry.custom.path", Text, "", "Path of its URL.", "routes_http.url"),
+    becomes("registry.custom.queryparams", Text, "", "Query of its URL.", "routes_http.url"),
+    becomes(
+        "registry.custom.checkTLSSkipVerify",
+        Bool,
+        "false",
+        "Accept any certificate of it.",
+        "routes_http.skip_verify",
+    ),
+    becomes("registry.custom.timeout", Span, "5s", "Limit for a request to it.", "routes_http.timeout"),
+    becomes("registry.custom.pollinterval", Span, "10s", "How often it is asked.", "routes_http.refresh"),
+    becomes("registry.custom.noroutehtml", Text, "", "Page when no route matches, as text.", "proxy.no_route_html"),
     becomes("registry.consul.addr", Text, "localhost:8500", "The agent; https:// in front for TLS.", "consul.address"),
     becomes("registry.consul.token", Secret, "", "ACL token.", "consul.token"),
     becomes("registry.consul.namespace", Text, "", "Namespace (Consul Enterprise).", "consul.namespace"),
@@ -50,12 +55,12 @@ pub(super) const KEYS: &[Key] = &[
         "Where routes are kept by hand in the KV store.",
         "consul.kv_path",
     ),
-    later(
+    becomes(
         "registry.consul.noroutehtmlpath",
         Text,
         "/fabio/noroute.html",
         "Where the no-route page is kept in the KV store.",
-        "a no-route page in the KV store; proxy.no_route_page names a file",
+        "consul.no_route_kv_path",
     ),
     becomes("registry.consul.tagprefix", Text, "urlprefix-", "What tags of routes start with.", "consul.tag_prefix"),
     becomes(

@@ -12,7 +12,7 @@ impl Translator<'_> {
             "consul" => self.consul(),
             "file" => self.file(),
             "static" => self.fixed(),
-            "custom" => self.refuse(key, "custom is not carried out yet"),
+            "custom" => self.custom(),
             _ => {}
         }
     }
@@ -37,11 +37,32 @@ impl Translator<'_> {
         self.set_text("proxy.no_route_html", "registry.static.noroutehtml");
     }
 
+    /// An endpoint that tells routes. The URL is put together as Fabio does it, down to a slash too many.
+    fn custom(&mut self) {
+        let text = |name: &str| self.settings.text(&format!("registry.custom.{name}"));
+        let (scheme, host, path, query) = (text("scheme"), text("host"), text("path"), text("queryparams"));
+        let question = if query.is_empty() { "" } else { "?" };
+        let url = format!("{scheme}://{host}/{path}{question}{query}");
+        let from = "registry.custom.scheme, host, path, queryparams";
+        match host {
+            "" => self.refuse("registry.custom.host", "registry.backend=custom needs a host to ask"),
+            _ => self.document.set("routes_http.url", url, from),
+        }
+        let key = "registry.custom.pollinterval";
+        self.set_time("routes_http.refresh", self.settings.time(key), key);
+        let key = "registry.custom.timeout";
+        self.set_limit("routes_http.timeout", self.settings.time(key), key);
+        let key = "registry.custom.checkTLSSkipVerify";
+        self.document.set("routes_http.skip_verify", Value::Bool(self.settings.is_on(key)), key);
+        self.set_text("proxy.no_route_html", "registry.custom.noroutehtml");
+    }
+
     fn consul(&mut self) {
         self.agent();
         let prefix = self.settings.text("registry.consul.tagprefix");
         self.document.set("consul.tag_prefix", prefix, "registry.consul.tagprefix");
         self.set_text("consul.kv_path", "registry.consul.kvpath");
+        self.set_text("consul.no_route_kv_path", "registry.consul.noroutehtmlpath");
         self.checks();
 
         let (strict, stale) = ("registry.consul.requireConsistent", "registry.consul.allowStale");
@@ -110,16 +131,16 @@ impl Translator<'_> {
 
     fn checks(&mut self) {
         let key = "registry.consul.service.status";
-        let (taken, others): (Vec<String>, Vec<String>) =
-            self.settings.list(key).into_iter().partition(|state| ["passing", "warning"].contains(&&**state));
+        let (taken, others): (Vec<String>, Vec<String>) = self
+            .settings
+            .list(key)
+            .into_iter()
+            .partition(|state| ["passing", "warning", "critical"].contains(&&**state));
         if taken.is_empty() {
-            self.refuse(
-                key,
-                "neither passing nor warning is in the list; instances in other states get no traffic here",
-            );
+            self.refuse(key, "none of passing, warning and critical is in the list, and no check has another state");
         } else {
             if !others.is_empty() {
-                self.warn(key, format!("{}: instances in this state get no traffic here", others.join(", ")));
+                self.warn(key, format!("{}: no check has this state", others.join(", ")));
             }
             self.document.set("consul.accept_status", Value::List(taken), key);
         }
@@ -139,6 +160,7 @@ impl Translator<'_> {
             Value::Bool(true),
             "Fabio gives no traffic to an instance without a check",
         );
+        self.document.set("consul.node_checks", "serf", "Fabio looks at serfHealth alone");
         self.document.set("consul.weights", Value::Bool(false), "Fabio does not look at Consul's weights");
         let at_once = Value::Time(Duration::ZERO);
         self.document.set("consul.critical_hold", at_once, "Fabio obeys a critical check at once");

@@ -1,7 +1,6 @@
 //! What is not carried out: warnings at start, and comments in the translation.
 
-use super::super::keys::{self, ACTIVE, Fate};
-use super::super::value;
+use super::super::keys::{self, Fate};
 use super::Translator;
 
 impl Translator<'_> {
@@ -9,17 +8,12 @@ impl Translator<'_> {
         let with_consul = self.settings.text("registry.backend") == "consul";
         let concerns = |name: &str| with_consul || !name.starts_with("registry.consul.");
         for key in keys::all() {
-            let differs = self.settings.differs(key);
-            let (text, tells) = match key.fate {
+            let text = match key.fate {
                 Fate::Becomes(_) => continue,
-                Fate::Nothing(reason) => (format!("has no effect: {reason}"), differs),
-                Fate::NotYet(what) => {
-                    (format!("is not carried out yet: {what}"), differs || ACTIVE.contains(&key.name))
-                }
+                Fate::Nothing(reason) => format!("has no effect: {reason}"),
+                Fate::NotYet(what) => format!("is not carried out yet: {what}"),
             };
-            let switched_off =
-                ACTIVE.contains(&key.name) && value::boolean(self.settings.text(key.name)) == Some(false);
-            if tells && concerns(key.name) && !switched_off {
+            if self.settings.differs(key) && concerns(key.name) {
                 self.warn(key.name, text);
             }
         }

@@ -424,7 +424,7 @@ fn refuse(settings: &Settings, mut finish: Box<Finish>, error: &ProxyError, grpc
     let mut response = if grpc {
         error.grpc_response()
     } else {
-        error.response(settings.no_route_status, &settings.no_route_page, retry_after_s)
+        error.response(settings.no_route_status, &settings.no_route_page.present(), retry_after_s)
     };
     // Whoever sent one such request is not believed about where the next one begins.
     if matches!(error, ProxyError::BadRequest(_)) && finish.version() < Version::HTTP_2 {

@@ -9,7 +9,8 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 
 use super::client::KEYS;
-use crate::catalog::command::{Command, CommandError, parse_commands};
+use crate::catalog::command::CommandError;
+use crate::catalog::command_list::{CommandList, CommandText};
 
 /// Characters that may stand in the path of a key as they are.
 const PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/');
@@ -59,26 +60,26 @@ pub fn values(body: &[u8]) -> Result<Vec<KeyValue>, serde_json::Error> {
 pub(super) fn decode(body: &[u8]) -> Result<Vec<Entry>, serde_json::Error> {
     let entry = |(key, bytes): KeyValue| {
         let bytes = bytes.map_err(|error| serde::de::Error::custom(format!("the value of {key}: {error}")))?;
-        Ok(Entry { key, text: String::from_utf8_lossy(&bytes).trim().to_owned() })
+        Ok(Entry { key, text: text(bytes) })
     };
     let mut entries = values(body)?.into_iter().map(entry).collect::<Result<Vec<_>, serde_json::Error>>()?;
     entries.sort_by(|a, b| a.key.cmp(&b.key));
     Ok(entries)
 }
 
-/// Commands, and the lines that make none.
-pub(super) type Listing = (Arc<[Command]>, Arc<[CommandError]>);
-
-/// The commands of all keys, with a memory: a change of one key does not parse the others again.
-#[derive(Debug, Default)]
-pub(super) struct Parsed(HashMap<String, Part>);
-
-#[derive(Debug)]
-struct Part {
-    text: String,
-    commands: Vec<Command>,
-    errors: Vec<CommandError>,
+/// A value as text without the white space around it. Most are right as they come, and large.
+fn text(bytes: Vec<u8>) -> String {
+    let text = String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned());
+    let trimmed = text.trim();
+    if trimmed.len() == text.len() { text } else { trimmed.to_owned() }
 }
+
+/// Commands, and the lines that make none.
+pub(super) type Listing = (CommandList, Arc<[CommandError]>);
+
+/// The commands of all keys, with a memory: a change of one line of one key parses that line.
+#[derive(Debug, Default)]
+pub(super) struct Parsed(HashMap<String, CommandText>);
 
 impl Parsed {
     /// The commands in the order of the entries, and the lines that make none, each with its key.
@@ -86,28 +87,23 @@ impl Parsed {
         let mut before = std::mem::take(&mut self.0);
         let (mut commands, mut errors) = (Vec::new(), Vec::new());
         for Entry { key, text } in entries {
-            let part = match before.remove(&key) {
-                Some(known) if known.text == text => known,
-                _ => parse(&key, text),
-            };
-            commands.extend_from_slice(&part.commands);
-            errors.extend_from_slice(&part.errors);
+            let mut part = before.remove(&key).unwrap_or_default();
+            if part.text() != text {
+                part.replace(text);
+            }
+            let name: Arc<str> = key.as_str().into();
+            commands.extend(part.commands().cloned());
+            errors.extend(part.errors().map(|error| CommandError { part: Some(Arc::clone(&name)), ..error }));
             self.0.insert(key, part);
         }
-        (commands.into(), errors.into())
+        (commands.into_iter().collect(), errors.into())
     }
-}
-
-fn parse(key: &str, text: String) -> Part {
-    let (commands, mut errors) = parse_commands(&text);
-    let name: Arc<str> = key.into();
-    errors.iter_mut().for_each(|error| error.part = Some(Arc::clone(&name)));
-    Part { text, commands, errors }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::catalog::command::Command;
 
     fn entry(key: &str, text: &str) -> Entry {
         Entry { key: key.to_owned(), text: text.to_owned() }
@@ -133,8 +129,8 @@ mod tests {
     fn commands_come_in_the_order_of_keys_and_a_bad_line_costs_itself_only() {
         let mut parsed = Parsed::default();
         let add = |service: &str| format!("route add {service} / http://10.0.0.1:80/");
-        let names = |commands: &[Command]| {
-            let name = |command: &Command| match command {
+        let names = |commands: &CommandList| {
+            let name = |command: &Arc<Command>| match &**command {
                 Command::Add(add) => add.service.to_string(),
                 other => other.to_string(),
             };

@@ -5,6 +5,7 @@
 //!   └──────────── poll: pacing, position, retries ─────────────┘        guard: may it be believed?
 //!       │         client ─ pool ─ dial ─ settings, tls                  catalog: wire → snapshot
 //!   overrides ── /v1/kv/PATH?recurse ── route commands, a source of its own
+//!   page ─────── /v1/kv/PATH?recurse ── the page for requests without a route
 //! ```
 //! `register` writes what the others read: the registration of `lb` itself.
 //!
@@ -23,6 +24,7 @@ mod hint;
 pub mod keys;
 mod list;
 mod overrides;
+mod page;
 mod poll;
 mod pool;
 pub mod probe;
@@ -41,6 +43,7 @@ use tokio::sync::mpsc;
 
 pub use edit::{KeyEditor, Value};
 pub use error::ConsulError;
+pub use page::{Page, PageReceiver};
 pub use probe::{ProbeStep, probe};
 
 use crate::config::ConsulConfig;
@@ -54,6 +57,7 @@ pub const OVERRIDES: SourceName = shared::KV_SOURCE;
 /// A running source. Ends when dropped.
 pub struct ConsulSource {
     shared: Arc<shared::Shared>,
+    page: PageReceiver,
     _tasks: Vec<SourceTask>,
 }
 
@@ -72,12 +76,14 @@ pub fn spawn(
     expiry::report(&settings.certificates, &metrics);
     let client = client::Client::with_settings(settings, config.max_connections);
     init_errors(&metrics);
-    let kv_path = config.kv_path.clone();
+    let (kv_path, page_path) = (config.kv_path.clone(), config.no_route_kv_path.clone());
     let shared = Arc::new(shared::Shared::new(client, config, metrics, updates));
     // The service watches are owned by the list's task and end with it.
     let mut tasks = vec![SourceTask::spawn(list::run(shared.clone()))];
     tasks.extend(kv_path.map(|path| SourceTask::spawn(overrides::run(shared.clone(), path))));
-    Ok(ConsulSource { shared, _tasks: tasks })
+    let (found, page) = page::channel();
+    tasks.extend(page_path.map(|path| SourceTask::spawn(page::run(shared.clone(), path, found))));
+    Ok(ConsulSource { shared, page, _tasks: tasks })
 }
 
 /// Shows every kind of error from the start: what appears with a count of 1 never rose, to those who watch the rise.
@@ -101,8 +107,14 @@ impl ConsulSource {
         KeyEditor::new(self.shared.clone())
     }
 
+    /// The page for requests without a route, as `consul.no_route_kv_path` has it; ends at once where that is not set.
+    #[must_use]
+    pub fn no_route_page(&self) -> PageReceiver {
+        self.page.clone()
+    }
+
     /// Takes a new configuration: certificates, token, addresses and rules are used from the next request on, and every
-    /// watch reads at once with them. What is known stays meanwhile. `max_connections` and `kv_path` need a restart.
+    /// watch reads at once with them. What is known stays meanwhile. `max_connections`, `kv_path` and `no_route_kv_path` need a restart.
     ///
     /// # Errors
     /// As [`spawn`]; then the old configuration stays in force.

@@ -12,7 +12,8 @@ use super::error::ConsulError;
 use super::guard::Guard;
 use super::roll::Roll;
 use super::trouble::Trouble;
-use crate::catalog::command::{Command, CommandError};
+use crate::catalog::command::CommandError;
+use crate::catalog::command_list::CommandList;
 use crate::catalog::{ServiceName, ServiceSnapshot};
 use crate::config::ConsulConfig;
 use crate::metrics::Metrics;
@@ -186,7 +187,7 @@ impl Shared {
     }
 
     /// Passes on the route commands of the KV store.
-    pub(super) async fn commands(&self, commands: Arc<[Command]>, errors: Arc<[CommandError]>) -> Result<(), Closed> {
+    pub(super) async fn commands(&self, commands: CommandList, errors: Arc<[CommandError]>) -> Result<(), Closed> {
         self.send(Update::Commands { source: KV_SOURCE, commands, errors }).await
     }
 

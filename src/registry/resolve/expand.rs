@@ -9,6 +9,8 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use smallvec::{SmallVec, smallvec};
+
 use super::{Content, names::Names};
 use crate::catalog::command::{AddRoute, Command};
 use crate::catalog::{Endpoint, Instance, InstanceId, ServiceSnapshot};
@@ -23,7 +25,7 @@ pub(super) fn questions(content: &Content) -> BTreeSet<Question> {
         Content::Service(snapshot) => {
             snapshot.instances.iter().filter_map(|instance| question(&instance.endpoint, false)).collect()
         }
-        Content::Commands(commands, _) => commands.iter().filter_map(command_question).collect(),
+        Content::Commands(commands, _) => commands.iter().filter_map(|command| command_question(command)).collect(),
     }
 }
 
@@ -82,13 +84,16 @@ fn unresolved(question: &Question, port: u16, names: &Names) -> Endpoint {
     Endpoint::Unresolved { host: Arc::clone(host), port, reason: reason.into() }
 }
 
-fn expand_command(command: &Command, names: &Names) -> Vec<Command> {
-    let Command::Add(add) = command else { return vec![command.clone()] };
-    let Endpoint::Name { port, .. } = &add.endpoint else { return vec![command.clone()] };
-    let Some(question) = question(&add.endpoint, add.srv) else { return vec![command.clone()] };
+/// What holds no name stays the very same command.
+fn expand_command(command: &Arc<Command>, names: &Names) -> SmallVec<[Arc<Command>; 1]> {
+    let as_it_is = || smallvec![Arc::clone(command)];
+    let Command::Add(add) = &**command else { return as_it_is() };
+    let Endpoint::Name { port, .. } = &add.endpoint else { return as_it_is() };
+    let Some(question) = question(&add.endpoint, add.srv) else { return as_it_is() };
     let found = names.found(&question);
     if found.is_empty() {
-        return vec![Command::Add(AddRoute { endpoint: unresolved(&question, *port, names), ..add.clone() })];
+        let own = AddRoute { endpoint: unresolved(&question, *port, names), ..add.clone() };
+        return smallvec![Arc::new(Command::Add(own))];
     }
     let weights = weights(add.spec.options.weight, found);
     let at = |(found, weight): (&Found, Option<f64>)| {
@@ -98,7 +103,7 @@ fn expand_command(command: &Command, names: &Names) -> Vec<Command> {
             ..add.clone()
         };
         own.spec.options.weight = weight;
-        Command::Add(own)
+        Arc::new(Command::Add(own))
     };
     found.iter().zip(weights).map(at).collect()
 }

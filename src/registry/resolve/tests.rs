@@ -10,7 +10,7 @@ use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
 use tokio::net::UdpSocket;
 
 use super::*;
-use crate::catalog::command::parse_commands;
+use crate::catalog::command::{Command, parse_commands};
 use crate::catalog::{Endpoint, Instance, InstanceId, Weights};
 use crate::registry::dns::Found;
 
@@ -103,7 +103,7 @@ fn show(update: &Update) -> String {
         }
         Update::Gone { service, .. } => format!("{service} gone"),
         Update::Commands { commands, .. } => {
-            let targets = commands.iter().map(|command| match command {
+            let targets = commands.iter().map(|command| match &**command {
                 Command::Add(add) => match (&add.endpoint, add.spec.options.weight) {
                     (Endpoint::Addr(addr), None) => format!(" {addr}"),
                     (Endpoint::Addr(addr), Some(weight)) => format!(" {addr}*{weight}"),

@@ -1,0 +1,190 @@
+//! The source `routes_http`: an endpoint that answers with route commands as JSON, asked again and again.
+//!
+//! An answer that is none (no connection, another status, no JSON list) says nothing about the services behind it: the
+//! last good commands stay, and the trouble is reported. An entry that makes no command costs itself only, but a list of
+//! nothing else counts as no answer; and a list that is suddenly empty is believed when a second one confirms it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ACCEPT, ETAG, IF_NONE_MATCH};
+use http::{HeaderValue, StatusCode};
+use tokio::sync::mpsc;
+use tokio::time;
+
+use super::task::SourceTask;
+use super::{SourceName, Update};
+use crate::catalog::command::CommandError;
+use crate::catalog::command_list::CommandList;
+use crate::catalog::definitions::parse_definitions;
+use crate::config::RoutesHttpConfig;
+use crate::metrics::Metrics;
+use crate::web::trust::{Trust, TrustError};
+use crate::web::{self, Ask, Client, Limits, WebError};
+
+/// Name of the source.
+pub const SOURCE: SourceName = "routes_http";
+
+/// Kind of its errors in `lb_registry_errors_total`.
+const KIND: &str = "routes_http";
+/// Largest answer, in bytes.
+const BODY_BYTES_MAX: usize = 64 << 20;
+/// How long an emptied list is given to be filled again.
+const CONFIRM_EMPTY: Duration = Duration::from_millis(500);
+
+/// Why an answer is not taken.
+#[derive(Debug, thiserror::Error)]
+enum ReadError {
+    #[error("{0}")]
+    Web(#[from] WebError),
+    #[error("{url}: status {status}, where 200 is expected")]
+    Status { url: String, status: StatusCode },
+    #[error("{url}: the answer is no JSON list of route commands: {reason}")]
+    Body { url: String, reason: serde_json::Error },
+    #[error("{url}: none of the {count} entries is a route command; the first, {first}")]
+    AllRefused { url: String, count: usize, first: Box<CommandError> },
+}
+
+/// A list that makes sense.
+#[derive(Debug)]
+struct Listing {
+    commands: CommandList,
+    errors: Arc<[CommandError]>,
+    body: Bytes,
+    tag: Option<HeaderValue>,
+}
+
+/// Starts the source on the current runtime. It sends its commands after the first good answer and whenever they differ,
+/// and is synced after the first good answer.
+///
+/// # Errors
+/// `ca_file` cannot be used.
+pub fn spawn(
+    config: &RoutesHttpConfig,
+    metrics: Metrics,
+    updates: mpsc::Sender<Update>,
+) -> Result<SourceTask, TrustError> {
+    let trust = Trust { ca_file: config.ca_file.as_deref(), skip_verify: config.skip_verify, ..Trust::default() };
+    let client = Client::new(trust.client_config()?, None);
+    // Shown before the first error, else the first one is no rise.
+    metrics.control().registry_errors.entry(KIND).or_default();
+    let mut ask = Ask::get(config.url.reveal().parse().expect("the configuration has looked at it"));
+    ask.headers.push((ACCEPT, HeaderValue::from_static("application/json")));
+    ask.headers.extend(config.headers.iter().cloned());
+    let limits = Limits { time: config.timeout, bytes: BODY_BYTES_MAX };
+    let source = HttpSource { client, ask, limits, metrics, updates, known: None, trouble: None };
+    Ok(SourceTask::spawn(source.run(config.refresh)))
+}
+
+struct HttpSource {
+    client: Client,
+    ask: Ask,
+    limits: Limits,
+    metrics: Metrics,
+    updates: mpsc::Sender<Update>,
+    /// What the last good answer said.
+    known: Option<Listing>,
+    /// Present trouble, as logged.
+    trouble: Option<String>,
+}
+
+impl HttpSource {
+    async fn run(mut self, refresh: Duration) {
+        loop {
+            if self.look().await.is_err() {
+                return;
+            }
+            tokio::select! {
+                () = time::sleep(refresh) => {}
+                () = self.updates.closed() => return,
+            }
+        }
+    }
+
+    /// Asks and sends what is new; fails when nobody listens any more.
+    async fn look(&mut self) -> Result<(), mpsc::error::SendError<Update>> {
+        match self.read_confirmed().await {
+            Ok(listing) => {
+                if self.trouble.take().is_some() {
+                    tracing::info!(url = self.shown(), "routes can be fetched again");
+                }
+                match listing {
+                    Some(listing) => self.take(listing).await,
+                    None => Ok(()),
+                }
+            }
+            Err(error) => {
+                self.report(error.to_string());
+                Ok(())
+            }
+        }
+    }
+
+    /// The present list; none when it is the one that is known. An emptied one is asked for twice.
+    async fn read_confirmed(&self) -> Result<Option<Listing>, ReadError> {
+        let listing = self.read().await?;
+        let was_full = self.known.as_ref().is_some_and(|known| !known.commands.is_empty());
+        if !was_full || listing.as_ref().is_none_or(|listing| !listing.commands.is_empty()) {
+            return Ok(listing);
+        }
+        time::sleep(CONFIRM_EMPTY).await;
+        self.read().await
+    }
+
+    async fn read(&self) -> Result<Option<Listing>, ReadError> {
+        let mut ask = self.ask.clone();
+        ask.headers.extend(self.known.iter().filter_map(|known| Some((IF_NONE_MATCH, known.tag.clone()?))));
+        let answer = self.client.ask(ask, self.limits).await?;
+        let url = self.shown();
+        match answer.status() {
+            StatusCode::OK => {}
+            StatusCode::NOT_MODIFIED if self.known.is_some() => return Ok(None),
+            status => return Err(ReadError::Status { url, status }),
+        }
+        if self.known.as_ref().is_some_and(|known| known.body == *answer.body()) {
+            return Ok(None);
+        }
+        let tag = answer.headers().get(ETAG).cloned();
+        let body = answer.into_body();
+        let (commands, errors) =
+            parse_definitions(&body).map_err(|reason| ReadError::Body { url: url.clone(), reason })?;
+        match errors.first() {
+            Some(first) if commands.is_empty() => {
+                Err(ReadError::AllRefused { url, count: errors.len(), first: Box::new(first.clone()) })
+            }
+            _ => Ok(Some(Listing { commands: commands.into(), errors: errors.into(), body, tag })),
+        }
+    }
+
+    async fn take(&mut self, listing: Listing) -> Result<(), mpsc::error::SendError<Update>> {
+        let (commands, errors) = (listing.commands.clone(), Arc::clone(&listing.errors));
+        let before = self.known.replace(listing);
+        // Only the order of fields or white space may have changed.
+        if before.as_ref().is_some_and(|before| before.commands == commands && before.errors == errors) {
+            return Ok(());
+        }
+        // Which entries are wrong is told by whoever takes the commands, as for every source.
+        tracing::info!(url = self.shown(), commands = commands.len(), rejected = errors.len(), "routes fetched");
+        self.updates.send(Update::Commands { source: SOURCE, commands, errors }).await?;
+        if before.is_none() {
+            self.updates.send(Update::Synced { source: SOURCE }).await?;
+        }
+        Ok(())
+    }
+
+    fn report(&mut self, reason: String) {
+        *self.metrics.control().registry_errors.entry(KIND).or_default() += 1;
+        if self.trouble.as_ref() != Some(&reason) {
+            let kept =
+                if self.known.is_some() { "the last commands stay in force" } else { "there are no commands yet" };
+            tracing::warn!(reason, "routes cannot be fetched; {kept}");
+            self.trouble = Some(reason);
+        }
+    }
+
+    /// The URL without what is nobody's business.
+    fn shown(&self) -> String {
+        web::shown(&self.ask.url)
+    }
+}
