@@ -29,6 +29,9 @@ pub struct File {
     /// For one program only, and why.
     #[serde(default)]
     pub only: Option<Only>,
+    /// Fabio has it from this version on.
+    #[serde(default)]
+    pub since: Option<String>,
     /// The cases.
     #[serde(rename = "case")]
     pub cases: Vec<Case>,
@@ -219,8 +222,8 @@ pub fn load() -> Vec<File> {
 }
 
 impl File {
-    pub fn is_for(&self, who: Who) -> bool {
-        self.only.as_ref().is_none_or(|only| only.is(who))
+    pub fn is_for(&self, who: Who, version: &str) -> bool {
+        fits(who, version, self.only.as_ref(), self.since.as_ref())
     }
 
     /// Prefix of its tags.
@@ -236,8 +239,7 @@ impl File {
 
 impl Case {
     pub fn is_for(&self, who: Who, version: &str) -> bool {
-        let new_enough = who == Who::Lb || self.since.as_ref().is_none_or(|since| numbers(version) >= numbers(since));
-        new_enough && self.only.as_ref().is_none_or(|only| only.is(who))
+        fits(who, version, self.only.as_ref(), self.since.as_ref())
     }
 
     pub fn steps(&self) -> Vec<Step> {
@@ -261,6 +263,11 @@ impl Case {
         }
         all
     }
+}
+
+fn fits(who: Who, version: &str, only: Option<&Only>, since: Option<&String>) -> bool {
+    let new_enough = who == Who::Lb || since.is_none_or(|since| numbers(version) >= numbers(since));
+    new_enough && only.is_none_or(|only| only.is(who))
 }
 
 fn numbers(version: &str) -> Vec<u32> {
