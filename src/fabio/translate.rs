@@ -217,7 +217,7 @@ mod tests {
 # Behind each line stands the key of Fabio that it comes from.
 #
 # registry.consul.noroutehtmlpath: is not carried out yet: a no-route page in the KV store; proxy.no_route_page names a file
-# ui.access: routes cannot be changed by /api/manual: that takes rw, and lb wants to be told so
+# ui.access: whoever reaches ui.addr can change routes by /api/manual, as in Fabio; ro takes that away
 
 [consul]
 address = "http://localhost:8500" # registry.consul.addr
@@ -252,6 +252,7 @@ tcp_idle_timeout = "0s" # Fabio lets quiet connections be
 
 [admin]
 address = "0.0.0.0:9998" # ui.addr
+writable = true # ui.access
 home = "routes" # Fabio leads there from everywhere
 color = "light-green" # ui.color
 
@@ -275,11 +276,9 @@ format = "text" # Fabio writes its log for people
         let line = flags::CommandLine::default();
         let (all, complaints) = Settings::gather(&line, &[], Some(("f", &file)), &machine);
         assert_eq!((all.given().count(), complaints), (keys::all().count(), vec![]));
-        // The one default that has to be said aloud.
-        let home = "home = \"routes\"";
-        let mut expected: String = NOTHING_SET.replace(home, &format!("writable = true # ui.access\n{home}"));
-        expected =
-            expected.lines().filter(|line| !line.starts_with("# ui.access")).map(|line| format!("{line}\n")).collect();
+        // Who wrote it down knows.
+        let told = |line: &&str| !line.starts_with("# ui.access");
+        let expected: String = NOTHING_SET.lines().filter(told).map(|line| format!("{line}\n")).collect();
         assert_eq!(translate(&all, &machine).unwrap().toml, expected);
     }
 
@@ -321,8 +320,8 @@ format = "text" # Fabio writes its log for people
         changes(&["-log.access.target", "stdout"], |config| config.log.access = config::AccessLog::Common);
         changes(&["-log.access.format", "combined"], |_| {});
         changes(&["-ui.addr", "127.0.0.1:1"], |config| config.admin.address = "127.0.0.1:1".parse().unwrap());
-        changes(&["-ui.access", "ro"], |_| {});
-        changes(&["-ui.access", "rw"], |config| config.admin.writable = true);
+        changes(&["-ui.access", "ro"], |config| config.admin.writable = false);
+        changes(&["-ui.access", "rw"], |_| {});
         changes(&["-ui.path", "/lb/"], |config| config.admin.path = "/lb".to_owned());
         changes(&["-ui.title", "a b"], |config| config.admin.title = "a b".to_owned());
         changes(&["-ui.color", "blue darken-2"], |config| config.admin.color = Some("blue".to_owned()));
@@ -368,7 +367,10 @@ format = "text" # Fabio writes its log for people
         assert!(consul(&["-registry.consul.checksRequired", "all"]).checks_required_all);
         let stale = ["-registry.consul.requireConsistent=false", "-registry.consul.allowStale"];
         assert!(consul(&stale).stale && !consul(&stale[..1]).stale);
-        assert!(refusals(&stale[1..]).contains("cannot be true together"));
+        for backend in ["consul", "static"] {
+            let args = ["-registry.backend", backend, stale[1]];
+            assert!(refusals(&args).contains("cannot be true together"), "{backend}");
+        }
 
         let register = |args: &[&str]| consul(args).register;
         let address = |text: &str| register(&["-registry.consul.register.addr", text]).address.map(|it| it.to_string());
@@ -512,10 +514,6 @@ format = "text" # Fabio writes its log for people
             (&["-metrics.target", "statsd"], "write statsd_raw"),
             (&["-metrics.target", "prometheus,influx"], "\"influx\" is not one of"),
             (
-                &["-metrics.target", "graphite"],
-                "metrics.graphite.addr: it is empty, and metrics.target=graphite needs it",
-            ),
-            (
                 &["-metrics.target", "statsd_raw", "-metrics.statsd.addr", "x"],
                 "metrics.statsd.addr (command line): lb's",
             ),
@@ -528,7 +526,7 @@ format = "text" # Fabio writes its log for people
             (&["-proxy.auth", "name=a"], "scheme a has no type="),
             (&["-proxy.auth", "name=a;type=basic"], "scheme a has no file="),
             (&["-proxy.auth", "name=a;type=ldap"], "type=ldap is not known"),
-            (&["-proxy.addr", ":1;proto=ftp"], "proto=ftp is not one of"),
+            (&["-proxy.addr", ":1;proto=ftp"], "unknown protocol \"ftp\""),
             (&["-proxy.addr", ":1;cs=x"], "cs=x is not a source in proxy.cs"),
             (&["-proxy.addr", ":1;proto=https"], "proto=https needs cs="),
             (&["-proxy.addr", ":1;proto=http;cs=x", "-proxy.cs", "cs=x;type=file;cert=x"], "cs= needs a proto"),
@@ -573,11 +571,23 @@ format = "text" # Fabio writes its log for people
 
     #[test]
     fn what_is_left_out_is_said_once() {
-        let args = ["-bgp.enabled", "-metrics.target", "circonus", "-profile.mode=", "-proxy.flushinterval", "1000ms"];
+        let args = [
+            "-bgp.enabled",
+            "-metrics.target=circonus",
+            "-metrics.circonus.apikey=x",
+            "-profile.mode=",
+            "-proxy.flushinterval=1000ms",
+        ];
         let said = warnings(&args);
-        assert_eq!(said.len(), 2, "{said:?}");
-        assert!(said[0].starts_with("bgp.enabled (command line): has no effect: left out on purpose"), "{said:?}");
-        assert!(said[1].starts_with("metrics.target (command line): circonus is left out on purpose"), "{said:?}");
+        let expected = [
+            "metrics.circonus.apikey (command line): has no effect: left out on purpose",
+            "bgp.enabled (command line): has no effect: left out on purpose",
+            "metrics.target (command line): circonus is left out on purpose",
+        ];
+        assert_eq!(said.len(), expected.len(), "{said:?}");
+        for part in expected {
+            assert!(said.iter().any(|line| line.starts_with(part)), "{part}: {said:?}");
+        }
         let toml = translated(&args).toml;
         assert!(toml.contains("\n# bgp.enabled: has no effect: left out on purpose"), "{toml}");
     }
@@ -607,6 +617,22 @@ format = "text" # Fabio writes its log for people
         let said = warnings(&args);
         assert_eq!(said.len(), 2, "{said:?}");
         assert!(said[0].contains("served as tcp+sni") && said[1].contains("TLS_RSA_WITH_RC4_128_SHA"), "{said:?}");
+    }
+
+    #[test]
+    fn metrics_that_cannot_be() {
+        for args in [
+            &["-metrics.prefix={{.Nope}}"][..],
+            &["-metrics.prefix={{.Nope}}", "-metrics.target=prometheus"],
+            &["-metrics.target=circonus"],
+            &["-metrics.target=statsd"],
+            &["-profile.mode=odd"],
+        ] {
+            assert!(!refusals(args).is_empty(), "{args:?}");
+        }
+        for target in ["statsd_raw", "dogstatsd", "graphite"] {
+            assert!(warnings(&["-metrics.target", target])[0].contains("goes nowhere"), "{target}");
+        }
     }
 
     #[test]

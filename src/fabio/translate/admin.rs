@@ -70,18 +70,16 @@ impl Translator<'_> {
         }
     }
 
-    /// Fabio lets everybody change routes unless it is told otherwise; here somebody has to say so.
+    /// Fabio lets everybody change routes unless it is told otherwise.
     fn access(&mut self) {
         let key = "ui.access";
         let changes = self.word(key, &["ro", "rw"]) == "rw";
         if !changes || self.settings.text("registry.backend") != "consul" {
             return;
         }
-        match self.settings.origin(key) {
-            Some(_) => self.document.set("admin.writable", Value::Bool(true), key),
-            None => {
-                self.warn(key, "routes cannot be changed by /api/manual: that takes rw, and lb wants to be told so")
-            }
+        self.document.set("admin.writable", Value::Bool(true), key);
+        if self.settings.origin(key).is_none() {
+            self.warn(key, "whoever reaches ui.addr can change routes by /api/manual, as in Fabio; ro takes that away");
         }
     }
 

@@ -24,5 +24,6 @@ impl Translator<'_> {
             }
         }
         self.word("ui.access", &["rw", "ro"]);
+        self.word("profile.mode", &["", "cpu", "mem", "mutex", "block", "trace"]);
     }
 }

@@ -11,6 +11,8 @@ const TARGETS: &[&str] = &["stdout", "flat", "label", "statsd_raw", "dogstatsd",
 const EXEC: &str = "fabio";
 /// In old versions the word meant the template.
 const OLD_DEFAULT: &str = "default";
+/// One of these has to be there for Circonus.
+const CIRCONUS: [&str; 2] = ["metrics.circonus.apikey", "metrics.circonus.submissionurl"];
 
 impl Translator<'_> {
     pub(super) fn metrics(&mut self) {
@@ -25,6 +27,10 @@ impl Translator<'_> {
                 "graphite" => self.metrics_server("metrics.graphite", "metrics.graphite.addr", target),
                 "stdout" | "flat" => flat = true,
                 "label" => label = true,
+                "circonus" if CIRCONUS.iter().all(|key| self.settings.text(key).is_empty()) => {
+                    let text = format!("circonus needs {}", CIRCONUS.join(" or "));
+                    self.refuse(TARGET, text);
+                }
                 "circonus" => {
                     let text = "circonus is left out on purpose: let an agent of Circonus read Prometheus's form";
                     self.warn(TARGET, text);
@@ -40,6 +46,10 @@ impl Translator<'_> {
             (true, true) => "flat,label",
         };
         self.document.set("metrics.stdout", stdout, TARGET);
+        let key = "metrics.prefix";
+        if let (false, Err(error)) = (any, self.prefix().parse::<PrefixTemplate>()) {
+            self.refuse(key, error.to_string());
+        }
         if any {
             self.metrics_names();
             let key = "metrics.interval";
@@ -52,7 +62,7 @@ impl Translator<'_> {
 
     fn metrics_server(&mut self, ours: &str, key: &str, target: &str) {
         match self.settings.text(key) {
-            "" => self.refuse(key, format!("it is empty, and metrics.target={target} needs it")),
+            "" => self.warn(key, format!("it is empty, so that metrics.target={target} goes nowhere")),
             address if address.starts_with(':') => {
                 // Go takes a missing host for this machine.
                 let address = format!("127.0.0.1{address}");
@@ -65,12 +75,16 @@ impl Translator<'_> {
         }
     }
 
-    fn metrics_names(&mut self) {
-        let key = "metrics.prefix";
-        let text = match self.settings.text(key) {
+    fn prefix(&self) -> &str {
+        match self.settings.text("metrics.prefix") {
             OLD_DEFAULT => "{{clean .Hostname}}.{{clean .Exec}}",
             text => text,
-        };
+        }
+    }
+
+    fn metrics_names(&mut self) {
+        let key = "metrics.prefix";
+        let text = self.prefix();
         match text.parse::<PrefixTemplate>() {
             Ok(template) => self.document.set(key, template.with_exec(EXEC).to_string(), key),
             // The loader says what is wrong with it.
