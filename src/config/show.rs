@@ -314,6 +314,7 @@ fn proxy(config: &ProxyConfig) -> Value {
         "retry_after": time(config.retry_after),
         "fall_through": config.fall_through,
         "host_patterns": config.host_patterns,
+        "upstream_errors": if config.bare_errors { "bare" } else { "told" },
         "forwarded_host": if config.forwarded_host_sent { "sent" } else { "received" },
         "local_ip": config.local_ip,
         "client_ip_header": header(&config.client_ip_header),

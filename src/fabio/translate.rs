@@ -239,10 +239,12 @@ address = "0.0.0.0:9999" # proxy.addr
 [proxy]
 strategy = "rnd" # proxy.strategy
 fall_through = true # Fabio knows no route without instances
+upstream_errors = "bare" # Fabio's errors have no text
 forwarded_host = "sent" # Fabio tells the host after host=
 idle_timeout = "1h" # Fabio keeps idle connections
 body_timeout = "1h" # Fabio waits for slow clients
 max_header_bytes = 1048576 # Fabio takes request heads up to 1 MiB
+max_headers = 1024 # Fabio does not count header fields
 connect_timeout = "30s" # proxy.dialtimeout
 response_timeout = "24h" # proxy.responseheadertimeout: no limit
 try_timeout = "0s" # Fabio asks one target, however slow it is

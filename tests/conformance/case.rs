@@ -26,6 +26,9 @@ pub struct File {
     /// Listeners, `PROTO[;OPTIONS]`: the first gets port 9001 of the program's address, and so on.
     #[serde(default)]
     pub listen: Vec<String>,
+    /// Files in the program's working folder: name and content.
+    #[serde(default)]
+    pub files: BTreeMap<String, String>,
     /// For one program only, and why.
     #[serde(default)]
     pub only: Option<Only>,
@@ -115,7 +118,8 @@ fn passing() -> Vec<String> {
 /// One thing to do and to look at.
 #[derive(Clone, Debug, Default, Deserialize)]
 pub struct Step {
-    /// Changes first: `check UP STATE`, `gone UP`, `kv TEXT`, `kv-delete`.
+    /// Changes first: `check UP STATE`, `node UP ID=STATE`, `gone UP`, `back UP`, `kv TEXT`, `kv-delete`,
+    /// `delete KEY` (under the file's KV path).
     #[serde(default)]
     pub act: Vec<String>,
     /// `METHOD HOST/PATH`, or another verb of `ask.rs`.

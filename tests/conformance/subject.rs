@@ -41,6 +41,9 @@ impl Subject {
     pub fn start(stage: &Stage, file: &File, who: Who) -> Self {
         let ip = free_address();
         let folder = tempfile::tempdir().unwrap();
+        for (name, content) in &file.files {
+            std::fs::write(folder.path().join(name), stage.fill(content)).unwrap();
+        }
         let mut command = match who {
             Who::Lb => {
                 let mut command = Command::new(env!("CARGO_BIN_EXE_lb"));

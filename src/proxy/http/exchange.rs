@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
-use http::header::{CONNECTION, HeaderName, LOCATION, WWW_AUTHENTICATE};
+use http::header::{CONNECTION, HeaderName, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::{Body as _, Frame, Incoming};
 use smallvec::SmallVec;
@@ -44,7 +44,7 @@ use crate::config::ListenerProtocol;
 use crate::metrics::service::RetryReason;
 use crate::proxy::auth::Admission;
 use crate::proxy::connect::ConnectError;
-use crate::proxy::error::ProxyError;
+use crate::proxy::error::{ErrorAnswers, ProxyError};
 use crate::proxy::settings::Settings;
 use crate::proxy::worker::{Worker, ms};
 use crate::table::balancer::PickContext;
@@ -239,10 +239,8 @@ impl<'a> Exchange<'a> {
         }
         let redirect = options.redirect.as_ref()?;
         let location = redirect::location(&redirect.url, &redirect_source(self.original, self.path, options))?;
-        let mut response = Response::new(Bytes::new());
-        *response.status_mut() = StatusCode::from_u16(redirect.code).unwrap_or(StatusCode::FOUND);
-        response.headers_mut().insert(LOCATION, location);
-        Some(Ok(response))
+        let code = StatusCode::from_u16(redirect.code).unwrap_or(StatusCode::FOUND);
+        Some(Ok(redirect::answer(code, location, &self.original.method)))
     }
 
     /// Asks `first`, and others as the rules above allow, until there is the head of an answer.
@@ -490,13 +488,16 @@ impl Deadlines {
 fn settle(error: AttemptError, repeatable: bool) -> (ProxyError, Option<RequestBody>) {
     match error {
         AttemptError::Connect { source: ConnectError::Timeout(_), body } => (ProxyError::ConnectTimeout, Some(body)),
+        AttemptError::Connect { source, body } if source.is_refusal_of_ours() => {
+            (ProxyError::Unusable(source.to_string()), Some(body))
+        }
         AttemptError::Connect { source, body } => (ProxyError::Connect(source.to_string()), Some(body)),
         AttemptError::Closed { source, unsent, .. } => {
             let again = unsent.or_else(|| repeatable.then_some(RequestBody::Empty));
             (ProxyError::Upstream(source.to_string()), again)
         }
         AttemptError::Protocol(source) => {
-            (ProxyError::Upstream(source.to_string()), repeatable.then_some(RequestBody::Empty))
+            (ProxyError::Unusable(source.to_string()), repeatable.then_some(RequestBody::Empty))
         }
         AttemptError::Request(reason) => (ProxyError::Upstream(reason), None),
     }
@@ -597,11 +598,15 @@ fn is_grpc(headers: &HeaderMap) -> bool {
 }
 
 fn refuse(settings: &Settings, mut finish: Box<Finish>, error: &ProxyError, grpc: bool) -> Response<ResponseBody> {
-    let retry_after_s = settings.proxy.retry_after.as_secs().max(1);
     let mut response = if grpc {
         error.grpc_response()
     } else {
-        error.response(settings.no_route_status, &settings.no_route_page, retry_after_s)
+        error.response(&ErrorAnswers {
+            no_route: settings.no_route_status,
+            no_route_page: settings.no_route_page.clone(),
+            retry_after_s: settings.proxy.retry_after.as_secs().max(1),
+            bare: settings.proxy.bare_errors,
+        })
     };
     // Whoever sent one such request is not believed about where the next one begins.
     if matches!(error, ProxyError::BadRequest(_)) && finish.version() < Version::HTTP_2 {

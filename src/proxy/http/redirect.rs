@@ -2,7 +2,9 @@
 //!
 //! Pure. Escapes of the request's path are always kept; Fabio decodes them when `$path` follows the host directly.
 
-use http::HeaderValue;
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, LOCATION};
+use http::{HeaderValue, Method, Response, StatusCode};
 
 use super::path::{NormalPath, edited, normalise};
 
@@ -27,6 +29,39 @@ pub struct RedirectSource<'a> {
 #[must_use]
 pub fn location(template: &str, source: &RedirectSource<'_>) -> Option<HeaderValue> {
     HeaderValue::from_str(&location_text(template, source)).ok()
+}
+
+/// The answer, with a short note for people whose client does not follow (RFC 9110, section 15.4); a client that did
+/// not GET is told nothing but where.
+#[must_use]
+pub fn answer(code: StatusCode, location: HeaderValue, method: &Method) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::new());
+    *response.status_mut() = code;
+    if matches!(*method, Method::GET | Method::HEAD) {
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
+    }
+    if *method == Method::GET {
+        *response.body_mut() = Bytes::from(note(code, &String::from_utf8_lossy(location.as_bytes())));
+    }
+    response.headers_mut().insert(LOCATION, location);
+    response
+}
+
+/// A link. What a client asked for may be in it, and must not become markup.
+fn note(code: StatusCode, location: &str) -> String {
+    let mut text = String::from("<a href=\"");
+    for c in location.chars() {
+        match c {
+            '&' => text.push_str("&amp;"),
+            '<' => text.push_str("&lt;"),
+            '>' => text.push_str("&gt;"),
+            '"' => text.push_str("&#34;"),
+            '\'' => text.push_str("&#39;"),
+            c => text.push(c),
+        }
+    }
+    text.push_str(&format!("\">{}</a>.\n\n", code.canonical_reason().unwrap_or_default()));
+    text
 }
 
 fn location_text(template: &str, source: &RedirectSource<'_>) -> String {
@@ -151,5 +186,18 @@ mod tests {
             let source = RedirectSource { path: &path, query: Some("q"), host, strip: None, prepend: None };
             assert_eq!(is_self_redirect(template, scheme, &source), itself, "{template} {scheme} {host}");
         }
+    }
+
+    #[test]
+    fn the_answer_has_a_link_that_cannot_be_more() {
+        let location = || HeaderValue::from_static("https://to.test/?a='b'&c=<\"");
+        let answer = |method: &Method| super::answer(StatusCode::FOUND, location(), method);
+        let got = answer(&Method::GET);
+        assert_eq!((got.status(), &got.headers()[LOCATION]), (StatusCode::FOUND, &location()));
+        assert_eq!(got.headers()[CONTENT_TYPE], "text/html; charset=utf-8");
+        let note = "<a href=\"https://to.test/?a=&#39;b&#39;&amp;c=&lt;&#34;\">Found</a>.\n\n";
+        assert_eq!(got.body(), note);
+        assert!(answer(&Method::HEAD).body().is_empty() && answer(&Method::HEAD).headers().contains_key(CONTENT_TYPE));
+        assert!(answer(&Method::POST).body().is_empty() && !answer(&Method::POST).headers().contains_key(CONTENT_TYPE));
     }
 }
