@@ -8,6 +8,8 @@ mod support;
 mod command_line;
 #[path = "fabio/registries.rs"]
 mod registries;
+#[path = "fabio/shadow.rs"]
+mod shadow;
 
 use std::fs;
 use std::os::unix::process::CommandExt as _;
