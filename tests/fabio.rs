@@ -208,6 +208,27 @@ fn metrics_have_fabios_names_wherever_they_go() {
 }
 
 #[test]
+fn standard_output_is_told_at_once_and_once() {
+    let args = [
+        "-registry.backend=static",
+        "-registry.static.routes=route add away away.test/ https://to.test/ opts \"redirect=302\"",
+        "-proxy.addr=127.0.0.1:0",
+        "-ui.addr=127.0.0.1:0",
+        "-metrics.target=stdout",
+        "-metrics.prefix=p",
+    ];
+    let lb = Lb::start_fabio(tempfile::tempdir().unwrap(), &args, &[]);
+    lb.wait_ready();
+    let address = lb.address("http");
+    assert_eq!(client::get(address, "any.test", "/none").status, 404);
+    lb.wait_stdout("a count", |line| line == "p.notfound:1|c");
+    assert_eq!(client::get(address, "away.test", "/").status, 302);
+    lb.wait_stdout("another one", |line| line == "p.http.redirect.count.code.302:1|c");
+    let said = fs::read_to_string(lb.folder().join("stdout")).unwrap();
+    assert_eq!(said.matches("p.notfound:1|c\n").count(), 1, "{said}");
+}
+
+#[test]
 fn the_printed_configuration_is_what_runs() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("routes.txt"), "").unwrap();

@@ -523,7 +523,10 @@ format = "text" # Fabio writes its log for people
                 &["-metrics.target", "stdout", "-metrics.prefix", "{{upper .Exec}}"],
                 "holds {{upper .Exec}}, which is not",
             ),
-            (&["-metrics.target", "stdout", "-metrics.interval", "0"], "metrics.interval (command line): 0s"),
+            (
+                &["-metrics.target=graphite", "-metrics.graphite.addr=h:1", "-metrics.interval=0"],
+                "metrics.interval (command line): 0s",
+            ),
             (&["-metrics.target", "prometheus", "-metrics.prometheus.buckets", "2,1"], "does not rise"),
             (&["-proxy.auth", "name=a"], "scheme a has no type="),
             (&["-proxy.auth", "name=a;type=basic"], "scheme a has no file="),
@@ -667,6 +670,9 @@ format = "text" # Fabio writes its log for people
             metrics.subsystem = "sub".to_owned();
             metrics.buckets = vec![0.1, 2.0];
         });
+        // Fabio does not wait before it writes to its own output.
+        let at_once = &["-metrics.target=stdout", "-metrics.interval=5s"];
+        assert_eq!(config(at_once).metrics.interval, Duration::from_millis(250));
     }
 
     /// Who teaches `lb` a protocol has to say so in the table of listeners.

@@ -1,5 +1,7 @@
 //! `metrics.*`: where metrics go, and what they are called.
 
+use std::time::Duration;
+
 use super::super::document::Value;
 use super::super::value;
 use super::Translator;
@@ -9,6 +11,8 @@ const TARGET: &str = "metrics.target";
 const TARGETS: &[&str] = &["stdout", "flat", "label", "statsd_raw", "dogstatsd", "graphite", "circonus", "prometheus"];
 /// What dashboards know the program as, whatever ours is called.
 const EXEC: &str = "fabio";
+/// How long a change may wait to be written where that costs nobody anything.
+const AT_ONCE: Duration = Duration::from_millis(250);
 /// In old versions the word meant the template.
 const OLD_DEFAULT: &str = "default";
 /// One of these has to be there for Circonus.
@@ -17,9 +21,10 @@ const CIRCONUS: [&str; 2] = ["metrics.circonus.apikey", "metrics.circonus.submis
 impl Translator<'_> {
     pub(super) fn metrics(&mut self) {
         let targets = self.settings.list(TARGET);
-        let (mut flat, mut label, mut any) = (false, false, false);
+        let (mut flat, mut label, mut any, mut sent) = (false, false, false, false);
         for target in targets.iter().map(|target| target.trim()).filter(|target| !target.is_empty()) {
             any = true;
+            sent |= matches!(target, "statsd_raw" | "dogstatsd" | "graphite");
             match target {
                 "prometheus" => self.document.set("metrics.fabio_names", Value::Bool(true), TARGET),
                 "statsd_raw" => self.metrics_server("metrics.statsd", "metrics.statsd.addr", target),
@@ -54,6 +59,12 @@ impl Translator<'_> {
             self.metrics_names();
             let key = "metrics.interval";
             match self.settings.time(key) {
+                // Lines come in the order of the report then, but as soon as Fabio's.
+                _ if (flat || label) && !sent => {
+                    self.document.set(key, Value::Time(AT_ONCE), "Fabio writes at every change");
+                }
+                // Nobody asks for it.
+                _ if !sent => {}
                 time if time.is_zero() => self.refuse(key, "0s is no interval; write at least 100ms"),
                 time => self.set_time(key, time, key),
             }
