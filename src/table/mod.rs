@@ -44,7 +44,7 @@ pub use build::{Admission, CommandTarget, Contribution, TableBuilder};
 pub use clock::Clock;
 pub use explain::Explanation;
 pub use publish::{SharedTable, TableReader};
-pub use route::{Excluded, Route};
+pub use route::{Excluded, Rotation, Route};
 pub use target::{InFlight, Target, TargetState};
 
 /// How request paths are compared with route paths (`proxy.matcher`).
@@ -189,6 +189,7 @@ mod tests {
             strategy: Strategy::P2c,
             even: true,
             ring: Box::default(),
+            rotation: Rotation::default(),
         })
     }
 

@@ -27,7 +27,7 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use super::case::Step;
 use super::stage::Stage;
 use super::subject::Subject;
-use super::support::client::{PATIENCE, RawClient, RawResponse};
+use super::support::client::{PATIENCE, RawClient, RawResponse, exchange};
 
 /// What came back; none when the connection ended without an answer.
 pub type Answer = Option<RawResponse>;
@@ -71,18 +71,20 @@ pub fn once(stage: &Stage, subject: &Subject, step: &Step) -> Answer {
     }
 }
 
-/// The same request again and again on one connection; who answered each time.
+/// The same request again and again, on one connection unless the step says otherwise; who answered each time.
 pub fn many(stage: &Stage, subject: &Subject, step: &Step, times: usize) -> Vec<String> {
     let address = subject.listener(step.on.as_deref());
     let ask = stage.fill(&step.ask);
     let (method, place) = ask.split_once(' ').expect("METHOD HOST/PATH");
-    let request = head(method, place, step).replace("Connection: close\r\n", "");
+    let request = head(method, place, step);
+    let name = |answer: &RawResponse| answer.header("x-instance").unwrap_or("nobody").to_owned();
+    if step.apart {
+        return (0..times).map(|_| name(&exchange(address, &request).expect("an answer"))).collect();
+    }
+    let request = request.replace("Connection: close\r\n", "");
     let mut client = RawClient::connect(address);
     (0..times)
-        .map(|_| {
-            let answer = client.send(&request).response().expect("an answer on a connection that is kept");
-            answer.header("x-instance").unwrap_or("nobody").to_owned()
-        })
+        .map(|_| name(&client.send(&request).response().expect("an answer on a connection that is kept")))
         .collect()
 }
 

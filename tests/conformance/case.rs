@@ -137,6 +137,9 @@ pub struct Step {
     /// How often; shares are looked at then.
     #[serde(default)]
     pub times: Option<usize>,
+    /// Each time on a connection of its own, not all on one.
+    #[serde(default)]
+    pub apart: bool,
     /// It may take a moment until it is so.
     #[serde(default)]
     pub settles: bool,
