@@ -34,7 +34,7 @@ pub(super) async fn answer(
 ) -> Answer {
     if !settings.writable {
         let text = "Forbidden: route commands are neither shown nor changed here, because admin.writable is false \
-                    (ui.access=rw has to be set for lb fabio)\n";
+                    (lb fabio: ui.access is ro, or there is no Consul)\n";
         return with_body(StatusCode::FORBIDDEN, PLAIN, text);
     }
     let Some(store) = &state.overrides else {

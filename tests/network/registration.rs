@@ -146,7 +146,7 @@ fn route_commands_are_changed_by_those_who_name_their_version() {
     let target = format!("http://{}/", upstream.address);
     let command = |place: &str| format!("route add web {place} {target}");
     let body = |value: &str, version: &str| serde_json::json!({ "value": value, "version": version }).to_string();
-    let lb = fabio(&agent, "127.0.0.1:0", &["-ui.access=rw", "-registry.consul.register.enabled=false"]);
+    let lb = fabio(&agent, "127.0.0.1:0", &["-registry.consul.register.enabled=false"]);
     let put = |path: &str, body: &str| ask(&lb, "PUT", path, "", body);
     let get = |path: &str| ask(&lb, "GET", path, "", "").1;
     let read = |path: &str| serde_json::from_str::<Value>(&get(path)).unwrap();
@@ -195,7 +195,7 @@ fn route_commands_are_changed_by_those_who_name_their_version() {
     }
     assert_eq!(version("/api/manual"), present);
 
-    let lb = fabio(&agent, "127.0.0.1:0", &["-registry.consul.register.enabled=false"]);
+    let lb = fabio(&agent, "127.0.0.1:0", &["-ui.access=ro", "-registry.consul.register.enabled=false"]);
     for (method, path) in [("GET", "/api/manual"), ("PUT", "/api/manual"), ("GET", "/api/paths"), ("GET", "/manual")] {
         let (status, said) = ask(&lb, method, path, "", &body("", &present));
         assert!(status == 403 && said.contains("admin.writable is false"), "{method} {path}: {status} {said}");
