@@ -106,7 +106,11 @@ fn as_fabio(args: &FabioArgs) -> Result<u8> {
         Ok(fabio::Request::Version) => {
             print(format!("{} lb-{}\n", env!("CARGO_PKG_VERSION"), lb::metrics::text::REVISION).as_bytes())
         }
-        Ok(fabio::Request::Help) => print(fabio::flags::usage("lb fabio").as_bytes()),
+        // Go's flags, and so Fabio, write it there.
+        Ok(fabio::Request::Help) => {
+            say(&fabio::flags::usage("lb fabio"));
+            Ok(0)
+        }
         Ok(fabio::Request::PrintConfig(source)) => match source.translate() {
             Ok(translation) => {
                 translation.warnings.iter().for_each(|warning| say(&format!("warning: {warning}\n")));

@@ -4,8 +4,12 @@
 
 mod support;
 
+#[path = "fabio/command_line.rs"]
+mod command_line;
 #[path = "fabio/registries.rs"]
 mod registries;
+#[path = "fabio/shadow.rs"]
+mod shadow;
 
 use std::fs;
 use std::os::unix::process::CommandExt as _;
@@ -53,6 +57,7 @@ fn exit_codes_are_fabios() {
         (&["-nothing"][..], 2, "flag provided but not defined: -nothing"),
         (&["-proxy.maxconn", "many"], 2, "invalid value \"many\" for flag -proxy.maxconn"),
         (&["-cfg"], 1, "-cfg needs the path or URL"),
+        (&["-cfg="], 1, "-cfg needs the path or URL"),
         (&["-cfg", "/nonexistent/f"], 1, "-cfg /nonexistent/f: No such file"),
         (&["-proxy.strategy", "best"], 1, "proxy.strategy (command line): \"best\" is not one of rnd, rr"),
         (
@@ -66,8 +71,8 @@ fn exit_codes_are_fabios() {
         assert!(shown.err.contains(part), "{args:?}: {}", shown.err);
     }
     let help = fabio(&["-help"]);
-    assert_eq!(help.code, Some(0));
-    assert!(help.out.contains("  -proxy.addr TEXT") && help.out.contains("-print-config"), "{}", help.out);
+    assert_eq!((help.code, help.out.as_str()), (Some(0), ""));
+    assert!(help.err.contains("  -proxy.addr TEXT") && help.err.contains("-print-config"), "{}", help.err);
 }
 
 #[test]
@@ -99,7 +104,9 @@ fn the_environment_is_read_in_any_case() {
 
 /// The settings of a router without Consul, as a file; the listener is told by flags and the environment.
 fn properties(more: &str) -> String {
-    format!("registry.backend = file\nregistry.file.path = routes.txt\nmetrics.target = circonus\n{more}")
+    format!(
+        "registry.backend = file\nregistry.file.path = routes.txt\nmetrics.target = circonus\nmetrics.circonus.apikey = x\n{more}"
+    )
 }
 
 #[test]
@@ -198,6 +205,27 @@ fn metrics_have_fabios_names_wherever_they_go() {
         assert!(text.lines().any(|line| line == sample), "{sample} not in\n{text}");
     }
     assert!(lb.admin("/m").1.contains("\nvm_fabio_notfound 1"));
+}
+
+#[test]
+fn standard_output_is_told_at_once_and_once() {
+    let args = [
+        "-registry.backend=static",
+        "-registry.static.routes=route add away away.test/ https://to.test/ opts \"redirect=302\"",
+        "-proxy.addr=127.0.0.1:0",
+        "-ui.addr=127.0.0.1:0",
+        "-metrics.target=stdout",
+        "-metrics.prefix=p",
+    ];
+    let lb = Lb::start_fabio(tempfile::tempdir().unwrap(), &args, &[]);
+    lb.wait_ready();
+    let address = lb.address("http");
+    assert_eq!(client::get(address, "any.test", "/none").status, 404);
+    lb.wait_stdout("a count", |line| line == "p.notfound:1|c");
+    assert_eq!(client::get(address, "away.test", "/").status, 302);
+    lb.wait_stdout("another one", |line| line == "p.http.redirect.count.code.302:1|c");
+    let said = fs::read_to_string(lb.folder().join("stdout")).unwrap();
+    assert_eq!(said.matches("p.notfound:1|c\n").count(), 1, "{said}");
 }
 
 #[test]

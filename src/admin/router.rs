@@ -86,7 +86,9 @@ fn nothing_at(path: &str, base: &str) -> String {
 }
 
 fn moved(to: &str) -> Answer {
-    let mut answer = with_body(StatusCode::SEE_OTHER, PLAIN, format!("See {to}\n"));
+    // Safe as it is: `admin.path` has no character that means anything to HTML.
+    let note = format!("<a href=\"{to}\">See Other</a>.\n\n");
+    let mut answer = with_body(StatusCode::SEE_OTHER, "text/html; charset=utf-8", note);
     if let Ok(to) = HeaderValue::try_from(to) {
         answer.headers_mut().insert(LOCATION, to);
     }
@@ -154,7 +156,8 @@ async fn route_list(state: &AdminState, query: Query) -> Answer {
     let table = state.table.load();
     let made = off_thread(move || {
         if query.has("raw") {
-            with_body(StatusCode::OK, PLAIN, table.to_fabio_commands())
+            // As Fabio has it, without a charset.
+            with_body(StatusCode::OK, "text/plain", table.to_fabio_commands())
         } else if query.has("empty") {
             json_answer(StatusCode::OK, &routes::list_with_empty(table.routes()), &query)
         } else {

@@ -124,6 +124,7 @@ pub(super) mod tests {
             strategy: old.strategy.clone(),
             even: true,
             ring: Box::default(),
+            rotation: old.rotation.clone(),
         }
     }
 

@@ -472,7 +472,7 @@ mod tests {
     #[test]
     fn protocols_are_shown_as_schemes() {
         let line = r#"route add s / http://x:1/ opts "proto=h2c strip=/a""#;
-        assert_eq!(one(line).to_string(), r#"route add s / h2c://x:1/ opts "strip=/a""#);
+        assert_eq!(one(line).to_string(), r#"route add s / h2c://x:1/ opts "proto=h2c strip=/a""#);
     }
 
     /// Raw options and the scheme may differ after printing; all that has an effect may not.

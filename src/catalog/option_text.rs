@@ -90,6 +90,7 @@ pub enum Context<'a> {
 /// The first option that makes the whole unusable.
 pub fn parse_options(text: &str, context: Context<'_>) -> Result<ParsedOptions, OptionError> {
     let mut parsed = ParsedOptions::default();
+    parsed.options.shown_whole = matches!(context, Context::Command { .. });
     let (mut allow, mut deny) = (Vec::new(), Vec::new());
     for word in text.split_whitespace() {
         let (key, value) = word.split_once('=').unwrap_or((word, ""));
@@ -282,14 +283,15 @@ fn unknown_text(key: &str) -> String {
 
 impl RouteOptions {
     /// The options as Fabio's `opts` shows them: sorted by key, the last of a repeated one, `key=` where there is no
-    /// value, without `weight` and `proto` (which stand elsewhere: as `weight W` and as scheme of the destination), and
-    /// of a redirect the code only (its URL is the destination).
+    /// value, and of a redirect the code only (its URL is the destination). Those of a tag are without `weight` and
+    /// without a `proto` that makes the scheme of the destination; `proto=http` and unknown ones make none.
     #[must_use]
     pub fn fabio_opts(&self) -> String {
         let mut shown = std::collections::BTreeMap::new();
         for (key, value) in &self.raw {
             let value = match &**key {
-                "weight" | "proto" => continue,
+                "weight" if !self.shown_whole => continue,
+                "proto" if !self.shown_whole && proto(value).is_some_and(|proto| proto != Proto::Http) => continue,
                 "redirect" => value.split_once(',').map_or(&**value, |(code, _)| code),
                 _ => value,
             };

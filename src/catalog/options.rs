@@ -175,4 +175,7 @@ pub struct RouteOptions {
     pub strategy: Option<Strategy>,
     /// Every option as written, in order, known or not: what the API shows and what plain tags carry.
     pub raw: Vec<(Arc<str>, Arc<str>)>,
+    /// Whether `proto` and `weight` among them are shown as options: those of a command, where they stand beside a
+    /// destination and a weight.
+    pub shown_whole: bool,
 }

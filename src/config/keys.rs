@@ -1012,6 +1012,12 @@ const PROXY: &[Key] = &[
         "Hosts of routes are patterns: *.example.com. false: text, which no host of a request is when it holds a `*`.",
     ),
     key(
+        "upstream_errors",
+        Kind::Word(&["told", "bare"]),
+        "told",
+        "Answers when an upstream failed: with a line of text, or bare as in Fabio, which has 500 for what is no HTTP too.",
+    ),
+    key(
         "forwarded_host",
         Kind::Word(&["received", "sent"]),
         "received",

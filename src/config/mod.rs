@@ -322,6 +322,8 @@ pub struct ProxyConfig {
     pub no_route_html: String,
     /// `Retry-After` of a 503 for a route without healthy instance (`retry_after`).
     pub retry_after: Duration,
+    /// Answers for upstreams that cannot be used are Fabio's (`upstream_errors = "bare"`).
+    pub bare_errors: bool,
     /// A route whose instances are all out counts as not there (`fall_through`).
     pub fall_through: bool,
     /// Hosts of routes are patterns (`host_patterns`).

@@ -343,7 +343,7 @@ fn proxy(config: &ProxyConfig, compression: &CompressionConfig) -> Value {
         Matcher::IPrefix => "iprefix",
         Matcher::Glob => "glob",
     };
-    json!({
+    let mut shown = json!({
         "workers": config.workers,
         "strategy": config.strategy.to_string(),
         "matcher": matcher,
@@ -353,6 +353,7 @@ fn proxy(config: &ProxyConfig, compression: &CompressionConfig) -> Value {
         "retry_after": time(config.retry_after),
         "fall_through": config.fall_through,
         "host_patterns": config.host_patterns,
+        "upstream_errors": if config.bare_errors { "bare" } else { "told" },
         "forwarded_host": if config.forwarded_host_sent { "sent" } else { "received" },
         "local_ip": config.local_ip,
         "client_ip_header": header(&config.client_ip_header),
@@ -363,6 +364,14 @@ fn proxy(config: &ProxyConfig, compression: &CompressionConfig) -> Value {
         "sts_subdomains": config.sts_subdomains,
         "sts_preload": config.sts_preload,
         "upstream_ca_file": config.upstream_ca_file,
+        "compression": {
+            "content_types": compression.content_types.as_ref().map(ContentTypes::as_str),
+            "algorithms": compression.algorithms.iter().map(|coding| coding.as_str()).collect::<Vec<_>>(),
+            "min_bytes": compression.min_bytes,
+            "max_memory_mib": compression.max_memory_mib,
+        },
+    });
+    let limits = json!({
         "header_timeout": time(config.header_timeout),
         "idle_timeout": time(config.idle_timeout),
         "body_timeout": time(config.body_timeout),
@@ -380,13 +389,11 @@ fn proxy(config: &ProxyConfig, compression: &CompressionConfig) -> Value {
         "keepalive": time(config.keepalive),
         "tcp_idle_timeout": time(config.tcp_idle_timeout),
         "removed_grace": time(config.removed_grace),
-        "compression": {
-            "content_types": compression.content_types.as_ref().map(ContentTypes::as_str),
-            "algorithms": compression.algorithms.iter().map(|coding| coding.as_str()).collect::<Vec<_>>(),
-            "min_bytes": compression.min_bytes,
-            "max_memory_mib": compression.max_memory_mib,
-        },
-    })
+    });
+    if let (Some(shown), Value::Object(limits)) = (shown.as_object_mut(), limits) {
+        shown.extend(limits);
+    }
+    shown
 }
 
 #[cfg(test)]

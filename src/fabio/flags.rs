@@ -45,20 +45,25 @@ pub fn parse(args: &[String]) -> Result<CommandLine, FlagError> {
     let mut rest = Vec::new();
     let mut args = args.iter();
     while let Some(arg) = args.next() {
+        // Two dashes before a single letter make a flag like others, which Fabio reads and forgets.
+        if matches!(&**arg, "-v" | "-version" | "--version") {
+            return Ok(CommandLine { version: true, ..line });
+        }
         match without_dashes(arg).map(|flag| flag.split_once('=').unwrap_or((flag, ""))) {
-            Some(("v" | "version", _)) if !arg.contains('=') => return Ok(CommandLine { version: true, ..line }),
             Some(("cfg", _)) if !arg.contains('=') => {
-                line.file = Some(args.next().ok_or(FlagError::NoFile)?.clone());
+                let file = args.next().ok_or(FlagError::NoFile)?;
+                line.file = Some(file.clone()).filter(|file| !file.is_empty());
             }
             Some(("cfg", file)) => {
                 let quote = file.chars().next().filter(|c| matches!(c, '\'' | '"')).unwrap_or('\0');
-                line.file = Some(file.trim_matches(quote).to_owned());
+                let file = file.trim_matches(quote);
+                if file.is_empty() {
+                    return Err(FlagError::NoFile);
+                }
+                line.file = Some(file.to_owned());
             }
             _ => rest.push(arg.as_str()),
         }
-    }
-    if line.file.as_deref() == Some("") {
-        return Err(FlagError::NoFile);
     }
     flags(&rest, &mut line)?;
     Ok(line)
@@ -91,7 +96,6 @@ fn flags(args: &[&str], line: &mut CommandLine) -> Result<(), FlagError> {
                 Some(url) => line.shadow = Some(url.to_owned()),
                 None => return usage(format!("flag needs an argument: -{name}")),
             },
-            // A value makes them flags like others; Fabio reads and forgets them.
             "v" | "version" => drop(is_on(name, given)?),
             _ => {
                 let Some(key) = keys::find(name) else {
@@ -145,7 +149,6 @@ pub fn usage(program: &str) -> String {
         let fate = match key.fate {
             keys::Fate::Becomes(_) => "",
             keys::Fate::Nothing(_) => " [no effect]",
-            keys::Fate::NotYet(_) => " [not yet]",
         };
         text.push_str(&format!("  -{}{blank}{placeholder}\n    \t{}{default}{fate}\n", key.name, key.doc));
     }
@@ -216,8 +219,11 @@ mod tests {
         for args in [&["-cfg", "f"][..], &["--cfg=f"], &["-cfg='f'"], &["-cfg=\"f\""], &["x", "-cfg", "f"]] {
             assert_eq!(read(args).unwrap().file.as_deref(), Some("f"), "{args:?}");
         }
-        for args in [&["-cfg"][..], &["-cfg="], &["-cfg", ""], &["-cfg=''"]] {
+        for args in [&["-cfg"][..], &["-cfg="], &["-cfg=''"]] {
             assert_eq!(read(args), Err(FlagError::NoFile), "{args:?}");
+        }
+        for args in [&["-cfg", ""][..], &["--v"]] {
+            assert_eq!(read(args), Ok(CommandLine::default()), "{args:?}");
         }
         for args in [&["-v"][..], &["--version"], &["-x", "-version"]] {
             assert!(read(args).unwrap().version, "{args:?}");

@@ -1,8 +1,8 @@
 //! The one table of Fabio's keys: names, types, defaults, and what becomes of each here.
 //!
 //! From it come the flags, the names in the environment, the check of values, the warnings at start, the comments of
-//! `--print-config` and the tables of the migration guide. A feature that is added to `lb` moves its keys from
-//! [`Fate::NotYet`] to [`Fate::Becomes`], and [`super::translate`] writes them.
+//! `--print-config` and the tables of the migration guide. What [`Fate::Becomes`] names is written by
+//! [`super::translate`].
 
 mod proxy;
 mod registry;
@@ -51,8 +51,6 @@ pub enum Fate {
     Becomes(&'static str),
     /// It has no effect, and will have none; the reason.
     Nothing(&'static str),
-    /// It is not carried out yet; what is missing.
-    NotYet(&'static str),
 }
 
 /// One key.
@@ -95,10 +93,6 @@ const fn nothing(name: &'static str, kind: Kind, default: &'static str, doc: &'s
     Key { name, kind, default, doc, fate: Fate::Nothing(why) }
 }
 
-const fn later(name: &'static str, kind: Kind, default: &'static str, doc: &'static str, what: &'static str) -> Key {
-    Key { name, kind, default, doc, fate: Fate::NotYet(what) }
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -129,7 +123,7 @@ mod tests {
                         assert!(ours.contains(name), "{} becomes {name}, which is no key", key.name);
                     }
                 }
-                Fate::Nothing(reason) | Fate::NotYet(reason) => {
+                Fate::Nothing(reason) => {
                     assert!(!reason.is_empty() && !reason.ends_with('.'), "{}: {reason}", key.name);
                 }
             }
@@ -164,11 +158,6 @@ mod tests {
                 "keys without effect",
                 "reason",
                 rows(|fate| if let Fate::Nothing(why) = fate { Some(why) } else { None }),
-            ),
-            (
-                "keys not carried out yet",
-                "missing",
-                rows(|fate| if let Fate::NotYet(it) = fate { Some(it) } else { None }),
             ),
             ("keys that are carried out", "lb", carried_out),
         ];

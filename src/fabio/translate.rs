@@ -240,10 +240,12 @@ address = "0.0.0.0:9999" # proxy.addr
 [proxy]
 strategy = "rnd" # proxy.strategy
 fall_through = true # Fabio knows no route without instances
+upstream_errors = "bare" # Fabio's errors have no text
 forwarded_host = "sent" # Fabio tells the host after host=
 idle_timeout = "1h" # Fabio keeps idle connections
 body_timeout = "1h" # Fabio waits for slow clients
 max_header_bytes = 1048576 # Fabio takes request heads up to 1 MiB
+max_headers = 1024 # Fabio does not count header fields
 connect_timeout = "30s" # proxy.dialtimeout
 response_timeout = "24h" # proxy.responseheadertimeout: no limit
 try_timeout = "0s" # Fabio asks one target, however slow it is
@@ -387,7 +389,10 @@ format = "text" # Fabio writes its log for people
         assert!(consul(&["-registry.consul.checksRequired", "all"]).checks_required_all);
         let stale = ["-registry.consul.requireConsistent=false", "-registry.consul.allowStale"];
         assert!(consul(&stale).stale && !consul(&stale[..1]).stale);
-        assert!(refusals(&stale[1..]).contains("cannot be true together"));
+        for backend in ["consul", "static"] {
+            let args = ["-registry.backend", backend, stale[1]];
+            assert!(refusals(&args).contains("cannot be true together"), "{backend}");
+        }
 
         let register = |args: &[&str]| consul(args).register;
         let address = |text: &str| register(&["-registry.consul.register.addr", text]).address.map(|it| it.to_string());
@@ -572,10 +577,6 @@ format = "text" # Fabio writes its log for people
             (&["-metrics.target", "statsd"], "write statsd_raw"),
             (&["-metrics.target", "prometheus,influx"], "\"influx\" is not one of"),
             (
-                &["-metrics.target", "graphite"],
-                "metrics.graphite.addr: it is empty, and metrics.target=graphite needs it",
-            ),
-            (
                 &["-metrics.target", "statsd_raw", "-metrics.statsd.addr", "x"],
                 "metrics.statsd.addr (command line): lb's",
             ),
@@ -583,12 +584,15 @@ format = "text" # Fabio writes its log for people
                 &["-metrics.target", "stdout", "-metrics.prefix", "{{upper .Exec}}"],
                 "holds {{upper .Exec}}, which is not",
             ),
-            (&["-metrics.target", "stdout", "-metrics.interval", "0"], "metrics.interval (command line): 0s"),
+            (
+                &["-metrics.target=graphite", "-metrics.graphite.addr=h:1", "-metrics.interval=0"],
+                "metrics.interval (command line): 0s",
+            ),
             (&["-metrics.target", "prometheus", "-metrics.prometheus.buckets", "2,1"], "does not rise"),
             (&["-proxy.auth", "name=a"], "scheme a has no type="),
             (&["-proxy.auth", "name=a;type=basic"], "scheme a has no file="),
             (&["-proxy.auth", "name=a;type=ldap"], "type=ldap is not known"),
-            (&["-proxy.addr", ":1;proto=ftp"], "proto=ftp is not one of"),
+            (&["-proxy.addr", ":1;proto=ftp"], "unknown protocol \"ftp\""),
             (&["-proxy.addr", ":1;cs=x"], "cs=x is not a source in proxy.cs"),
             (&["-proxy.addr", ":1;proto=https"], "proto=https needs cs="),
             (&["-proxy.addr", ":1;proto=http;cs=x", "-proxy.cs", "cs=x;type=file;cert=x"], "cs= needs a proto"),
@@ -645,11 +649,23 @@ format = "text" # Fabio writes its log for people
 
     #[test]
     fn what_is_left_out_is_said_once() {
-        let args = ["-bgp.enabled", "-metrics.target", "circonus", "-profile.mode=", "-proxy.flushinterval", "1000ms"];
+        let args = [
+            "-bgp.enabled",
+            "-metrics.target=circonus",
+            "-metrics.circonus.apikey=x",
+            "-profile.mode=",
+            "-proxy.flushinterval=1000ms",
+        ];
         let said = warnings(&args);
-        assert_eq!(said.len(), 2, "{said:?}");
-        assert!(said[0].starts_with("bgp.enabled (command line): has no effect: left out on purpose"), "{said:?}");
-        assert!(said[1].starts_with("metrics.target (command line): circonus is left out on purpose"), "{said:?}");
+        let expected = [
+            "metrics.circonus.apikey (command line): has no effect: left out on purpose",
+            "bgp.enabled (command line): has no effect: left out on purpose",
+            "metrics.target (command line): circonus is left out on purpose",
+        ];
+        assert_eq!(said.len(), expected.len(), "{said:?}");
+        for part in expected {
+            assert!(said.iter().any(|line| line.starts_with(part)), "{part}: {said:?}");
+        }
         let toml = translated(&args).toml;
         assert!(toml.contains("\n# bgp.enabled: has no effect: left out on purpose"), "{toml}");
     }
@@ -682,6 +698,22 @@ format = "text" # Fabio writes its log for people
     }
 
     #[test]
+    fn metrics_that_cannot_be() {
+        for args in [
+            &["-metrics.prefix={{.Nope}}"][..],
+            &["-metrics.prefix={{.Nope}}", "-metrics.target=prometheus"],
+            &["-metrics.target=circonus"],
+            &["-metrics.target=statsd"],
+            &["-profile.mode=odd"],
+        ] {
+            assert!(!refusals(args).is_empty(), "{args:?}");
+        }
+        for target in ["statsd_raw", "dogstatsd", "graphite"] {
+            assert!(warnings(&["-metrics.target", target])[0].contains("goes nowhere"), "{target}");
+        }
+    }
+
+    #[test]
     fn metrics_keep_their_names_and_go_where_they_went() {
         changes(&["-metrics.prefix", "x", "-metrics.statsd.addr", "h:1"], |_| {});
         changes(&["-metrics.target", "prometheus"], |config| {
@@ -711,6 +743,9 @@ format = "text" # Fabio writes its log for people
             metrics.subsystem = "sub".to_owned();
             metrics.buckets = vec![0.1, 2.0];
         });
+        // Fabio does not wait before it writes to its own output.
+        let at_once = &["-metrics.target=stdout", "-metrics.interval=5s"];
+        assert_eq!(config(at_once).metrics.interval, Duration::from_millis(250));
     }
 
     /// Who teaches `lb` a protocol has to say so in the table of listeners.

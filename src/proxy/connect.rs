@@ -45,6 +45,16 @@ pub enum ConnectError {
 }
 
 impl ConnectError {
+    /// Whether it came so far that TLS was spoken, or not, and we did not go on: a certificate that is not accepted.
+    #[must_use]
+    pub fn is_refusal_of_ours(&self) -> bool {
+        match self {
+            Self::Tls(error) => error.kind() == io::ErrorKind::InvalidData,
+            Self::ServerName(_) => true,
+            Self::Io(_) | Self::Timeout(_) => false,
+        }
+    }
+
     /// For the connects metric.
     #[must_use]
     pub fn result(&self) -> ConnectResult {

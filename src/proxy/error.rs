@@ -43,9 +43,12 @@ pub enum ProxyError {
     /// Connecting took too long, everywhere.
     #[error("connecting to an upstream timed out")]
     ConnectTimeout,
-    /// The upstream closed the connection, or spoke nonsense, before an answer was complete enough to pass on.
+    /// The upstream closed the connection before an answer was complete enough to pass on.
     #[error("upstream failed before an answer: {0}")]
     Upstream(String),
+    /// The upstream speaks no HTTP, or shows a certificate that is not accepted.
+    #[error("upstream cannot be used: {0}")]
+    Unusable(String),
     /// No first byte in time.
     #[error("no answer from the upstream in time")]
     ResponseTimeout,
@@ -55,6 +58,19 @@ pub enum ProxyError {
     /// The client went away before the answer was there (only logged).
     #[error("client closed the request")]
     ClientClosed,
+}
+
+/// What the answers to ordinary clients depend on.
+#[derive(Clone, Debug)]
+pub struct ErrorAnswers {
+    /// Status where there is no route.
+    pub no_route: StatusCode,
+    /// Page where there is no route.
+    pub no_route_page: Bytes,
+    /// When a client may come back that was told 503, in seconds.
+    pub retry_after_s: u64,
+    /// As Fabio answers for upstreams: without a text, and 500 for what cannot be used.
+    pub bare: bool,
 }
 
 impl ProxyError {
@@ -69,7 +85,7 @@ impl ProxyError {
             Self::NoInstance | Self::AuthBusy => StatusCode::SERVICE_UNAVAILABLE,
             Self::AccessDenied => StatusCode::FORBIDDEN,
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
-            Self::Connect(_) | Self::Upstream(_) | Self::AuthUnavailable => StatusCode::BAD_GATEWAY,
+            Self::Connect(_) | Self::Upstream(_) | Self::Unusable(_) | Self::AuthUnavailable => StatusCode::BAD_GATEWAY,
             Self::ConnectTimeout | Self::ResponseTimeout | Self::RequestTimeout => StatusCode::GATEWAY_TIMEOUT,
             // nginx's number for it; never on the wire.
             Self::ClientClosed => StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST),
@@ -92,6 +108,7 @@ impl ProxyError {
             Self::Connect(_) => "connect",
             Self::ConnectTimeout => "connect_timeout",
             Self::Upstream(_) => "upstream",
+            Self::Unusable(_) => "unusable",
             Self::ResponseTimeout => "response_timeout",
             Self::RequestTimeout => "request_timeout",
             Self::ClientClosed => "client_closed",
@@ -110,7 +127,9 @@ impl ProxyError {
             Self::Unauthorized => ("16", "authorization failed"),
             Self::AuthUnavailable => ("14", "authorization is not available"),
             Self::AuthBusy => ("14", "authorization takes too long"),
-            Self::Connect(_) | Self::ConnectTimeout | Self::Upstream(_) => ("14", "upstream unavailable"),
+            Self::Connect(_) | Self::ConnectTimeout | Self::Upstream(_) | Self::Unusable(_) => {
+                ("14", "upstream unavailable")
+            }
             Self::RequestTimeout => ("4", "the request took too long"),
             Self::ResponseTimeout => ("4", "no answer from the upstream in time"),
             Self::ClientClosed => ("1", "cancelled"),
@@ -131,32 +150,44 @@ impl ProxyError {
             Self::AuthUnavailable => "authorization is not available",
             Self::Connect(_) => "cannot connect to the upstream",
             Self::ConnectTimeout => "connecting to the upstream timed out",
-            Self::Upstream(_) => "the upstream failed before it answered",
+            Self::Upstream(_) | Self::Unusable(_) => "the upstream failed before it answered",
             Self::ResponseTimeout => "the upstream did not answer in time",
             Self::RequestTimeout => "the request took too long",
             Self::ClientClosed => "",
         }
     }
 
+    /// Whether it is about an upstream that was asked, or was to be.
+    fn is_of_upstream(&self) -> bool {
+        matches!(
+            self,
+            Self::Connect(_) | Self::ConnectTimeout | Self::Upstream(_) | Self::Unusable(_) | Self::ResponseTimeout
+        )
+    }
+
     /// The answer to an ordinary client.
     #[must_use]
-    pub fn response(&self, no_route: StatusCode, no_route_page: &Bytes, retry_after_s: u64) -> Response<Bytes> {
+    pub fn response(&self, answers: &ErrorAnswers) -> Response<Bytes> {
+        let bare = answers.bare && self.is_of_upstream();
         let mut response = Response::new(match self {
-            Self::NoRoute => no_route_page.clone(),
-            _ if self.text().is_empty() => Bytes::new(),
+            Self::NoRoute => answers.no_route_page.clone(),
+            _ if bare || self.text().is_empty() => Bytes::new(),
             _ => Bytes::from(format!("{}\n", self.text())),
         });
-        *response.status_mut() = self.status(no_route);
-        let is_empty = response.body().is_empty();
+        *response.status_mut() = match self {
+            Self::Unusable(_) if bare => StatusCode::INTERNAL_SERVER_ERROR,
+            _ => self.status(answers.no_route),
+        };
+        let empty = response.body().is_empty();
         let headers = response.headers_mut();
-        if *self == Self::NoRoute && !is_empty {
+        if !empty && *self == Self::NoRoute {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
-        } else if !is_empty {
+        } else if !empty {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
             headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         }
         if matches!(self, Self::NoInstance | Self::AuthBusy) {
-            headers.insert(RETRY_AFTER, HeaderValue::from(retry_after_s));
+            headers.insert(RETRY_AFTER, HeaderValue::from(answers.retry_after_s));
         }
         response
     }
@@ -178,6 +209,10 @@ impl ProxyError {
 mod tests {
     use super::*;
 
+    fn answers() -> ErrorAnswers {
+        ErrorAnswers { no_route: StatusCode::NOT_FOUND, no_route_page: Bytes::new(), retry_after_s: 3, bare: false }
+    }
+
     #[test]
     fn statuses_are_those_of_the_compatibility_table() {
         let table = [
@@ -193,6 +228,7 @@ mod tests {
             (ProxyError::ConnectTimeout, 504, "14"),
             (ProxyError::RequestTimeout, 504, "4"),
             (ProxyError::Upstream("eof".into()), 502, "14"),
+            (ProxyError::Unusable("no HTTP".into()), 502, "14"),
             (ProxyError::ResponseTimeout, 504, "4"),
             (ProxyError::ClientClosed, 499, "1"),
         ];
@@ -206,21 +242,39 @@ mod tests {
     #[test]
     fn a_503_says_when_to_come_back_and_a_404_shows_the_page() {
         let page = Bytes::from_static(b"<p>nothing here</p>");
-        let response = ProxyError::NoInstance.response(StatusCode::NOT_FOUND, &page, 3);
+        let answers = ErrorAnswers { no_route: StatusCode::IM_A_TEAPOT, no_route_page: page.clone(), ..answers() };
+        let response = ProxyError::NoInstance.response(&answers);
         assert_eq!(response.headers()[RETRY_AFTER], "3");
-        let response = ProxyError::NoRoute.response(StatusCode::IM_A_TEAPOT, &page, 3);
+        let response = ProxyError::NoRoute.response(&answers);
         assert_eq!(response.status(), StatusCode::IM_A_TEAPOT);
         assert_eq!(response.body(), &page);
         assert!(!response.headers().contains_key(RETRY_AFTER));
         assert_eq!(response.headers()[CONTENT_TYPE], "text/html; charset=utf-8");
-        let nothing = ProxyError::NoRoute.response(StatusCode::NOT_FOUND, &Bytes::new(), 3);
+        let nothing = ProxyError::NoRoute.response(&ErrorAnswers { no_route_page: Bytes::new(), ..answers });
         assert!(nothing.headers().is_empty());
     }
 
     #[test]
+    fn without_a_text_there_is_no_content_type() {
+        let bare = ErrorAnswers { bare: true, ..answers() };
+        for (error, status) in [
+            (ProxyError::NoRoute, 404),
+            (ProxyError::Connect("refused".into()), 502),
+            (ProxyError::ResponseTimeout, 504),
+            (ProxyError::Unusable("no HTTP".into()), 500),
+        ] {
+            let response = error.response(&bare);
+            assert_eq!(response.status().as_u16(), status, "{error}");
+            assert!(response.body().is_empty() && response.headers().is_empty(), "{response:?}");
+        }
+        assert_eq!(ProxyError::AccessDenied.response(&bare).body(), "access denied\n");
+        let told = ProxyError::Unusable("no HTTP".into()).response(&answers());
+        assert_eq!((told.status(), told.body().is_empty()), (StatusCode::BAD_GATEWAY, false));
+    }
+
+    #[test]
     fn causes_with_addresses_stay_inside() {
-        let response =
-            ProxyError::Connect("10.1.2.3:80 refused".into()).response(StatusCode::NOT_FOUND, &Bytes::new(), 1);
+        let response = ProxyError::Connect("10.1.2.3:80 refused".into()).response(&answers());
         assert!(!String::from_utf8_lossy(response.body()).contains("10.1.2.3"));
     }
 }

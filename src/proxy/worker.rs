@@ -59,7 +59,7 @@ pub struct Worker {
     /// The table, cached.
     pub table: RefCell<TableReader>,
     settings: RefCell<SettingsReader>,
-    /// Randomness and cursors of picks.
+    /// Randomness of picks.
     pub picker: RefCell<PickState>,
     /// Upstream connections.
     pub pool: UpstreamPool,

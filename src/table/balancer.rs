@@ -27,23 +27,11 @@ pub struct PickContext<'a> {
     pub slow_start_ms: u64,
 }
 
-/// Randomness and cursors of one worker: seeded apart, so that workers do not march in step.
+/// Randomness of one worker: seeded apart, so that workers do not march in step.
 #[derive(Debug)]
 pub struct PickState {
     rng: fastrand::Rng,
-    /// Cursors of `rr`, each in the slot its route's id falls on: bounded memory, and they outlive tables. A route
-    /// that loses its slot to another starts again somewhere else, which is as fair.
-    cursors: Box<[Cursor]>,
 }
-
-#[derive(Clone, Copy, Debug, Default)]
-struct Cursor {
-    route: u64,
-    next: u32,
-}
-
-/// Routes whose `rr` cursors a worker can hold at once.
-const CURSORS: usize = 4096;
 
 /// Draws before a search through all targets takes over.
 const DRAWS_MAX: usize = 8;
@@ -62,7 +50,7 @@ impl PickState {
     /// State with its own seed.
     #[must_use]
     pub fn new(seed: u64) -> Self {
-        Self { rng: fastrand::Rng::with_seed(seed), cursors: vec![Cursor::default(); CURSORS].into() }
+        Self { rng: fastrand::Rng::with_seed(seed) }
     }
 
     /// Picks a target, or none when the route has none left to try.
@@ -169,7 +157,7 @@ impl PickState {
         }
         // A long ring can give many turns in a row to one target that is out; the search after it is fair enough.
         for _ in 0..turns.min(64) {
-            let turn = self.advance(route.id, turns);
+            let turn = route.rotation.next(turns);
             let at = route.ring.get(turn).map_or(turn, |&target| target as usize);
             let target = route.targets.get(at)?;
             if scope.is_usable(target) && self.is_old_enough(target, scope.context) {
@@ -177,20 +165,6 @@ impl PickState {
             }
         }
         self.first_usable(scope)
-    }
-
-    fn advance(&mut self, route: u64, turns: usize) -> usize {
-        let cursor = &mut self.cursors[(route % CURSORS as u64) as usize];
-        if cursor.route != route {
-            *cursor = Cursor { route, next: self.rng.u32(..) };
-        }
-        let turn = cursor.next as usize % turns;
-        cursor.next = cursor.next.wrapping_add(1);
-        // Without this, the step from 2^32 to 0 would skip turns; also keeps the place when the number of turns falls.
-        if cursor.next as usize >= turns {
-            cursor.next %= turns as u32;
-        }
-        turn
     }
 
     fn is_old_enough(&mut self, target: &Target, context: &PickContext<'_>) -> bool {
@@ -265,7 +239,7 @@ mod tests {
     use crate::metrics::ServiceMetrics;
     use crate::table::health::HealthConfig;
     use crate::table::shares::ring;
-    use crate::table::{InFlight, TargetState};
+    use crate::table::{InFlight, Rotation, TargetState};
 
     const HASH: Strategy = Strategy::Hash(HashKey::Ip);
     const ALL: [Strategy; 6] =
@@ -298,6 +272,7 @@ mod tests {
             strategy,
             even,
             ring: if even { Box::default() } else { ring(shares) },
+            rotation: Rotation::default(),
         })
     }
 
@@ -384,6 +359,17 @@ mod tests {
             rest.windows(3).all(|w| w[0] != w[1] && w[1] != w[2] && w[0] != w[2]) && !rest.contains(&3),
             "{rest:?}"
         );
+    }
+
+    #[test]
+    fn turns_are_one_row_for_all_workers() {
+        let even = route(Strategy::RoundRobin, &[0.25; 4]);
+        let mut workers = [1, 2, 3].map(PickState::new);
+        let mut order = (0..).map(|step: usize| (step * step + step / 3) % 3);
+        let picked: Vec<u64> = (0..12)
+            .filter_map(|_| workers[order.next()?].pick(&even, context(&[])).map(|target| target.state.key))
+            .collect();
+        assert_eq!(picked, [1, 2, 3, 4, 1, 2, 3, 4, 1, 2, 3, 4]);
     }
 
     #[test]

@@ -20,7 +20,7 @@ use super::ranks::{Difference, RankedList};
 use super::series::SeriesOfRoutes;
 use super::shares::{Demand, is_even, ring, shares};
 use super::states::States;
-use super::{Excluded, Matcher, Route, RouteTable, Target, TargetState};
+use super::{Excluded, Matcher, Rotation, Route, RouteTable, Target, TargetState};
 use crate::catalog::command::Command;
 use crate::catalog::command_list::CommandList;
 use crate::catalog::options::{RouteOptions, Strategy};
@@ -132,7 +132,14 @@ type PartKey = (SourceName, ServiceName);
 #[derive(Debug)]
 struct Place {
     id: u64,
+    rotation: Rotation,
     parts: BTreeMap<PartKey, Vec<Draft>>,
+}
+
+impl Place {
+    fn new(id: u64, rotation: Rotation) -> Self {
+        Self { id, rotation, parts: BTreeMap::new() }
+    }
 }
 
 /// What the last build did to the table.
@@ -286,7 +293,7 @@ impl TableBuilder {
     fn replace_at(&mut self, key: &RouteKey, part: &PartKey, drafts: Option<Vec<Draft>>) {
         if !self.places.contains_key(key) {
             self.last_id += 1;
-            self.places.insert(key.clone(), Place { id: self.last_id, parts: BTreeMap::new() });
+            self.places.insert(key.clone(), Place::new(self.last_id, Rotation::default()));
         }
         let Some(place) = self.places.get_mut(key) else { return };
         let old = place.parts.remove(part);
@@ -435,13 +442,14 @@ impl TableBuilder {
         let next_id = self.last_id + 1;
         let place = self.places.get(key);
         let id = place.map_or(next_id, |place| place.id);
+        let rotation = place.map(|place| place.rotation.clone()).unwrap_or_default();
         let mut drafts: Vec<Draft> =
             place.into_iter().flat_map(|place| place.parts.values().flatten().cloned()).collect();
         let is_empty = place.is_none_or(|place| place.parts.is_empty());
         self.overlay.apply(key, &mut drafts);
         let had = self.routed.contains(&id);
         let empty = |route: &Route| self.fall_through && route.targets.is_empty();
-        let mut route = compile(id, key, &drafts, &self.strategy).filter(|route| !empty(route));
+        let mut route = compile(id, key, &drafts, &self.strategy, rotation.clone()).filter(|route| !empty(route));
         self.series.attach(id, route.as_mut());
         let has = route.is_some();
         tracing::debug!(route = %format_args!("{}{}", key.host, key.path), targets = drafts.len(), routed = has, "rebuilt");
@@ -456,7 +464,7 @@ impl TableBuilder {
             self.routed.insert(id);
             if !self.places.contains_key(key) {
                 self.last_id = next_id;
-                self.places.insert(key.clone(), Place { id, parts: BTreeMap::new() });
+                self.places.insert(key.clone(), Place::new(id, rotation));
             }
         } else {
             self.routed.remove(&id);
@@ -487,7 +495,7 @@ fn canonical(mut key: RouteKey) -> RouteKey {
 }
 
 /// The route of a place; none when nothing is registered there.
-fn compile(id: u64, key: &RouteKey, drafts: &[Draft], default: &Strategy) -> Option<Route> {
+fn compile(id: u64, key: &RouteKey, drafts: &[Draft], default: &Strategy, rotation: Rotation) -> Option<Route> {
     if drafts.is_empty() {
         return None;
     }
@@ -520,7 +528,7 @@ fn compile(id: u64, key: &RouteKey, drafts: &[Draft], default: &Strategy) -> Opt
     let even = is_even(&shares);
     let ring = if even || strategy != Strategy::RoundRobin { Box::default() } else { ring(&shares) };
     let targets = eligible.iter().zip(&shares).map(|(draft, share)| draft.target(*share)).collect();
-    Some(Route { id, key: key.clone(), targets, excluded: excluded.into(), strategy, even, ring })
+    Some(Route { id, key: key.clone(), targets, excluded: excluded.into(), strategy, even, ring, rotation })
 }
 
 /// Whether both are the same place to go to, for the same service with the same weight and tags.
@@ -585,6 +593,7 @@ mod tests {
         }
         let (old, new) = (get(&before, "b").unwrap(), get(&after, "b").unwrap());
         assert_eq!(old.id, new.id);
+        assert_eq!((old.rotation.next(10), new.rotation.next(10)), (0, 1), "turns go on");
         assert!(!old.targets[0].state.retired.load(Relaxed), "still at the other place");
         assert_eq!(new.targets[0].state.addr.port(), 3);
         assert_eq!(*builder.changes(), Changes { added: 0, changed: 1, removed: 0 });

@@ -49,7 +49,7 @@ pub use clock::Clock;
 pub use command_services::CommandServices;
 pub use explain::Explanation;
 pub use publish::{SharedTable, TableReader};
-pub use route::{Excluded, Route};
+pub use route::{Excluded, Rotation, Route};
 pub use target::{InFlight, Target, TargetState};
 
 /// How request paths are compared with route paths (`proxy.matcher`).
@@ -194,6 +194,7 @@ mod tests {
             strategy: Strategy::P2c,
             even: true,
             ring: Box::default(),
+            rotation: Rotation::default(),
         })
     }
 

@@ -1,6 +1,7 @@
 //! One route: a place, and the targets that serve it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::Target;
 use crate::catalog::options::Strategy;
@@ -10,8 +11,7 @@ use crate::catalog::{InstanceId, ServiceName};
 /// A route of the table.
 #[derive(Debug)]
 pub struct Route {
-    /// Stays the same from table to table while the place is routed, and is never given to another place:
-    /// cursors of `rr` are kept by it.
+    /// Stays the same from table to table while the place is routed, and is never given to another place.
     pub id: u64,
     /// Where it stands.
     pub key: RouteKey,
@@ -25,6 +25,23 @@ pub struct Route {
     pub even: bool,
     /// Order of turns for `rr` while shares differ (indexes of `targets`, spread out); empty otherwise.
     pub ring: Box<[u32]>,
+    /// Whose turn it is with `rr`. Outlives tables.
+    pub rotation: Rotation,
+}
+
+/// The turns of a place, counted for all workers together: whoever asks often, on whatever connections, sees each
+/// target in its turn. With a count for each worker, two of them that step along would send both their requests to the
+/// same target.
+#[derive(Clone, Debug, Default)]
+pub struct Rotation(Arc<AtomicU32>);
+
+impl Rotation {
+    /// The next of `count` turns, from 0. (Once in 2^32 requests the step back to 0 may repeat or skip some.)
+    #[must_use]
+    pub fn next(&self, count: usize) -> usize {
+        // Nothing else is read or written by this order: it is a count.
+        self.0.fetch_add(1, Ordering::Relaxed) as usize % count
+    }
 }
 
 impl Route {

@@ -7,8 +7,11 @@
 //! | `H2 NAME HOST/PATH` | the same over HTTP/2 |
 //! | `WS HOST/PATH` | a websocket handshake, then one frame there and back |
 //! | `GRPC [HOST] /PATH` | one call |
+//! | `GRPCS NAME [HOST] /PATH` | the same over TLS |
 //! | `TCP TEXT` | sends the text, reads until the answer that is wanted, or the end |
-//! | `RAW TEXT` | sends exactly this (`\r\n` are written out), reads to the end |
+//! | `RAW TEXT` | sends exactly this (`\r`, `\n`, `\xNN` are written out), reads to the end |
+//!
+//! A header line `<N fields>` stands for so many.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -24,7 +27,7 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use super::case::Step;
 use super::stage::Stage;
 use super::subject::Subject;
-use super::support::client::{PATIENCE, RawClient, RawResponse};
+use super::support::client::{PATIENCE, RawClient, RawResponse, exchange};
 
 /// What came back; none when the connection ended without an answer.
 pub type Answer = Option<RawResponse>;
@@ -34,6 +37,7 @@ const ANY_HOST: &str = "any.test";
 
 /// One exchange.
 pub fn once(stage: &Stage, subject: &Subject, step: &Step) -> Answer {
+    let step = &Step { body: step.body.as_ref().map(|body| stage.fill(body)), ..step.clone() };
     let address = subject.listener(step.on.as_deref());
     let ask = stage.fill(&step.ask).replace("<ip>", &subject.ip);
     let (verb, rest) = ask.split_once(' ').unwrap_or((&ask, ""));
@@ -48,11 +52,15 @@ pub fn once(stage: &Stage, subject: &Subject, step: &Step) -> Answer {
             }
         }
         "WS" => websocket(address, rest, step),
-        "GRPC" => grpc(address, rest),
-        "TCP" => tcp(address, rest, step),
+        "GRPC" => grpc(stage, address, None, rest),
+        "GRPCS" => {
+            let (name, rest) = rest.split_once(' ').expect("a server name and a path");
+            grpc(stage, address, Some(name), rest)
+        }
+        "TCP" => tcp(&subject.ip, address, &unescaped(rest), step),
         "RAW" => {
             let mut socket = connect(address)?;
-            let _ = socket.write_all(rest.replace("\\r", "\r").replace("\\n", "\n").as_bytes());
+            let _ = socket.write_all(&unescaped(rest));
             read_answer(&mut socket, false)
         }
         method => {
@@ -63,18 +71,20 @@ pub fn once(stage: &Stage, subject: &Subject, step: &Step) -> Answer {
     }
 }
 
-/// The same request again and again on one connection; who answered each time.
+/// The same request again and again, on one connection unless the step says otherwise; who answered each time.
 pub fn many(stage: &Stage, subject: &Subject, step: &Step, times: usize) -> Vec<String> {
     let address = subject.listener(step.on.as_deref());
     let ask = stage.fill(&step.ask);
     let (method, place) = ask.split_once(' ').expect("METHOD HOST/PATH");
-    let request = head(method, place, step).replace("Connection: close\r\n", "");
+    let request = head(method, place, step);
+    let name = |answer: &RawResponse| answer.header("x-instance").unwrap_or("nobody").to_owned();
+    if step.apart {
+        return (0..times).map(|_| name(&exchange(address, &request).expect("an answer"))).collect();
+    }
+    let request = request.replace("Connection: close\r\n", "");
     let mut client = RawClient::connect(address);
     (0..times)
-        .map(|_| {
-            let answer = client.send(&request).response().expect("an answer on a connection that is kept");
-            answer.header("x-instance").unwrap_or("nobody").to_owned()
-        })
+        .map(|_| name(&client.send(&request).response().expect("an answer on a connection that is kept")))
         .collect()
 }
 
@@ -98,7 +108,13 @@ fn head(method: &str, place: &str, step: &Step) -> String {
         text.push_str("Connection: close\r\n");
     }
     for line in &step.head {
-        text.push_str(&format!("{line}\r\n"));
+        match line.strip_prefix('<').and_then(|line| line.strip_suffix(" fields>")) {
+            Some(count) => {
+                let count: usize = count.parse().expect("a number of fields");
+                text.extend((0..count).map(|at| format!("X-Field-{at}: {at}\r\n")));
+            }
+            None => text.push_str(&format!("{line}\r\n")),
+        }
     }
     let body = step.body.as_deref().unwrap_or("");
     if step.body.is_some() && !step.head.iter().any(|line| line.starts_with("Transfer-Encoding")) {
@@ -107,6 +123,25 @@ fn head(method: &str, place: &str, step: &Step) -> String {
     text.push_str("\r\n");
     text.push_str(body);
     text
+}
+
+/// The text as bytes.
+fn unescaped(text: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once('\\') {
+        bytes.extend_from_slice(before.as_bytes());
+        let (byte, length) = match after.as_bytes()[0] {
+            b'r' => (b'\r', 1),
+            b'n' => (b'\n', 1),
+            b'x' => (u8::from_str_radix(&after[1..3], 16).expect("two hexadecimal digits"), 3),
+            other => panic!("\\{} means nothing", char::from(other)),
+        };
+        bytes.push(byte);
+        rest = &after[length..];
+    }
+    bytes.extend_from_slice(rest.as_bytes());
+    bytes
 }
 
 /// Reads one answer. Interim ones are passed over.
@@ -176,13 +211,22 @@ fn over_h2(stage: &Stage, address: SocketAddr, name: &str, place: &str, step: &S
     })
 }
 
-fn grpc(address: SocketAddr, rest: &str) -> Answer {
+fn grpc(stage: &Stage, address: SocketAddr, tls: Option<&str>, rest: &str) -> Answer {
     let (host, path) = rest.split_once(' ').unwrap_or(("", rest));
     block_on(async {
         let socket = tokio::net::TcpStream::connect(address).await.ok()?;
         let builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
-        let (mut sender, connection) = builder.handshake(TokioIo::new(socket)).await.ok()?;
-        tokio::spawn(connection);
+        let mut sender = if let Some(name) = tls {
+            let connector = tokio_rustls::TlsConnector::from(Arc::new(tls_config(stage, "h2")));
+            let stream = connector.connect(server_name(name), socket).await.ok()?;
+            let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.ok()?;
+            tokio::spawn(connection);
+            sender
+        } else {
+            let (sender, connection) = builder.handshake(TokioIo::new(socket)).await.ok()?;
+            tokio::spawn(connection);
+            sender
+        };
         let mut request = http::Request::post(format!("http://grpc.test{path}"))
             .header("content-type", "application/grpc")
             .header("te", "trailers");
@@ -225,17 +269,22 @@ fn websocket(address: SocketAddr, place: &str, step: &Step) -> Answer {
     Some(answer)
 }
 
-fn tcp(address: SocketAddr, text: &str, step: &Step) -> Answer {
+fn tcp(ip: &str, address: SocketAddr, sent: &[u8], step: &Step) -> Answer {
     let mut socket = connect(address)?;
-    let wanted = step.want.body.as_deref().unwrap_or("").len();
-    let ends = text.ends_with(" FIN");
-    socket.write_all(text.trim_end_matches(" FIN").as_bytes()).ok()?;
-    if ends {
+    let want = &step.want;
+    let wanted = want.body.as_deref().unwrap_or("").len();
+    let parts = |body: &[u8]| {
+        let text = String::from_utf8_lossy(body).into_owned();
+        !want.body_has.is_empty() && want.body_has.iter().all(|part| text.contains(&part.replace("<ip>", ip)))
+    };
+    let ends = sent.strip_suffix(b" FIN");
+    socket.write_all(ends.unwrap_or(sent)).ok()?;
+    if ends.is_some() {
         socket.shutdown(std::net::Shutdown::Write).ok()?;
     }
     let mut body = Vec::new();
     let mut buffer = [0; 1024];
-    while wanted == 0 || body.len() < wanted {
+    while (wanted == 0 || body.len() < wanted) && !parts(&body) {
         match socket.read(&mut buffer) {
             Ok(0) | Err(_) => break,
             Ok(count) => body.extend_from_slice(&buffer[..count]),

@@ -26,9 +26,15 @@ pub struct File {
     /// Listeners, `PROTO[;OPTIONS]`: the first gets port 9001 of the program's address, and so on.
     #[serde(default)]
     pub listen: Vec<String>,
+    /// Files in the program's working folder: name and content.
+    #[serde(default)]
+    pub files: BTreeMap<String, String>,
     /// For one program only, and why.
     #[serde(default)]
     pub only: Option<Only>,
+    /// Fabio has it from this version on.
+    #[serde(default)]
+    pub since: Option<String>,
     /// The cases.
     #[serde(rename = "case")]
     pub cases: Vec<Case>,
@@ -112,7 +118,8 @@ fn passing() -> Vec<String> {
 /// One thing to do and to look at.
 #[derive(Clone, Debug, Default, Deserialize)]
 pub struct Step {
-    /// Changes first: `check UP STATE`, `gone UP`, `kv TEXT`, `kv-delete`.
+    /// Changes first: `check UP STATE`, `node UP ID=STATE`, `gone UP`, `back UP`, `kv TEXT`, `kv-delete`,
+    /// `delete KEY` (under the file's KV path).
     #[serde(default)]
     pub act: Vec<String>,
     /// `METHOD HOST/PATH`, or another verb of `ask.rs`.
@@ -130,6 +137,9 @@ pub struct Step {
     /// How often; shares are looked at then.
     #[serde(default)]
     pub times: Option<usize>,
+    /// Each time on a connection of its own, not all on one.
+    #[serde(default)]
+    pub apart: bool,
     /// It may take a moment until it is so.
     #[serde(default)]
     pub settles: bool,
@@ -219,8 +229,8 @@ pub fn load() -> Vec<File> {
 }
 
 impl File {
-    pub fn is_for(&self, who: Who) -> bool {
-        self.only.as_ref().is_none_or(|only| only.is(who))
+    pub fn is_for(&self, who: Who, version: &str) -> bool {
+        fits(who, version, self.only.as_ref(), self.since.as_ref())
     }
 
     /// Prefix of its tags.
@@ -236,8 +246,7 @@ impl File {
 
 impl Case {
     pub fn is_for(&self, who: Who, version: &str) -> bool {
-        let new_enough = who == Who::Lb || self.since.as_ref().is_none_or(|since| numbers(version) >= numbers(since));
-        new_enough && self.only.as_ref().is_none_or(|only| only.is(who))
+        fits(who, version, self.only.as_ref(), self.since.as_ref())
     }
 
     pub fn steps(&self) -> Vec<Step> {
@@ -261,6 +270,11 @@ impl Case {
         }
         all
     }
+}
+
+fn fits(who: Who, version: &str, only: Option<&Only>, since: Option<&String>) -> bool {
+    let new_enough = who == Who::Lb || since.is_none_or(|since| numbers(version) >= numbers(since));
+    new_enough && only.is_none_or(|only| only.is(who))
 }
 
 fn numbers(version: &str) -> Vec<u32> {

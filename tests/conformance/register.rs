@@ -39,7 +39,7 @@ pub fn case(stage: &Stage, file: &File, case: &Case) {
     }
 }
 
-/// Carries out a change: `check UP STATE`, `gone UP`, `kv TEXT`, `kv-delete`, `put KEY TEXT`, `delete KEY`.
+/// Carries out a change; see the field `act` of a step.
 pub fn act(stage: &Stage, file: &File, case: &Case, act: &str) {
     let (verb, rest) = act.split_once(' ').unwrap_or((act, ""));
     match verb {
@@ -64,6 +64,9 @@ pub fn act(stage: &Stage, file: &File, case: &Case, act: &str) {
         "kv" => put(stage, &kv_key(file, case), &stage.fill(rest)),
         "kv-delete" => {
             call(stage, "DELETE", &format!("/v1/kv/{}", kv_key(file, case)), "");
+        }
+        "delete" => {
+            call(stage, "DELETE", &format!("/v1/kv/{}/{rest}", file.kv_path()), "");
         }
         _ => panic!("{}: no change is called {verb}", case.rule),
     }

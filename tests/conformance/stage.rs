@@ -9,8 +9,10 @@
 //! | `<tls>` | of an HTTPS one whose certificate the programs do not trust |
 //! | `<grpc>` | of a gRPC one |
 //! | `<junk>` | of one that answers no HTTP |
+//! | `<late>` | of one that takes its time, more of it than a case has |
 //! | `<closed>` | of nobody |
 //! | `<folder>` | a folder with `site.pem`, `site-key.pem` (`tls.test`, `*.wild.test`) and `second.pem` (`second.test`) |
+//! | `<folder>/certs` | the same as a folder of certificates |
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
@@ -38,14 +40,26 @@ impl Stage {
     /// Starts it and registers the cases of all files.
     pub fn new(files: &[File]) -> Self {
         let names = ["a", "b", "c", "d", "e", "f", "g", "h"];
-        let upstreams: Vec<Upstream> = names.iter().map(|name| Upstream::start(name)).collect();
+        let mut upstreams: Vec<Upstream> = names.iter().map(|name| Upstream::start(name)).collect();
         let mut addresses: BTreeMap<String, SocketAddr> =
             upstreams.iter().map(|upstream| (upstream.name().to_owned(), upstream.address)).collect();
         let (echo, junk) = (TcpEcho::start("hello ", " bye"), RawUpstream::start("this is not HTTP\r\n\r\n", true));
         let (ca, folder) = (Ca::new("conformance"), tempfile::tempdir().unwrap());
         ca.pair(&["tls.test", "*.wild.test"]).write(folder.path(), "site");
         ca.pair(&["second.test"]).write(folder.path(), "second");
+        let certs = folder.path().join("certs");
+        std::fs::create_dir(&certs).unwrap();
+        for (name, names) in [("a", &["tls.test", "*.wild.test"][..]), ("b", &["second.test"])] {
+            let pair = ca.pair(names);
+            std::fs::write(certs.join(format!("{name}-cert.pem")), &pair.cert_pem).unwrap();
+            std::fs::write(certs.join(format!("{name}-key.pem")), &pair.key_pem).unwrap();
+        }
+        let late = Upstream::start("late");
+        // Longer than any case waits.
+        late.set_delay(std::time::Duration::from_secs(600));
         addresses.insert("echo".to_owned(), echo.address);
+        addresses.insert("late".to_owned(), late.address);
+        upstreams.push(late);
         addresses.insert("junk".to_owned(), junk.address);
         addresses.insert("tls".to_owned(), upstreams::https("tls", &ca.pair(&["up.test", "sni.test"])));
         addresses.insert("grpc".to_owned(), upstreams::grpc("grpc"));

@@ -25,7 +25,6 @@ pub struct Subject {
     pub ip: String,
     child: Child,
     folder: TempDir,
-    version: String,
 }
 
 /// The real Fabio, if there is one.
@@ -42,6 +41,9 @@ impl Subject {
     pub fn start(stage: &Stage, file: &File, who: Who) -> Self {
         let ip = free_address();
         let folder = tempfile::tempdir().unwrap();
+        for (name, content) in &file.files {
+            std::fs::write(folder.path().join(name), stage.fill(content)).unwrap();
+        }
         let mut command = match who {
             Who::Lb => {
                 let mut command = Command::new(env!("CARGO_BIN_EXE_lb"));
@@ -81,11 +83,7 @@ impl Subject {
         let out = LogFile::create(folder.path().join("out")).unwrap();
         command.args(args).current_dir(folder.path()).stdin(Stdio::null()).stdout(out).stderr(log);
         let child = command.spawn().unwrap();
-        let version = match who {
-            Who::Lb => String::new(),
-            Who::Fabio => version(),
-        };
-        let mut subject = Self { who, ip, child, folder, version };
+        let mut subject = Self { who, ip, child, folder };
         subject.wait_serving(file, listen);
         subject.wait_whole(file);
         subject
@@ -133,18 +131,17 @@ impl Subject {
         SocketAddr::new(self.ip.parse().unwrap(), port)
     }
 
-    /// `1.7.3`; empty for `lb`.
-    pub fn version(&self) -> &str {
-        &self.version
-    }
-
     /// What it wrote to standard error.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
     }
 }
 
-fn version() -> String {
+/// `1.7.3`; empty for `lb`.
+pub fn version(who: Who) -> String {
+    if who == Who::Lb {
+        return String::new();
+    }
     let output = Command::new(fabio().unwrap()).arg("-v").output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     text.split_whitespace().next().unwrap_or("").to_owned()

@@ -192,7 +192,8 @@ fn parse(bytes: &[u8], ended: bool) -> Option<(RawResponse, usize)> {
 fn chunks(bytes: &[u8], response: &mut RawResponse) -> Option<usize> {
     let mut at = 0;
     loop {
-        let line_end = bytes[at..].windows(2).position(|window| window == b"\r\n")? + at;
+        // The end of the last chunk may not be here yet.
+        let line_end = bytes.get(at..)?.windows(2).position(|window| window == b"\r\n")? + at;
         let size = std::str::from_utf8(&bytes[at..line_end]).ok()?.split(';').next()?.trim();
         let size = usize::from_str_radix(size, 16).ok()?;
         at = line_end + 2;

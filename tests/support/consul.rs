@@ -423,6 +423,8 @@ fn agent_config(ip: &str, dir: &Path, options: &Options) -> Value {
         "client_addr": ip,
         "ports": {"http": if tls { -1 } else { 8500 }, "https": if tls { 8501 } else { -1 }, "dns": -1, "grpc": -1, "serf_wan": -1},
         "performance": {"raft_multiplier": 1},
+        // Many programs of one test share an address; 200 is the default.
+        "limits": {"http_max_conns_per_client": 2000},
         "disable_update_check": true,
         "log_level": "warn",
         "rejoin_after_leave": true,

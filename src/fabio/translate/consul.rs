@@ -7,6 +7,10 @@ use super::Translator;
 
 impl Translator<'_> {
     pub(super) fn registry(&mut self) {
+        let (strict, stale) = ("registry.consul.requireConsistent", "registry.consul.allowStale");
+        if self.settings.is_on(strict) && self.settings.is_on(stale) {
+            self.refuse(stale, format!("it cannot be true together with {strict}"));
+        }
         let key = "registry.backend";
         match &*self.word(key, &["consul", "file", "static", "custom"]) {
             "consul" => self.consul(),
@@ -65,11 +69,9 @@ impl Translator<'_> {
         self.set_text("consul.no_route_kv_path", "registry.consul.noroutehtmlpath");
         self.checks();
 
-        let (strict, stale) = ("registry.consul.requireConsistent", "registry.consul.allowStale");
-        if self.settings.is_on(strict) && self.settings.is_on(stale) {
-            self.refuse(stale, format!("it cannot be true together with {strict}"));
-        }
-        self.document.set("consul.stale", Value::Bool(self.settings.is_on(stale)), &format!("{strict}, {stale}"));
+        let stale = "registry.consul.allowStale";
+        let whence = format!("registry.consul.requireConsistent, {stale}");
+        self.document.set("consul.stale", Value::Bool(self.settings.is_on(stale)), &whence);
         self.register();
     }
 

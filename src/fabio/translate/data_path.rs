@@ -10,6 +10,8 @@ use crate::config::{AccessFormat, AccessFormatError, ContentTypes};
 const AS_FABIO: &[(&str, Like, &str)] = &[
     ("proxy.fall_through", Like::On, "Fabio knows no route without instances"),
     ("proxy.forwarded_host", Like::Text("sent"), "Fabio tells the host after host="),
+    ("proxy.upstream_errors", Like::Text("bare"), "Fabio's errors have no text"),
+    ("proxy.max_headers", Like::Count(1024), "Fabio does not count header fields"),
     ("proxy.try_timeout", Like::Seconds(0), "Fabio asks one target, however slow it is"),
     ("proxy.tcp_idle_timeout", Like::Seconds(0), "Fabio lets quiet connections be"),
     ("proxy.max_header_bytes", Like::Count(1 << 20), "Fabio takes request heads up to 1 MiB"),

@@ -11,12 +11,12 @@ impl Translator<'_> {
             let text = match key.fate {
                 Fate::Becomes(_) => continue,
                 Fate::Nothing(reason) => format!("has no effect: {reason}"),
-                Fate::NotYet(what) => format!("is not carried out yet: {what}"),
             };
             if self.settings.differs(key) && concerns(key.name) {
                 self.warn(key.name, text);
             }
         }
         self.word("ui.access", &["rw", "ro"]);
+        self.word("profile.mode", &["", "cpu", "mem", "mutex", "block", "trace"]);
     }
 }

@@ -181,7 +181,7 @@ impl Translator<'_> {
         let default = if source.is_some() { "https" } else { "http" };
         let mut listener = Listener {
             address: socket.unwrap_or(SocketAddr::from(([0, 0, 0, 0], 0))),
-            proto: group.get("proto").filter(|text| !text.is_empty()).unwrap_or(default).to_owned(),
+            proto: group.get("proto").unwrap_or(default).to_owned(),
             strict: group.get("strictmatch") == Some("true"),
             proxy_protocol: group.get("pxyproto") == Some("true"),
             proxy_protocol_timeout: Duration::from_millis(250),
@@ -281,7 +281,9 @@ impl Translator<'_> {
 fn mismatch(listener: &Listener, sources: &BTreeMap<String, Source>) -> Option<String> {
     let proto = &*listener.proto;
     match &listener.source {
-        _ if !PROTOCOLS.contains(&proto) => Some(format!("proto={proto} is not one of {}", PROTOCOLS.join(", "))),
+        _ if !PROTOCOLS.contains(&proto) => {
+            Some(format!("unknown protocol {proto:?}; proto is one of {}", PROTOCOLS.join(", ")))
+        }
         Some(name) if !sources.contains_key(name) => Some(format!("cs={name} is not a source in proxy.cs")),
         Some(_) if !WITH_CERTIFICATES.contains(&proto) => {
             Some(format!("cs= needs a proto that has certificates: {}", WITH_CERTIFICATES.join(", ")))

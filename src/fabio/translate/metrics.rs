@@ -1,5 +1,7 @@
 //! `metrics.*`: where metrics go, and what they are called.
 
+use std::time::Duration;
+
 use super::super::document::Value;
 use super::super::value;
 use super::Translator;
@@ -9,15 +11,20 @@ const TARGET: &str = "metrics.target";
 const TARGETS: &[&str] = &["stdout", "flat", "label", "statsd_raw", "dogstatsd", "graphite", "circonus", "prometheus"];
 /// What dashboards know the program as, whatever ours is called.
 const EXEC: &str = "fabio";
+/// How long a change may wait to be written where that costs nobody anything.
+const AT_ONCE: Duration = Duration::from_millis(250);
 /// In old versions the word meant the template.
 const OLD_DEFAULT: &str = "default";
+/// One of these has to be there for Circonus.
+const CIRCONUS: [&str; 2] = ["metrics.circonus.apikey", "metrics.circonus.submissionurl"];
 
 impl Translator<'_> {
     pub(super) fn metrics(&mut self) {
         let targets = self.settings.list(TARGET);
-        let (mut flat, mut label, mut any) = (false, false, false);
+        let (mut flat, mut label, mut any, mut sent) = (false, false, false, false);
         for target in targets.iter().map(|target| target.trim()).filter(|target| !target.is_empty()) {
             any = true;
+            sent |= matches!(target, "statsd_raw" | "dogstatsd" | "graphite");
             match target {
                 "prometheus" => self.document.set("metrics.fabio_names", Value::Bool(true), TARGET),
                 "statsd_raw" => self.metrics_server("metrics.statsd", "metrics.statsd.addr", target),
@@ -25,6 +32,10 @@ impl Translator<'_> {
                 "graphite" => self.metrics_server("metrics.graphite", "metrics.graphite.addr", target),
                 "stdout" | "flat" => flat = true,
                 "label" => label = true,
+                "circonus" if CIRCONUS.iter().all(|key| self.settings.text(key).is_empty()) => {
+                    let text = format!("circonus needs {}", CIRCONUS.join(" or "));
+                    self.refuse(TARGET, text);
+                }
                 "circonus" => {
                     let text = "circonus is left out on purpose: let an agent of Circonus read Prometheus's form";
                     self.warn(TARGET, text);
@@ -40,10 +51,20 @@ impl Translator<'_> {
             (true, true) => "flat,label",
         };
         self.document.set("metrics.stdout", stdout, TARGET);
+        let key = "metrics.prefix";
+        if let (false, Err(error)) = (any, self.prefix().parse::<PrefixTemplate>()) {
+            self.refuse(key, error.to_string());
+        }
         if any {
             self.metrics_names();
             let key = "metrics.interval";
             match self.settings.time(key) {
+                // Lines come in the order of the report then, but as soon as Fabio's.
+                _ if (flat || label) && !sent => {
+                    self.document.set(key, Value::Time(AT_ONCE), "Fabio writes at every change");
+                }
+                // Nobody asks for it.
+                _ if !sent => {}
                 time if time.is_zero() => self.refuse(key, "0s is no interval; write at least 100ms"),
                 time => self.set_time(key, time, key),
             }
@@ -52,7 +73,7 @@ impl Translator<'_> {
 
     fn metrics_server(&mut self, ours: &str, key: &str, target: &str) {
         match self.settings.text(key) {
-            "" => self.refuse(key, format!("it is empty, and metrics.target={target} needs it")),
+            "" => self.warn(key, format!("it is empty, so that metrics.target={target} goes nowhere")),
             address if address.starts_with(':') => {
                 // Go takes a missing host for this machine.
                 let address = format!("127.0.0.1{address}");
@@ -65,12 +86,16 @@ impl Translator<'_> {
         }
     }
 
-    fn metrics_names(&mut self) {
-        let key = "metrics.prefix";
-        let text = match self.settings.text(key) {
+    fn prefix(&self) -> &str {
+        match self.settings.text("metrics.prefix") {
             OLD_DEFAULT => "{{clean .Hostname}}.{{clean .Exec}}",
             text => text,
-        };
+        }
+    }
+
+    fn metrics_names(&mut self) {
+        let key = "metrics.prefix";
+        let text = self.prefix();
         match text.parse::<PrefixTemplate>() {
             Ok(template) => self.document.set(key, template.with_exec(EXEC).to_string(), key),
             // The loader says what is wrong with it.

@@ -21,6 +21,14 @@ pub enum Form {
     Label,
 }
 
+impl Form {
+    /// Whether somebody reads line by line, and wants none again that says what was said before.
+    #[must_use]
+    pub fn is_for_people(self) -> bool {
+        matches!(self, Self::Flat | Self::Label)
+    }
+}
+
 /// Quantiles that Graphite gets.
 const QUANTILES: [(&str, f64); 4] = [("p50", 0.5), ("p90", 0.9), ("p95", 0.95), ("p99", 0.99)];
 
@@ -242,6 +250,10 @@ mod tests {
         assert_eq!(lines(Form::Statsd, "", &points, 0), ["ws.conn:0.000000|g"]);
         let graphite = lines(Form::Graphite, "", &points, 0);
         assert!(graphite.contains(&"notfound 0.000000 0".to_owned()), "a counter goes on: {graphite:?}");
+        let mut news = report::News::default();
+        let said = |points: &[Point], news: &mut report::News| lines(Form::Label, "p", &news.of(points), 0);
+        assert_eq!(said(&points, &mut news), ["p.ws.conn:0|g"]);
+        assert_eq!(said(&report::take(&metrics), &mut news), [""; 0]);
         metrics.record_redirect(301);
         let lines = lines(Form::Label, "p", &report::take(&metrics), 0);
         assert!(lines.contains(&"p.http.redirect.count:2|c|#code:301".to_owned()), "{lines:?}");

@@ -79,6 +79,32 @@ pub fn take(metrics: &FabioMetrics) -> Vec<Point> {
     points.0
 }
 
+/// What of each report says something new: for a reader who sees every line, and who would see the same ones again and
+/// again.
+#[derive(Debug, Default)]
+pub struct News {
+    gauges: Vec<(&'static str, i64)>,
+}
+
+impl News {
+    /// The points without counters that did not grow and gauges that stand where they stood.
+    #[must_use]
+    pub fn of(&mut self, points: &[Point]) -> Vec<Point> {
+        let is_new = |point: &&Point| match &point.value {
+            Value::Counter(growth) => growth.since > 0,
+            Value::Times(_) => true,
+            // None of the gauges has labels.
+            Value::Gauge(value) => {
+                let known = self.gauges.iter().position(|(name, _)| *name == point.name);
+                let before = known.map(|at| self.gauges.swap_remove(at).1);
+                self.gauges.push((point.name, *value));
+                before != Some(*value)
+            }
+        };
+        points.iter().filter(is_new).cloned().collect()
+    }
+}
+
 struct Points(Vec<Point>);
 
 impl Points {

@@ -9,8 +9,9 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use super::FabioMetrics;
 use super::lines::{Form, lines, packets};
-use super::{FabioMetrics, report};
+use super::report::{self, News};
 
 /// What fits one frame of Ethernet, under IPv6 too.
 const PACKET_BYTES_MAX: usize = 1432;
@@ -59,12 +60,18 @@ impl Reporter {
         }
         let (running, stopped) = mpsc::sync_channel(0);
         let work = move || {
+            let mut news = News::default();
             loop {
                 let last = !matches!(stopped.recv_timeout(interval), Err(RecvTimeoutError::Timeout));
                 let points = report::take(&metrics);
                 let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+                let new = news.of(&points);
                 for (form, queue) in &outlets {
-                    let _ = queue.try_send(lines(*form, &metrics.names().prefix, &points, now));
+                    let points = if form.is_for_people() { &new } else { &points };
+                    let lines = lines(*form, &metrics.names().prefix, points, now);
+                    if !lines.is_empty() {
+                        let _ = queue.try_send(lines);
+                    }
                 }
                 if last {
                     return;

@@ -442,12 +442,15 @@ impl Deadlines {
 fn settle<B: Default>(error: AttemptError<B>, repeatable: bool) -> (ProxyError, Option<B>) {
     match error {
         AttemptError::Connect { source: ConnectError::Timeout(_), body } => (ProxyError::ConnectTimeout, Some(body)),
+        AttemptError::Connect { source, body } if source.is_refusal_of_ours() => {
+            (ProxyError::Unusable(source.to_string()), Some(body))
+        }
         AttemptError::Connect { source, body } => (ProxyError::Connect(source.to_string()), Some(body)),
         AttemptError::Closed { source, unsent, .. } => {
             let again = unsent.or_else(|| repeatable.then(B::default));
             (ProxyError::Upstream(source.to_string()), again)
         }
-        AttemptError::Protocol(source) => (ProxyError::Upstream(source.to_string()), repeatable.then(B::default)),
+        AttemptError::Protocol(source) => (ProxyError::Unusable(source.to_string()), repeatable.then(B::default)),
         AttemptError::Request(reason) => (ProxyError::Upstream(reason), None),
     }
 }

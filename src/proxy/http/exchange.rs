@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
-use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, LOCATION, WWW_AUTHENTICATE};
+use http::header::{CONNECTION, CONTENT_LENGTH, HeaderName, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::{Body as _, Frame, Incoming};
 
@@ -34,7 +34,7 @@ use super::{scrape, upgrade};
 use crate::catalog::options::{Access, HashKey, RouteOptions, Strategy};
 use crate::config::ListenerProtocol;
 use crate::proxy::auth::{Admission, Denied};
-use crate::proxy::error::ProxyError;
+use crate::proxy::error::{ErrorAnswers, ProxyError};
 use crate::proxy::settings::Settings;
 use crate::proxy::worker::Worker;
 use crate::table::{Route, Target};
@@ -313,14 +313,8 @@ impl<'a> Exchange<'a> {
         }
         let redirect = options.redirect.as_ref()?;
         let location = redirect::location(&redirect.url, &redirect_source(self.original, self.path, options))?;
-        let mut response = Response::new(Bytes::new());
-        *response.status_mut() = StatusCode::from_u16(redirect.code).unwrap_or(StatusCode::FOUND);
-        if matches!(self.original.method, Method::GET | Method::HEAD) {
-            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
-            *response.body_mut() = redirect::note(response.status(), &location);
-        }
-        response.headers_mut().insert(LOCATION, location);
-        Some(Ok(response))
+        let code = StatusCode::from_u16(redirect.code).unwrap_or(StatusCode::FOUND);
+        Some(Ok(redirect::answer(code, location, &self.original.method)))
     }
 }
 
@@ -419,13 +413,18 @@ fn is_grpc(headers: &HeaderMap) -> bool {
     headers.get(http::header::CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
 }
 
+/// How errors are told.
+pub(super) fn error_answers(settings: &Settings) -> ErrorAnswers {
+    ErrorAnswers {
+        no_route: settings.no_route_status,
+        no_route_page: settings.no_route_page.present(),
+        retry_after_s: settings.proxy.retry_after.as_secs().max(1),
+        bare: settings.proxy.bare_errors,
+    }
+}
+
 fn refuse(settings: &Settings, mut finish: Box<Finish>, error: &ProxyError, grpc: bool) -> Response<ResponseBody> {
-    let retry_after_s = settings.proxy.retry_after.as_secs().max(1);
-    let mut response = if grpc {
-        error.grpc_response()
-    } else {
-        error.response(settings.no_route_status, &settings.no_route_page.present(), retry_after_s)
-    };
+    let mut response = if grpc { error.grpc_response() } else { error.response(&error_answers(settings)) };
     // Whoever sent one such request is not believed about where the next one begins.
     if matches!(error, ProxyError::BadRequest(_)) && finish.version() < Version::HTTP_2 {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));

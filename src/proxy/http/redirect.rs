@@ -3,7 +3,8 @@
 //! Pure. Escapes of the request's path are always kept; Fabio decodes them when `$path` follows the host directly.
 
 use bytes::Bytes;
-use http::{HeaderValue, StatusCode};
+use http::header::{CONTENT_TYPE, LOCATION};
+use http::{HeaderValue, Method, Response, StatusCode};
 
 use super::path::{NormalPath, edited, normalise};
 
@@ -30,21 +31,37 @@ pub fn location(template: &str, source: &RedirectSource<'_>) -> Option<HeaderVal
     HeaderValue::from_str(&location_text(template, source)).ok()
 }
 
-/// What a client shows that does not follow (RFC 9110 section 15.4): a link, as Fabio sends it.
+/// The answer, with a short note for people whose client does not follow (RFC 9110, section 15.4); a client that did
+/// not GET is told nothing but where.
 #[must_use]
-pub fn note(status: StatusCode, location: &HeaderValue) -> Bytes {
-    let mut link = String::with_capacity(location.len() + 16);
-    for character in String::from_utf8_lossy(location.as_bytes()).chars() {
-        match character {
-            '&' => link.push_str("&amp;"),
-            '<' => link.push_str("&lt;"),
-            '>' => link.push_str("&gt;"),
-            '"' => link.push_str("&#34;"),
-            '\'' => link.push_str("&#39;"),
-            other => link.push(other),
+pub fn answer(code: StatusCode, location: HeaderValue, method: &Method) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::new());
+    *response.status_mut() = code;
+    if matches!(*method, Method::GET | Method::HEAD) {
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
+    }
+    if *method == Method::GET {
+        *response.body_mut() = Bytes::from(note(code, &String::from_utf8_lossy(location.as_bytes())));
+    }
+    response.headers_mut().insert(LOCATION, location);
+    response
+}
+
+/// A link. What a client asked for may be in it, and must not become markup.
+fn note(code: StatusCode, location: &str) -> String {
+    let mut text = String::from("<a href=\"");
+    for c in location.chars() {
+        match c {
+            '&' => text.push_str("&amp;"),
+            '<' => text.push_str("&lt;"),
+            '>' => text.push_str("&gt;"),
+            '"' => text.push_str("&#34;"),
+            '\'' => text.push_str("&#39;"),
+            c => text.push(c),
         }
     }
-    Bytes::from(format!("<a href=\"{link}\">{}</a>.\n\n", status.canonical_reason().unwrap_or("Redirect")))
+    text.push_str(&format!("\">{}</a>.\n\n", code.canonical_reason().unwrap_or_default()));
+    text
 }
 
 fn location_text(template: &str, source: &RedirectSource<'_>) -> String {
@@ -142,13 +159,6 @@ mod tests {
     }
 
     #[test]
-    fn the_note_is_a_link_and_nothing_else() {
-        let note = note(StatusCode::FOUND, &HeaderValue::from_static("http://h/?a=1&b=\"><script>'"));
-        let wanted = "<a href=\"http://h/?a=1&amp;b=&#34;&gt;&lt;script&gt;&#39;\">Found</a>.\n\n";
-        assert_eq!(note, wanted);
-    }
-
-    #[test]
     fn a_host_cannot_end_the_header() {
         let path = normalise("/").unwrap();
         let source =
@@ -176,5 +186,18 @@ mod tests {
             let source = RedirectSource { path: &path, query: Some("q"), host, strip: None, prepend: None };
             assert_eq!(is_self_redirect(template, scheme, &source), itself, "{template} {scheme} {host}");
         }
+    }
+
+    #[test]
+    fn the_answer_has_a_link_that_cannot_be_more() {
+        let location = || HeaderValue::from_static("https://to.test/?a='b'&c=<\"");
+        let answer = |method: &Method| super::answer(StatusCode::FOUND, location(), method);
+        let got = answer(&Method::GET);
+        assert_eq!((got.status(), &got.headers()[LOCATION]), (StatusCode::FOUND, &location()));
+        assert_eq!(got.headers()[CONTENT_TYPE], "text/html; charset=utf-8");
+        let note = "<a href=\"https://to.test/?a=&#39;b&#39;&amp;c=&lt;&#34;\">Found</a>.\n\n";
+        assert_eq!(got.body(), note);
+        assert!(answer(&Method::HEAD).body().is_empty() && answer(&Method::HEAD).headers().contains_key(CONTENT_TYPE));
+        assert!(answer(&Method::POST).body().is_empty() && !answer(&Method::POST).headers().contains_key(CONTENT_TYPE));
     }
 }

@@ -24,6 +24,7 @@ use crate::proxy::http::ask::{Asking, Deadlines, First, Running};
 use crate::proxy::http::body::UploadProgress;
 use crate::proxy::http::client_io::ClientStream;
 use crate::proxy::http::connection::Downstream;
+use crate::proxy::http::exchange::error_answers;
 use crate::proxy::http::forward::{AttemptError, is_idempotent};
 use crate::proxy::http::guarded_io::GuardHandle;
 use crate::proxy::http::headers;
@@ -153,8 +154,7 @@ impl<'a, T: ClientStream> Client<'a, T> {
             Ok((target, answer)) => pass_on.answer(&mut self.front, answer, target, &mut finish).await?,
             Err(error) => {
                 tracing::debug!(%error, service = %first.service.name(), "request failed");
-                let retry_after_s = settings.proxy.retry_after.as_secs().max(1);
-                let mut response = error.response(settings.no_route_status, &settings.no_route_page, retry_after_s);
+                let mut response = error.response(&error_answers(settings));
                 let rules = &settings.header_rules;
                 headers::secure_transport(response.headers_mut(), &self.downstream.client, rules);
                 finish.refused(&error, response.status().as_u16());
