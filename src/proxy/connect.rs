@@ -146,18 +146,21 @@ impl UpstreamStream {
     ///
     /// `surely` costs a system call and sees what the event loop has not seen yet.
     #[must_use]
-    pub fn is_quiet(&self, surely: bool) -> bool {
-        let socket = self.socket();
+    pub fn is_quiet(&mut self, surely: bool) -> bool {
         let nothing =
             |result: io::Result<usize>| matches!(result, Err(error) if error.kind() == io::ErrorKind::WouldBlock);
-        if surely {
-            return nothing(SockRef::from(socket).peek(&mut [std::mem::MaybeUninit::uninit()]));
+        if surely && !nothing(SockRef::from(self.socket()).peek(&mut [std::mem::MaybeUninit::uninit()])) {
+            return false;
         }
-        if self.poll_readable(&mut Context::from_waker(std::task::Waker::noop())).is_pending() {
-            return true;
+        match self {
+            // Costs nothing while the event loop knows of nothing.
+            Self::Plain(stream) => nothing(stream.try_read(&mut [0])),
+            // What is decrypted already, its end included, no socket tells of.
+            Self::Tls(stream) => {
+                let (mut byte, mut cx) = ([0], Context::from_waker(std::task::Waker::noop()));
+                Pin::new(stream).poll_read(&mut cx, &mut ReadBuf::new(&mut byte)).is_pending()
+            }
         }
-        // Readiness may be stale; an attempt tells.
-        nothing(socket.try_read(&mut [0]))
     }
 }
 

@@ -71,7 +71,7 @@ impl PoolKey {
 /// All upstream connections of one worker.
 #[derive(Debug, Default)]
 pub struct UpstreamPool {
-    instances: RefCell<HashMap<PoolKey, Slot>>,
+    instances: RefCell<HashMap<PoolKey, Slot, foldhash::fast::RandomState>>,
 }
 
 #[derive(Debug)]
@@ -215,7 +215,7 @@ impl UpstreamPool {
         }
         let mut instances = self.instances.borrow_mut();
         let slot = instances.entry(key).or_insert_with(|| Slot::new(target));
-        if slot.idle.len() < idle_max {
+        if slot.direct.len() + slot.idle.len() < idle_max {
             slot.idle.push(Idle { sender, since_ms: now_ms });
         }
     }
@@ -230,7 +230,7 @@ impl UpstreamPool {
     ) -> Option<UpstreamStream> {
         let mut instances = self.instances.borrow_mut();
         let slot = instances.get_mut(key)?;
-        while let Some(idle) = slot.direct.pop() {
+        while let Some(mut idle) = slot.direct.pop() {
             if now_ms.saturating_sub(idle.since_ms) >= idle_max_ms {
                 // All below are older.
                 slot.direct.clear();
@@ -257,7 +257,7 @@ impl UpstreamPool {
         }
         let mut instances = self.instances.borrow_mut();
         let slot = instances.entry(key).or_insert_with(|| Slot::new(target));
-        if slot.direct.len() < idle_max {
+        if slot.direct.len() + slot.idle.len() < idle_max {
             slot.direct.push(IdleDirect { stream, since_ms: now_ms });
         }
     }
@@ -270,7 +270,7 @@ impl UpstreamPool {
             slot.idle.retain(|idle| {
                 !retired && !idle.sender.is_closed() && now_ms.saturating_sub(idle.since_ms) < idle_max_ms
             });
-            slot.direct.retain(|idle| {
+            slot.direct.retain_mut(|idle| {
                 !retired && now_ms.saturating_sub(idle.since_ms) < idle_max_ms && idle.stream.is_quiet(false)
             });
             slot.shared.retain(|shared| {

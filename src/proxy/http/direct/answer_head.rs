@@ -98,7 +98,7 @@ fn try_parse(bytes: &[u8], method: &Method, fields: &mut Vec<Field>) -> Result<O
         Some(length) => Framing::Length(length),
         None => Framing::UntilClose,
     };
-    let keep = said.keep && framing != Framing::UntilClose;
+    let keep = said.keep && !said.close && framing != Framing::UntilClose;
     Ok(Some(AnswerHead { status, reason, length, framing, keep, dated: said.dated, mapped: said.mapped }))
 }
 
@@ -113,6 +113,7 @@ struct Said {
     length: Option<u64>,
     chunked: bool,
     keep: bool,
+    close: bool,
     dated: bool,
     mapped: bool,
 }
@@ -141,7 +142,7 @@ impl Said {
                 field.kind = Kind::Dropped;
                 for token in tokens_of(value) {
                     if token.eq_ignore_ascii_case(b"close") {
-                        self.keep = false;
+                        self.close = true;
                     } else if token.eq_ignore_ascii_case(b"keep-alive") {
                         // Only HTTP/1.0 needs it, and there it is all it takes.
                         self.keep = true;
@@ -199,6 +200,7 @@ mod tests {
             ("200 OK", "Content-Length: 5\r\nContent-Length: 5", Framing::Length(5), true),
             ("200 OK", "A: b", Framing::UntilClose, false),
             ("200 OK", "Content-Length: 5\r\nConnection: close", Framing::Length(5), false),
+            ("200 OK", "Content-Length: 5\r\nConnection: close, keep-alive", Framing::Length(5), false),
             ("204 No Content", "A: b", Framing::Empty, true),
             ("304 Not Modified", "Content-Length: 5", Framing::Empty, true),
             ("200", "Content-Length: 5", Framing::Length(5), true),

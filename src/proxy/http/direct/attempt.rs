@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::LocalBoxFuture;
 use http::Method;
-use tokio::io::AsyncWrite as _;
 use tokio::time::Sleep;
 
 use super::answer_head::{self, AnswerHead, Framing, Parsed};
 use super::buffer::{Buffer, READ_MIN};
+use super::outgoing::Outgoing;
 use super::scan::Field;
 use super::wire::{self, ClientLines, Received};
 use crate::proxy::connect::{UpstreamStream, connect};
@@ -44,10 +44,7 @@ pub struct Sent {
     stream: UpstreamStream,
     /// It had served requests before.
     reused: bool,
-    request: Vec<u8>,
-    written: usize,
-    /// The upstream takes no more of the request.
-    deaf: bool,
+    outgoing: Outgoing,
     method: Method,
     /// The request has no body and may be asked again.
     repeatable: bool,
@@ -76,8 +73,8 @@ pub struct DirectAnswer {
     pub fields: Vec<Field>,
     /// Interim answers, as the client gets them.
     pub interim: Vec<u8>,
-    /// The request went out whole, so the connection is fit for another when the answer is through.
-    pub whole: bool,
+    /// What is left of the request: the connection is fit for another one when both are through.
+    pub outgoing: Outgoing,
     /// The instance's load counter.
     pub in_flight: InFlight,
     /// From the moment a connection was there to the head of the answer.
@@ -87,11 +84,7 @@ pub struct DirectAnswer {
 impl Sent {
     /// Sends on and reads on, as far as it goes. Ready when [`Self::into_answer`] has one.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failed>> {
-        if let Err(error) = self.write_on(cx) {
-            // What refuses a request may close before it has read it; the answer may be there all the same.
-            tracing::trace!(%error, "writing a request failed");
-            self.deaf = true;
-        }
+        self.outgoing.poll(&mut self.stream, cx);
         loop {
             if let Some(head) = self.head {
                 return self.poll_first_of_body(cx, head);
@@ -103,23 +96,6 @@ impl Sent {
                 return Poll::Ready(Err(AttemptError::Protocol(reason.into())));
             }
         }
-    }
-
-    fn write_on(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        if self.deaf || self.written == self.request.len() {
-            return Ok(());
-        }
-        while self.written < self.request.len() {
-            match Pin::new(&mut self.stream).poll_write(cx, &self.request[self.written..]) {
-                Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
-                Poll::Ready(Ok(written)) => self.written += written,
-                Poll::Ready(Err(error)) => return Err(error),
-                Poll::Pending => return Ok(()),
-            }
-        }
-        // TLS may hold back a part; the next poll of it goes on with that.
-        let _ = Pin::new(&mut self.stream).poll_flush(cx)?;
-        Ok(())
     }
 
     /// Reads once; an end is an error.
@@ -159,6 +135,10 @@ impl Sent {
         if there || !self.repeatable || !matches!(head.framing, Framing::Length(_)) {
             return Poll::Ready(Ok(()));
         }
+        if let Some(buffer) = &mut self.buffer {
+            // Without room a read looks like the end.
+            buffer.make_room(READ_MIN);
+        }
         if let Poll::Ready(read) = self.poll_read(cx) {
             return Poll::Ready(read.map_err(|error| self.closed(error.into())));
         }
@@ -167,16 +147,26 @@ impl Sent {
     }
 
     fn closed(&self, source: crate::proxy::http::forward::BoxError) -> Failed {
-        let unsent = (self.written == 0).then_some(Again);
+        let unsent = self.outgoing.is_unsent(&self.stream).then_some(Again);
         AttemptError::Closed { source, reused: self.reused, unsent }
+    }
+
+    /// Interim answers that came, as the client gets them.
+    #[must_use]
+    pub fn take_interim(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.interim)
+    }
+
+    /// Whether some came.
+    #[must_use]
+    pub fn has_interim(&self) -> bool {
+        !self.interim.is_empty()
     }
 
     /// What [`Self::poll`] found.
     #[must_use]
     pub fn into_answer(self) -> Option<DirectAnswer> {
         let (head, buffer) = (self.head?, self.buffer?);
-        let whole = !self.deaf && self.written == self.request.len();
-        self.worker.direct.buffers.give_back_head(self.request);
         Some(DirectAnswer {
             key: self.key,
             stream: self.stream,
@@ -184,7 +174,7 @@ impl Sent {
             head,
             fields: self.fields,
             interim: self.interim,
-            whole,
+            outgoing: self.outgoing,
             in_flight: self.in_flight,
             took: self.since.elapsed(),
         })
@@ -273,9 +263,7 @@ impl<'a> Sending<'a> {
             key,
             stream,
             reused,
-            request,
-            written: 0,
-            deaf: false,
+            outgoing: Outgoing::new(request),
             method: self.received.head.method.clone(),
             repeatable: self.repeatable,
             buffer: None,

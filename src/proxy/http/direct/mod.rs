@@ -31,6 +31,7 @@ pub mod buffer;
 pub mod chunks;
 pub mod date;
 pub mod front;
+pub mod outgoing;
 pub mod pass_on;
 pub mod plan;
 pub mod prefixed;
@@ -42,6 +43,8 @@ pub mod wire;
 
 use std::rc::Rc;
 use std::sync::Arc;
+
+use tokio::net::TcpStream;
 
 use self::buffer::Buffers;
 use self::date::Date;
@@ -85,6 +88,9 @@ pub async fn drive<T: ClientStream>(
     let end = watched(worker, settings, downstream, &mut io).await;
     match end {
         End::HandOver(ahead) => return Some(Prefixed::new(ahead, io)),
+        // With nothing unread a plain socket closes with a FIN by itself; TLS has to say its farewell.
+        End::Done if io.plain().is_some_and(is_silent) => {}
+        End::Done => farewell(io, b"").await,
         End::Orderly(last) => farewell(io, last).await,
         End::Abrupt => {}
     }
@@ -126,5 +132,13 @@ async fn watched<T: ClientStream>(
             }
             () = worker.phase.reached(Phase::Cut) => return End::Abrupt,
         }
+    }
+}
+
+/// Whether the client has said nothing more.
+fn is_silent(socket: &TcpStream) -> bool {
+    match socket.try_read(&mut [0]) {
+        Ok(read) => read == 0,
+        Err(error) => error.kind() == std::io::ErrorKind::WouldBlock,
     }
 }

@@ -14,6 +14,7 @@ use super::attempt::{DirectAnswer, poll_fill};
 use super::buffer::Buffer;
 use super::chunks::Chunks;
 use super::front::Front;
+use super::outgoing::Outgoing;
 use super::serve::End;
 use super::wire::{self, Telling};
 use crate::proxy::connect::UpstreamStream;
@@ -99,7 +100,7 @@ impl PassOn<'_> {
         target: &Target,
         finish: &mut Finish,
     ) -> Result<(), End> {
-        let DirectAnswer { key, mut stream, mut buffer, head, fields, interim, whole, in_flight, took } = answer;
+        let DirectAnswer { key, mut stream, mut buffer, head, fields, interim, mut outgoing, in_flight, took } = answer;
         finish.answered(target, head.status, in_flight, Lease::Direct, took);
         let buffers = &self.worker.direct.buffers;
         let mut out = buffers.for_head();
@@ -138,12 +139,13 @@ impl PassOn<'_> {
             if let Body::Length(left) = &mut body
                 && *left >= SPLICE_MIN
             {
-                self.splice(front, &stream, left, finish).await?;
+                self.splice(front, &mut stream, &mut outgoing, left, finish).await?;
             }
             if body.is_done() {
                 break;
             }
             let read = poll_fn(|cx| {
+                outgoing.poll(&mut stream, cx);
                 if let Poll::Ready(read) = poll_fill(&mut stream, &mut buffer, self.worker, cx) {
                     return Poll::Ready(Some(read));
                 }
@@ -168,10 +170,11 @@ impl PassOn<'_> {
         }
         finish.complete();
         let over = buffer.as_ref().is_some_and(|buffer| !buffer.filled().is_empty());
-        if whole && head.keep && !over {
+        if outgoing.is_through() && head.keep && !over && stream.is_quiet(false) {
             let (now_ms, most) = (self.worker.clock.now_ms(), self.settings.proxy.upstream_max_idle);
             self.worker.pool.give_back_direct(key, &target.state, stream, now_ms, most);
         }
+        buffers.give_back_head(outgoing.into_room());
         buffers.give_back_head(out);
         if let Some(buffer) = buffer {
             buffers.give_back(buffer);
@@ -183,16 +186,20 @@ impl PassOn<'_> {
     async fn splice<T: ClientStream>(
         &self,
         front: &mut Front<'_, T>,
-        stream: &UpstreamStream,
+        stream: &mut UpstreamStream,
+        outgoing: &mut Outgoing,
         left: &mut u64,
         finish: &mut Finish,
     ) -> Result<(), End> {
-        let (Some(from), Some(_)) = (stream.plain(), front.plain()) else { return Ok(()) };
+        if stream.plain().is_none() || front.plain().is_none() {
+            return Ok(());
+        }
         let Some(mut pipe) = self.worker.pipes.take() else { return Ok(()) };
         let activity = self.downstream.watch.activity();
         while *left > 0 {
             let moved = poll_fn(|cx| {
-                let Some(to) = front.plain() else { return Poll::Ready(None) };
+                outgoing.poll(stream, cx);
+                let (Some(from), Some(to)) = (stream.plain(), front.plain()) else { return Poll::Ready(None) };
                 if let Poll::Ready(moved) = pipe.poll_move(from, to, *left, cx) {
                     return Poll::Ready(Some(moved));
                 }

@@ -54,3 +54,14 @@ pub fn carries(target: &Target, client: &ClientContext, head: &RequestHead) -> b
     let open = options.access == Access::Open || (!head.mapped && options.access.permits(client.ip()));
     matches!(options.proto, Proto::Http | Proto::Https) && open && options.auth.is_none() && options.redirect.is_none()
 }
+
+/// Whether it can be carried to each of them. Most share their options.
+#[must_use]
+pub fn all_carried(targets: &[Target], client: &ClientContext, head: &RequestHead) -> bool {
+    let mut seen: Option<&Target> = None;
+    targets.iter().all(|target| {
+        let known = seen.is_some_and(|seen| Arc::ptr_eq(&seen.options, &target.options));
+        seen = Some(target);
+        known || carries(target, client, head)
+    })
+}

@@ -32,8 +32,6 @@ pub struct RequestHead {
     pub close: bool,
     /// Its fields cannot be passed line by line: some of them decide about others.
     pub mapped: bool,
-    /// It says which codings it takes for the answer.
-    pub accepts_encoding: bool,
 }
 
 /// What the bytes read so far are.
@@ -68,17 +66,8 @@ fn try_parse(bytes: &[u8], limits: Limits, fields: &mut Vec<Field>) -> Option<Op
     if length > limits.head_bytes_max {
         return None;
     }
-    let mut head = RequestHead {
-        method,
-        target,
-        path,
-        host: Span::default(),
-        body: 0,
-        length,
-        close: false,
-        mapped: false,
-        accepts_encoding: false,
-    };
+    let mut head =
+        RequestHead { method, target, path, host: Span::default(), body: 0, length, close: false, mapped: false };
     let mut seen = Seen::default();
     for field in fields.iter() {
         head.take(field, bytes, &mut seen)?;
@@ -115,7 +104,6 @@ impl RequestHead {
             Kind::Te | Kind::Forwarding => self.mapped = true,
             // Whose errors have a form of their own.
             Kind::ContentType if value.starts_with(b"application/grpc") => return None,
-            Kind::AcceptEncoding => self.accepts_encoding = true,
             Kind::TransferEncoding | Kind::Upgrade | Kind::Expect => return None,
             _ => {}
         }

@@ -69,8 +69,6 @@ pub enum Kind {
     Cookie,
     /// `Content-Type`.
     ContentType,
-    /// `Accept-Encoding`.
-    AcceptEncoding,
     /// `Date`.
     Date,
     /// `Strict-Transport-Security`.
@@ -184,7 +182,6 @@ fn kind(name: &[u8]) -> Kind {
         12 if is(b"content-type") => Kind::ContentType,
         14 if is(b"content-length") => Kind::ContentLength,
         15 if is(b"x-forwarded-for") => Kind::Forwarding,
-        15 if is(b"accept-encoding") => Kind::AcceptEncoding,
         16 if is(b"x-forwarded-host") || is(b"x-forwarded-port") => Kind::Forwarding,
         16 if is(b"proxy-connection") => Kind::Hop,
         17 if is(b"transfer-encoding") => Kind::TransferEncoding,

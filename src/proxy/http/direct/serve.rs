@@ -13,7 +13,7 @@ use super::attempt::{Again, DirectAnswer, Failed, Sending};
 use super::buffer::Buffer;
 use super::front::Front;
 use super::pass_on::PassOn;
-use super::plan::{Plan, carries};
+use super::plan::{Plan, all_carried};
 use super::request_head::{self, Parsed, RequestHead};
 use super::scan::Field;
 use super::timer::Timer;
@@ -46,6 +46,8 @@ pub enum End {
     HandOver(Vec<u8>),
     /// After these last bytes, in good order.
     Orderly(&'static [u8]),
+    /// As the client wanted it: everything it sent was read, and everything it asked for is written.
+    Done,
     /// At once.
     Abrupt,
 }
@@ -118,9 +120,10 @@ impl<'a, T: ClientStream> Client<'a, T> {
 
     /// Answers one request, or leaves it as it was.
     async fn one(&mut self, settings: &Arc<Settings>, head: RequestHead) -> Result<(), End> {
-        // What is compressed on its way is hyper's.
-        let compressed = settings.compression.is_some() && head.accepts_encoding;
-        let plan = if compressed { None } else { self.plan(&head) };
+        let limited = self.downstream.listener.limits(&settings.proxy).request.is_some();
+        // These are hyper's. The settings may be newer than the connection.
+        let plan =
+            if limited || settings.compression.is_some() || !settings.proxy.direct { None } else { self.plan(&head) };
         let Some(plan) = plan else { return Err(self.hand_over()) };
         let repeatable = head.body == 0 && is_idempotent(&head.method);
         let asking = Asking {
@@ -132,8 +135,11 @@ impl<'a, T: ClientStream> Client<'a, T> {
             version: Version::HTTP_11,
             repeatable,
         };
-        let first = asking.pick(&[]).filter(|target| carries(target, &self.downstream.client, &head));
-        let Some(first) = first else { return Err(self.hand_over()) };
+        // Before one is picked: a pick takes a turn, or a trial, that nobody else gets then.
+        if !all_carried(&plan.route.targets, &self.downstream.client, &head) {
+            return Err(self.hand_over());
+        }
+        let Some(first) = asking.pick(&[]) else { return Err(self.hand_over()) };
         let id = settings.header_rules.request_id_header.as_ref();
         let id = id.and_then(|_| HeaderValue::try_from(uuid::Uuid::new_v4().to_string()).ok());
         let note = self.note(&head, &plan, id.as_ref());
@@ -162,7 +168,12 @@ impl<'a, T: ClientStream> Client<'a, T> {
             }
         }
         self.leave_behind(&head);
-        if close { Err(End::Orderly(b"")) } else { Ok(()) }
+        // A drain that began meanwhile ends the connection behind this answer.
+        match close || self.downstream.phase.get() >= Phase::Draining {
+            false => Ok(()),
+            true if head.close && self.ahead.as_ref().is_none_or(|ahead| ahead.filled().is_empty()) => Err(End::Done),
+            true => Err(End::Orderly(b"")),
+        }
     }
 
     fn plan(&self, head: &RequestHead) -> Option<Plan> {
@@ -237,16 +248,29 @@ impl<'a, T: ClientStream> Client<'a, T> {
             }
             Ok(Some(mut sent)) => {
                 finish.tries(first);
-                let waited = poll_fn(|cx| {
-                    if let Poll::Ready(answered) = sent.poll(cx) {
-                        return Poll::Ready(Waited::Over(answered));
+                let waited = loop {
+                    let waiting = poll_fn(|cx| {
+                        if let Poll::Ready(answered) = sent.poll(cx) {
+                            return Poll::Ready(Waited::Over(answered));
+                        }
+                        if sent.has_interim() {
+                            return Poll::Ready(Waited::Interim);
+                        }
+                        if front.poll_aside(cx).is_ready() {
+                            return Poll::Ready(Waited::ClientGone);
+                        }
+                        timer.poll_until(deadlines.next(), cx).map(|()| Waited::Late)
+                    });
+                    match waiting.await {
+                        Waited::Interim => {
+                            let heads = sent.take_interim();
+                            front.write([&heads, b"", b""]).await.map_err(|_| End::Abrupt)?;
+                        }
+                        waited => break waited,
                     }
-                    if front.poll_aside(cx).is_ready() {
-                        return Poll::Ready(Waited::ClientGone);
-                    }
-                    timer.poll_until(deadlines.next(), cx).map(|()| Waited::Late)
-                });
-                match waited.await {
+                };
+                match waited {
+                    Waited::Interim => return Err(End::Abrupt),
                     Waited::ClientGone => return Err(End::Abrupt),
                     Waited::Over(Err(error)) => First::Failed(first, error),
                     Waited::Over(Ok(())) => match sent.into_answer() {
@@ -291,8 +315,21 @@ impl<'a, T: ClientStream> Client<'a, T> {
     }
 }
 
+impl<T> Drop for Client<'_, T> {
+    fn drop(&mut self) {
+        let buffers = &self.worker.direct.buffers;
+        if let Some(ahead) = self.ahead.take() {
+            buffers.give_back(ahead);
+        }
+        if self.fields.capacity() > 0 {
+            buffers.give_back_fields(std::mem::take(&mut self.fields));
+        }
+    }
+}
+
 enum Waited {
     Over(Result<(), Failed>),
+    Interim,
     ClientGone,
     Late,
 }
