@@ -60,6 +60,7 @@ have ssh || apt_install openssh-client
 have gpg || apt_install gnupg
 have unzip || apt_install unzip
 have promtool || apt_install prometheus
+have valgrind || { have apt-get && apt_install valgrind; } || echo "NOTE: no valgrind: instructions per request are not counted" >&2
 have strace || { have apt-get && apt_install strace; } || echo "NOTE: no strace: system calls per request are not counted" >&2
 
 have cargo || { echo "no Rust toolchain: see https://rustup.rs" >&2; exit 1; }

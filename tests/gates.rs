@@ -1,12 +1,13 @@
-//! What a request may cost, in things that no noise touches: heap allocations and system calls of the usual HTTP/1.1
-//! request once everything is warm.
+//! What a request may cost, in things that no noise touches: heap allocations, system calls and instructions of the usual
+//! HTTP/1.1 request once everything is warm.
 //!
-//! One test: both counts are of the whole process, so nothing else may run beside them.
+//! One test: the counts are of whole processes, so nothing else may run beside them.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::alloc::System;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -19,6 +20,8 @@ static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 const CONNECTIONS: usize = 64;
 /// Rounds in which each of them asks once.
 const ROUNDS: usize = 100;
+/// The same where each instruction is counted.
+const INSTRUCTION_ROUNDS: usize = 20;
 const REQUEST: &[u8] = b"GET /a?b=c HTTP/1.1\r\nHost: app.example\r\nAccept: */*\r\nUser-Agent: gate\r\n\r\n";
 const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n\
     Content-Length: 64\r\n\r\n0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
@@ -27,6 +30,14 @@ const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nDate: Sun
 const ALLOCATIONS_MAX: f64 = 0.05;
 /// System calls per request: two reads, two writes, and a part of a wait.
 const SYSCALLS_MAX: f64 = 4.2;
+
+/// Instructions per request of the unoptimised build, in user mode, as callgrind counts them: what is added to a request
+/// shows here as well as in an optimised build, and that one would cost minutes more to make. Recorded with `RECORDED_WITH`;
+/// another compiler makes other code. After a change that is meant, record it anew.
+const INSTRUCTIONS: f64 = 115_500.0;
+const RECORDED_WITH: &str = "rustc 1.95.0";
+/// How far above it may be.
+const INSTRUCTIONS_MARGIN: f64 = 0.05;
 
 /// Answers every request with the same bytes, without allocating.
 fn upstream() -> SocketAddr {
@@ -107,10 +118,64 @@ fn a_usual_request_costs_no_more_than_it_must() {
         }
         None => println!("SKIPPED system calls per request: no strace on PATH"),
     }
+    match instructions(&file) {
+        Some(count) => {
+            println!("{count:.0} instructions per request");
+            let above = count / INSTRUCTIONS - 1.0;
+            assert!(
+                above <= INSTRUCTIONS_MARGIN,
+                "{count:.0} instructions per request, {:.1} % above the {INSTRUCTIONS:.0} recorded: if that is meant, \
+                 record it in tests/gates.rs",
+                above * 100.0
+            );
+        }
+        None => println!("SKIPPED instructions per request: no valgrind on PATH, or not {RECORDED_WITH}"),
+    }
+}
+
+/// Of a router of its own, under callgrind; none without that, or with another compiler than the recorded figure is of.
+fn instructions(file: &Path) -> Option<f64> {
+    Command::new("valgrind").arg("--version").stdout(Stdio::null()).status().ok()?;
+    let rustc = Command::new("rustc").arg("--version").output().ok()?;
+    if !String::from_utf8_lossy(&rustc.stdout).starts_with(RECORDED_WITH) || std::env::consts::ARCH != "x86_64" {
+        return None;
+    }
+    let profile = file.with_extension("callgrind");
+    let mut out = std::ffi::OsString::from("--callgrind-out-file=");
+    out.push(&profile);
+    let mut lb = Command::new("valgrind")
+        .args(["--quiet", "--tool=callgrind", "--instr-atstart=no"])
+        .arg(out)
+        .arg(env!("CARGO_BIN_EXE_lb"))
+        .args(["run", "--config"])
+        .arg(file)
+        .env("LB_LOG_LEVEL", "info")
+        .env("LB_LOG_FORMAT", "json")
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut clients = Clients::connect(listening(&mut lb));
+    clients.rounds(5);
+    let control = |state: &str| {
+        let pid = lb.id().to_string();
+        let done = Command::new("callgrind_control").args(["-i", state, &pid]).stdout(Stdio::null()).status().unwrap();
+        assert!(done.success(), "callgrind_control -i {state}: {done}");
+    };
+    control("on");
+    clients.rounds(INSTRUCTION_ROUNDS);
+    control("off");
+    drop(clients);
+    Command::new("kill").args(["-TERM", &lb.id().to_string()]).status().unwrap();
+    lb.wait().unwrap();
+    let text = std::fs::read_to_string(&profile).unwrap();
+    let total = text.lines().find_map(|line| line.strip_prefix("totals: ")?.trim().parse::<f64>().ok());
+    #[expect(clippy::cast_precision_loss, reason = "small numbers")]
+    let requests = (INSTRUCTION_ROUNDS * CONNECTIONS) as f64;
+    Some(total.unwrap() / requests)
 }
 
 /// Of the router in this process, where its allocator can be watched.
-fn allocations(file: &std::path::Path) -> f64 {
+fn allocations(file: &Path) -> f64 {
     let config = lb::config::read(Some(file), Vec::new()).unwrap().config;
     let running = lb::serve::start(&config, Vec::new()).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -128,7 +193,7 @@ fn allocations(file: &std::path::Path) -> f64 {
 }
 
 /// Of a router of its own, watched by strace; none without that.
-fn syscalls(file: &std::path::Path) -> Option<f64> {
+fn syscalls(file: &Path) -> Option<f64> {
     Command::new("strace").arg("-V").stdout(Stdio::null()).status().ok()?;
     let mut lb = Command::new(env!("CARGO_BIN_EXE_lb"))
         .args(["run", "--config"])
