@@ -8,7 +8,7 @@ use std::alloc::System;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
@@ -143,17 +143,9 @@ fn instructions(file: &Path) -> Option<f64> {
     let profile = file.with_extension("callgrind");
     let mut out = std::ffi::OsString::from("--callgrind-out-file=");
     out.push(&profile);
-    let mut lb = Command::new("valgrind")
-        .args(["--quiet", "--tool=callgrind", "--instr-atstart=no"])
-        .arg(out)
-        .arg(env!("CARGO_BIN_EXE_lb"))
-        .args(["run", "--config"])
-        .arg(file)
-        .env("LB_LOG_LEVEL", "info")
-        .env("LB_LOG_FORMAT", "json")
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut valgrind = Command::new("valgrind");
+    valgrind.args(["--quiet", "--tool=callgrind", "--instr-atstart=no"]).arg(out).arg(env!("CARGO_BIN_EXE_lb"));
+    let mut lb = run(&mut valgrind, file);
     let mut clients = Clients::connect(listening(&mut lb));
     clients.rounds(5);
     let control = |state: &str| {
@@ -195,14 +187,7 @@ fn allocations(file: &Path) -> f64 {
 /// Of a router of its own, watched by strace; none without that.
 fn syscalls(file: &Path) -> Option<f64> {
     Command::new("strace").arg("-V").stdout(Stdio::null()).status().ok()?;
-    let mut lb = Command::new(env!("CARGO_BIN_EXE_lb"))
-        .args(["run", "--config"])
-        .arg(file)
-        .env("LB_LOG_LEVEL", "info")
-        .env("LB_LOG_FORMAT", "json")
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut lb = run(&mut Command::new(env!("CARGO_BIN_EXE_lb")), file);
     let http = listening(&mut lb);
     let mut clients = Clients::connect(http);
     clients.rounds(20);
@@ -237,8 +222,14 @@ fn syscalls(file: &Path) -> Option<f64> {
     Some(calls / requests)
 }
 
+/// Starts `lb run`, which `program` leads to, with its log where it can be read.
+fn run(program: &mut Command, file: &Path) -> Child {
+    let program = program.args(["run", "--config"]).arg(file);
+    program.env("LB_LOG_LEVEL", "info").env("LB_LOG_FORMAT", "json").stderr(Stdio::piped()).spawn().unwrap()
+}
+
 /// Reads the log until the address of the HTTP listener is there.
-fn listening(lb: &mut std::process::Child) -> SocketAddr {
+fn listening(lb: &mut Child) -> SocketAddr {
     use std::io::BufRead as _;
     let log = std::io::BufReader::new(lb.stderr.take().unwrap());
     let begun = Instant::now();

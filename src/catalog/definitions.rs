@@ -151,7 +151,8 @@ fn is_blank(text: &str) -> bool {
     text.trim().is_empty()
 }
 
-fn null_is_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+/// For fields that a program in Go writes as `null` where it means nothing.
+pub(crate) fn null_is_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,
     T: Default + Deserialize<'de>,

@@ -101,7 +101,7 @@ pub async fn exchange(
         granted: OnceCell::new(),
     };
     if settings.header_rules.request_id_header.is_some() {
-        original.request_id = HeaderValue::try_from(uuid::Uuid::new_v4().to_string()).ok();
+        original.request_id = fresh_id(&settings);
         if let (Some(note), Some(id)) = (finish.note(), &original.request_id) {
             note.request_id = Some(id.clone());
             if let (Some(told), Some(format), Some(name)) =
@@ -411,6 +411,12 @@ fn cookie<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
 
 fn is_grpc(headers: &HeaderMap) -> bool {
     headers.get(http::header::CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+}
+
+/// An id for a request, where one is configured.
+pub(super) fn fresh_id(settings: &Settings) -> Option<HeaderValue> {
+    settings.header_rules.request_id_header.as_ref()?;
+    HeaderValue::try_from(uuid::Uuid::new_v4().to_string()).ok()
 }
 
 /// How errors are told.

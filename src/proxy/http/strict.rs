@@ -433,7 +433,7 @@ fn check_target(method: &[u8], target: &[u8]) -> Result<(), Violation> {
 }
 
 /// RFC 9110 section 5.6.2.
-fn is_token(byte: u8) -> bool {
+pub(super) fn is_token(byte: u8) -> bool {
     TOKEN[usize::from(byte)]
 }
 
@@ -450,7 +450,7 @@ static TOKEN: [bool; 256] = {
 };
 
 /// Anything below blank but the tab, and DEL. Without early exit, so that the compiler can look at many at once.
-fn has_control(bytes: &[u8]) -> bool {
+pub(super) fn has_control(bytes: &[u8]) -> bool {
     bytes.iter().fold(false, |found, &byte| found | ((byte < 0x20) & (byte != b'\t')) | (byte == 0x7f))
 }
 

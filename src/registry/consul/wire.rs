@@ -3,7 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
+
+use crate::catalog::definitions::null_is_default;
 
 /// `/v1/catalog/services`: names, and all tags that any instance of it carries.
 pub type ServiceList = BTreeMap<String, Option<Vec<String>>>;
@@ -87,14 +89,6 @@ pub struct Check {
     /// The instance it belongs to; empty for checks of the node.
     #[serde(rename = "ServiceID", deserialize_with = "null_is_default")]
     pub service_id: String,
-}
-
-fn null_is_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
-where
-    D: Deserializer<'de>,
-    T: Default + Deserialize<'de>,
-{
-    Ok(Option::<T>::deserialize(deserializer)?.unwrap_or_default())
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use http::Method;
 
 use super::scan::{self, End, Field, Kind, LineEnd, Span};
 use crate::proxy::http::headers::tokens_of;
+use crate::proxy::http::strict::has_control;
 
 /// Largest head of an answer, in bytes.
 pub const HEAD_MAX: usize = 256 << 10;
@@ -171,9 +172,7 @@ fn status_line(line: &[u8]) -> Result<(bool, u16, Span), &'static str> {
     let status = status.filter(|status| *status >= 100).ok_or("status is not a number of three digits")?;
     match line.get(SHORTEST) {
         None => Ok((http11, status, Span::new(SHORTEST, SHORTEST))),
-        Some(b' ') if line[SHORTEST..].iter().all(|byte| *byte >= 0x20 && *byte != 0x7f || *byte == b'\t') => {
-            Ok((http11, status, Span::new(SHORTEST + 1, line.len())))
-        }
+        Some(b' ') if !has_control(&line[SHORTEST..]) => Ok((http11, status, Span::new(SHORTEST + 1, line.len()))),
         _ => Err("malformed status line"),
     }
 }

@@ -68,13 +68,16 @@ pub struct Shelf {
     pub date: Date,
 }
 
-/// Whether connections of this listener begin here. Limits for whole requests and access logs in a form of one's own are
-/// hyper's.
+/// Whether requests of this listener are carried at all. Limits for whole requests, compression, and access logs in a form
+/// of one's own are hyper's.
 #[must_use]
 pub fn may_drive(worker: &Worker, listener: &Listener, settings: &Settings) -> bool {
-    let protocol = listener.config.protocol != ListenerProtocol::Prometheus && !listener.is_grpc();
-    let plain = listener.limits(&settings.proxy).request.is_none() && worker.access.custom().is_none();
-    settings.proxy.direct && protocol && plain
+    settings.proxy.direct
+        && settings.compression.is_none()
+        && listener.limits(&settings.proxy).request.is_none()
+        && worker.access.custom().is_none()
+        && listener.config.protocol != ListenerProtocol::Prometheus
+        && !listener.is_grpc()
 }
 
 /// Serves requests as long as they are usual. Some: the rest of the connection is for others, from the first byte of the

@@ -120,10 +120,7 @@ impl PassOn<'_> {
         let mut buffer = Some(buffer);
         loop {
             let filled = buffer.as_ref().map_or(&[][..], Buffer::filled);
-            let piece = body.take(filled).map_err(|reason| {
-                finish.broke("upstream_body", &reason);
-                End::Abrupt
-            })?;
+            let piece = body.take(filled).map_err(|reason| broken(finish, &reason))?;
             let mut tail: &[u8] = b"";
             if matches!(body, Body::UntilClose) && piece.length > 0 {
                 // Writing into memory cannot fail.
@@ -158,14 +155,8 @@ impl PassOn<'_> {
                     front.write([b"0\r\n\r\n", b"", b""]).await.map_err(|_| End::Abrupt)?;
                     break;
                 }
-                Some(Ok(0)) => {
-                    finish.broke("upstream_body", &"its connection ended");
-                    return Err(End::Abrupt);
-                }
-                Some(Err(error)) => {
-                    finish.broke("upstream_body", &error);
-                    return Err(End::Abrupt);
-                }
+                Some(Ok(0)) => return Err(broken(finish, &"its connection ended")),
+                Some(Err(error)) => return Err(broken(finish, &error)),
             }
         }
         finish.complete();
@@ -214,14 +205,8 @@ impl PassOn<'_> {
                     *left = left.saturating_sub(bytes as u64);
                     finish.add_bytes(bytes);
                 }
-                Some(Ok(Moved::End)) => {
-                    finish.broke("upstream_body", &"its connection ended");
-                    return Err(End::Abrupt);
-                }
-                Some(Err(SpliceError::Read(error))) => {
-                    finish.broke("upstream_body", &error);
-                    return Err(End::Abrupt);
-                }
+                Some(Ok(Moved::End)) => return Err(broken(finish, &"its connection ended")),
+                Some(Err(SpliceError::Read(error))) => return Err(broken(finish, &error)),
                 Some(Err(SpliceError::Write(_))) | None => return Err(End::Abrupt),
             }
         }
@@ -254,4 +239,10 @@ impl PassOn<'_> {
         finish.complete();
         Ok(())
     }
+}
+
+/// The upstream broke off inside the body, or what came is none: the client sees a broken answer too.
+fn broken(finish: &mut Finish, why: &dyn std::fmt::Display) -> End {
+    finish.broke("upstream_body", why);
+    End::Abrupt
 }

@@ -3,6 +3,8 @@
 //! Pure, without copies: spans into the bytes that were read. Nothing here decides what becomes of a message; whatever is
 //! out of the ordinary is an error to the caller, who has others for it.
 
+use crate::proxy::http::strict::{has_control, is_token};
+
 /// A piece of a head, as offsets into its bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Span {
@@ -151,7 +153,7 @@ fn field(line: &[u8], at: usize, length: usize) -> Result<Field, &'static str> {
     let Some(colon) = memchr::memchr(b':', line) else { return Err("field line without colon") };
     let (name, value) = (&line[..colon], &line[colon + 1..]);
     // A folded line begins with a blank, which is no token either.
-    if name.is_empty() || !name.iter().all(|&byte| TOKEN[usize::from(byte)]) {
+    if name.is_empty() || !name.iter().all(|&byte| is_token(byte)) {
         return Err("field name is not a token");
     }
     if has_control(value) {
@@ -192,23 +194,6 @@ fn kind(name: &[u8]) -> Kind {
         25 if is(b"strict-transport-security") => Kind::StrictTransportSecurity,
         _ => Kind::Other,
     }
-}
-
-/// RFC 9110 section 5.6.2.
-static TOKEN: [bool; 256] = {
-    let mut table = [false; 256];
-    let mut byte = 0u8;
-    while byte < 128 {
-        table[byte as usize] = byte.is_ascii_alphanumeric()
-            || matches!(byte, b'!' | b'#'..=b'\'' | b'*' | b'+' | b'-' | b'.' | b'^'..=b'`' | b'|' | b'~');
-        byte += 1;
-    }
-    table
-};
-
-/// Anything below blank but the tab, and DEL. Without early exit, so that the compiler can look at many at once.
-fn has_control(bytes: &[u8]) -> bool {
-    bytes.iter().fold(false, |found, &byte| found | ((byte < 0x20) & (byte != b'\t')) | (byte == 0x7f))
 }
 
 /// A number of decimal digits alone, below 10^18.

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::attempt::{Again, DirectAnswer, Failed, Sending};
 use super::buffer::Buffer;
 use super::front::Front;
+use super::may_drive;
 use super::pass_on::PassOn;
 use super::plan::{Plan, all_carried};
 use super::request_head::{self, Parsed, RequestHead};
@@ -24,7 +25,7 @@ use crate::proxy::http::ask::{Asking, Deadlines, First, Running};
 use crate::proxy::http::body::UploadProgress;
 use crate::proxy::http::client_io::ClientStream;
 use crate::proxy::http::connection::Downstream;
-use crate::proxy::http::exchange::error_answers;
+use crate::proxy::http::exchange::{error_answers, fresh_id};
 use crate::proxy::http::forward::{AttemptError, is_idempotent};
 use crate::proxy::http::guarded_io::GuardHandle;
 use crate::proxy::http::headers;
@@ -120,10 +121,8 @@ impl<'a, T: ClientStream> Client<'a, T> {
 
     /// Answers one request, or leaves it as it was.
     async fn one(&mut self, settings: &Arc<Settings>, head: RequestHead) -> Result<(), End> {
-        let limited = self.downstream.listener.limits(&settings.proxy).request.is_some();
-        // These are hyper's. The settings may be newer than the connection.
-        let plan =
-            if limited || settings.compression.is_some() || !settings.proxy.direct { None } else { self.plan(&head) };
+        // The settings may be newer than the connection.
+        let plan = if may_drive(self.worker, &self.downstream.listener, settings) { self.plan(&head) } else { None };
         let Some(plan) = plan else { return Err(self.hand_over()) };
         let repeatable = head.body == 0 && is_idempotent(&head.method);
         let asking = Asking {
@@ -140,8 +139,7 @@ impl<'a, T: ClientStream> Client<'a, T> {
             return Err(self.hand_over());
         }
         let Some(first) = asking.pick(&[]) else { return Err(self.hand_over()) };
-        let id = settings.header_rules.request_id_header.as_ref();
-        let id = id.and_then(|_| HeaderValue::try_from(uuid::Uuid::new_v4().to_string()).ok());
+        let id = fresh_id(settings);
         let note = self.note(&head, &plan, id.as_ref());
         let mut finish = Finish::new(self.worker, self.downstream, head.method.clone(), Version::HTTP_11, note);
         finish.belongs_to(&first.service);

@@ -53,6 +53,11 @@ impl<'a> Received<'a> {
     pub fn host(&self) -> &'a [u8] {
         self.head.host.of(self.bytes)
     }
+
+    fn names(&self) -> impl Iterator<Item = &'a [u8]> {
+        let bytes = self.bytes;
+        self.fields.iter().map(move |field| field.name.of(bytes))
+    }
 }
 
 /// The fields that pass, as a map.
@@ -197,13 +202,6 @@ pub fn put_request(
     out.extend_from_slice(b"\r\n");
     out.extend_from_slice(received.body());
     Ok(())
-}
-
-impl<'a> Received<'a> {
-    fn names(&self) -> impl Iterator<Item = &'a [u8]> {
-        let bytes = self.bytes;
-        self.fields.iter().map(move |field| field.name.of(bytes))
-    }
 }
 
 /// Lines one behind another are copied in one piece.
