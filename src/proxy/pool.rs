@@ -12,30 +12,26 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use hyper::client::conn::{http1, http2};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
 
 use super::connect::{ConnectError, UpstreamStream, connect};
 use super::http::body::RequestBody;
+use super::http::h2::client::Shared;
 use super::settings::Settings;
 use crate::catalog::options::{HostRewrite, RouteOptions};
 use crate::table::{Target, TargetState};
 
 /// Streams on one HTTP/2 connection before another one is opened: what most servers allow.
-const H2_STREAMS_PER_CONNECTION: usize = 100;
+const H2_STREAMS_PER_CONNECTION: u32 = 100;
 /// Most HTTP/2 connections to one instance, per worker.
 const H2_CONNECTIONS_MAX: usize = 8;
 
-/// Bytes of one answer that may wait at the proxy. The connection's window has room for all its streams: clients that
-/// do not read their answers must not hold up those that do.
-const H2_STREAM_WINDOW_BYTES: u32 = 256 << 10;
-const H2_CONNECTION_WINDOW_BYTES: u32 = H2_STREAM_WINDOW_BYTES * H2_STREAMS_PER_CONNECTION as u32;
-/// Largest header of an answer in bytes: as generous as HTTP/1's.
-const H2_HEADER_BYTES_MAX: u32 = 256 << 10;
 /// Bytes of one stream that are held ready for a connection that does not take them yet, on either side.
 pub(crate) const H2_SEND_BUFFER_BYTES: usize = 64 << 10;
 
@@ -99,9 +95,9 @@ struct IdleDirect {
 
 #[derive(Debug)]
 struct SharedH2 {
-    sender: http2::SendRequest<RequestBody>,
+    connection: Shared,
     streams: Rc<Cell<usize>>,
-    last_used_ms: Rc<Cell<u64>>,
+    last_used_ms: Cell<u64>,
 }
 
 /// A connection to send one request on.
@@ -110,7 +106,7 @@ pub enum Connection {
     /// Ours alone until given back.
     H1(http1::SendRequest<RequestBody>),
     /// Shared with other streams.
-    H2(http2::SendRequest<RequestBody>, StreamGuard),
+    H2(Shared, StreamGuard),
 }
 
 impl Connection {
@@ -119,7 +115,7 @@ impl Connection {
     pub fn is_ready(&self) -> bool {
         match self {
             Self::H1(sender) => sender.is_ready(),
-            Self::H2(sender, _) => !sender.is_closed(),
+            Self::H2(shared, _) => !shared.is_closed(),
         }
     }
 }
@@ -149,7 +145,7 @@ impl UpstreamPool {
         let mut instances = self.instances.borrow_mut();
         let slot = instances.get_mut(key)?;
         if key.h2 {
-            return slot.stream(now_ms, H2_STREAMS_PER_CONNECTION);
+            return slot.stream(now_ms, H2_STREAMS_PER_CONNECTION as usize);
         }
         // Last in, first out: the warmest connection, and the others get to age out.
         while let Some(idle) = slot.idle.pop() {
@@ -187,16 +183,18 @@ impl UpstreamPool {
             return Err(ConnectError::Timeout(limit));
         };
         let warm = self.slot(key, target, |slot| {
-            let most = if slot.shared.len() < H2_CONNECTIONS_MAX { H2_STREAMS_PER_CONNECTION } else { usize::MAX };
+            let most = if slot.shared.len() < H2_CONNECTIONS_MAX { H2_STREAMS_PER_CONNECTION as usize } else { usize::MAX };
             slot.stream(now_ms, most)
         });
         if let Some(connection) = warm {
             return Ok(connection);
         }
         let stream = connect(target, settings).await?;
-        let sender = handshake_h2(stream).await?;
-        let shared = SharedH2 { sender, streams: Rc::default(), last_used_ms: Rc::new(Cell::new(now_ms)) };
-        let connection = Connection::H2(shared.sender.clone(), StreamGuard::enter(&shared.streams));
+        let streams = Rc::default();
+        let opened = Shared::open(stream, &streams, H2_STREAMS_PER_CONNECTION).await;
+        let opened = opened.map_err(|error| ConnectError::Io(io::Error::other(error)))?;
+        let connection = Connection::H2(opened.clone(), StreamGuard::enter(&streams));
+        let shared = SharedH2 { connection: opened, streams, last_used_ms: Cell::new(now_ms) };
         self.slot(key, target, |slot| slot.shared.push(shared));
         Ok(connection)
     }
@@ -276,7 +274,7 @@ impl UpstreamPool {
             slot.shared.retain(|shared| {
                 let idle = shared.streams.get() == 0
                     && (retired || now_ms.saturating_sub(shared.last_used_ms.get()) >= idle_max_ms);
-                !shared.sender.is_closed() && !idle
+                !shared.connection.is_closed() && !idle
             });
             !slot.idle.is_empty()
                 || !slot.direct.is_empty()
@@ -303,13 +301,13 @@ impl Slot {
 
     /// A stream on the least used HTTP/2 connection with fewer than `most` streams.
     fn stream(&mut self, now_ms: u64, most: usize) -> Option<Connection> {
-        self.shared.retain(|shared| !shared.sender.is_closed());
+        self.shared.retain(|shared| !shared.connection.is_closed());
         let shared = self.shared.iter().min_by_key(|shared| shared.streams.get())?;
         if shared.streams.get() >= most {
             return None;
         }
         shared.last_used_ms.set(now_ms);
-        Some(Connection::H2(shared.sender.clone(), StreamGuard::enter(&shared.streams)))
+        Some(Connection::H2(shared.connection.clone(), StreamGuard::enter(&shared.streams)))
     }
 }
 
@@ -321,36 +319,6 @@ async fn handshake_h1(stream: UpstreamStream) -> Result<http1::SendRequest<Reque
     Ok(sender)
 }
 
-async fn handshake_h2(stream: UpstreamStream) -> Result<http2::SendRequest<RequestBody>, ConnectError> {
-    let (sender, connection) = http2::Builder::new(LocalExec)
-        .timer(TokioTimer::new())
-        .initial_stream_window_size(H2_STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(H2_CONNECTION_WINDOW_BYTES)
-        .max_header_list_size(H2_HEADER_BYTES_MAX)
-        .max_send_buf_size(H2_SEND_BUFFER_BYTES)
-        .keep_alive_interval(std::time::Duration::from_secs(20))
-        .keep_alive_timeout(std::time::Duration::from_secs(10))
-        .handshake(TokioIo::new(stream))
-        .await
-        .map_err(|error| handshake_error(&error))?;
-    tokio::task::spawn_local(async move { connection.await.ok() });
-    Ok(sender)
-}
-
 fn handshake_error(error: &hyper::Error) -> ConnectError {
     ConnectError::Io(std::io::Error::other(error.to_string()))
-}
-
-/// Runs hyper's helper futures on the worker's own thread.
-#[derive(Clone, Copy, Debug)]
-pub struct LocalExec;
-
-impl<F> hyper::rt::Executor<F> for LocalExec
-where
-    F: Future + 'static,
-    F::Output: 'static,
-{
-    fn execute(&self, future: F) {
-        tokio::task::spawn_local(future);
-    }
 }

@@ -3,6 +3,12 @@
 
 use std::sync::{Arc, Mutex};
 
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
+use http_body_util::{BodyExt as _, Empty};
+use hyper::body::{Bytes, Incoming};
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+
 use crate::stand::{Scripted, router};
 use crate::support::client::{RawClient, RawResponse};
 use crate::support::lb::Lb;
@@ -152,10 +158,37 @@ impl Way {
                 }
             }
         }
+        (self.seen(), answers)
+    }
+
+    /// What the upstream got, and what a client of HTTP/2 did: twice over one connection. None: no whole answer.
+    fn talk_h2(&self, method: &str, number: usize) -> (Vec<String>, Vec<Option<Shown>>) {
+        self.log.lock().unwrap().clear();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let answers = runtime.block_on(async {
+            let io = TokioIo::new(tokio::net::TcpStream::connect(self.lb.address("http")).await.unwrap());
+            let (mut client, connection) = http2::handshake(TokioExecutor::new(), io).await.unwrap();
+            tokio::spawn(connection);
+            let mut answers = Vec::new();
+            for _ in 0..2 {
+                let request = Request::builder().method(method).uri(format!("http://h/{number}?q"));
+                let request = request.header("te", "trailers").header("cookie", "a=b").header("cookie", "c=d");
+                client.ready().await.unwrap();
+                let answer = client.send_request(request.body(Empty::<Bytes>::new()).unwrap()).await;
+                answers.push(match answer {
+                    Ok(answer) => Shown::of_stream(answer).await,
+                    Err(_) => None,
+                });
+            }
+            answers
+        });
+        (self.seen(), answers)
+    }
+
+    fn seen(&self) -> Vec<String> {
         // `host=dst` is the address of this way's own upstream.
         let port = self.upstream.address.port().to_string();
-        let log = self.log.lock().unwrap().iter().map(|request| request.replace(&port, "its port")).collect();
-        (log, answers)
+        self.log.lock().unwrap().iter().map(|request| request.replace(&port, "its port")).collect()
     }
 }
 
@@ -211,6 +244,21 @@ impl Shown {
         }
     }
 
+    async fn of_stream(answer: Response<Incoming>) -> Option<Self> {
+        let pairs = |map: &HeaderMap| {
+            let pair = |(name, value): (&HeaderName, &HeaderValue)| {
+                (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned())
+            };
+            map.iter().map(pair).collect::<Vec<_>>()
+        };
+        let (parts, body) = answer.into_parts();
+        let body = body.collect().await.ok()?;
+        let trailers = body.trailers().map(pairs).unwrap_or_default();
+        let (status, headers) = (parts.status.as_u16(), pairs(&parts.headers));
+        let body = body.to_bytes().to_vec();
+        Some(Self::of(RawResponse { status, headers, body, trailers, ..RawResponse::default() }))
+    }
+
     fn of_head(bytes: &[u8]) -> Self {
         let text = String::from_utf8_lossy(bytes).into_owned();
         let status = text.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
@@ -238,6 +286,29 @@ fn nor_with_other_rules_for_header_fields() {
     {
         assert!(compare(rules, &ANSWERS[..2]) > 40);
     }
+}
+
+/// Requests without a body of clients that speak HTTP/2 take the direct way to the upstream, too.
+#[test]
+fn nor_can_a_client_of_http2() {
+    let (direct, library) = (Way::new(true, ""), Way::new(false, ""));
+    let mut differences = Vec::new();
+    let mut carried = 0;
+    for method in ["GET", "HEAD", "DELETE", "POST"] {
+        for (number, answer) in ANSWERS.iter().enumerate() {
+            // See `compare`.
+            if method == "HEAD" && (answer.matches("Content-Length").count() > 1 || answer.contains("Length: x")) {
+                continue;
+            }
+            let (here, there) = (direct.talk_h2(method, number), library.talk_h2(method, number));
+            if here != there {
+                differences.push(format!("{method} answered by {answer:?}:\n  direct {here:?}\n  hyper  {there:?}\n"));
+            }
+            carried += here.0.len();
+        }
+    }
+    assert!(differences.is_empty(), "{} differences:\n{}", differences.len(), differences.concat());
+    assert!(carried > 200, "{carried} requests reached the upstream");
 }
 
 /// How many requests reached the upstream.

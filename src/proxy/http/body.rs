@@ -8,10 +8,9 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
-
 use super::compression::{Broken, Compressed};
 use super::record::Finish;
+use super::source::{Source, SourceError};
 use crate::proxy::error::ProxyError;
 
 /// How far the upload of a request body is; shared between the body and the exchange that watches the clock.
@@ -38,7 +37,7 @@ pub enum RequestBody {
     /// The client's.
     Incoming {
         /// What the client sends.
-        body: Incoming,
+        body: Source,
         /// Noted for deadlines and metrics.
         progress: Rc<UploadProgress>,
         /// Present time; read once per frame.
@@ -48,7 +47,7 @@ pub enum RequestBody {
 
 impl Body for RequestBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = SourceError;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
         let Self::Incoming { body, progress, clock } = self.get_mut() else { return Poll::Ready(None) };
@@ -105,14 +104,14 @@ pub enum ResponseBody {
         /// What was taken of it before.
         first: Option<Frame<Bytes>>,
         /// What the upstream sends.
-        body: Incoming,
+        body: Source,
         /// Gives the connection back, counts and logs: at the end of the body, or when it is dropped before.
         finish: Box<Finish>,
     },
     /// The upstream's, compressed.
     Compressed {
         /// What comes of it.
-        body: Box<Compressed<Incoming>>,
+        body: Box<Compressed<Source>>,
         /// As above.
         finish: Box<Finish>,
     },
@@ -123,7 +122,7 @@ pub enum ResponseBody {
 pub enum BodyError {
     /// The upstream did.
     #[error("the upstream broke off: {0}")]
-    Upstream(#[from] hyper::Error),
+    Upstream(#[from] SourceError),
     /// It could not be compressed.
     #[error("cannot compress: {0}")]
     Encoder(io::Error),
@@ -207,7 +206,7 @@ impl Body for ResponseBody {
 }
 
 fn poll_compressed(
-    body: &mut Compressed<Incoming>,
+    body: &mut Compressed<Source>,
     finish: &mut Finish,
     cx: &mut Context<'_>,
 ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {

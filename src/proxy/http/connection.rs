@@ -18,10 +18,11 @@ use std::task::Poll;
 use std::time::{Duration, SystemTime};
 
 use http::header::CONNECTION;
-use http::{HeaderValue, Response, StatusCode, Version};
-use hyper::server::conn::{http1, http2};
+use http::{HeaderValue, Request, Response, StatusCode, Version};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
@@ -32,15 +33,16 @@ use super::direct;
 use super::ends_by::Limited;
 use super::exchange::exchange;
 use super::guarded_io::{ExchangeMark, GuardHandle, GuardedIo};
+use super::h2;
 use super::headers::{ClientContext, TlsDetails};
 use super::interim::Interim;
+use super::source::Source;
 use super::strict::Limits;
 use super::upgrade::Tunnel;
 use crate::log::AccessRecord;
 use crate::metrics::{CLIENT_FAULTS, ClientFault};
 use crate::proxy::drain::{LocalPhase, Phase};
 use crate::proxy::listener::{ClientLimits, Listener};
-use crate::proxy::pool::{H2_SEND_BUFFER_BYTES, LocalExec};
 use crate::proxy::proxy_protocol::Addresses;
 use crate::proxy::session::receive_proxy_header;
 use crate::proxy::settings::Settings;
@@ -337,7 +339,7 @@ where
 {
     if h2 {
         // Boxed, as the other one: each connection has room for the largest of what it may become.
-        return Box::pin(drive_h2(worker, &settings, downstream, io)).await;
+        return Box::pin(h2::server::drive(worker, &settings, downstream, io)).await;
     }
     if !direct::may_drive(&worker, &downstream.listener, &settings) {
         return Box::pin(drive_h1(worker, &settings, downstream, io)).await;
@@ -356,8 +358,9 @@ where
     let service = {
         let (worker, downstream) = (Rc::clone(&worker), Rc::clone(&downstream));
         // Boxed: `poll_without_shutdown` below wants a future that may be moved.
-        service_fn(move |request| {
+        service_fn(move |request: Request<Incoming>| {
             let (worker, downstream) = (Rc::clone(&worker), Rc::clone(&downstream));
+            let request = request.map(Source::Hyper);
             Box::pin(async move {
                 let answered = exchange(worker, Rc::clone(&downstream), request).await;
                 answered.map(|response| last_answer(&downstream, response))
@@ -485,56 +488,6 @@ pub(super) async fn farewell<T: AsyncRead + AsyncWrite + Unpin>(mut io: T, last:
         Ok::<_, io::Error>(())
     };
     tokio::time::timeout(LINGER, said).await.ok();
-}
-
-async fn drive_h2<T>(worker: Rc<Worker>, settings: &Settings, downstream: Rc<Downstream>, io: T)
-where
-    T: AsyncRead + AsyncWrite + Unpin + 'static,
-{
-    let service = {
-        let (worker, downstream) = (Rc::clone(&worker), Rc::clone(&downstream));
-        service_fn(move |request| exchange(Rc::clone(&worker), Rc::clone(&downstream), request))
-    };
-    let header_bytes = u32::try_from(settings.proxy.max_header_bytes).unwrap_or(u32::MAX);
-    let connection = http2::Builder::new(LocalExec)
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(settings.proxy.max_streams)
-        .max_header_list_size(header_bytes)
-        .initial_stream_window_size(1 << 20)
-        .initial_connection_window_size(4 << 20)
-        // What is read ahead for a client that takes nothing is this times its streams.
-        .max_send_buf_size(H2_SEND_BUFFER_BYTES)
-        .keep_alive_interval(Duration::from_secs(20))
-        .keep_alive_timeout(Duration::from_secs(20))
-        .serve_connection(TokioIo::new(io), service);
-    tokio::pin!(connection);
-    let watchdog = watchdog(&worker, downstream.listener.limits(&settings.proxy), &downstream.watch);
-    tokio::pin!(watchdog);
-    let mut watched = true;
-    let mut draining = false;
-    loop {
-        tokio::select! {
-            biased;
-            ended = connection.as_mut() => {
-                if let Err(error) = ended {
-                    tracing::trace!(%error, "client connection ended");
-                }
-                return;
-            }
-            verdict = &mut watchdog, if watched => {
-                if verdict == Verdict::Stalled {
-                    return;
-                }
-                watched = false;
-                connection.as_mut().graceful_shutdown();
-            }
-            () = downstream.phase.reached(Phase::Draining), if !draining => {
-                draining = true;
-                connection.as_mut().graceful_shutdown();
-            }
-            () = worker.phase.reached(Phase::Cut) => return,
-        }
-    }
 }
 
 /// What the watchdog found.

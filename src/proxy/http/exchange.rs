@@ -18,7 +18,7 @@ use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
 use http::header::{CONNECTION, CONTENT_LENGTH, HeaderName, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
-use hyper::body::{Body as _, Frame, Incoming};
+use http_body::{Body as _, Frame};
 
 use super::ask::{Asking, Attempted, Attempts, Deadlines, First};
 use super::body::{RequestBody, ResponseBody, UploadProgress};
@@ -29,6 +29,7 @@ use super::headers;
 use super::path::{self, NormalPath};
 use super::record::{Finish, RequestNote};
 use super::redirect::{self, RedirectSource};
+use super::source::Source;
 use super::told::Told;
 use super::{scrape, upgrade};
 use crate::catalog::options::{Access, HashKey, RouteOptions, Strategy};
@@ -50,7 +51,7 @@ static X_FORWARDED_URI: HeaderName = HeaderName::from_static("x-forwarded-uri");
 pub async fn exchange(
     worker: Rc<Worker>,
     downstream: Rc<Downstream>,
-    request: Request<Incoming>,
+    request: Request<Source>,
 ) -> Result<Response<ResponseBody>, Infallible> {
     if downstream.listener.config.protocol == ListenerProtocol::Prometheus {
         return Ok(scrape::answer(&worker, &downstream, &request).await);
@@ -453,7 +454,7 @@ pub(super) fn own(response: Response<Bytes>, mut finish: Box<Finish>) -> Respons
 }
 
 fn pass_on(
-    response: Response<Incoming>,
+    response: Response<Source>,
     first: Option<Frame<Bytes>>,
     compressing: Option<Compressing>,
     mut finish: Box<Finish>,

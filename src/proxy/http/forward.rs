@@ -11,17 +11,22 @@ use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::uri::{Authority, PathAndQuery, Scheme as UriScheme};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version};
-use hyper::body::{Body as _, Frame, Incoming};
+use http_body::{Body as _, Frame};
 use tokio::time::timeout;
 
 use super::body::RequestBody;
 use super::connection::Downstream;
+use super::direct::attempt::{Again, Sent, Way};
+use super::direct::body::DirectBody;
+use super::direct::wire;
+use super::h2::client::SendError;
 use super::headers::{self, HeaderRules, RequestContext, Upgrade};
 use super::path::{self, NormalPath, PathEdit, PathError};
 use super::record::Lease;
+use super::source::{Source, SourceError};
 use crate::metrics::service::RetryReason;
 use crate::proxy::auth::Granted;
-use crate::proxy::connect::ConnectError;
+use crate::proxy::connect::{ConnectError, connect};
 use crate::proxy::pool::{Connection, PoolKey};
 use crate::proxy::settings::Settings;
 use crate::proxy::worker::{Worker, ms};
@@ -56,7 +61,7 @@ pub struct Original {
 #[derive(Debug)]
 pub struct Answer {
     /// The answer.
-    pub response: Response<Incoming>,
+    pub response: Response<Source>,
     /// What was taken of its body already.
     pub first: Option<Frame<Bytes>>,
     /// The connection it comes on.
@@ -99,6 +104,21 @@ pub enum AttemptError<B = RequestBody> {
     Request(String),
 }
 
+impl AttemptError<Again> {
+    /// The same of a request without a body.
+    #[must_use]
+    pub fn bodiless(self) -> AttemptError<RequestBody> {
+        match self {
+            Self::Connect { source, .. } => AttemptError::Connect { source, body: RequestBody::Empty },
+            Self::Closed { source, reused, unsent } => {
+                AttemptError::Closed { source, reused, unsent: unsent.map(|Again| RequestBody::Empty) }
+            }
+            Self::Protocol(source) => AttemptError::Protocol(source),
+            Self::Request(reason) => AttemptError::Request(reason),
+        }
+    }
+}
+
 impl<B> AttemptError<B> {
     /// Reason for the retry metric.
     #[must_use]
@@ -136,13 +156,19 @@ pub async fn attempt(
     body: RequestBody,
     fresh_only: bool,
 ) -> Result<Answer, AttemptError> {
-    let in_flight = InFlight::new(std::sync::Arc::clone(&target.state));
     let key = PoolKey::of(target);
+    let bodiless = matches!(body, RequestBody::Empty);
+    // Interim answers go to clients of HTTP/1.1 alone, and with upgrades the connection changes hands: those are hyper's.
+    if bodiless && original.version == Version::HTTP_2 && !key.speaks_h2() && settings.proxy.direct {
+        let request = build(original, path, &downstream, &settings.header_rules, target, body)?;
+        return ask_directly(&worker, settings, request, key, target, fresh_only).await;
+    }
+    let in_flight = InFlight::new(std::sync::Arc::clone(&target.state));
     let now_ms = worker.clock.now_ms();
     let idle_max_ms = ms(settings.proxy.upstream_idle_timeout);
     let mut warm = if fresh_only { None } else { worker.pool.checkout(&key, now_ms, idle_max_ms) };
     let mut body = body;
-    let may_repeat = matches!(body, RequestBody::Empty) && is_idempotent(&original.method);
+    let may_repeat = bodiless && is_idempotent(&original.method);
     loop {
         if warm.is_some() && !may_repeat {
             // The end of an idle connection may lie in the kernel, unread: one turn of the event loop, and it is known
@@ -188,6 +214,48 @@ pub async fn attempt(
     }
 }
 
+/// Sends a request without a body over HTTP/1.1, byte by byte.
+async fn ask_directly(
+    worker: &Rc<Worker>,
+    settings: &Settings,
+    request: Request<RequestBody>,
+    key: PoolKey,
+    target: &Target,
+    fresh_only: bool,
+) -> Result<Answer, AttemptError> {
+    let repeatable = is_idempotent(request.method());
+    let idle_max_ms = ms(settings.proxy.upstream_idle_timeout);
+    // As in the exchange of HTTP/1.1: what may not be sent twice is not sent on a connection whose end lies unread.
+    let warm = if fresh_only {
+        None
+    } else {
+        worker.pool.checkout_direct(&key, worker.clock.now_ms(), idle_max_ms, !repeatable)
+    };
+    let (stream, reused) = match warm {
+        Some(stream) => (stream, true),
+        None => {
+            // Counts while it connects, so that others go elsewhere.
+            let _connecting = InFlight::new(std::sync::Arc::clone(&target.state));
+            let connected = connect(target, settings).await;
+            (connected.map_err(|source| AttemptError::Connect { source, body: RequestBody::Empty })?, false)
+        }
+    };
+    let mut head = worker.direct.buffers.for_head();
+    wire::put_made(&mut head, &request);
+    let way = Way { key, stream, reused };
+    let sent = Sent::new(worker, way, head, request.method().clone(), repeatable, target);
+    let answer = sent.answer().await.map_err(AttemptError::bodiless)?;
+    let opened = DirectBody::open(worker, &target.state, answer);
+    Ok(Answer {
+        response: opened.response.map(Source::Direct),
+        // It lies in the body.
+        first: None,
+        lease: Lease::Direct,
+        in_flight: opened.in_flight,
+        took: opened.took,
+    })
+}
+
 /// RFC 9110 section 9.2.2.
 #[must_use]
 pub fn is_idempotent(method: &Method) -> bool {
@@ -197,7 +265,7 @@ pub fn is_idempotent(method: &Method) -> bool {
 /// The beginning of a body that is known to come. Many servers write the head and the body apart, and one that is
 /// stopped at once is stopped, more often than not, in a call between the two. A body of unknown length is not waited
 /// for, because of a stream of events the head is news by itself; nor is one whose beginning takes its time.
-async fn first_of_body(response: &mut Response<Incoming>) -> Result<Option<Frame<Bytes>>, hyper::Error> {
+async fn first_of_body(response: &mut Response<Source>) -> Result<Option<Frame<Bytes>>, SourceError> {
     let body = response.body_mut();
     if body.is_end_stream() || body.size_hint().exact().is_none() {
         return Ok(None);
@@ -213,10 +281,11 @@ async fn send(
     connection: Connection,
     key: PoolKey,
     request: Request<RequestBody>,
-) -> Result<(Response<Incoming>, Lease), AttemptError> {
+) -> Result<(Response<Source>, Lease), AttemptError> {
     match connection {
         Connection::H1(mut sender) => match sender.try_send_request(request).await {
-            Ok(mut response) => {
+            Ok(response) => {
+                let mut response = response.map(Source::Hyper);
                 // The coding has framed the body; a length beside it is wrong or an attack (RFC 9112 section 6.3).
                 if response.headers().contains_key(TRANSFER_ENCODING) {
                     response.headers_mut().remove(CONTENT_LENGTH);
@@ -225,9 +294,11 @@ async fn send(
             }
             Err(mut error) => Err(classify(error.take_message(), error.into_error())),
         },
-        Connection::H2(mut sender, stream) => match sender.try_send_request(request).await {
-            Ok(response) => Ok((response, Lease::H2(stream))),
-            Err(mut error) => Err(classify(error.take_message(), error.into_error())),
+        Connection::H2(shared, stream) => match shared.send(request).await {
+            Ok(response) => Ok((response.map(Source::Stream), Lease::H2(stream))),
+            Err(SendError { source, unsent }) => {
+                Err(AttemptError::Closed { source: source.into(), reused: false, unsent })
+            }
         },
     }
 }

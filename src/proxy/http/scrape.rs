@@ -5,12 +5,12 @@ use std::rc::Rc;
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE, LOCATION};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
-use hyper::body::Incoming;
 
 use super::body::ResponseBody;
 use super::connection::Downstream;
 use super::exchange::own;
 use super::record::Finish;
+use super::source::Source;
 use crate::metrics::process::Process;
 use crate::metrics::text;
 use crate::proxy::worker::Worker;
@@ -22,7 +22,7 @@ const PATH: &str = "/metrics";
 pub async fn answer(
     worker: &Rc<Worker>,
     downstream: &Rc<Downstream>,
-    request: &Request<Incoming>,
+    request: &Request<Source>,
 ) -> Response<ResponseBody> {
     let mut finish = Finish::open(worker, downstream, request.method().clone(), request.version(), None);
     let configured = worker.metrics.fabio().and_then(|fabio| fabio.names().path.as_deref());

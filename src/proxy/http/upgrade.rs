@@ -8,7 +8,6 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::Response;
-use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::AsyncWriteExt as _;
@@ -16,6 +15,7 @@ use tokio::io::AsyncWriteExt as _;
 use super::body::ResponseBody;
 use super::connection::Downstream;
 use super::record::Finish;
+use super::source::Source;
 use crate::metrics::ServiceMetrics;
 use crate::metrics::fabio::OpenWebsocket;
 use crate::proxy::session::{Tunnelled, pump_until_cut};
@@ -37,7 +37,7 @@ pub struct Tunnel {
 pub fn switch(
     downstream: &Rc<Downstream>,
     target: &Target,
-    mut response: Response<Incoming>,
+    mut response: Response<Source>,
     finish: Box<Finish>,
 ) -> Response<ResponseBody> {
     let upstream = hyper::upgrade::on(&mut response);

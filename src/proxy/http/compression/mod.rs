@@ -20,12 +20,12 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use http_body::Frame;
-use hyper::body::Incoming;
 
 pub use body::{Broken, Compressed};
 use encoder::Encoder;
 pub use encoder::Memory;
 
+use crate::proxy::http::source::Source;
 use crate::config::{Coding, CompressionConfig, ContentTypes};
 
 /// What a digest of the body is told in (RFC 9530, and what came before it): it would be wrong afterwards.
@@ -117,7 +117,7 @@ pub(super) struct Compressing(Encoder);
 
 impl Compressing {
     /// Its body.
-    pub(super) fn body(self, first: Option<Frame<bytes::Bytes>>, source: Incoming) -> Box<Compressed<Incoming>> {
+    pub(super) fn body(self, first: Option<Frame<bytes::Bytes>>, source: Source) -> Box<Compressed<Source>> {
         Box::new(Compressed::new(first, source, self.0))
     }
 }

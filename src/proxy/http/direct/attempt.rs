@@ -36,6 +36,17 @@ pub struct Again;
 /// What went wrong with an attempt.
 pub type Failed = AttemptError<Again>;
 
+/// A connection that a request may go on.
+#[derive(Debug)]
+pub struct Way {
+    /// Whose it is.
+    pub key: PoolKey,
+    /// The connection.
+    pub stream: UpstreamStream,
+    /// It had served requests before.
+    pub reused: bool,
+}
+
 /// An upstream connection that has a request.
 #[derive(Debug)]
 pub struct Sent {
@@ -82,6 +93,27 @@ pub struct DirectAnswer {
 }
 
 impl Sent {
+    /// Gives `stream`, a connection to `target`, a request: `head`, and nothing behind it.
+    #[must_use]
+    pub fn new(worker: &Rc<Worker>, way: Way, head: Vec<u8>, method: Method, repeatable: bool, target: &Target) -> Self {
+        Self {
+            worker: Rc::clone(worker),
+            key: way.key,
+            stream: way.stream,
+            reused: way.reused,
+            outgoing: Outgoing::new(head),
+            method,
+            repeatable,
+            buffer: None,
+            fields: worker.direct.buffers.for_fields(),
+            interim: Vec::new(),
+            head: None,
+            held: None,
+            since: Instant::now(),
+            in_flight: InFlight::new(std::sync::Arc::clone(&target.state)),
+        }
+    }
+
     /// Sends on and reads on, as far as it goes. Ready when [`Self::into_answer`] has one.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failed>> {
         self.outgoing.poll(&mut self.stream, cx);
@@ -258,22 +290,8 @@ impl<'a> Sending<'a> {
         let client = &self.downstream.client;
         wire::put_request(&mut request, &self.received, self.settings, client, self.lines, target)
             .map_err(AttemptError::Request)?;
-        Ok(Sent {
-            worker: Rc::clone(self.worker),
-            key,
-            stream,
-            reused,
-            outgoing: Outgoing::new(request),
-            method: self.received.head.method.clone(),
-            repeatable: self.repeatable,
-            buffer: None,
-            fields: buffers.for_fields(),
-            interim: Vec::new(),
-            head: None,
-            held: None,
-            since: Instant::now(),
-            in_flight: InFlight::new(std::sync::Arc::clone(&target.state)),
-        })
+        let way = Way { key, stream, reused };
+        Ok(Sent::new(self.worker, way, request, self.received.head.method.clone(), self.repeatable, target))
     }
 
     async fn ask(self, target: &'a Target, fresh_only: bool) -> Attempted<DirectAnswer, Again> {

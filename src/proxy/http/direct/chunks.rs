@@ -80,6 +80,38 @@ impl Chunks {
         Ok(Piece { length: at, data })
     }
 
+    /// Takes the next bytes up to the end of one run of data: how many are none, and how many of data come behind them.
+    /// Lines of the trailers go to `trailers`, and the empty one behind them, if there are any.
+    ///
+    /// # Errors
+    /// As [`Self::feed`].
+    pub fn unwrap(&mut self, bytes: &[u8], trailers: &mut Vec<u8>) -> Result<(usize, usize), &'static str> {
+        let mut at = 0;
+        while at < bytes.len() && !matches!(self.state, State::Data | State::Done) {
+            let byte = bytes[at];
+            let in_trailers = match self.state {
+                State::Line => byte != b'\r' || !trailers.is_empty(),
+                State::Trailer | State::TrailerEnd => true,
+                State::LastLf => !trailers.is_empty(),
+                _ => false,
+            };
+            self.state = self.next(byte)?;
+            if in_trailers {
+                trailers.push(byte);
+            }
+            at += 1;
+        }
+        if self.state != State::Data {
+            return Ok((at, 0));
+        }
+        let here = (bytes.len() - at).min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        self.left -= here as u64;
+        if self.left == 0 {
+            self.state = State::DataCr;
+        }
+        Ok((at, here))
+    }
+
     fn next(&mut self, byte: u8) -> Result<State, &'static str> {
         match (self.state, byte) {
             (State::Size { digits }, byte) if byte.is_ascii_hexdigit() => {
@@ -159,6 +191,25 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn unwraps_what_was_wrapped(cuts in prop::collection::vec(0..BODY.len(), 0..6)) {
+            let mut cuts = cuts;
+            cuts.extend([0, BODY.len()]);
+            cuts.sort_unstable();
+            let (mut chunks, mut data, mut trailers) = (Chunks::default(), Vec::new(), Vec::new());
+            for pair in cuts.windows(2) {
+                let mut piece = &BODY[pair[0]..pair[1]];
+                while !piece.is_empty() {
+                    let (skipped, length) = chunks.unwrap(piece, &mut trailers).unwrap();
+                    data.extend_from_slice(&piece[skipped..skipped + length]);
+                    piece = &piece[skipped + length..];
+                }
+            }
+            prop_assert!(chunks.is_done());
+            prop_assert_eq!(&data[..], b"helloabcdefghijklmnopqrstuvwxyz");
+            prop_assert_eq!(&trailers[..], b"X: y\r\n\r\n");
+        }
+
         #[test]
         fn cuts_change_nothing(cuts in prop::collection::vec(0..BODY.len(), 0..6)) {
             let mut cuts = cuts;

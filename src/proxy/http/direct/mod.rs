@@ -27,6 +27,7 @@
 
 pub mod answer_head;
 pub mod attempt;
+pub mod body;
 pub mod buffer;
 pub mod chunks;
 pub mod date;

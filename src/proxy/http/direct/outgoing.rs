@@ -62,6 +62,13 @@ impl Outgoing {
         self.written == 0 && matches!(stream, UpstreamStream::Plain(_))
     }
 
+    /// The room of the request; nothing can be sent any more.
+    #[must_use]
+    pub fn take_room(&mut self) -> Vec<u8> {
+        self.deaf = true;
+        std::mem::take(&mut self.request)
+    }
+
     /// The room of the request.
     #[must_use]
     pub fn into_room(self) -> Vec<u8> {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use http::header::{CONTENT_LENGTH, DATE, HeaderName, HeaderValue, TRANSFER_ENCODING};
 use http::uri::PathAndQuery;
-use http::{HeaderMap, Method, Version};
+use http::{HeaderMap, Method, Request, Version};
 
 use super::answer_head::{AnswerHead, Framing};
 use super::request_head::RequestHead;
@@ -202,6 +202,16 @@ pub fn put_request(
     out.extend_from_slice(b"\r\n");
     out.extend_from_slice(received.body());
     Ok(())
+}
+
+/// Writes the head of a request that was made for its upstream, on whatever way it came.
+pub fn put_made<B>(out: &mut Vec<u8>, request: &Request<B>) {
+    out.extend_from_slice(request.method().as_str().as_bytes());
+    out.push(b' ');
+    out.extend_from_slice(request.uri().path_and_query().map_or("/", PathAndQuery::as_str).as_bytes());
+    out.extend_from_slice(b" HTTP/1.1\r\n");
+    put_map(out, request.headers());
+    out.extend_from_slice(b"\r\n");
 }
 
 /// Lines one behind another are copied in one piece.

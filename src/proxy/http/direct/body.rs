@@ -1,0 +1,287 @@
+//! An upstream's answer as a body, for clients that do not speak HTTP/1.1 themselves.
+
+use std::io;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Bytes, BytesMut};
+use http::header::{CONNECTION, HeaderName, HeaderValue};
+use http::{HeaderMap, Response, StatusCode};
+use http_body::Frame;
+use tokio::io::AsyncReadExt as _;
+
+use super::answer_head::Framing;
+use super::attempt::{DirectAnswer, poll_fill};
+use super::buffer::Buffer;
+use super::chunks::Chunks;
+use super::outgoing::Outgoing;
+use super::scan::{self, Field, LineEnd};
+use super::wire;
+use crate::proxy::connect::UpstreamStream;
+use crate::proxy::pool::PoolKey;
+use crate::proxy::splice::Stream as _;
+use crate::proxy::worker::Worker;
+use crate::table::{InFlight, TargetState};
+
+/// Bytes still to come from which on they are read to where they stay, not into a buffer that is used again.
+const OWN_ROOM_MIN: u64 = 16 << 10;
+/// Most of them at once.
+const OWN_ROOM_MAX: usize = 64 << 10;
+/// Most fields behind a chunked body.
+const TRAILERS_MAX: usize = 100;
+
+/// The rest of an answer.
+#[derive(Debug)]
+pub struct DirectBody {
+    worker: Rc<Worker>,
+    target: Arc<TargetState>,
+    key: PoolKey,
+    /// None: given back, or given up.
+    stream: Option<UpstreamStream>,
+    buffer: Option<Buffer>,
+    outgoing: Outgoing,
+    rest: Rest,
+    keep: bool,
+}
+
+/// What is still to come.
+#[derive(Debug)]
+enum Rest {
+    Length(u64),
+    Chunked { chunks: Chunks, trailers: Vec<u8> },
+    UntilClose,
+    Nothing,
+}
+
+/// Why one broke off.
+#[derive(Debug, thiserror::Error)]
+pub enum DirectBodyError {
+    /// The connection failed.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// It ended too early.
+    #[error("its connection ended")]
+    Early,
+    /// What came is no body.
+    #[error("{0}")]
+    Malformed(&'static str),
+}
+
+/// What an answer becomes: its head and its body, the load counter of its instance, and the time it took.
+#[derive(Debug)]
+pub struct Opened {
+    /// The answer.
+    pub response: Response<Box<DirectBody>>,
+    /// Counts the request at the instance while it lives.
+    pub in_flight: InFlight,
+    /// From the moment a connection was there to the head.
+    pub took: std::time::Duration,
+}
+
+impl DirectBody {
+    /// Takes over an answer of the instance `target`.
+    #[must_use]
+    pub fn open(worker: &Rc<Worker>, target: &Arc<TargetState>, answer: DirectAnswer) -> Opened {
+        let DirectAnswer { key, stream, mut buffer, head, fields, outgoing, in_flight, took, .. } = answer;
+        let mut headers = wire::map(buffer.filled(), &fields);
+        // What it names is taken away by the header rules.
+        for field in fields.iter().filter(|field| head.mapped && is_connection(field, buffer.filled())) {
+            let value = HeaderValue::from_bytes(field.value.of(buffer.filled()));
+            headers.extend(value.ok().map(|value| (CONNECTION, value)));
+        }
+        buffer.consume(head.length);
+        worker.direct.buffers.give_back_fields(fields);
+        let rest = match head.framing {
+            Framing::Empty => Rest::Nothing,
+            Framing::Length(length) => Rest::Length(length),
+            Framing::Chunked => Rest::Chunked { chunks: Chunks::default(), trailers: Vec::new() },
+            Framing::UntilClose => Rest::UntilClose,
+        };
+        let mut body = Box::new(Self {
+            worker: Rc::clone(worker),
+            target: Arc::clone(target),
+            key,
+            stream: Some(stream),
+            buffer: Some(buffer),
+            outgoing,
+            rest,
+            keep: head.keep && head.status != StatusCode::SWITCHING_PROTOCOLS.as_u16(),
+        });
+        if matches!(body.rest, Rest::Nothing) {
+            body.end();
+        }
+        let mut response = Response::new(body);
+        // Three digits, as the parser has seen.
+        *response.status_mut() = StatusCode::from_u16(head.status).unwrap_or(StatusCode::BAD_GATEWAY);
+        *response.headers_mut() = headers;
+        Opened { response, in_flight, took }
+    }
+
+    /// Whether nothing comes any more.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        matches!(self.rest, Rest::Nothing)
+    }
+
+    /// Bytes still to come, if that is known.
+    #[must_use]
+    pub fn left(&self) -> Option<u64> {
+        match self.rest {
+            Rest::Length(left) => Some(left),
+            Rest::Nothing => Some(0),
+            Rest::Chunked { .. } | Rest::UntilClose => None,
+        }
+    }
+
+    /// The next frame.
+    ///
+    /// # Errors
+    /// See [`DirectBodyError`]; nothing comes after one.
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, DirectBodyError>>> {
+        let next = ready!(self.poll_frame(cx));
+        if matches!(next, Some(Err(_))) {
+            self.stream = None;
+            self.rest = Rest::Nothing;
+        }
+        Poll::Ready(next)
+    }
+
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, DirectBodyError>>> {
+        loop {
+            match self.take() {
+                Ok(Some(frame)) => return Poll::Ready(Some(Ok(frame))),
+                Ok(None) if self.is_over() => return Poll::Ready(None),
+                Ok(None) => {}
+                Err(reason) => return Poll::Ready(Some(Err(DirectBodyError::Malformed(reason)))),
+            }
+            let Some(stream) = &mut self.stream else { return Poll::Ready(None) };
+            self.outgoing.poll(stream, cx);
+            if let Rest::Length(left) = &mut self.rest
+                && *left >= OWN_ROOM_MIN
+                && stream.plain().is_some()
+                && self.buffer.as_ref().is_none_or(|buffer| buffer.filled().is_empty())
+            {
+                // Until there is something to read there is no room for it.
+                if let Err(error) = ready!(stream.poll_readable(cx)) {
+                    return Poll::Ready(Some(Err(error.into())));
+                }
+                let room = usize::try_from(*left).unwrap_or(OWN_ROOM_MAX).min(OWN_ROOM_MAX);
+                let mut data = BytesMut::with_capacity(room);
+                let mut room = (&mut *stream).take(room as u64);
+                let read = ready!(pin!(room.read_buf(&mut data)).poll(cx));
+                match read {
+                    Ok(0) => return Poll::Ready(Some(Err(DirectBodyError::Early))),
+                    Ok(read) => {
+                        *left -= read as u64;
+                        if *left == 0 {
+                            self.end();
+                        }
+                        return Poll::Ready(Some(Ok(Frame::data(data.freeze()))));
+                    }
+                    Err(error) => return Poll::Ready(Some(Err(error.into()))),
+                }
+            }
+            match ready!(poll_fill(stream, &mut self.buffer, &self.worker, cx)) {
+                Ok(0) if matches!(self.rest, Rest::UntilClose) => {
+                    self.end();
+                    return Poll::Ready(None);
+                }
+                Ok(0) => return Poll::Ready(Some(Err(DirectBodyError::Early))),
+                Ok(_) => {}
+                Err(error) => return Poll::Ready(Some(Err(error.into()))),
+            }
+        }
+    }
+
+    /// The next frame of what was read. None: more has to be read, or it is over.
+    fn take(&mut self) -> Result<Option<Frame<Bytes>>, &'static str> {
+        let Some(buffer) = &mut self.buffer else { return Ok(None) };
+        if buffer.filled().is_empty() {
+            return Ok(None);
+        }
+        let data = match &mut self.rest {
+            Rest::Nothing => return Ok(None),
+            Rest::UntilClose => buffer.filled().len(),
+            Rest::Length(left) => {
+                let here = buffer.filled().len().min(usize::try_from(*left).unwrap_or(usize::MAX));
+                *left -= here as u64;
+                here
+            }
+            Rest::Chunked { chunks, trailers } => {
+                let (skipped, data) = chunks.unwrap(buffer.filled(), trailers)?;
+                buffer.consume(skipped);
+                data
+            }
+        };
+        let frame = (data > 0).then(|| Frame::data(Bytes::copy_from_slice(&buffer.filled()[..data])));
+        buffer.consume(data);
+        let trailers = match &mut self.rest {
+            Rest::Chunked { chunks, trailers } if chunks.is_done() => Some(std::mem::take(trailers)),
+            Rest::Length(0) => Some(Vec::new()),
+            _ => None,
+        };
+        if let Some(trailers) = trailers {
+            self.end();
+            if !trailers.is_empty() {
+                return fields_of(&trailers).map(|fields| Some(Frame::trailers(fields)));
+            }
+        }
+        Ok(frame)
+    }
+
+    /// The answer is through: its connection is for others now, if nothing speaks against it.
+    fn end(&mut self) {
+        self.rest = Rest::Nothing;
+        let buffer = self.buffer.take();
+        let over = buffer.as_ref().is_some_and(|buffer| !buffer.filled().is_empty());
+        if let Some(buffer) = buffer {
+            self.worker.direct.buffers.give_back(buffer);
+        }
+        let Some(mut stream) = self.stream.take() else { return };
+        if self.outgoing.is_through() && self.keep && !over && stream.is_quiet(false) {
+            let most = self.worker.settings().proxy.upstream_max_idle;
+            let now_ms = self.worker.clock.now_ms();
+            self.worker.pool.give_back_direct(self.key.clone(), &self.target, stream, now_ms, most);
+        }
+        self.worker.direct.buffers.give_back_head(self.outgoing.take_room());
+    }
+}
+
+fn is_connection(field: &Field, bytes: &[u8]) -> bool {
+    field.name.of(bytes).eq_ignore_ascii_case(CONNECTION.as_str().as_bytes())
+}
+
+/// Fields behind a body. Those that would frame it, or lead it elsewhere, are none (RFC 9110 section 6.5.1).
+fn fields_of(bytes: &[u8]) -> Result<HeaderMap, &'static str> {
+    let mut fields = Vec::new();
+    match scan::fields(bytes, 0, LineEnd::Strict, TRAILERS_MAX, &mut fields) {
+        scan::End::At(_) => {}
+        scan::End::Partial => return Err("trailers without an end"),
+        scan::End::Bad(reason) => return Err(reason),
+    }
+    let passes = |field: &&Field| matches!(field.kind, scan::Kind::Other | scan::Kind::Date);
+    let pair = |field: &Field| {
+        let name = HeaderName::from_bytes(field.name.of(bytes)).ok()?;
+        Some((name, HeaderValue::from_bytes(field.value.of(bytes)).ok()?))
+    };
+    let mut map = HeaderMap::new();
+    for (name, value) in fields.iter().filter(passes).filter_map(pair) {
+        map.append(name, value);
+    }
+    Ok(map)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trailers_that_would_frame_a_body_are_none() {
+        let map = fields_of(b"Grpc-Status: 0\r\nContent-Length: 5\r\nX: a\r\nX: b\r\nConnection: x\r\n\r\n").unwrap();
+        let pairs: Vec<_> = map.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
+        assert_eq!(pairs, [("grpc-status", "0"), ("x", "a"), ("x", "b")]);
+        assert!(fields_of(b"no field\r\n\r\n").is_err());
+    }
+}

@@ -1,0 +1,146 @@
+//! A body on its way into a stream, as fast as the other side makes room.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use h2::{Reason, SendStream};
+use http_body::Body;
+use tokio::task::JoinHandle;
+
+/// Moves one body into one stream.
+#[derive(Debug)]
+pub struct Pump<B> {
+    body: B,
+    stream: SendStream<Bytes>,
+    /// Taken from the body, and waits for room.
+    held: Option<Bytes>,
+    /// The next piece goes without room.
+    ahead: bool,
+    /// What the other side is told if the body breaks off.
+    on_break: Reason,
+}
+
+/// Why a body did not get through.
+#[derive(Debug, thiserror::Error)]
+pub enum PumpError<E> {
+    /// It broke off by itself.
+    #[error("{0}")]
+    Body(E),
+    /// The other side wants no more of it.
+    #[error("reset by the other side: {0}")]
+    Reset(Reason),
+    /// The stream, or its connection, ended.
+    #[error("{0}")]
+    Stream(#[from] h2::Error),
+}
+
+impl<B> Pump<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    /// Of a client's upload. A stream that we open has no room before it was announced: the first piece, which is often the
+    /// only one, is handed over all the same, and waits in the connection.
+    #[must_use]
+    pub fn of_upload(body: B, stream: SendStream<Bytes>) -> Self {
+        Self { body, stream, held: None, ahead: true, on_break: Reason::CANCEL }
+    }
+
+    /// Of an upstream's answer, or one of our own.
+    #[must_use]
+    pub fn of_answer(body: B, stream: SendStream<Bytes>) -> Self {
+        Self { body, stream, held: None, ahead: false, on_break: Reason::INTERNAL_ERROR }
+    }
+
+    /// Moves on. Ready when the last byte is with the connection.
+    ///
+    /// # Errors
+    /// See [`PumpError`]. The stream is reset then, so that nobody takes a part for the whole.
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), PumpError<B::Error>>> {
+        if let Poll::Ready(reason) = self.stream.poll_reset(cx)? {
+            return Poll::Ready(Err(PumpError::Reset(reason)));
+        }
+        loop {
+            if self.held.is_some() {
+                if !std::mem::take(&mut self.ahead) {
+                    ready!(self.poll_room(cx))?;
+                }
+                let data = self.held.take().unwrap_or_default();
+                let last = self.body.is_end_stream();
+                self.stream.send_data(data, last)?;
+                if last {
+                    return Poll::Ready(Ok(()));
+                }
+            }
+            // The body first, then room for what is there: room that is asked for ahead is taken from other streams.
+            let frame = match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+                Some(Ok(frame)) => frame,
+                Some(Err(error)) => {
+                    self.stream.send_reset(self.on_break);
+                    return Poll::Ready(Err(PumpError::Body(error)));
+                }
+                None => {
+                    self.stream.send_data(Bytes::new(), true)?;
+                    return Poll::Ready(Ok(()));
+                }
+            };
+            match frame.into_data() {
+                // Empty ones need no room.
+                Ok(data) if data.is_empty() && self.body.is_end_stream() => {
+                    self.stream.send_data(data, true)?;
+                    return Poll::Ready(Ok(()));
+                }
+                Ok(data) if data.is_empty() => {}
+                Ok(data) => {
+                    self.stream.reserve_capacity(1);
+                    self.held = Some(data);
+                }
+                Err(frame) => {
+                    if let Ok(trailers) = frame.into_trailers() {
+                        self.stream.reserve_capacity(0);
+                        self.stream.send_trailers(trailers)?;
+                        return Poll::Ready(Ok(()));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Waits until the stream and its connection take at least one byte; what is sent beyond that waits there, piece by
+    /// piece.
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), h2::Error>> {
+        while self.stream.capacity() == 0 {
+            match ready!(self.stream.poll_capacity(cx)) {
+                Some(room) => room.map(drop)?,
+                None => return Poll::Ready(Err(Reason::STREAM_CLOSED.into())),
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// An upload that goes on while its answer comes in. It ends with whoever holds this.
+#[derive(Debug)]
+pub struct Upload(JoinHandle<()>);
+
+impl Upload {
+    /// Sends the rest of a body.
+    #[must_use]
+    pub fn spawn<B>(mut pump: Pump<B>) -> Self
+    where
+        B: Body<Data = Bytes> + Unpin + 'static,
+        B::Error: std::fmt::Display,
+    {
+        Self(tokio::task::spawn_local(async move {
+            if let Err(error) = std::future::poll_fn(|cx| pump.poll(cx)).await {
+                tracing::debug!(%error, "an upload ended early");
+            }
+        }))
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}

@@ -1,0 +1,176 @@
+//! A client's connection: its streams are requests, one task each.
+
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use h2::server::{Builder, Connection, SendResponse};
+use h2::{Reason, RecvStream};
+use http::header::{CONTENT_LENGTH, DATE};
+use http::{HeaderValue, Request, Response};
+use http_body::Body as _;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::body::StreamBody;
+use super::keep_alive;
+use super::pump::Pump;
+use super::without_hop;
+use crate::proxy::drain::Phase;
+use crate::proxy::http::body::ResponseBody;
+use crate::proxy::http::connection::{Downstream, Verdict, watchdog};
+use crate::proxy::http::exchange::exchange;
+use crate::proxy::http::source::Source;
+use crate::proxy::pool::H2_SEND_BUFFER_BYTES;
+use crate::proxy::settings::Settings;
+use crate::proxy::worker::Worker;
+
+/// Bytes of one upload that may wait at the proxy.
+const STREAM_WINDOW_BYTES: u32 = 1 << 20;
+/// The same of all uploads of a connection.
+const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
+/// How long a client that was silent has to answer a ping.
+const PONG_MAX: Duration = Duration::from_secs(20);
+
+/// Serves the connection to its end.
+pub async fn drive<T>(worker: Rc<Worker>, settings: &Settings, downstream: Rc<Downstream>, io: T)
+where
+    T: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let watchdog = watchdog(&worker, downstream.listener.limits(&settings.proxy), &downstream.watch);
+    tokio::pin!(watchdog);
+    let shaken = tokio::select! {
+        biased;
+        shaken = builder(settings).handshake::<_, Bytes>(io) => shaken,
+        _ = &mut watchdog => return,
+        () = downstream.phase.reached(Phase::Draining) => return,
+        () = worker.phase.reached(Phase::Cut) => return,
+    };
+    let mut connection = match shaken {
+        Ok(connection) => connection,
+        Err(error) => return tracing::trace!(%error, "client connection ended"),
+    };
+    let ping_pong = connection.ping_pong();
+    let activity = downstream.watch.activity();
+    let mut seen_ms = activity.last_ms();
+    let lost = async {
+        match ping_pong {
+            Some(ping_pong) => {
+                let spoke = || std::mem::replace(&mut seen_ms, activity.last_ms()) != activity.last_ms();
+                keep_alive::lost(ping_pong, PONG_MAX, spoke).await;
+            }
+            None => std::future::pending().await,
+        }
+    };
+    tokio::pin!(lost);
+    let mut watched = true;
+    let mut draining = false;
+    loop {
+        tokio::select! {
+            biased;
+            ended = poll_fn(|cx| poll_streams(&mut connection, &worker, &downstream, cx)) => {
+                if let Err(error) = ended {
+                    tracing::trace!(%error, "client connection ended");
+                }
+                return;
+            }
+            verdict = &mut watchdog, if watched => {
+                if verdict == Verdict::Stalled {
+                    return;
+                }
+                watched = false;
+                connection.graceful_shutdown();
+            }
+            () = &mut lost => return tracing::debug!("client does not answer pings"),
+            () = downstream.phase.reached(Phase::Draining), if !draining => {
+                draining = true;
+                connection.graceful_shutdown();
+            }
+            () = worker.phase.reached(Phase::Cut) => return,
+        }
+    }
+}
+
+fn builder(settings: &Settings) -> Builder {
+    let mut builder = h2::server::Builder::new();
+    builder
+        .max_concurrent_streams(settings.proxy.max_streams)
+        .max_header_list_size(u32::try_from(settings.proxy.max_header_bytes).unwrap_or(u32::MAX))
+        .initial_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        // What is read ahead for a client that takes nothing is this times its streams.
+        .max_send_buffer_size(H2_SEND_BUFFER_BYTES);
+    builder
+}
+
+/// Reads and writes, and starts the streams that open. Ready at the end of the connection.
+fn poll_streams<T>(
+    connection: &mut Connection<T, Bytes>,
+    worker: &Rc<Worker>,
+    downstream: &Rc<Downstream>,
+    cx: &mut Context<'_>,
+) -> Poll<Result<(), h2::Error>>
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    loop {
+        match std::task::ready!(connection.poll_accept(cx)) {
+            Some(Ok((request, respond))) => {
+                tokio::task::spawn_local(serve(Rc::clone(worker), Rc::clone(downstream), request, respond));
+            }
+            Some(Err(error)) => return Poll::Ready(Err(error)),
+            None => return Poll::Ready(Ok(())),
+        }
+    }
+}
+
+/// Answers one request.
+async fn serve(
+    worker: Rc<Worker>,
+    downstream: Rc<Downstream>,
+    request: Request<RecvStream>,
+    mut respond: SendResponse<Bytes>,
+) {
+    let (parts, stream) = request.into_parts();
+    let body = Source::Stream(StreamBody::new(stream, &parts.headers, None));
+    let request = Request::from_parts(parts, body);
+    // Boxed: a task is moved several times while it is made.
+    let mut answering = Box::pin(exchange(Rc::clone(&worker), downstream, request));
+    let answered = poll_fn(|cx| {
+        if let Poll::Ready(answered) = answering.as_mut().poll(cx) {
+            return Poll::Ready(answered.ok());
+        }
+        // Whoever takes the request back ends what was done for it.
+        respond.poll_reset(cx).map(|_| None)
+    });
+    let Some(response) = answered.await else { return };
+    drop(answering);
+    if let Err(error) = answer(&worker, response, &mut respond).await {
+        tracing::debug!(%error, "an answer did not get through");
+    }
+}
+
+async fn answer(
+    worker: &Worker,
+    response: Response<ResponseBody>,
+    respond: &mut SendResponse<Bytes>,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let (mut parts, body) = response.into_parts();
+    without_hop(&mut parts.headers);
+    if !parts.headers.contains_key(DATE) {
+        let now = worker.direct.date.with(SystemTime::now(), HeaderValue::from_str);
+        parts.headers.extend(now.ok().map(|now| (DATE, now)));
+    }
+    let over = body.is_end_stream();
+    if !over && let Some(length) = body.size_hint().exact() {
+        parts.headers.entry(CONTENT_LENGTH).or_insert_with(|| HeaderValue::from(length));
+    }
+    let sent = respond.send_response(Response::from_parts(parts, ()), over);
+    let stream = sent.inspect_err(|_| respond.send_reset(Reason::INTERNAL_ERROR))?;
+    if !over {
+        let mut pump = Pump::of_answer(body, stream);
+        poll_fn(|cx| pump.poll(cx)).await?;
+    }
+    Ok(())
+}
