@@ -183,7 +183,8 @@ impl UpstreamPool {
             return Err(ConnectError::Timeout(limit));
         };
         let warm = self.slot(key, target, |slot| {
-            let most = if slot.shared.len() < H2_CONNECTIONS_MAX { H2_STREAMS_PER_CONNECTION as usize } else { usize::MAX };
+            let most =
+                if slot.shared.len() < H2_CONNECTIONS_MAX { H2_STREAMS_PER_CONNECTION as usize } else { usize::MAX };
             slot.stream(now_ms, most)
         });
         if let Some(connection) = warm {

@@ -256,7 +256,7 @@ impl Shown {
         let trailers = body.trailers().map(pairs).unwrap_or_default();
         let (status, headers) = (parts.status.as_u16(), pairs(&parts.headers));
         let body = body.to_bytes().to_vec();
-        Some(Self::of(RawResponse { status, headers, body, trailers, ..RawResponse::default() }))
+        Some(Self::of(RawResponse { status, headers, body, trailers }))
     }
 
     fn of_head(bytes: &[u8]) -> Self {

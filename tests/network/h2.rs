@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use futures_util::future::join_all;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use http_body::Frame;
@@ -427,6 +428,97 @@ fn ageing_upstream(requests_each: usize) -> std::net::SocketAddr {
         });
     });
     address
+}
+
+/// An h2c upstream that answers every request as the function does.
+fn answering(answer: impl Fn(h2::server::SendResponse<Bytes>) + Clone + Send + 'static) -> std::net::SocketAddr {
+    let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let address = socket.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async move {
+            let socket = tokio::net::TcpListener::from_std(socket).unwrap();
+            while let Ok((stream, _)) = socket.accept().await {
+                let answer = answer.clone();
+                tokio::spawn(async move {
+                    let mut connection = h2::server::handshake(stream).await.unwrap();
+                    while let Some(Ok((request, respond))) = connection.accept().await {
+                        drop(request);
+                        answer(respond);
+                    }
+                });
+            }
+        });
+    });
+    address
+}
+
+/// RFC 9113 section 8.1: a server that needs no more of an upload answers, and ends the stream without an error.
+#[test]
+fn an_answer_may_end_before_the_upload_does() {
+    let upstream = answering(|mut respond| {
+        let mut stream = respond.send_response(Response::new(()), false).unwrap();
+        // With the last handle of the stream goes its reset.
+        stream.send_data("enough".into(), true).unwrap();
+    });
+    let text = listener("http", "") + &route("one", "/", &[url("http", upstream)], "proto=h2c");
+    let lb = Lb::start(&config(&(text + "[proxy]\nworkers = 1\n")));
+    block_on(async {
+        let (mut client, _) = h2(lb.address("http")).await;
+        for _ in 0..3 {
+            let (sender, body) = channel();
+            sender.send(data("half")).await.unwrap();
+            let (parts, body, _) = ask(&mut client, Request::post("http://one/").body(body).unwrap()).await;
+            assert_eq!((parts.status, &body[..]), (StatusCode::OK, &b"enough"[..]));
+            drop(sender);
+        }
+    });
+}
+
+#[test]
+fn a_part_of_an_answer_is_never_taken_for_the_whole() {
+    const STATUS_200: &[u8] = &[0x88];
+    const LENGTH_100: &[u8] = b"\x0f\x0d\x03100";
+    let sockets = Sockets::start();
+    let text = listener("http", "") + &route("one", "/", &[url("http", sockets.address)], "proto=h2c");
+    let lb = Lb::start(&config(&(text + "[proxy]\nworkers = 1\n")));
+    let frame = |kind: u8, flags: u8, stream: u32, payload: &[u8]| {
+        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+    };
+    block_on(async {
+        let (mut client, _) = h2(lb.address("http")).await;
+        for (promise, reason) in [(&b""[..], h2::Reason::CANCEL), (LENGTH_100, h2::Reason::NO_ERROR)] {
+            client.ready().await.unwrap();
+            let answer = tokio::spawn(client.send_request(get("http://one/")));
+            let mut upstream = sockets.accept();
+            upstream.write_all(&frame(4, 0, 0, b"")).unwrap();
+            read_until(&mut upstream, PREFACE);
+            loop {
+                let mut head = [0; 9];
+                upstream.read_exact(&mut head).unwrap();
+                let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+                upstream.read_exact(&mut vec![0; length as usize]).unwrap();
+                if head[3] == 1 {
+                    break;
+                }
+            }
+            let reset = u32::from(reason).to_be_bytes();
+            let head = frame(1, 4, 1, &[STATUS_200, promise].concat());
+            upstream.write_all(&[head, frame(0, 0, 1, b"a part"), frame(3, 0, 1, &reset)].concat()).unwrap();
+            // The reset of the client's stream may overtake the head.
+            let whole = match answer.await.unwrap() {
+                Ok(answer) => answer.into_body().collect().await.is_ok(),
+                Err(_) => false,
+            };
+            assert!(!whole, "{reason:?}");
+            drop(upstream);
+            wait_for("the connection is given up", || {
+                lb.metric("lb_http_requests_in_flight{service=\"one\"}") == Some(0.0)
+            });
+        }
+    });
 }
 
 #[test]

@@ -25,8 +25,8 @@ pub use body::{Broken, Compressed};
 use encoder::Encoder;
 pub use encoder::Memory;
 
-use crate::proxy::http::source::Source;
 use crate::config::{Coding, CompressionConfig, ContentTypes};
+use crate::proxy::http::source::Source;
 
 /// What a digest of the body is told in (RFC 9530, and what came before it): it would be wrong afterwards.
 const DIGESTS: [HeaderName; 4] = [

@@ -95,7 +95,14 @@ pub struct DirectAnswer {
 impl Sent {
     /// Gives `stream`, a connection to `target`, a request: `head`, and nothing behind it.
     #[must_use]
-    pub fn new(worker: &Rc<Worker>, way: Way, head: Vec<u8>, method: Method, repeatable: bool, target: &Target) -> Self {
+    pub fn new(
+        worker: &Rc<Worker>,
+        way: Way,
+        head: Vec<u8>,
+        method: Method,
+        repeatable: bool,
+        target: &Target,
+    ) -> Self {
         Self {
             worker: Rc::clone(worker),
             key: way.key,

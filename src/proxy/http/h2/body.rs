@@ -7,8 +7,8 @@ use h2::{Reason, RecvStream};
 use http::HeaderMap;
 use http_body::Frame;
 
-use super::pump::Upload;
 use super::promised_length;
+use super::pump::Upload;
 
 /// The body of a message on a stream. Its sender may send on as it is read.
 #[derive(Debug)]

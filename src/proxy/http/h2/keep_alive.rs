@@ -99,15 +99,61 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Heard<T> {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+    use tokio::io::duplex;
+    use tokio::time::Instant;
+
     use super::*;
+
+    const PONG_MAX: Duration = Duration::from_secs(10);
 
     #[test]
     fn a_server_that_counts_pings_does_not_hang_up() {
         // gRPC's rule: of pings on a silent stream less than five minutes after the one before, two are let pass.
-        let mut strikes = 0;
-        for asked in 1..100 {
-            strikes += u32::from(pause(asked) < Duration::from_secs(300));
+        let strikes = (1..100).filter(|asked| pause(*asked) < Duration::from_secs(300)).count();
+        assert_eq!(strikes, 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_does_not_answer_is_lost() {
+        let (here, _there) = duplex(1 << 16);
+        let (_sender, mut connection) = h2::client::handshake(here).await.unwrap();
+        let ping_pong = connection.ping_pong().unwrap();
+        let begun = Instant::now();
+        tokio::select! {
+            ended = connection => panic!("{ended:?}"),
+            () = lost(ping_pong, PONG_MAX, || false) => {}
         }
-        assert!(strikes <= 2, "{strikes}");
+        assert_eq!(begun.elapsed().as_secs(), (SILENT + PONG_MAX).as_secs());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_answers_or_speaks_is_kept() {
+        for speaks in [false, true] {
+            let (here, there) = duplex(1 << 16);
+            let (client, server) = tokio::join!(h2::client::handshake(here), h2::server::handshake(there));
+            let (sender, mut connection): (h2::client::SendRequest<Bytes>, _) = client.unwrap();
+            let mut server = server.unwrap();
+            let ping_pong = connection.ping_pong().unwrap();
+            tokio::select! {
+                ended = connection => panic!("{ended:?}"),
+                asked = server.accept() => panic!("{}", asked.is_some()),
+                () = lost(ping_pong, PONG_MAX, || speaks) => panic!("lost"),
+                () = tokio::time::sleep(Duration::from_secs(3600)) => drop(sender),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_read_is_heard() {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let (here, mut there) = duplex(64);
+        let heard = Rc::new(Cell::new(false));
+        let mut here = Heard::new(here, &heard);
+        here.write_all(b"question").await.unwrap();
+        assert!(!heard.get());
+        there.write_all(b"a").await.unwrap();
+        assert_eq!(here.read_u8().await.unwrap(), b'a');
+        assert!(heard.get());
     }
 }
