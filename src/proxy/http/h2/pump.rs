@@ -57,9 +57,6 @@ where
     /// # Errors
     /// See [`PumpError`]. The stream is reset then, so that nobody takes a part for the whole.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), PumpError<B::Error>>> {
-        if let Poll::Ready(reason) = self.stream.poll_reset(cx)? {
-            return Poll::Ready(Err(PumpError::Reset(reason)));
-        }
         loop {
             if self.held.is_some() {
                 if !std::mem::take(&mut self.ahead) {
@@ -73,7 +70,12 @@ where
                 }
             }
             // The body first, then room for what is there: room that is asked for ahead is taken from other streams.
-            let frame = match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+            let frame = match Pin::new(&mut self.body).poll_frame(cx) {
+                // Asked here alone: whoever asks is woken by every change of the stream's room, too.
+                Poll::Pending => return self.stream.poll_reset(cx)?.map(|reason| Err(PumpError::Reset(reason))),
+                Poll::Ready(frame) => frame,
+            };
+            let frame = match frame {
                 Some(Ok(frame)) => frame,
                 Some(Err(error)) => {
                     self.stream.send_reset(self.on_break);
