@@ -489,7 +489,9 @@ fn a_part_of_an_answer_is_never_taken_for_the_whole() {
     };
     block_on(async {
         let (mut client, _) = h2(lb.address("http")).await;
-        for (promise, reason) in [(&b""[..], h2::Reason::CANCEL), (LENGTH_100, h2::Reason::NO_ERROR)] {
+        for (promise, reason) in
+            [(&b""[..], h2::Reason::CANCEL), (b"", h2::Reason::NO_ERROR), (LENGTH_100, h2::Reason::NO_ERROR)]
+        {
             client.ready().await.unwrap();
             let answer = tokio::spawn(client.send_request(get("http://one/")));
             let mut upstream = sockets.accept();

@@ -18,7 +18,7 @@ pub struct StreamBody {
     left: Option<u64>,
     data_ended: bool,
     /// What still goes the other way on this stream; it ends with this body.
-    _upload: Option<Upload>,
+    upload: Option<Upload>,
 }
 
 /// Why one broke off.
@@ -30,7 +30,7 @@ impl StreamBody {
     /// The body behind a head with `headers`. `upload`: what goes the other way.
     #[must_use]
     pub fn new(stream: RecvStream, headers: &HeaderMap, upload: Option<Upload>) -> Self {
-        Self { stream, left: promised_length(headers), data_ended: false, _upload: upload }
+        Self { stream, left: promised_length(headers), data_ended: false, upload }
     }
 
     /// Whether nothing comes any more.
@@ -48,8 +48,8 @@ impl StreamBody {
     /// The next frame.
     ///
     /// # Errors
-    /// The stream was reset, or its connection ended. A stream that was reset without an error is over, as long as nothing is
-    /// missing that was promised (RFC 9113 section 8.1 lets a server end an upload that way).
+    /// The stream was reset, or its connection ended. Only a server that ends an upload by a reset without an error (RFC 9113
+    /// section 8.1) has said all it wanted, as far as nothing is missing that was promised.
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, StreamBodyError>>> {
         if !self.data_ended {
             match ready!(self.stream.poll_data(cx)) {
@@ -70,7 +70,9 @@ impl StreamBody {
     }
 
     fn is_missed(&mut self, error: h2::Error) -> Option<StreamBodyError> {
-        let whole = error.reason() == Some(Reason::NO_ERROR) && self.left.is_none_or(|left| left == 0);
+        // Behind a whole upload a stream that has ended cannot be reset any more.
+        let uploading = self.upload.as_ref().is_some_and(|upload| !upload.is_through());
+        let whole = uploading && error.reason() == Some(Reason::NO_ERROR) && self.left.is_none_or(|left| left == 0);
         self.data_ended = true;
         (!whole).then_some(StreamBodyError(error))
     }

@@ -1,6 +1,9 @@
 //! A body on its way into a stream, as fast as the other side makes room.
 
+use std::cell::Cell;
+use std::future::poll_fn;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -123,7 +126,10 @@ where
 
 /// An upload that goes on while its answer comes in. It ends with whoever holds this.
 #[derive(Debug)]
-pub struct Upload(JoinHandle<()>);
+pub struct Upload {
+    task: JoinHandle<()>,
+    through: Rc<Cell<bool>>,
+}
 
 impl Upload {
     /// Sends the rest of a body.
@@ -133,16 +139,26 @@ impl Upload {
         B: Body<Data = Bytes> + Unpin + 'static,
         B::Error: std::fmt::Display,
     {
-        Self(tokio::task::spawn_local(async move {
-            if let Err(error) = std::future::poll_fn(|cx| pump.poll(cx)).await {
-                tracing::debug!(%error, "an upload ended early");
+        let through = Rc::new(Cell::new(false));
+        let done = Rc::clone(&through);
+        let task = tokio::task::spawn_local(async move {
+            match poll_fn(|cx| pump.poll(cx)).await {
+                Ok(()) => done.set(true),
+                Err(error) => tracing::debug!(%error, "an upload ended early"),
             }
-        }))
+        });
+        Self { task, through }
+    }
+
+    /// Whether all of it was sent.
+    #[must_use]
+    pub fn is_through(&self) -> bool {
+        self.through.get()
     }
 }
 
 impl Drop for Upload {
     fn drop(&mut self) {
-        self.0.abort();
+        self.task.abort();
     }
 }

@@ -40,11 +40,11 @@ where
 {
     let watchdog = watchdog(&worker, downstream.listener.limits(&settings.proxy), &downstream.watch);
     tokio::pin!(watchdog);
+    // A drain waits for it: the first request may be on its way.
     let shaken = tokio::select! {
         biased;
         shaken = builder(settings).handshake::<_, Bytes>(io) => shaken,
         _ = &mut watchdog => return,
-        () = downstream.phase.reached(Phase::Draining) => return,
         () = worker.phase.reached(Phase::Cut) => return,
     };
     let mut connection = match shaken {
