@@ -181,7 +181,8 @@ pub async fn attempt(
         let reused = warm.is_some();
         let connection = match warm.take() {
             Some(connection) => connection,
-            None => match worker.pool.open(&key, target, settings, now_ms).await {
+            // Boxed, as below: it is rare, and larger than all the rest, which is moved about.
+            None => match Box::pin(worker.pool.open(&key, target, settings, now_ms)).await {
                 Ok(connection) => connection,
                 Err(source) => return Err(AttemptError::Connect { source, body }),
             },
@@ -236,7 +237,7 @@ async fn ask_directly(
         None => {
             // Counts while it connects, so that others go elsewhere.
             let _connecting = InFlight::new(std::sync::Arc::clone(&target.state));
-            let connected = connect(target, settings).await;
+            let connected = Box::pin(connect(target, settings)).await;
             (connected.map_err(|source| AttemptError::Connect { source, body: RequestBody::Empty })?, false)
         }
     };

@@ -117,7 +117,8 @@ where
     loop {
         match std::task::ready!(connection.poll_accept(cx)) {
             Some(Ok((request, respond))) => {
-                tokio::task::spawn_local(serve(Rc::clone(worker), Rc::clone(downstream), request, respond));
+                // Boxed: a task is moved several times while it is made.
+                tokio::task::spawn_local(Box::pin(serve(Rc::clone(worker), Rc::clone(downstream), request, respond)));
             }
             Some(Err(error)) => return Poll::Ready(Err(error)),
             None => return Poll::Ready(Ok(())),
@@ -135,7 +136,6 @@ async fn serve(
     let (parts, stream) = request.into_parts();
     let body = Source::Stream(StreamBody::new(stream, &parts.headers, None));
     let request = Request::from_parts(parts, body);
-    // Boxed: a task is moved several times while it is made.
     let mut answering = Box::pin(exchange(Rc::clone(&worker), downstream, request));
     let answered = poll_fn(|cx| {
         if let Poll::Ready(answered) = answering.as_mut().poll(cx) {
