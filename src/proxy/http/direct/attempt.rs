@@ -258,12 +258,13 @@ impl<'a> Sending<'a> {
         let client = &self.downstream.client;
         wire::put_request(&mut request, &self.received, self.settings, client, self.lines, target)
             .map_err(AttemptError::Request)?;
+        let since = Instant::now();
         Ok(Sent {
             worker: Rc::clone(self.worker),
             key,
+            outgoing: Outgoing::new(request, self.received.body(), &stream),
             stream,
             reused,
-            outgoing: Outgoing::new(request),
             method: self.received.head.method.clone(),
             repeatable: self.repeatable,
             buffer: None,
@@ -271,7 +272,7 @@ impl<'a> Sending<'a> {
             interim: Vec::new(),
             head: None,
             held: None,
-            since: Instant::now(),
+            since,
             in_flight: InFlight::new(std::sync::Arc::clone(&target.state)),
         })
     }

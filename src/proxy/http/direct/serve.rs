@@ -198,6 +198,7 @@ impl<'a, T: ClientStream> Client<'a, T> {
 
     /// Reads until the request is there as a whole. The watchdog looks after the time that takes.
     async fn read_body(&mut self, head: &RequestHead) -> Result<(), End> {
+        let buffers = &self.worker.direct.buffers;
         let whole = head.length + head.body;
         loop {
             let there = self.ahead.as_ref().map_or(0, |buffer| buffer.filled().len());
@@ -206,9 +207,9 @@ impl<'a, T: ClientStream> Client<'a, T> {
             }
             self.front.guard().note_between(false);
             if let Some(buffer) = &mut self.ahead {
-                buffer.make_room(whole - there);
+                buffers.make_room(buffer, whole - there);
             }
-            match self.front.fill(&mut self.ahead, &self.worker.direct.buffers).await {
+            match self.front.fill(&mut self.ahead, buffers).await {
                 Ok(1..) => {}
                 _ => return Err(End::Abrupt),
             }

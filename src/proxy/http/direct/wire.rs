@@ -140,7 +140,7 @@ fn context<'a>(
     }
 }
 
-/// Writes head and body as `target` gets them.
+/// Writes the head as `target` gets it.
 ///
 /// # Errors
 /// A request target that the route's options make impossible; what it was.
@@ -200,7 +200,6 @@ pub fn put_request(
         put(out, CONTENT_LENGTH.as_str(), b"0");
     }
     out.extend_from_slice(b"\r\n");
-    out.extend_from_slice(received.body());
     Ok(())
 }
 
