@@ -98,7 +98,7 @@ pub(super) mod tests {
     use crate::metrics::Metrics;
     use crate::table::Excluded;
     use crate::table::build::TableBuilder;
-    use crate::table::{Matcher, RouteTable};
+    use crate::table::{Matcher, RouteTable, Targets};
 
     /// The table that route commands make.
     pub(in super::super) fn table(text: &str) -> RouteTable {
@@ -119,7 +119,7 @@ pub(super) mod tests {
         Route {
             id: old.id,
             key: old.key.clone(),
-            targets: Box::default(),
+            targets: Targets::default(),
             excluded: (0..count).map(out).collect(),
             strategy: old.strategy.clone(),
             even: true,

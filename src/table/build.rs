@@ -15,6 +15,7 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use super::command_services::CommandServices;
+use super::interned::InternedOptions;
 use super::overlay::{Overlay, Step, Steps};
 use super::ranks::{Difference, RankedList};
 use super::series::SeriesOfRoutes;
@@ -163,6 +164,7 @@ pub struct TableBuilder {
     metrics: Metrics,
     series: SeriesOfRoutes,
     states: States,
+    options: InternedOptions,
     /// The places each part stands at.
     parts: HashMap<PartKey, Vec<RouteKey>, foldhash::fast::FixedState>,
     places: HashMap<RouteKey, Place, foldhash::fast::FixedState>,
@@ -189,6 +191,7 @@ impl TableBuilder {
             host_patterns: true,
             metrics,
             states: States::default(),
+            options: InternedOptions::default(),
             parts: HashMap::default(),
             places: HashMap::default(),
             commands: BTreeMap::new(),
@@ -262,7 +265,7 @@ impl TableBuilder {
                 metrics: Arc::clone(&metrics),
                 state,
                 fixed: contribution.options.weight,
-                options: contribution.options,
+                options: self.options.share(contribution.options),
                 tags: contribution.tags,
                 url: None,
                 query: None,
@@ -369,7 +372,7 @@ impl TableBuilder {
                     service: Arc::clone(&add.service),
                     metrics: self.metrics.service(&add.service),
                     state: self.states.acquire(&id, add.endpoint.addr(), since_ms),
-                    options: Arc::new(add.spec.options.clone()),
+                    options: self.options.share(Arc::new(add.spec.options.clone())),
                     tags: add.tags.as_slice().into(),
                     url: Some(Arc::clone(&add.url)),
                     query: add.query.clone(),

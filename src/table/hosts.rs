@@ -219,11 +219,14 @@ fn default_port(scheme: Scheme) -> &'static str {
 fn canonical<'a>(scheme: Scheme, host: &'a str, buffer: &'a mut SmallVec<[u8; 128]>) -> &'a str {
     let host = host.strip_suffix(default_port(scheme)).unwrap_or(host);
     let host = host.strip_suffix('.').unwrap_or(host);
-    let has_upper = host.bytes().any(|byte| byte.is_ascii_uppercase());
-    if !has_upper && !host.contains(".:") {
+    // Without early exit, so that the compiler can look at many bytes at once.
+    let has_upper = host.bytes().fold(false, |found, byte| found | byte.is_ascii_uppercase());
+    let bytes = host.as_bytes();
+    let colon = memchr::memchr_iter(b':', bytes).find(|&colon| bytes[..colon].ends_with(b"."));
+    if !has_upper && colon.is_none() {
         return host;
     }
-    let (name, port) = host.find(".:").map_or((host, ""), |dot| (&host[..dot], &host[dot + 1..]));
+    let (name, port) = colon.map_or((host, ""), |colon| (&host[..colon - 1], &host[colon..]));
     buffer.extend(name.bytes().chain(port.bytes()).map(|byte| byte.to_ascii_lowercase()));
     // Only ASCII bytes were changed or left out, so the text is still UTF-8.
     std::str::from_utf8(buffer).unwrap_or_default()

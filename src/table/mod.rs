@@ -20,6 +20,7 @@ pub mod health;
 mod hosts;
 #[cfg(test)]
 mod incremental;
+mod interned;
 mod listing;
 mod overlay;
 mod paths;
@@ -49,7 +50,7 @@ pub use clock::Clock;
 pub use command_services::CommandServices;
 pub use explain::Explanation;
 pub use publish::{SharedTable, TableReader};
-pub use route::{Excluded, Rotation, Route};
+pub use route::{Excluded, Rotation, Route, Targets};
 pub use target::{InFlight, Target, TargetState};
 
 /// How request paths are compared with route paths (`proxy.matcher`).
@@ -189,7 +190,7 @@ mod tests {
         Arc::new(Route {
             id: 1,
             key: RouteKey { host: host.into(), path: path.into() },
-            targets: Box::default(),
+            targets: Targets::default(),
             excluded: Box::default(),
             strategy: Strategy::P2c,
             even: true,

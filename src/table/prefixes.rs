@@ -11,6 +11,8 @@
 //! That is the whole truth, because a stored prefix of the request at least as long as `/orders` begins with exactly
 //! that segment, and every shorter one has no second slash.
 
+use smallvec::SmallVec;
+
 use super::shards::ShardedMap;
 use super::trie::Trie;
 
@@ -20,6 +22,20 @@ const SMALL_MAX: usize = 64;
 /// A persistent set of prefixes with their values; a clone is a few pointers.
 #[derive(Clone, Debug)]
 pub(super) enum Prefixes<V> {
+    /// One, as in a table of many hosts: it lies right here, and no node has to be fetched for it.
+    One {
+        /// Its path.
+        path: SmallVec<[u8; 16]>,
+        /// What stands there.
+        value: V,
+    },
+    /// None, or more.
+    Many(Many<V>),
+}
+
+/// Any number of them.
+#[derive(Clone, Debug)]
+pub(super) enum Many<V> {
     /// Few: one trie.
     Small {
         /// All paths.
@@ -40,19 +56,72 @@ pub(super) enum Prefixes<V> {
 
 impl<V> Default for Prefixes<V> {
     fn default() -> Self {
-        Self::Small { all: Trie::default(), len: 0 }
+        Self::Many(Many::default())
     }
 }
 
 impl<V> Prefixes<V> {
     /// Whether nothing is stored.
     pub(super) fn is_empty(&self) -> bool {
-        let (Self::Small { len, .. } | Self::Large { len, .. }) = self;
-        *len == 0
+        matches!(self, Self::Many(many) if many.len() == 0)
     }
 
     /// The value of the longest stored path that `path` begins with.
     pub(super) fn longest(&self, path: &str) -> Option<&V> {
+        match self {
+            Self::One { path: stored, value } => path.as_bytes().starts_with(stored).then_some(value),
+            Self::Many(many) => many.longest(path),
+        }
+    }
+
+    /// Visits every value.
+    pub(super) fn for_each<'a>(&'a self, visit: &mut impl FnMut(&'a V)) {
+        match self {
+            Self::One { value, .. } => visit(value),
+            Self::Many(many) => many.for_each(visit),
+        }
+    }
+}
+
+impl<V: Clone> Prefixes<V> {
+    /// Puts `value` at `path`, or takes away what is there. Returns by how many paths the set grew: -1, 0 or 1.
+    /// `path_of` tells the path of a stored value.
+    pub(super) fn set(&mut self, path: &str, value: Option<V>, path_of: fn(&V) -> &str) -> isize {
+        let mut many = match self {
+            Self::One { path: stored, value } => Many::of_one(stored, value.clone()),
+            Self::Many(many) => std::mem::take(many),
+        };
+        let growth = many.set(path, value, path_of);
+        *self = match many.only() {
+            Some(value) => Self::One { path: path_of(value).as_bytes().into(), value: value.clone() },
+            None => Self::Many(many),
+        };
+        growth
+    }
+}
+
+impl<V> Default for Many<V> {
+    fn default() -> Self {
+        Self::Small { all: Trie::default(), len: 0 }
+    }
+}
+
+impl<V> Many<V> {
+    fn len(&self) -> usize {
+        let (Self::Small { len, .. } | Self::Large { len, .. }) = self;
+        *len
+    }
+
+    /// The value, if there is one alone in a small set.
+    fn only(&self) -> Option<&V> {
+        let mut only = None;
+        if let Self::Small { all, len: 1 } = self {
+            all.for_each(&mut |value| only = Some(value));
+        }
+        only
+    }
+
+    fn longest(&self, path: &str) -> Option<&V> {
         match self {
             Self::Small { all, .. } => all.longest::<false>(path.as_bytes()),
             Self::Large { heads, short, .. } => heads
@@ -62,8 +131,7 @@ impl<V> Prefixes<V> {
         }
     }
 
-    /// Visits every value.
-    pub(super) fn for_each<'a>(&'a self, visit: &mut impl FnMut(&'a V)) {
+    fn for_each<'a>(&'a self, visit: &mut impl FnMut(&'a V)) {
         match self {
             Self::Small { all, .. } => all.for_each(visit),
             Self::Large { heads, .. } => heads.values().for_each(|trie| trie.for_each(visit)),
@@ -71,10 +139,14 @@ impl<V> Prefixes<V> {
     }
 }
 
-impl<V: Clone> Prefixes<V> {
-    /// Puts `value` at `path`, or takes away what is there. Returns by how many paths the set grew: -1, 0 or 1.
-    /// `path_of` tells the path of a stored value.
-    pub(super) fn set(&mut self, path: &str, value: Option<V>, path_of: fn(&V) -> &str) -> isize {
+impl<V: Clone> Many<V> {
+    fn of_one(path: &[u8], value: V) -> Self {
+        let mut all = Trie::default();
+        all.update(path, |slot| *slot = Some(value));
+        Self::Small { all, len: 1 }
+    }
+
+    fn set(&mut self, path: &str, value: Option<V>, path_of: fn(&V) -> &str) -> isize {
         let mut growth = 0;
         let change = |slot: &mut Option<V>| {
             growth = isize::from(value.is_some()) - isize::from(slot.is_some());

@@ -3,31 +3,40 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use smallvec::SmallVec;
+
 use super::Target;
 use crate::catalog::options::Strategy;
 use crate::catalog::tag::RouteKey;
 use crate::catalog::{InstanceId, ServiceName};
 
 /// A route of the table.
+///
+/// What a request looks at comes first, down to its only target, and in this order: among many routes each piece that
+/// lies elsewhere is a cache miss more.
 #[derive(Debug)]
+#[repr(C)]
 pub struct Route {
-    /// Stays the same from table to table while the place is routed, and is never given to another place.
-    pub id: u64,
-    /// Where it stands.
-    pub key: RouteKey,
-    /// Targets that may get traffic. Empty while every instance is out: the answer is then 503.
-    pub targets: Box<[Target]>,
-    /// Instances that are registered for the route but get nothing, and why.
-    pub excluded: Box<[Excluded]>,
     /// How to pick among the targets.
     pub strategy: Strategy,
     /// Whether all targets have the same share.
     pub even: bool,
+    /// Targets that may get traffic. Empty while every instance is out: the answer is then 503.
+    pub targets: Targets,
     /// Order of turns for `rr` while shares differ (indexes of `targets`, spread out); empty otherwise.
     pub ring: Box<[u32]>,
     /// Whose turn it is with `rr`. Outlives tables.
     pub rotation: Rotation,
+    /// Stays the same from table to table while the place is routed, and is never given to another place.
+    pub id: u64,
+    /// Where it stands.
+    pub key: RouteKey,
+    /// Instances that are registered for the route but get nothing, and why.
+    pub excluded: Box<[Excluded]>,
 }
+
+/// The targets of a route: a single one, as most have in a large table, lies in the route itself.
+pub type Targets = SmallVec<[Target; 1]>;
 
 /// The turns of a place, counted for all workers together: whoever asks often, on whatever connections, sees each
 /// target in its turn. With a count for each worker, two of them that step along would send both their requests to the

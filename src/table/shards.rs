@@ -1,8 +1,9 @@
 //! A persistent hash map from text to small values, for tables that change one entry at a time.
 //!
-//! Two levels of fixed width: a change copies the root (64 pointers), one branch (64 pointers) and one shard
-//! (the entries whose hash falls there: about 25 of 100,000), and shares the rest. Reading is two pointer steps
-//! and a look at the place where the hash should stand, whatever the size; short keys are kept beside their hash.
+//! Three levels of fixed width: a change copies the root, one branch and one twig (32 pointers each) and one shard (the
+//! entries whose hash falls there: about 3 of 100,000), and shares the rest. Reading is three pointer steps, the first two
+//! of which stay in the cache, and a look at the place where the hash should stand, whatever the size; short keys are kept
+//! beside their hash.
 
 use std::hash::BuildHasher;
 use std::sync::Arc;
@@ -10,7 +11,10 @@ use std::sync::Arc;
 use foldhash::fast::FixedState;
 use smallvec::SmallVec;
 
-const WIDTH: usize = 64;
+const WIDTH: usize = 32;
+/// Bits of a hash that each level takes, from the highest on.
+const BITS: u32 = WIDTH.trailing_zeros();
+const LEVELS: u32 = 3;
 /// Keys come from the registry, not from clients, so a fixed seed does not invite crafted collisions.
 const HASHER: FixedState = FixedState::with_seed(0x6c62_2d68_6f73_7473);
 
@@ -20,7 +24,8 @@ pub(super) struct ShardedMap<V> {
     root: Arc<[Branch<V>]>,
 }
 
-type Branch<V> = Arc<[Shard<V>]>;
+type Branch<V> = Arc<[Twig<V>]>;
+type Twig<V> = Arc<[Shard<V>]>;
 /// Sorted by hash; equal hashes are told apart by the key.
 type Shard<V> = Arc<[Entry<V>]>;
 
@@ -40,7 +45,8 @@ impl<V> Clone for ShardedMap<V> {
 impl<V> Default for ShardedMap<V> {
     fn default() -> Self {
         let shard: Shard<V> = Arc::from(Vec::new());
-        let branch: Branch<V> = Arc::from(vec![shard; WIDTH]);
+        let twig: Twig<V> = Arc::from(vec![shard; WIDTH]);
+        let branch: Branch<V> = Arc::from(vec![twig; WIDTH]);
         Self { root: Arc::from(vec![branch; WIDTH]) }
     }
 }
@@ -58,13 +64,14 @@ impl<V> ShardedMap<V> {
 
     fn entry(&self, key: &str) -> Option<&Entry<V>> {
         let hash = HASHER.hash_one(key);
-        let shard = &self.root[outer(hash)][inner(hash)];
+        let shard = &self.root[place(hash, 0)][place(hash, 1)][place(hash, 2)];
         find(shard, hash, key).ok().map(|at| &shard[at])
     }
 
     /// All values, in no particular order.
     pub(super) fn values(&self) -> impl Iterator<Item = &V> {
-        let shards = self.root.iter().flat_map(|branch| branch.iter());
+        let twigs = self.root.iter().flat_map(|branch| branch.iter());
+        let shards = twigs.flat_map(|twig| twig.iter());
         shards.flat_map(|shard| shard.iter()).map(|entry| &entry.value)
     }
 }
@@ -73,8 +80,9 @@ impl<V: Clone> ShardedMap<V> {
     /// Lets `change` make, replace or take away the value of `key`.
     pub(super) fn update(&mut self, key: &str, change: impl FnOnce(&mut Option<V>)) {
         let hash = HASHER.hash_one(key);
-        let branch = Arc::make_mut(&mut Arc::make_mut(&mut self.root)[outer(hash)]);
-        let shard = &mut branch[inner(hash)];
+        let branch = Arc::make_mut(&mut Arc::make_mut(&mut self.root)[place(hash, 0)]);
+        let twig = Arc::make_mut(&mut branch[place(hash, 1)]);
+        let shard = &mut twig[place(hash, 2)];
         let found = find(shard, hash, key);
         let mut value = found.ok().map(|at| shard[at].value.clone());
         change(&mut value);
@@ -89,7 +97,7 @@ impl<V: Clone> ShardedMap<V> {
 /// Where the key is, or where it would have to be put. Hashes are spread evenly, so the search starts where this one
 /// should stand, and mostly ends within a step or two.
 fn find<V>(shard: &[Entry<V>], hash: u64, key: &str) -> Result<usize, usize> {
-    let within = u128::from(hash << (2 * WIDTH.trailing_zeros()));
+    let within = u128::from(hash << (LEVELS * BITS));
     let guess = ((within * shard.len() as u128) >> 64) as usize;
     let mut at = guess;
     while at > 0 && shard[at - 1].hash >= hash {
@@ -107,12 +115,9 @@ fn find<V>(shard: &[Entry<V>], hash: u64, key: &str) -> Result<usize, usize> {
     Err(at)
 }
 
-fn outer(hash: u64) -> usize {
-    (hash >> 58) as usize
-}
-
-fn inner(hash: u64) -> usize {
-    (hash >> 52) as usize % WIDTH
+/// Where to go on at a level.
+fn place(hash: u64, level: u32) -> usize {
+    (hash >> (u64::BITS - (level + 1) * BITS)) as usize % WIDTH
 }
 
 #[cfg(test)]

@@ -87,11 +87,14 @@ impl TargetState {
     }
 }
 
-/// One place a route can send to.
+/// One place a route can send to. What each request looks at comes first, and in this order: see [`Route`](super::Route).
 #[derive(Clone, Debug)]
+#[repr(C)]
 pub struct Target {
     /// The instance behind it.
     pub state: Arc<TargetState>,
+    /// Share of the route's traffic, 0.0 to 1.0; all targets of a route add up to 1.
+    pub share: f64,
     /// Its options: those of the tag that made it.
     pub options: Arc<RouteOptions>,
     /// Counters of its service.
@@ -100,8 +103,6 @@ pub struct Target {
     pub series: Option<Arc<RouteSeries>>,
     /// Query put before the request's own (route commands only).
     pub query: Option<Arc<str>>,
-    /// Share of the route's traffic, 0.0 to 1.0; all targets of a route add up to 1.
-    pub share: f64,
     /// Fixed share as asked for (`weight=` of the tag, or `route weight`), if any: only for display.
     pub fixed: Option<f64>,
     /// Plain tags of the instance.

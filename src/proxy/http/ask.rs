@@ -113,12 +113,13 @@ impl<'a> Asking<'a> {
     /// A target for the request that is none of `tried`.
     #[must_use]
     pub fn pick(&self, tried: &[u64]) -> Option<&'a Target> {
-        let context = PickContext {
-            now_ms: self.worker.clock.now_ms(),
-            tried,
-            hash: self.hash,
-            slow_start_ms: self.settings.health.slow_start_ms,
-        };
+        self.pick_at(self.worker.clock.now_ms(), tried)
+    }
+
+    /// The same at a time (process clock, ms) that is known already.
+    #[must_use]
+    pub fn pick_at(&self, now_ms: u64, tried: &[u64]) -> Option<&'a Target> {
+        let context = PickContext { now_ms, tried, hash: self.hash, slow_start_ms: self.settings.health.slow_start_ms };
         self.worker.picker.borrow_mut().pick(self.route, context)
     }
 
@@ -307,16 +308,16 @@ impl<'a> Asking<'a> {
 
     /// Notes who answered, and who had a head start and did not.
     fn judge<A: Attempts<'a>>(&self, winner: &Running<'a, A>, losers: &[Running<'a, A>], took: Duration) {
-        self.answered(winner.target, took);
+        self.answered(winner.target, took, self.worker.clock.now_ms());
         for loser in losers.iter().filter(|loser| loser.started < winner.started) {
             self.blame(loser.target, true);
         }
     }
 
-    /// Notes that `target` answered.
-    pub fn answered(&self, target: &Target, took: Duration) {
+    /// Notes that `target` answered at `now_ms` of the process clock.
+    pub fn answered(&self, target: &Target, took: Duration, now_ms: u64) {
         let latency_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        target.state.record_success(self.worker.clock.now_ms(), latency_us);
+        target.state.record_success(now_ms, latency_us);
     }
 
     fn blame(&self, target: &Target, guilty: bool) {
@@ -374,7 +375,12 @@ impl Deadlines {
     /// that streams may have nothing to say, not even a head, for hours. A dead one is found by HTTP/2's pings.
     #[must_use]
     pub fn new(settings: &Settings, body_timeout: Duration, hedge: bool, grpc: bool) -> Self {
-        let now = Instant::now();
+        Self::from(Instant::now(), settings, body_timeout, hedge, grpc)
+    }
+
+    /// The same for a request that begins at `now`.
+    #[must_use]
+    pub fn from(now: Instant, settings: &Settings, body_timeout: Duration, hedge: bool, grpc: bool) -> Self {
         let limit = settings.proxy.try_timeout;
         let try_every = (hedge && !limit.is_zero()).then_some(limit);
         let response_timeout = if grpc { NEVER } else { settings.proxy.response_timeout };

@@ -18,6 +18,7 @@ use super::body::RequestBody;
 use super::connection::Downstream;
 use super::direct::attempt::{Again, Sent, Way};
 use super::direct::body::DirectBody;
+use super::direct::outgoing::Outgoing;
 use super::direct::wire;
 use super::h2::client::SendError;
 use super::headers::{self, HeaderRules, RequestContext, Upgrade};
@@ -243,8 +244,9 @@ async fn ask_directly(
     };
     let mut head = worker.direct.buffers.for_head();
     wire::put_made(&mut head, &request);
-    let way = Way { key, stream, reused };
-    let sent = Sent::new(worker, way, head, request.method().clone(), repeatable, target);
+    let outgoing = Outgoing::new(head, b"", &stream);
+    let way = Way { key, stream, reused, since: Instant::now() };
+    let sent = Sent::new(worker, way, outgoing, request.method().clone(), repeatable, target);
     let answer = sent.answer().await.map_err(AttemptError::bodiless)?;
     let opened = DirectBody::open(worker, &target.state, answer);
     Ok(Answer {

@@ -35,6 +35,20 @@ pub struct NormalPath<'a> {
     pub wire: Cow<'a, str>,
 }
 
+impl<'a> NormalPath<'a> {
+    /// A path of which [`normalise`] has found that it stays as it is.
+    #[must_use]
+    pub fn as_it_came(path: &'a str) -> Self {
+        Self { decoded: Cow::Borrowed(path), wire: Cow::Borrowed(path) }
+    }
+
+    /// Whether both forms are what came.
+    #[must_use]
+    pub fn is_as_it_came(&self) -> bool {
+        matches!((&self.decoded, &self.wire), (Cow::Borrowed(_), Cow::Borrowed(_)))
+    }
+}
+
 /// Decodes `path` once, and cleans `.`, `..` and `//`; a trailing slash stays. Allocates only if something changes.
 ///
 /// # Errors
@@ -46,7 +60,7 @@ pub fn normalise(path: &str) -> Result<NormalPath<'_>, PathError> {
     let bytes = path.as_bytes();
     let encoded = memchr::memchr(b'%', bytes).is_some();
     if !encoded && is_clean(bytes) {
-        return Ok(NormalPath { decoded: Cow::Borrowed(path), wire: Cow::Borrowed(path) });
+        return Ok(NormalPath::as_it_came(path));
     }
     let decoded = if encoded { Cow::Owned(decode(path)?) } else { Cow::Borrowed(bytes) };
     if is_clean(&decoded) {

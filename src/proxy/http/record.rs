@@ -102,12 +102,13 @@ impl Finish {
         version: Version,
         note: Option<Box<RequestNote>>,
     ) -> Box<Self> {
-        Box::new(Self::new(worker, downstream, method, version, note))
+        Box::new(Self::new(Instant::now(), worker, downstream, method, version, note))
     }
 
-    /// Opens the record of a request; it ends as 499 unless it learns better.
+    /// Opens the record of a request whose head was there at `started`; it ends as 499 unless it learns better.
     #[must_use]
     pub fn new(
+        started: Instant,
         worker: &Rc<Worker>,
         downstream: &Rc<Downstream>,
         method: Method,
@@ -117,7 +118,7 @@ impl Finish {
         Self {
             worker: Rc::clone(worker),
             downstream: Rc::clone(downstream),
-            started: Instant::now(),
+            started,
             method,
             version,
             status: 499,
@@ -271,10 +272,15 @@ impl Finish {
 
     /// The answer is through.
     pub fn complete(&mut self) {
+        self.complete_at(Instant::now());
+    }
+
+    /// The answer was through at `now`.
+    pub fn complete_at(&mut self, now: Instant) {
         if let Some(Lease::H1(key, sender)) = self.lease.take() {
             self.give_back(key, sender);
         }
-        self.end();
+        self.end_at(now);
     }
 
     fn give_back(&self, key: PoolKey, mut sender: http1::SendRequest<RequestBody>) {
@@ -298,6 +304,10 @@ impl Finish {
     }
 
     fn end(&mut self) {
+        self.end_at(Instant::now());
+    }
+
+    fn end_at(&mut self, now: Instant) {
         if std::mem::replace(&mut self.ended, true) {
             return;
         }
@@ -305,7 +315,7 @@ impl Finish {
         self.in_flight = None;
         self.lease = None;
         self.ends_by = None;
-        let took = self.started.elapsed();
+        let took = now.saturating_duration_since(self.started);
         self.observed.end(self.status, took);
         if let Some(service) = &self.service {
             service.in_flight.fetch_sub(1, Relaxed);

@@ -45,6 +45,8 @@ pub struct Way {
     pub stream: UpstreamStream,
     /// It had served requests before.
     pub reused: bool,
+    /// Since when it is there.
+    pub since: Instant,
 }
 
 /// An upstream connection that has a request.
@@ -90,15 +92,17 @@ pub struct DirectAnswer {
     pub in_flight: InFlight,
     /// From the moment a connection was there to the head of the answer.
     pub took: Duration,
+    /// When that was.
+    pub at: Instant,
 }
 
 impl Sent {
-    /// Gives `stream`, a connection to `target`, a request: `head`, and nothing behind it.
+    /// Gives a connection to `target` a request.
     #[must_use]
     pub fn new(
         worker: &Rc<Worker>,
         way: Way,
-        head: Vec<u8>,
+        outgoing: Outgoing,
         method: Method,
         repeatable: bool,
         target: &Target,
@@ -108,7 +112,7 @@ impl Sent {
             key: way.key,
             stream: way.stream,
             reused: way.reused,
-            outgoing: Outgoing::new(head),
+            outgoing,
             method,
             repeatable,
             buffer: None,
@@ -116,7 +120,7 @@ impl Sent {
             interim: Vec::new(),
             head: None,
             held: None,
-            since: Instant::now(),
+            since: way.since,
             in_flight: InFlight::new(std::sync::Arc::clone(&target.state)),
         }
     }
@@ -206,6 +210,7 @@ impl Sent {
     #[must_use]
     pub fn into_answer(self) -> Option<DirectAnswer> {
         let (head, buffer) = (self.head?, self.buffer?);
+        let at = Instant::now();
         Some(DirectAnswer {
             key: self.key,
             stream: self.stream,
@@ -215,7 +220,8 @@ impl Sent {
             interim: self.interim,
             outgoing: self.outgoing,
             in_flight: self.in_flight,
-            took: self.since.elapsed(),
+            took: at.saturating_duration_since(self.since),
+            at,
         })
     }
 
@@ -271,48 +277,57 @@ pub struct Sending<'a> {
 }
 
 impl<'a> Sending<'a> {
-    /// A pooled connection to `target` that got the request; none if there is no connection.
+    /// A pooled connection to `target` that gets the request at `now`; none if there is no connection.
     ///
     /// # Errors
     /// A request that cannot be written for this target.
-    pub fn on_warm(&self, target: &'a Target) -> Result<Option<Sent>, Failed> {
+    pub fn on_warm(&self, target: &'a Target, now: Instant) -> Result<Option<Sent>, Failed> {
         let key = PoolKey::of(target);
-        Ok(match self.warm(&key) {
-            Some(stream) => Some(self.sent(key, stream, true, target)?),
+        Ok(match self.warm(&key, now) {
+            Some(stream) => Some(self.sent(key, stream, true, target, now)?),
             None => None,
         })
     }
 
-    fn warm(&self, key: &PoolKey) -> Option<UpstreamStream> {
+    fn warm(&self, key: &PoolKey, now: Instant) -> Option<UpstreamStream> {
         let idle_max_ms = ms(self.settings.proxy.upstream_idle_timeout);
         // What may not be sent twice is not sent on a connection whose end lies in the kernel, unread.
         let idempotent = crate::proxy::http::forward::is_idempotent(&self.received.head.method);
         let sure = !idempotent || self.received.head.body > 0;
-        self.worker.pool.checkout_direct(key, self.worker.clock.now_ms(), idle_max_ms, sure)
+        self.worker.pool.checkout_direct(key, self.worker.clock.at(now), idle_max_ms, sure)
     }
 
-    fn sent(&self, key: PoolKey, stream: UpstreamStream, reused: bool, target: &Target) -> Result<Sent, Failed> {
+    fn sent(
+        &self,
+        key: PoolKey,
+        stream: UpstreamStream,
+        reused: bool,
+        target: &Target,
+        since: Instant,
+    ) -> Result<Sent, Failed> {
         let buffers = &self.worker.direct.buffers;
         let mut request = buffers.for_head();
         let client = &self.downstream.client;
         wire::put_request(&mut request, &self.received, self.settings, client, self.lines, target)
             .map_err(AttemptError::Request)?;
-        let way = Way { key, stream, reused };
-        Ok(Sent::new(self.worker, way, request, self.received.head.method.clone(), self.repeatable, target))
+        let outgoing = Outgoing::new(request, self.received.body(), &stream);
+        let way = Way { key, stream, reused, since };
+        Ok(Sent::new(self.worker, way, outgoing, self.received.head.method.clone(), self.repeatable, target))
     }
 
     async fn ask(self, target: &'a Target, fresh_only: bool) -> Attempted<DirectAnswer, Again> {
         let key = PoolKey::of(target);
-        let warm = if fresh_only { None } else { self.warm(&key) };
+        let now = Instant::now();
+        let warm = if fresh_only { None } else { self.warm(&key, now) };
         if let Some(stream) = warm {
-            return self.sent(key, stream, true, target)?.answer().await;
+            return self.sent(key, stream, true, target, now)?.answer().await;
         }
         // Counts while it connects, so that others go elsewhere.
         let connecting = InFlight::new(std::sync::Arc::clone(&target.state));
         let stream = connect(target, self.settings).await;
         let stream = stream.map_err(|source| AttemptError::Connect { source, body: Again })?;
         drop(connecting);
-        self.sent(key, stream, false, target)?.answer().await
+        self.sent(key, stream, false, target, Instant::now())?.answer().await
     }
 }
 

@@ -12,8 +12,8 @@ use tokio::io::{AsyncRead, ReadBuf};
 
 use super::scan::Field;
 
-/// Room for what a client sends: a usual request whole. In bytes; it grows for longer ones.
-const REQUEST_BYTES: usize = 8 << 10;
+/// Room for what a client sends: a usual request whole, with a short body. In bytes; it grows for longer ones.
+const REQUEST_BYTES: usize = 16 << 10;
 /// Room for what an upstream sends, in bytes.
 const ANSWER_BYTES: usize = 64 << 10;
 /// Least room for one more read of a head, in bytes.
@@ -115,6 +115,18 @@ impl Buffers {
         self.answers.borrow_mut().pop().unwrap_or_else(|| Buffer::new(ANSWER_BYTES))
     }
 
+    /// Room for `more` bytes in `buffer`, behind those that are there: in a large one of those that idle, if need be.
+    pub fn make_room(&self, buffer: &mut Buffer, more: usize) {
+        let whole = buffer.filled().len() + more;
+        if buffer.bytes.len() < whole && whole <= ANSWER_BYTES {
+            let mut large = self.for_answer();
+            large.append(buffer.filled());
+            self.give_back(std::mem::replace(buffer, large));
+        } else {
+            buffer.make_room(more);
+        }
+    }
+
     /// An empty one for a head that is written.
     #[must_use]
     pub fn for_head(&self) -> Vec<u8> {
@@ -172,6 +184,19 @@ mod tests {
         assert_eq!(buffer.filled(), b"cdefgh");
         buffer.consume(100);
         assert_eq!(buffer.filled(), b"");
+    }
+
+    #[test]
+    fn one_that_has_to_grow_is_exchanged() {
+        let buffers = Buffers::default();
+        let mut buffer = Buffer::holding(b"abc");
+        buffers.make_room(&mut buffer, REQUEST_BYTES - 3);
+        assert_eq!((buffer.bytes.len(), buffers.requests.borrow().len()), (REQUEST_BYTES, 0));
+        buffers.make_room(&mut buffer, REQUEST_BYTES);
+        assert_eq!((buffer.filled(), buffer.bytes.len()), (&b"abc"[..], ANSWER_BYTES));
+        assert_eq!(buffers.requests.borrow().len(), 1);
+        buffers.make_room(&mut buffer, ANSWER_BYTES);
+        assert_eq!((buffer.filled(), buffer.bytes.len()), (&b"abc"[..], ANSWER_BYTES + 3));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::future::poll_fn;
 use std::io::Write as _;
 use std::rc::Rc;
 use std::task::Poll;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
 use http::{Method, Response};
@@ -100,7 +100,8 @@ impl PassOn<'_> {
         target: &Target,
         finish: &mut Finish,
     ) -> Result<(), End> {
-        let DirectAnswer { key, mut stream, mut buffer, head, fields, interim, mut outgoing, in_flight, took } = answer;
+        let DirectAnswer { key, mut stream, mut buffer, head, fields, interim, mut outgoing, in_flight, took, .. } =
+            answer;
         finish.answered(target, head.status, in_flight, Lease::Direct, took);
         let buffers = &self.worker.direct.buffers;
         let mut out = buffers.for_head();
@@ -159,10 +160,11 @@ impl PassOn<'_> {
                 Some(Err(error)) => return Err(broken(finish, &error)),
             }
         }
-        finish.complete();
+        let now = Instant::now();
+        finish.complete_at(now);
         let over = buffer.as_ref().is_some_and(|buffer| !buffer.filled().is_empty());
         if outgoing.is_through() && head.keep && !over && stream.is_quiet(false) {
-            let (now_ms, most) = (self.worker.clock.now_ms(), self.settings.proxy.upstream_max_idle);
+            let (now_ms, most) = (self.worker.clock.at(now), self.settings.proxy.upstream_max_idle);
             self.worker.pool.give_back_direct(key, &target.state, stream, now_ms, most);
         }
         buffers.give_back_head(outgoing.into_room());

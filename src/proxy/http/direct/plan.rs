@@ -20,6 +20,8 @@ pub struct Plan {
     pub route: Arc<Route>,
     /// For routes that go by a hash.
     pub hash: u64,
+    /// The path was compared as it came: nothing in it is encoded, or was cleaned.
+    pub as_it_came: bool,
 }
 
 impl Plan {
@@ -42,7 +44,7 @@ impl Plan {
             }
             strategy => hash_of(strategy, downstream, &HeaderMap::new(), &received.path.decoded),
         };
-        Some(Self { route, hash })
+        Some(Self { route, hash, as_it_came: received.path.is_as_it_came() })
     }
 }
 

@@ -150,20 +150,23 @@ pub fn fields(bytes: &[u8], mut at: usize, ends: LineEnd, most: usize, fields: &
 }
 
 fn field(line: &[u8], at: usize, length: usize) -> Result<Field, &'static str> {
-    let Some(colon) = memchr::memchr(b':', line) else { return Err("field line without colon") };
+    // Names are so short that looking at each byte of them finds the colon as well.
+    let colon = match line.iter().position(|&byte| !is_token(byte)) {
+        None => return Err("field line without colon"),
+        // A folded line begins with a blank, which is no token either.
+        Some(at) if at == 0 || line[at] != b':' => return Err("field name is not a token"),
+        Some(at) => at,
+    };
     let (name, value) = (&line[..colon], &line[colon + 1..]);
-    // A folded line begins with a blank, which is no token either.
-    if name.is_empty() || !name.iter().all(|&byte| is_token(byte)) {
-        return Err("field name is not a token");
-    }
     if has_control(value) {
         return Err("control byte in a field value");
     }
-    let start = at + colon + 1 + (value.len() - value.trim_ascii_start().len());
+    let trimmed = value.trim_ascii_start();
+    let start = at + colon + 1 + (value.len() - trimmed.len());
     Ok(Field {
         line: Span::new(at, at + length),
         name: Span::new(at, at + colon),
-        value: Span::new(start, start + value.trim_ascii().len()),
+        value: Span::new(start, start + trimmed.trim_ascii_end().len()),
         kind: kind(name),
     })
 }

@@ -29,7 +29,7 @@ use crate::proxy::http::exchange::{error_answers, fresh_id};
 use crate::proxy::http::forward::{AttemptError, is_idempotent};
 use crate::proxy::http::guarded_io::GuardHandle;
 use crate::proxy::http::headers;
-use crate::proxy::http::path;
+use crate::proxy::http::path::{self, NormalPath};
 use crate::proxy::http::record::{Finish, RequestNote};
 use crate::proxy::http::strict::Limits;
 use crate::proxy::settings::Settings;
@@ -138,16 +138,21 @@ impl<'a, T: ClientStream> Client<'a, T> {
         if !all_carried(&plan.route.targets, &self.downstream.client, &head) {
             return Err(self.hand_over());
         }
-        let Some(first) = asking.pick(&[]) else { return Err(self.hand_over()) };
+        // One look at the clock for all that happens before the request is sent.
+        let now = Instant::now();
+        let now_ms = self.worker.clock.at(now.into_std());
+        let Some(first) = asking.pick_at(now_ms, &[]) else { return Err(self.hand_over()) };
         let id = fresh_id(settings);
         let note = self.note(&head, &plan, id.as_ref());
-        let mut finish = Finish::new(self.worker, self.downstream, head.method.clone(), Version::HTTP_11, note);
+        let (worker, downstream) = (self.worker, self.downstream);
+        let mut finish = Finish::new(now.into_std(), worker, downstream, head.method.clone(), Version::HTTP_11, note);
         finish.belongs_to(&first.service);
         self.front.guard().note_head();
-        self.read_body(&head).await?;
+        let now = if self.read_body(&head).await? { Instant::now() } else { now };
         self.front.guard().note_between(true);
         finish.took_in(head.body);
-        let answer = self.ask(&asking, first, &head, id.as_ref(), settings, &mut finish).await?;
+        let asked = Asked { head: &head, id: id.as_ref(), as_it_came: plan.as_it_came, now };
+        let answer = self.ask(&asking, first, asked, settings, &mut finish).await?;
         let close = head.close || self.downstream.phase.get() >= Phase::Draining;
         let pass_on = PassOn { worker: self.worker, downstream: self.downstream, settings, close };
         let answer = answer.and_then(|(target, answer)| match answer.head.status {
@@ -196,19 +201,22 @@ impl<'a, T: ClientStream> Client<'a, T> {
         Some(note)
     }
 
-    /// Reads until the request is there as a whole. The watchdog looks after the time that takes.
-    async fn read_body(&mut self, head: &RequestHead) -> Result<(), End> {
+    /// Reads until the request is there as a whole; whether that took any time. The watchdog looks after it.
+    async fn read_body(&mut self, head: &RequestHead) -> Result<bool, End> {
+        let buffers = &self.worker.direct.buffers;
         let whole = head.length + head.body;
+        let mut waited = false;
         loop {
             let there = self.ahead.as_ref().map_or(0, |buffer| buffer.filled().len());
             if there >= whole {
-                return Ok(());
+                return Ok(waited);
             }
+            waited = true;
             self.front.guard().note_between(false);
             if let Some(buffer) = &mut self.ahead {
-                buffer.make_room(whole - there);
+                buffers.make_room(buffer, whole - there);
             }
-            match self.front.fill(&mut self.ahead, &self.worker.direct.buffers).await {
+            match self.front.fill(&mut self.ahead, buffers).await {
                 Ok(1..) => {}
                 _ => return Err(End::Abrupt),
             }
@@ -220,14 +228,16 @@ impl<'a, T: ClientStream> Client<'a, T> {
         &mut self,
         asking: &Asking<'r>,
         first: &'r Target,
-        head: &RequestHead,
-        id: Option<&HeaderValue>,
+        asked: Asked<'_>,
         settings: &Arc<Settings>,
         finish: &mut Finish,
     ) -> Result<Result<(&'r Target, DirectAnswer), ProxyError>, End> {
         let Self { worker, downstream, front, ahead, fields, lines, timer } = self;
         let bytes = ahead.as_ref().map_or(&[][..], Buffer::filled);
-        let Ok(path) = path::normalise(head.path.text(bytes)) else { return Err(End::Abrupt) };
+        let Asked { head, id, as_it_came, now } = asked;
+        let text = head.path.text(bytes);
+        let path = if as_it_came { Ok(NormalPath::as_it_came(text)) } else { path::normalise(text) };
+        let Ok(path) = path else { return Err(End::Abrupt) };
         if lines.as_ref().is_none_or(|lines| !lines.are_of(settings)) {
             *lines = Some(ClientLines::new(settings, &downstream.client));
         }
@@ -235,10 +245,9 @@ impl<'a, T: ClientStream> Client<'a, T> {
         let received = Received { bytes, head, fields, path: &path, id };
         let sending = Sending { worker, downstream, settings, received, lines, repeatable: asking.repeatable };
         let body_timeout = downstream.listener.limits(&settings.proxy).body;
-        let deadlines = Deadlines::new(settings, body_timeout, asking.repeatable, false);
-        worker.budget.borrow_mut().record_request(worker.clock.now_ms());
-        let started = Instant::now();
-        let begin = match sending.on_warm(first) {
+        let deadlines = Deadlines::from(now, settings, body_timeout, asking.repeatable, false);
+        worker.budget.borrow_mut().record_request(worker.clock.at(now.into_std()));
+        let begin = match sending.on_warm(first, now.into_std()) {
             Ok(None) => First::New(first, Again),
             Err(error) => {
                 finish.tries(first);
@@ -249,36 +258,34 @@ impl<'a, T: ClientStream> Client<'a, T> {
                 let waited = loop {
                     let waiting = poll_fn(|cx| {
                         if let Poll::Ready(answered) = sent.poll(cx) {
-                            return Poll::Ready(Waited::Over(answered));
+                            return Poll::Ready(Ok(Waited::Over(answered)));
                         }
                         if sent.has_interim() {
-                            return Poll::Ready(Waited::Interim);
+                            return Poll::Ready(Err(sent.take_interim()));
                         }
                         if front.poll_aside(cx).is_ready() {
-                            return Poll::Ready(Waited::ClientGone);
+                            return Poll::Ready(Ok(Waited::ClientGone));
                         }
-                        timer.poll_until(deadlines.next(), cx).map(|()| Waited::Late)
+                        timer.poll_until(deadlines.next(), cx).map(|()| Ok(Waited::Late))
                     });
                     match waiting.await {
-                        Waited::Interim => {
-                            let heads = sent.take_interim();
-                            front.write([&heads, b"", b""]).await.map_err(|_| End::Abrupt)?;
-                        }
-                        waited => break waited,
+                        Err(interim) => front.write([&interim, b"", b""]).await.map_err(|_| End::Abrupt)?,
+                        Ok(waited) => break waited,
                     }
                 };
                 match waited {
-                    Waited::Interim => return Err(End::Abrupt),
                     Waited::ClientGone => return Err(End::Abrupt),
                     Waited::Over(Err(error)) => First::Failed(first, error),
                     Waited::Over(Ok(())) => match sent.into_answer() {
                         Some(answer) => {
-                            asking.answered(first, answer.took);
+                            asking.answered(first, answer.took, worker.clock.at(answer.at));
                             return Ok(Ok((first, answer)));
                         }
                         None => First::Failed(first, AttemptError::Request("no head was found".to_owned())),
                     },
-                    Waited::Late => First::Asked(Running { target: first, started, future: Box::pin(sent.answer()) }),
+                    Waited::Late => {
+                        First::Asked(Running { target: first, started: now, future: Box::pin(sent.answer()) })
+                    }
                 }
             }
         };
@@ -325,9 +332,18 @@ impl<T> Drop for Client<'_, T> {
     }
 }
 
+/// What is asked, and since when.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    head: &'a RequestHead,
+    id: Option<&'a HeaderValue>,
+    /// See [`Plan::as_it_came`].
+    as_it_came: bool,
+    now: Instant,
+}
+
 enum Waited {
     Over(Result<(), Failed>),
-    Interim,
     ClientGone,
     Late,
 }

@@ -140,7 +140,7 @@ fn context<'a>(
     }
 }
 
-/// Writes head and body as `target` gets them.
+/// Writes the head as `target` gets it.
 ///
 /// # Errors
 /// A request target that the route's options make impossible; what it was.
@@ -200,7 +200,6 @@ pub fn put_request(
         put(out, CONTENT_LENGTH.as_str(), b"0");
     }
     out.extend_from_slice(b"\r\n");
-    out.extend_from_slice(received.body());
     Ok(())
 }
 
@@ -241,11 +240,12 @@ fn put_target(out: &mut Vec<u8>, received: &Received<'_>, target: &Target) -> Re
         prepend: options.prepend.as_deref(),
         query: target.query.as_deref(),
     };
-    let text = received.head.target.text(received.bytes);
-    if edit == PathEdit::default() && *received.path.wire == *received.head.path.text(received.bytes) {
-        out.extend_from_slice(text.as_bytes());
+    let same = |path: &str| *path.as_bytes() == *received.head.path.of(received.bytes);
+    if edit == PathEdit::default() && (received.path.is_as_it_came() || same(&received.path.wire)) {
+        out.extend_from_slice(received.head.target.of(received.bytes));
         return Ok(());
     }
+    let text = received.head.target.text(received.bytes);
     let parsed = PathAndQuery::try_from(text).map_err(|error| format!("{text:?}: {error}"))?;
     let rewritten = path::rewrite(&parsed, received.path, &edit).map_err(|error| error.to_string())?;
     out.extend_from_slice(rewritten.as_str().as_bytes());

@@ -242,3 +242,20 @@ proptest! {
         prop_assert_eq!(verdict(&bytes), byte_by_byte(&bytes));
     }
 }
+
+#[test]
+fn control_bytes_are_seen_wherever_they_stand() {
+    for length in 0..50 {
+        let mut bytes = vec![b'\t'; length];
+        bytes.iter_mut().step_by(3).for_each(|byte| *byte = 0xff);
+        assert!(!has_control(&bytes), "{length}");
+        for at in 0..length {
+            let good = bytes[at];
+            for bad in (0..0x20).filter(|byte| *byte != b'\t').chain([0x7f]) {
+                bytes[at] = bad;
+                assert!(has_control(&bytes), "{bad:#x} at {at} of {length}");
+            }
+            bytes[at] = good;
+        }
+    }
+}
