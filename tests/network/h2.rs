@@ -81,7 +81,7 @@ fn many_streams_share_a_connection_whatever_the_upstream_speaks() {
                 async move { ask(&mut client, get(&format!("http://{host}/n/{n}"))).await }
             });
             for (n, (parts, body, _)) in join_all(asked).await.into_iter().enumerate() {
-                assert_eq!((parts.status, parts.version), (StatusCode::OK, Version::HTTP_2));
+                assert_eq!((parts.status, parts.version), (StatusCode::OK, Version::HTTP_2), "{host} {n}: {body:?}");
                 let seen = json(&body);
                 assert_eq!(seen["path"], format!("/n/{n}"));
                 assert_eq!(seen["version"], if host == "one" { "1" } else { "2" });
@@ -269,7 +269,7 @@ fn rapid_reset_ends_the_connection_and_nothing_else() {
     let _ = socket.read_to_end(&mut answer);
     assert_eq!(client::get(lb.address("http"), "one", "/").status, 200);
     assert!(upstream.requests() < 2_000, "{} of 20000 streams reached the upstream", upstream.requests());
-    assert_eq!(lb.metric("lb_http_requests_in_flight{service=\"one\"}"), Some(0.0));
+    wait_for("no request in flight", || lb.metric("lb_http_requests_in_flight{service=\"one\"}") == Some(0.0));
 }
 
 #[test]
