@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
+use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, watch};
 
 /// Where the process stands, as seen by workers. Only ever moves forward.
@@ -57,6 +58,11 @@ impl LocalPhase {
                 return;
             }
         }
+    }
+
+    /// Completes at the next change, from its first poll on.
+    pub fn changed(&self) -> Notified<'_> {
+        self.changed.notified()
     }
 
     /// Waits until the phase is at least `phase`. Cancel safe.

@@ -203,24 +203,41 @@ pub async fn accept_loop(worker: Rc<Worker>, listener: Rc<Listener>, phase: Rc<L
 fn spawn(worker: &Rc<Worker>, listener: &Rc<Listener>, phase: &Rc<LocalPhase>, stream: TcpStream, peer: SocketAddr) {
     let permit = worker.admit();
     let (worker, listener, phase) = (Rc::clone(worker), Rc::clone(listener), Rc::clone(phase));
-    tokio::task::spawn_local(async move {
-        let _permit = permit;
-        match listener.config.protocol {
-            ListenerProtocol::Tcp | ListenerProtocol::TcpDynamic => {
-                Box::pin(super::session::serve(worker, listener, stream, peer)).await;
-            }
-            ListenerProtocol::TcpSni | ListenerProtocol::HttpsTcpSni => {
-                Box::pin(super::server_name::serve(worker, listener, phase, stream, peer)).await;
-            }
-            ListenerProtocol::Http
-            | ListenerProtocol::Https
-            | ListenerProtocol::Grpc
-            | ListenerProtocol::Grpcs
-            | ListenerProtocol::Prometheus => {
-                super::http::connection::serve(worker, listener, phase, stream, peer).await
-            }
+    // Boxed, and outside of the tasks, which would else have room for what is moved into the box: what a connection needs to
+    // begin it does not need to go on.
+    match listener.config.protocol {
+        ListenerProtocol::Tcp | ListenerProtocol::TcpDynamic => {
+            let serving = Box::pin(super::session::serve(worker, listener, stream, peer));
+            tokio::task::spawn_local(async move {
+                let _permit = permit;
+                serving.await;
+            });
         }
-    });
+        ListenerProtocol::TcpSni | ListenerProtocol::HttpsTcpSni => {
+            let beginning = Box::pin(super::server_name::serve(worker, listener, phase, stream, peer));
+            tokio::task::spawn_local(async move {
+                let _permit = permit;
+                let mut greeted = beginning.await;
+                if let Some(greeted) = &mut greeted {
+                    greeted.drive().await;
+                }
+            });
+        }
+        ListenerProtocol::Http
+        | ListenerProtocol::Https
+        | ListenerProtocol::Grpc
+        | ListenerProtocol::Grpcs
+        | ListenerProtocol::Prometheus => {
+            let beginning = Box::pin(super::http::connection::begin(worker, listener, phase, stream, peer));
+            tokio::task::spawn_local(async move {
+                let _permit = permit;
+                let mut greeted = beginning.await;
+                if let Some(greeted) = &mut greeted {
+                    greeted.drive().await;
+                }
+            });
+        }
+    }
 }
 
 /// A connection that died in the queue is nobody's fault; a process without file descriptors must wait for some.

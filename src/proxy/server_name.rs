@@ -23,7 +23,7 @@ use tokio::net::TcpStream;
 
 use super::drain::LocalPhase;
 use super::http::client_io::ClientIo;
-use super::http::connection::{last_call, serve_client};
+use super::http::connection::{Greeted, greeted, last_call};
 use super::listener::Listener;
 use super::proxy_protocol::Addresses;
 use super::session::{Carried, carry, receive_proxy_header};
@@ -37,19 +37,23 @@ use crate::table::Route;
 /// that cut theirs into many small records.
 const HELLO_BYTES_MAX: usize = 32 << 10;
 
-/// Serves one accepted connection of a `tcp+sni` or `https+tcp+sni` listener to its end. `phase` is the listener's.
+/// Serves one accepted connection of a `tcp+sni` or `https+tcp+sni` listener to its end. `phase` is the listener's. Some:
+/// its TLS was ended here, and it is left to be served.
 pub async fn serve(
     worker: Rc<Worker>,
     listener: Rc<Listener>,
     phase: Rc<LocalPhase>,
     stream: TcpStream,
     peer: SocketAddr,
-) {
+) -> Option<Greeted> {
     let local = stream.local_addr().unwrap_or(listener.config.address);
     let mut io = ClientIo::new(stream, worker.clock);
     let ends = match receive_proxy_header(&listener, &mut io, Addresses { source: peer, destination: local }).await {
         Ok(ends) => ends,
-        Err(error) => return listener.client_fault(peer, ClientFault::ProxyHeader, &error),
+        Err(error) => {
+            listener.client_fault(peer, ClientFault::ProxyHeader, &error);
+            return None;
+        }
     };
     let peer = ends.source;
     let limit = listener.limits(&worker.settings().proxy).header;
@@ -58,7 +62,7 @@ pub async fn serve(
         biased;
         name = read_within(limit, &mut io) => name,
         // Whoever has not finished its first word when the last call is over loses nothing.
-        () = last_call(&phase, &activity, &worker) => return,
+        () = last_call(&phase, &activity) => return None,
     };
     let ends_tls = listener.config.protocol == ListenerProtocol::HttpsTcpSni;
     let name = match name {
@@ -70,7 +74,8 @@ pub async fn serve(
                 listener.accepted();
                 listener.failed();
             }
-            return listener.client_fault(peer, error.fault(), &error);
+            listener.client_fault(peer, error.fault(), &error);
+            return None;
         }
     };
     let route = name.as_deref().and_then(|name| worker.table.borrow_mut().load().lookup_server_name(name).cloned());
@@ -79,7 +84,7 @@ pub async fn serve(
             listener.accepted();
             carry(&worker, &listener, &route, io, Carried { ends, is_tls: true }).await;
         }
-        _ if ends_tls => serve_client(worker, listener, phase, io, peer).await,
+        _ if ends_tls => return greeted(worker, listener, phase, io, peer).await,
         _ => {
             listener.accepted();
             // Fabio tells who names nobody from who names somebody unknown.
@@ -92,6 +97,7 @@ pub async fn serve(
             tracing::debug!(%peer, name = name.as_deref().unwrap_or(""), "no route for this server name");
         }
     }
+    None
 }
 
 /// Whether the route is one of TCP, so that TLS is its targets' business. One whose instances are all out is nobody's:

@@ -45,7 +45,7 @@ pub async fn serve(worker: Rc<Worker>, listener: Rc<Listener>, stream: TcpStream
     let limit = listener.limits(&worker.settings().proxy).header;
     let used = listener.server_use();
     match tokio::time::timeout(limit, tls::accept(certificates, &used, io)).await {
-        Ok(Ok(stream)) => route(&worker, &listener, stream, local, ends).await,
+        Ok(Ok(stream)) => route(&worker, &listener, Box::new(stream), local, ends).await,
         Ok(Err(error)) => listener.client_fault(peer, ClientFault::Tls, &error),
         Err(elapsed) => listener.client_fault(peer, ClientFault::Tls, &elapsed),
     }

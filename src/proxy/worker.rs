@@ -188,6 +188,10 @@ impl Worker {
         let local_phase = Rc::clone(&self.phase);
         let follower = tokio::task::spawn_local(local_phase.follow(phase));
         let tick = tokio::task::spawn_local(Rc::clone(&self).tick());
+        let resting = tokio::task::spawn_local({
+            let worker = Rc::clone(&self);
+            async move { worker.direct.awake.look_after(worker.clock).await }
+        });
         let mut accepting = Accepting::default();
         for order in first {
             accepting.obey(&self, order);
@@ -216,6 +220,7 @@ impl Worker {
             tracing::warn!(connections = self.connections.get(), "drain deadline: cutting what still runs");
         }
         tick.abort();
+        resting.abort();
         follower.abort();
     }
 }

@@ -14,6 +14,7 @@ mod h2;
 mod lifecycle;
 mod registration;
 mod reload;
+mod resting;
 mod server_name;
 mod tcp;
 mod tls;

@@ -179,8 +179,8 @@ impl<'a> Asking<'a> {
                         Err(error) => begun = self.after_failure(attempts, &mut state, first, ended.target, error)?,
                     }
                 }
-                () = self.downstream.interim.arrived() => {
-                    self.downstream.watch.send_interim(&self.downstream.interim.take());
+                () = self.downstream.interim().arrived() => {
+                    self.downstream.watch.send_interim(&self.downstream.interim().take());
                 }
                 () = sleep.as_mut() => {
                     let now = Instant::now();
@@ -279,7 +279,7 @@ impl<'a> Asking<'a> {
     /// Interim answers have to be written before the final one is handed over; each turn gives the connection the
     /// chance to. A client that does not take them in time gets them cut short to none, or whole, never mixed.
     async fn interim_first(&self) {
-        let mut written = self.downstream.watch.send_interim(&self.downstream.interim.take());
+        let mut written = self.downstream.watch.send_interim(&self.downstream.interim().take());
         for _ in 0..INTERIM_TURNS_MAX {
             if written {
                 return;

@@ -11,6 +11,7 @@ use std::time::Duration;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
 
 use crate::proxy::splice::Stream;
 use crate::table::clock::Clock;
@@ -33,6 +34,12 @@ impl Activity {
     #[must_use]
     pub fn last_ms(&self) -> u64 {
         self.last_ms.get()
+    }
+
+    /// For how long nothing has gone either way.
+    #[must_use]
+    pub fn silent(&self) -> Duration {
+        Duration::from_millis(self.clock.now_ms().saturating_sub(self.last_ms.get()))
     }
 
     /// Since when a read has been waiting.
@@ -85,9 +92,15 @@ impl Activity {
 #[derive(Debug)]
 pub struct ClientIo {
     stream: TcpStream,
-    peeked: Vec<u8>,
-    taken: usize,
+    ahead: Option<Box<Ahead>>,
     activity: Rc<Activity>,
+}
+
+/// What was read ahead. Boxed: it is gone with the first read.
+#[derive(Debug)]
+struct Ahead {
+    bytes: Vec<u8>,
+    taken: usize,
 }
 
 impl ClientIo {
@@ -102,7 +115,7 @@ impl ClientIo {
             write_waits_since_ms: Cell::new(None),
             reset_at_end: Cell::new(false),
         });
-        Self { stream, peeked: Vec::new(), taken: 0, activity }
+        Self { stream, ahead: None, activity }
     }
 
     /// What the client did when.
@@ -114,7 +127,7 @@ impl ClientIo {
     /// What was read and not yet taken.
     #[must_use]
     pub fn peeked(&self) -> &[u8] {
-        &self.peeked[self.taken..]
+        self.ahead.as_ref().map_or(&[], |ahead| &ahead.bytes[ahead.taken..])
     }
 
     /// Reads more ahead, up to `most` bytes in all; false at the end of the stream.
@@ -125,16 +138,16 @@ impl ClientIo {
         if self.peeked().len() >= most {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "no protocol recognised"));
         }
-        if self.peeked.capacity() == 0 {
-            self.peeked.reserve(PEEK_FIRST);
-        }
-        let read = self.stream.read_buf(&mut self.peeked).await?;
+        let room = || Box::new(Ahead { bytes: Vec::with_capacity(PEEK_FIRST), taken: 0 });
+        let read = self.stream.read_buf(&mut self.ahead.get_or_insert_with(room).bytes).await?;
         Ok(read > 0)
     }
 
     /// Takes `count` peeked bytes for good.
     pub fn consume(&mut self, count: usize) {
-        self.taken = (self.taken + count).min(self.peeked.len());
+        if let Some(ahead) = &mut self.ahead {
+            ahead.taken = (ahead.taken + count).min(ahead.bytes.len());
+        }
     }
 }
 
@@ -154,7 +167,8 @@ impl Stream for ClientIo {
     }
 }
 
-impl Stream for tokio_rustls::server::TlsStream<ClientIo> {}
+/// Boxed: it is large.
+impl Stream for Box<TlsStream<ClientIo>> {}
 
 impl ClientStream for ClientIo {
     fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -162,7 +176,7 @@ impl ClientStream for ClientIo {
     }
 }
 
-impl ClientStream for tokio_rustls::server::TlsStream<ClientIo> {
+impl ClientStream for Box<TlsStream<ClientIo>> {
     fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.get_ref().0.poll_readable(cx)
     }
@@ -180,14 +194,13 @@ impl Drop for ClientIo {
 impl AsyncRead for ClientIo {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if !this.peeked.is_empty() {
-            let ahead = &this.peeked[this.taken..];
-            let count = ahead.len().min(buf.remaining());
-            buf.put_slice(&ahead[..count]);
-            this.taken += count;
-            if this.taken == this.peeked.len() {
-                this.peeked = Vec::new();
-                this.taken = 0;
+        if let Some(ahead) = &mut this.ahead {
+            let left = &ahead.bytes[ahead.taken..];
+            let count = left.len().min(buf.remaining());
+            buf.put_slice(&left[..count]);
+            ahead.taken += count;
+            if ahead.taken == ahead.bytes.len() {
+                this.ahead = None;
             }
             if count > 0 {
                 return Poll::Ready(Ok(()));

@@ -7,7 +7,7 @@
 //! Beside the protocol run the drain signal and a watchdog for clients that do not do their part: that send a head
 //! too slowly, idle too long, stop in a body, or do not read.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::fmt;
 use std::future::poll_fn;
 use std::io;
@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, SystemTime};
 
+use futures_util::future::LocalBoxFuture;
 use http::header::CONNECTION;
 use http::{HeaderValue, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
@@ -30,6 +31,7 @@ use tokio_rustls::server::TlsStream;
 use super::body::ResponseBody;
 use super::client_io::{Activity, ClientIo, ClientStream};
 use super::direct;
+use super::direct::prefixed::Prefixed;
 use super::ends_by::Limited;
 use super::exchange::exchange;
 use super::guarded_io::{ExchangeMark, GuardHandle, GuardedIo};
@@ -53,7 +55,7 @@ use crate::table::Scheme;
 
 const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// How long a client that was active when the drain began may take to send one more request.
-const LAST_CALL: Duration = Duration::from_secs(1);
+pub(super) const LAST_CALL: Duration = Duration::from_secs(1);
 /// How long a client that has sent FIN may wait for an answer in silence before it counts as gone.
 const GONE_AFTER: Duration = Duration::from_secs(2);
 /// How long a client gets to read the last answer and close its side, once ours is closed.
@@ -80,15 +82,23 @@ pub struct Downstream {
     pub tls_version: Option<&'static str>,
     /// Its state, for the watchdog.
     pub watch: Watch,
-    /// Interim answers for the client, where it can take them.
-    pub interim: Arc<Interim>,
+    /// Made by the first request that needs it.
+    interim: OnceCell<Arc<Interim>>,
     /// Set by a request that was answered with 101: what to do with the connection once that is written.
-    pub tunnel: Cell<Option<Tunnel>>,
+    pub tunnel: Cell<Option<Box<Tunnel>>>,
 }
 
 impl std::fmt::Debug for Downstream {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Downstream").field("client", &self.client).finish_non_exhaustive()
+    }
+}
+
+impl Downstream {
+    /// Interim answers for the client, where it can take them.
+    #[must_use]
+    pub fn interim(&self) -> &Arc<Interim> {
+        self.interim.get_or_init(Arc::default)
     }
 }
 
@@ -100,8 +110,9 @@ pub struct Watch {
     exchanges: Cell<usize>,
     /// Requests that began, ever.
     begun: Cell<u64>,
-    /// Those that have to be over at some time.
-    pub limited: Limited,
+    told_to_rest: Cell<bool>,
+    /// Made by the first request that needs it.
+    limited: OnceCell<Box<Limited>>,
 }
 
 impl Watch {
@@ -118,9 +129,32 @@ impl Watch {
         self.guard.borrow().clone()
     }
 
+    /// A guard for a connection of which nothing was read, or all was answered; its reader says so to the result.
+    #[must_use]
+    pub fn new_guard(&self) -> GuardHandle {
+        let guard = GuardHandle::alone();
+        if self.begun.get() > 0 {
+            // It is not a client any more that has yet to send its first.
+            guard.note_head();
+        }
+        self.set_guard(guard.clone());
+        guard
+    }
+
     /// From now on this one knows.
     pub fn set_guard(&self, guard: GuardHandle) {
         *self.guard.borrow_mut() = Some(guard);
+    }
+
+    /// Requests that have to be over at some time.
+    #[must_use]
+    pub fn limited(&self) -> &Limited {
+        self.limited.get_or_init(Box::default)
+    }
+
+    /// Nobody reads until the next byte comes; who does then makes a new one.
+    pub fn forget_guard(&self) {
+        self.guard.take();
     }
 
     /// When the client did what.
@@ -133,6 +167,25 @@ impl Watch {
     #[must_use]
     pub fn is_idle(&self) -> bool {
         self.exchanges.get() == 0
+    }
+
+    /// Since when (ms) nothing was asked after an answer; none: a request is being answered or read, or is the first.
+    #[must_use]
+    pub fn rests_since_ms(&self) -> Option<u64> {
+        let guard = self.guard.borrow();
+        let rests = guard.as_ref().is_some_and(|guard| guard.is_between_requests() && guard.heads() > 0);
+        (rests && self.is_idle()).then(|| self.activity.last_ms())
+    }
+
+    /// The connection may give up what it has for serving, the next time it looks ([`Self::is_told_to_rest`]).
+    pub fn tell_to_rest(&self) {
+        self.told_to_rest.set(true);
+    }
+
+    /// Whether it was told so, since this was asked last.
+    #[must_use]
+    pub fn is_told_to_rest(&self) -> bool {
+        self.told_to_rest.take()
     }
 
     /// A request ended.
@@ -180,59 +233,64 @@ impl Watch {
     }
 }
 
-/// Serves an accepted connection to its end. `phase` is its listener's.
-pub async fn serve(
+/// Finds out what an accepted connection speaks. `phase` is its listener's. None: it left, or is not understood.
+pub async fn begin(
     worker: Rc<Worker>,
     listener: Rc<Listener>,
     phase: Rc<LocalPhase>,
     stream: TcpStream,
     peer: SocketAddr,
-) {
+) -> Option<Greeted> {
     listener.accepted();
     let mut io = ClientIo::new(stream, worker.clock);
     let seen = Addresses { source: peer, destination: listener.config.address };
     match receive_proxy_header(&listener, &mut io, seen).await {
-        Ok(ends) => serve_client(worker, listener, phase, io, ends.source).await,
-        Err(error) => listener.client_fault(peer, ClientFault::ProxyHeader, &error),
-    }
-}
-
-/// Serves a connection whose PROXY header, if any, is taken. What was peeked at is read again.
-pub async fn serve_client(
-    worker: Rc<Worker>,
-    listener: Rc<Listener>,
-    phase: Rc<LocalPhase>,
-    io: ClientIo,
-    peer: SocketAddr,
-) {
-    let settings = worker.settings();
-    // Boxed, one after the other: what a connection needs to begin, and what it needs to go on, is not needed at once.
-    match Box::pin(greeted(&worker, &settings, &listener, phase, io, peer)).await {
-        Some(Greeted::Plain { io, downstream, h2 }) => {
-            Box::pin(drive(worker, settings, downstream, io, h2)).await;
+        Ok(ends) => greeted(worker, listener, phase, io, ends.source).await,
+        Err(error) => {
+            listener.client_fault(peer, ClientFault::ProxyHeader, &error);
+            None
         }
-        Some(Greeted::Tls { io, downstream, h2 }) => {
-            Box::pin(drive(worker, settings, downstream, *io, h2)).await;
-        }
-        None => {}
     }
 }
 
 /// A client of whom it is known what it speaks.
-enum Greeted {
-    Plain { io: ClientIo, downstream: Rc<Downstream>, h2: bool },
-    Tls { io: Box<TlsStream<ClientIo>>, downstream: Rc<Downstream>, h2: bool },
+#[derive(Debug)]
+pub enum Greeted {
+    /// In the clear.
+    Plain(Begun<ClientIo>),
+    /// Inside TLS.
+    Tls(Begun<Box<TlsStream<ClientIo>>>),
+}
+
+impl Greeted {
+    /// Serves it to its end.
+    pub async fn drive(&mut self) {
+        match self {
+            Self::Plain(begun) => drive(begun).await,
+            Self::Tls(begun) => drive(begun).await,
+        }
+    }
+}
+
+/// What a connection has as long as it lives.
+#[derive(Debug)]
+pub struct Begun<T> {
+    place: Place,
+    /// None: it was given away, to whoever serves the rest of the connection.
+    io: Option<T>,
+    h2: bool,
 }
 
 /// Ends TLS, where it is to be ended, and finds out what the client speaks. None: it left, or is not understood.
-async fn greeted(
-    worker: &Rc<Worker>,
-    settings: &Settings,
-    listener: &Rc<Listener>,
+/// What was peeked at is read again.
+pub(in crate::proxy) async fn greeted(
+    worker: Rc<Worker>,
+    listener: Rc<Listener>,
     phase: Rc<LocalPhase>,
     mut io: ClientIo,
     peer: SocketAddr,
 ) -> Option<Greeted> {
+    let settings = worker.settings();
     let header_timeout = listener.limits(&settings.proxy).header;
     let activity = Rc::clone(io.activity());
     let Some(certificates) = &listener.certificates else {
@@ -241,24 +299,26 @@ async fn greeted(
         let speaks = tokio::select! {
             biased;
             speaks = speaks => speaks,
-            () = last_call(&phase, &activity, worker) => return None,
+            () = last_call(&phase, &activity) => return None,
         };
         let Ok(Ok(h2)) = speaks else { return None };
-        let downstream = downstream(listener, phase, peer, None, activity);
-        return Some(Greeted::Plain { io, downstream, h2 });
+        let downstream = downstream(&listener, phase, peer, None, activity);
+        return Some(Greeted::Plain(Begun { place: Place { worker, settings, downstream }, io: Some(io), h2 }));
     };
     let used = listener.server_use();
-    let handshake = tokio::time::timeout(header_timeout, tls::accept(certificates, &used, io));
+    // Boxed: who comes without TLS does not need the room.
+    let handshake = tokio::time::timeout(header_timeout, Box::pin(tls::accept(certificates, &used, io)));
     let handshake = tokio::select! {
         biased;
         handshake = handshake => handshake,
-        () = last_call(&phase, &activity, worker) => return None,
+        () = last_call(&phase, &activity) => return None,
     };
     match handshake {
         Ok(Ok(stream)) => {
             let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-            let downstream = downstream(listener, phase, peer, Some(tls::details(stream.get_ref().1)), activity);
-            return Some(Greeted::Tls { io: Box::new(stream), downstream, h2 });
+            let downstream = downstream(&listener, phase, peer, Some(tls::details(stream.get_ref().1)), activity);
+            let place = Place { worker, settings, downstream };
+            return Some(Greeted::Tls(Begun { place, io: Some(Box::new(stream)), h2 }));
         }
         Ok(Err(error)) => listener.client_fault(peer, ClientFault::Tls, &error),
         Err(elapsed) => listener.client_fault(peer, ClientFault::Tls, &elapsed),
@@ -269,10 +329,9 @@ async fn greeted(
 /// Completes when no more is expected of the client: its listener stops, and it has been silent for a moment before
 /// that or after it. Who spoke just now may be about to speak again, and a connection that is closed while a request is
 /// on its way to it is a failed request; answers that are sent meanwhile say that the connection ends with them.
-pub(in crate::proxy) async fn last_call(phase: &LocalPhase, activity: &Activity, worker: &Worker) {
+pub(in crate::proxy) async fn last_call(phase: &LocalPhase, activity: &Activity) {
     phase.reached(Phase::Draining).await;
-    let silent = Duration::from_millis(worker.clock.now_ms().saturating_sub(activity.last_ms()));
-    tokio::time::sleep(LAST_CALL.saturating_sub(silent)).await;
+    tokio::time::sleep(LAST_CALL.saturating_sub(activity.silent())).await;
 }
 
 /// Whether the client opens with the HTTP/2 preface (RFC 9113 section 3.4). What was read is read again.
@@ -326,27 +385,57 @@ fn downstream(
             guard: RefCell::default(),
             exchanges: Cell::new(0),
             begun: Cell::new(0),
-            limited: Limited::default(),
+            told_to_rest: Cell::new(false),
+            limited: OnceCell::new(),
         },
-        interim: Arc::default(),
+        interim: OnceCell::new(),
         tunnel: Cell::new(None),
     })
 }
 
-async fn drive<T>(worker: Rc<Worker>, settings: Arc<Settings>, downstream: Rc<Downstream>, io: T, h2: bool)
+/// Where a connection belongs.
+#[derive(Debug)]
+pub(super) struct Place {
+    /// This worker.
+    pub(super) worker: Rc<Worker>,
+    /// The settings it began with.
+    pub(super) settings: Arc<Settings>,
+    /// What its requests share.
+    pub(super) downstream: Rc<Downstream>,
+}
+
+/// Small, because it lives as long as the connection does: whatever is needed to serve is boxed.
+async fn drive<T>(begun: &mut Begun<T>)
 where
     T: ClientStream + 'static,
 {
-    if h2 {
-        // Boxed, as the other one: each connection has room for the largest of what it may become.
-        return Box::pin(h2::server::drive(worker, &settings, downstream, io)).await;
+    let Place { worker, settings, downstream } = &begun.place;
+    let ahead =
+        match begun.io.as_mut().filter(|_| !begun.h2 && direct::may_drive(worker, &downstream.listener, settings)) {
+            Some(io) => match direct::drive(&begun.place, io).await {
+                None => return,
+                ahead => ahead,
+            },
+            None => None,
+        };
+    if let Some(rest) = rest(begun, ahead) {
+        rest.await;
     }
-    if !direct::may_drive(&worker, &downstream.listener, &settings) {
-        return Box::pin(drive_h1(worker, &settings, downstream, io)).await;
-    }
-    if let Some(left) = direct::drive(&worker, &settings, &downstream, io).await {
-        Box::pin(drive_h1(worker, &settings, downstream, left)).await;
-    }
+}
+
+/// What is hyper's of a connection, `ahead` first. None: the stream is gone.
+fn rest<T>(begun: &mut Begun<T>, ahead: Option<Vec<u8>>) -> Option<LocalBoxFuture<'_, ()>>
+where
+    T: ClientStream + 'static,
+{
+    let io = begun.io.take()?;
+    let Place { worker, settings, downstream } = &begun.place;
+    let (worker, downstream) = (Rc::clone(worker), Rc::clone(downstream));
+    Some(match ahead {
+        _ if begun.h2 => Box::pin(h2::server::drive(worker, settings, downstream, io)),
+        None => Box::pin(drive_h1(worker, settings, downstream, io)),
+        Some(ahead) => Box::pin(drive_h1(worker, settings, downstream, Prefixed::new(ahead, io))),
+    })
 }
 
 async fn drive_h1<T>(worker: Rc<Worker>, settings: &Settings, downstream: Rc<Downstream>, io: T)
@@ -375,7 +464,7 @@ where
         .serve_connection(TokioIo::new(io), service);
     let watchdog = watchdog(&worker, downstream.listener.limits(&settings.proxy), &downstream.watch);
     tokio::pin!(watchdog);
-    let last_call = last_call(&downstream.phase, &downstream.watch.activity, &worker);
+    let last_call = last_call(&downstream.phase, &downstream.watch.activity);
     tokio::pin!(last_call);
     // The tunnel's record holds the downstream that holds the tunnel: whoever leaves here must take it.
     let _cycle = LeaveNoTunnel(&downstream);
@@ -519,7 +608,8 @@ pub(super) async fn watchdog(worker: &Worker, limits: ClientLimits, watch: &Watc
         if watch.activity.write_waits_since_ms().is_some_and(|since| passed(since, limits.body)) {
             return Verdict::Stalled;
         }
-        if watch.limited.all_overdue_since_ms(watch.exchanges.get()).is_some_and(|since| passed(since, OVERDUE_MAX)) {
+        let overdue = watch.limited.get().and_then(|limited| limited.all_overdue_since_ms(watch.exchanges.get()));
+        if overdue.is_some_and(|since| passed(since, OVERDUE_MAX)) {
             return Verdict::Stalled;
         }
         let Some(guard) = watch.guard() else {
@@ -593,6 +683,18 @@ impl HeadClock {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// There are thousands of them. With 32 bytes more this is the task, and one of up to 408 takes 512 bytes of memory: the
+    /// next larger one takes 768, because tasks are aligned.
+    #[test]
+    fn an_idle_connection_is_small() {
+        fn size<A, F>(_: impl Fn(A) -> F) -> usize {
+            size_of::<F>()
+        }
+        let task = size_of::<Greeted>() + size(|greeted: &'static mut Greeted| greeted.drive());
+        assert!(task <= 376, "{task}");
+        assert!(size_of::<Downstream>() <= 176, "{}", size_of::<Downstream>());
+    }
 
     #[test]
     fn only_a_whole_line_that_names_another_protocol_is_foreign() {

@@ -50,7 +50,7 @@ impl EndsBy {
     /// A request that began now and may take `limit`.
     #[must_use]
     pub fn new(downstream: &Rc<Downstream>, limit: Duration, now_ms: u64) -> Self {
-        let key = downstream.watch.limited.add(now_ms.saturating_add(ms(limit)));
+        let key = downstream.watch.limited().add(now_ms.saturating_add(ms(limit)));
         Self { downstream: Rc::clone(downstream), key, sleep: Box::pin(sleep_until(Instant::now() + limit)) }
     }
 
@@ -68,7 +68,7 @@ impl EndsBy {
 
 impl Drop for EndsBy {
     fn drop(&mut self) {
-        self.downstream.watch.limited.open.borrow_mut().remove(&self.key);
+        self.downstream.watch.limited().open.borrow_mut().remove(&self.key);
     }
 }
 

@@ -191,7 +191,7 @@ pub async fn attempt(
         let request = build(original, path, &downstream, &settings.header_rules, target, body)?;
         let mut request = request;
         if original.version == Version::HTTP_11 && !key.speaks_h2() {
-            downstream.interim.listen(&mut request);
+            downstream.interim().listen(&mut request);
         }
         let sent = Instant::now();
         match send(connection, key.clone(), request).await {

@@ -154,10 +154,8 @@ pub struct TlsDetails {
 #[derive(Debug)]
 pub struct ClientContext {
     ip: IpAddr,
-    ip_value: HeaderValue,
     tls: Option<TlsDetails>,
-    /// The last `Forwarded` made here, with what it depends on.
-    forwarded: RefCell<Option<(&'static str, Version, HeaderValue)>>,
+    made: RefCell<Option<Box<Made>>>,
 }
 
 impl ClientContext {
@@ -166,7 +164,7 @@ impl ClientContext {
     pub fn new(peer: IpAddr, tls: Option<TlsDetails>) -> Self {
         // A dual-stack socket shows IPv4 clients as ::ffff:a.b.c.d, which no upstream expects.
         let ip = peer.to_canonical();
-        Self { ip, ip_value: ascii_value(ip.to_string()), tls, forwarded: RefCell::new(None) }
+        Self { ip, tls, made: RefCell::new(None) }
     }
 
     /// The client's address.
@@ -180,6 +178,30 @@ impl ClientContext {
     pub fn is_tls(&self) -> bool {
         self.tls.is_some()
     }
+
+    /// How, if it did.
+    #[must_use]
+    pub fn tls(&self) -> Option<TlsDetails> {
+        self.tls
+    }
+
+    /// Gives up what the next request would make anew.
+    pub fn forget(&self) {
+        self.made.take();
+    }
+
+    fn ip_value(&self) -> HeaderValue {
+        let mut made = self.made.borrow_mut();
+        made.get_or_insert_default().ip.get_or_insert_with(|| ascii_value(self.ip.to_string())).clone()
+    }
+}
+
+/// Values that many requests of a client get. Boxed, and made for the first that needs them: most connections are idle.
+#[derive(Debug, Default)]
+struct Made {
+    ip: Option<HeaderValue>,
+    /// The last `Forwarded`, with what it depends on.
+    forwarded: Option<(&'static str, Version, HeaderValue)>,
 }
 
 /// What one request adds to that.
@@ -462,7 +484,7 @@ fn keep_trailers(headers: &mut HeaderMap, ctx: &RequestContext<'_>, seen: Seen) 
 }
 
 fn forward_client(headers: &mut HeaderMap, ctx: &RequestContext<'_>, seen: Seen) {
-    let ip = &ctx.client.ip_value;
+    let ip = &ctx.client.ip_value();
     let chain = if seen.has(Seen::FOR) { appended(headers, ip) } else { ip.clone() };
     headers.insert(&X_FORWARDED_FOR, chain);
     if !seen.has(Seen::REAL_IP) {
@@ -515,8 +537,9 @@ fn plain_scheme(word: &'static str) -> &'static str {
 }
 
 fn cached_forwarded(ctx: &RequestContext<'_>, scheme: &'static str) -> HeaderValue {
-    let mut cached = ctx.client.forwarded.borrow_mut();
-    if let Some((of_scheme, of_version, value)) = &*cached
+    let mut made = ctx.client.made.borrow_mut();
+    let cached = &mut made.get_or_insert_default().forwarded;
+    if let Some((of_scheme, of_version, value)) = cached
         && *of_scheme == scheme
         && *of_version == ctx.version
     {
@@ -598,7 +621,7 @@ pub(super) fn port_of(host: &[u8]) -> Option<&[u8]> {
 
 fn set_configured(headers: &mut HeaderMap, ctx: &RequestContext<'_>) {
     if let Some(name) = &ctx.rules.client_ip_header {
-        headers.insert(name, ctx.client.ip_value.clone());
+        headers.insert(name, ctx.client.ip_value());
     }
     if let Some((name, value)) = &ctx.rules.tls_header {
         if ctx.client.is_tls() {

@@ -45,7 +45,7 @@ pub fn switch(
     downstream.watch.pass_through();
     let (state, service) = (Arc::clone(&target.state), Arc::clone(&target.service));
     let open = downstream.listener.fabio.as_ref().map(OpenWebsocket::new);
-    downstream.tunnel.set(Some(Tunnel { upstream, state, service, finish, _open: open }));
+    downstream.tunnel.set(Some(Box::new(Tunnel { upstream, state, service, finish, _open: open })));
     response.map(|_no_body| ResponseBody::Own { data: Bytes::new(), finish: None })
 }
 

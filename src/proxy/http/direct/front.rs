@@ -42,10 +42,26 @@ impl<'a, T: ClientStream> Front<'a, T> {
     /// # Errors
     /// Those of the stream.
     pub async fn fill(&mut self, ahead: &mut Option<Buffer>, buffers: &Buffers) -> io::Result<usize> {
+        Ok(self.fill_unless(|_| false, ahead, buffers).await?.unwrap_or(0))
+    }
+
+    /// As [`Self::fill`], but none is the answer when `given_up`, which is asked while there is nothing in `ahead` and
+    /// nothing to read.
+    ///
+    /// # Errors
+    /// Those of the stream.
+    pub async fn fill_unless(
+        &mut self,
+        mut given_up: impl FnMut(&mut Context<'_>) -> bool,
+        ahead: &mut Option<Buffer>,
+        buffers: &Buffers,
+    ) -> io::Result<Option<usize>> {
         poll_fn(|cx| {
             loop {
                 let Some(present) = ahead else {
-                    ready!(self.io.poll_readable(cx))?;
+                    if self.io.poll_readable(cx)?.is_pending() {
+                        break;
+                    }
                     *ahead = Some(buffers.for_request());
                     continue;
                 };
@@ -55,9 +71,11 @@ impl<'a, T: ClientStream> Front<'a, T> {
                     && let Some(empty) = ahead.take()
                 {
                     buffers.give_back(empty);
+                    break;
                 }
-                return polled;
+                return polled.map_ok(Some);
             }
+            if given_up(cx) { Poll::Ready(Ok(None)) } else { Poll::Pending }
         })
         .await
     }

@@ -22,37 +22,44 @@
 //!   behind that end is never passed on, and its connection never used again.
 //! - **A client that sees an answer end sees it whole.** Where the upstream breaks off, the client's connection ends
 //!   before the length, or the last chunk, that was promised.
-//! - **Idle costs nothing but the socket.** No buffer is held while nothing lies in it ([`buffer`]).
-//! - **No allocation in steady state.** Buffers, heads and lists of fields go back to the worker's [`Shelf`].
+//! - **Idle costs little but the socket.** No buffer is held while nothing lies in it ([`buffer`]). A connection between
+//!   requests that has been quiet for a while *rests* ([`awake`], [`resting`]): all that serving takes is given up, and a
+//!   small future waits for the next byte, the idle limit and the drain. It rests only where nothing is held for it: every
+//!   request that was read is answered and written, and all that could be read was read, so that there is no byte of the
+//!   client, in the clear or decrypted, that no socket would tell of.
+//! - **No allocation in steady state.** Buffers, heads and lists of fields go back to the worker's [`Shelf`]; to wake up
+//!   costs some, which is why nobody rests between requests that follow each other.
 
 pub mod answer_head;
 pub mod attempt;
+pub mod awake;
 pub mod body;
 pub mod buffer;
 pub mod chunks;
 pub mod date;
 pub mod front;
+pub mod lines;
 pub mod outgoing;
 pub mod pass_on;
 pub mod plan;
 pub mod prefixed;
 pub mod request_head;
+pub mod resting;
 pub mod scan;
 pub mod serve;
 pub mod timer;
 pub mod wire;
 
-use std::rc::Rc;
-use std::sync::Arc;
-
 use tokio::net::TcpStream;
 
+use self::awake::Awake;
 use self::buffer::Buffers;
 use self::date::Date;
-use self::prefixed::Prefixed;
+use self::lines::Lines;
+use self::resting::Resting;
 use self::serve::{Client, End};
 use super::client_io::ClientStream;
-use super::connection::{Downstream, TOO_SLOW, Verdict, farewell, last_call, refused, watchdog};
+use super::connection::{Place, TOO_SLOW, Verdict, farewell, last_call, refused, watchdog};
 use crate::config::ListenerProtocol;
 use crate::metrics::ClientFault;
 use crate::proxy::drain::Phase;
@@ -67,6 +74,10 @@ pub struct Shelf {
     pub buffers: Buffers,
     /// The time in letters.
     pub date: Date,
+    /// Lines of clients that were here a moment ago.
+    pub lines: Lines,
+    /// Connections that are not resting.
+    pub awake: Awake,
 }
 
 /// Whether requests of this listener are carried at all. Limits for whole requests, compression, and access logs in a form
@@ -81,38 +92,68 @@ pub fn may_drive(worker: &Worker, listener: &Listener, settings: &Settings) -> b
         && !listener.is_grpc()
 }
 
-/// Serves requests as long as they are usual. Some: the rest of the connection is for others, from the first byte of the
-/// request that is not.
-pub async fn drive<T: ClientStream>(
-    worker: &Rc<Worker>,
-    settings: &Arc<Settings>,
-    downstream: &Rc<Downstream>,
-    mut io: T,
-) -> Option<Prefixed<T>> {
-    let end = watched(worker, settings, downstream, &mut io).await;
-    match end {
-        End::HandOver(ahead) => return Some(Prefixed::new(ahead, io)),
-        // With nothing unread a plain socket closes with a FIN by itself; TLS has to say its farewell.
-        End::Done if io.plain().is_some_and(is_silent) => {}
-        End::Done => farewell(io, b"").await,
-        End::Orderly(last) => farewell(io, last).await,
-        End::Abrupt => {}
-    }
+/// Serves requests as long as they are usual. Some: the rest of the connection is for others, from these bytes on, the
+/// first of which begins the request that is not.
+pub(super) async fn drive<T: ClientStream>(place: &Place, io: &mut T) -> Option<Vec<u8>> {
+    let over = loop {
+        // Boxed, so that it is there only while the connection is awake.
+        let end = Box::pin(watched(place, io)).await;
+        if let Some(over) = Over::of(end, io) {
+            break over;
+        }
+        rests(place);
+        let end = Resting::new(place, io).await;
+        if let Some(over) = Over::of(end, io) {
+            break over;
+        }
+    };
+    let last = match over {
+        Over::Left(ahead) => return Some(ahead),
+        Over::Closed => return None,
+        Over::Said(last) => last,
+    };
+    Box::pin(farewell(io, last)).await;
     None
 }
 
-async fn watched<T: ClientStream>(
-    worker: &Rc<Worker>,
-    settings: &Arc<Settings>,
-    downstream: &Rc<Downstream>,
-    io: &mut T,
-) -> End {
+/// What is left to do with a connection.
+enum Over {
+    /// For others, who read these bytes first.
+    Left(Vec<u8>),
+    /// To say these.
+    Said(&'static [u8]),
+    /// Nothing.
+    Closed,
+}
+
+impl Over {
+    /// None: it goes on. By a function, so that nothing of the end takes room in a connection that rests.
+    fn of<T: ClientStream>(end: End, io: &T) -> Option<Self> {
+        Some(match end {
+            End::Rest => return None,
+            End::HandOver(ahead) => Self::Left(ahead),
+            // With nothing unread a plain socket closes with a FIN by itself; TLS has to say its farewell.
+            End::Done if io.plain().is_some_and(is_silent) => Self::Closed,
+            End::Done => Self::Said(b""),
+            End::Orderly(last) => Self::Said(last),
+            End::Abrupt => Self::Closed,
+        })
+    }
+}
+
+fn rests(place: &Place) {
+    let downstream = &place.downstream;
+    tracing::trace!(client = %downstream.client.ip(), port = downstream.port, "connection rests");
+}
+
+async fn watched<T: ClientStream>(place: &Place, io: &mut T) -> End {
+    let Place { worker, settings, downstream } = place;
     let mut client = Client::new(worker, downstream, io);
     let serving = client.serve();
     tokio::pin!(serving);
     let watchdog = watchdog(worker, downstream.listener.limits(&settings.proxy), &downstream.watch);
     tokio::pin!(watchdog);
-    let last_call = last_call(&downstream.phase, downstream.watch.activity(), worker);
+    let last_call = last_call(&downstream.phase, downstream.watch.activity());
     tokio::pin!(last_call);
     let mut draining = false;
     loop {

@@ -4,12 +4,13 @@ use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 
 use http::{HeaderValue, Uri, Version};
 use tokio::time::Instant;
 
 use super::attempt::{Again, DirectAnswer, Failed, Sending};
+use super::awake::Listed;
 use super::buffer::Buffer;
 use super::front::Front;
 use super::may_drive;
@@ -27,7 +28,6 @@ use crate::proxy::http::client_io::ClientStream;
 use crate::proxy::http::connection::Downstream;
 use crate::proxy::http::exchange::{error_answers, fresh_id};
 use crate::proxy::http::forward::{AttemptError, is_idempotent};
-use crate::proxy::http::guarded_io::GuardHandle;
 use crate::proxy::http::headers;
 use crate::proxy::http::path::{self, NormalPath};
 use crate::proxy::http::record::{Finish, RequestNote};
@@ -51,6 +51,8 @@ pub enum End {
     Done,
     /// At once.
     Abrupt,
+    /// Not at all: it has been quiet for a while, and nothing is held for it.
+    Rest,
 }
 
 /// One client connection.
@@ -61,20 +63,21 @@ pub struct Client<'a, T> {
     front: Front<'a, T>,
     ahead: Option<Buffer>,
     fields: Vec<Field>,
-    lines: Option<ClientLines>,
+    lines: Option<Rc<ClientLines>>,
     timer: Timer,
+    listed: Option<Listed<'a>>,
 }
 
 impl<'a, T: ClientStream> Client<'a, T> {
-    /// A connection of which nothing was taken yet.
+    /// A connection of which nothing is held.
     #[must_use]
     pub fn new(worker: &'a Rc<Worker>, downstream: &'a Rc<Downstream>, io: &'a mut T) -> Self {
-        let guard = GuardHandle::alone();
-        downstream.watch.set_guard(guard.clone());
+        let guard = downstream.watch.new_guard();
         // Empty, not none: TLS may hold decrypted bytes that no socket tells of.
         let ahead = Some(worker.direct.buffers.for_request());
         let front = Front::new(io, guard);
-        Self { worker, downstream, front, ahead, fields: Vec::new(), lines: None, timer: Timer::default() }
+        let (fields, lines, timer) = (Vec::new(), None, Timer::default());
+        Self { worker, downstream, front, ahead, fields, lines, timer, listed: None }
     }
 
     /// Serves its requests, as long as they are usual.
@@ -110,9 +113,15 @@ impl<'a, T: ClientStream> Client<'a, T> {
                 }
                 self.front.guard().note_between(false);
             }
-            match self.front.fill(&mut self.ahead, buffers).await {
-                Ok(1..) => {}
-                Ok(0) => return Err(End::Orderly(b"")),
+            let (awake, listed) = (&self.worker.direct.awake, &mut self.listed);
+            let rests = |cx: &mut Context<'_>| {
+                listed.get_or_insert_with(|| awake.enter(self.downstream, cx));
+                self.downstream.watch.is_told_to_rest()
+            };
+            match self.front.fill_unless(rests, &mut self.ahead, buffers).await {
+                Ok(Some(1..)) => {}
+                Ok(Some(0)) => return Err(End::Orderly(b"")),
+                Ok(None) => return Err(End::Rest),
                 Err(_) => return Err(End::Abrupt),
             }
         }
@@ -232,14 +241,14 @@ impl<'a, T: ClientStream> Client<'a, T> {
         settings: &Arc<Settings>,
         finish: &mut Finish,
     ) -> Result<Result<(&'r Target, DirectAnswer), ProxyError>, End> {
-        let Self { worker, downstream, front, ahead, fields, lines, timer } = self;
+        let Self { worker, downstream, front, ahead, fields, lines, timer, .. } = self;
         let bytes = ahead.as_ref().map_or(&[][..], Buffer::filled);
         let Asked { head, id, as_it_came, now } = asked;
         let text = head.path.text(bytes);
         let path = if as_it_came { Ok(NormalPath::as_it_came(text)) } else { path::normalise(text) };
         let Ok(path) = path else { return Err(End::Abrupt) };
         if lines.as_ref().is_none_or(|lines| !lines.are_of(settings)) {
-            *lines = Some(ClientLines::new(settings, &downstream.client));
+            *lines = Some(worker.direct.lines.of(settings, &downstream.client));
         }
         let Some(lines) = lines else { return Err(End::Abrupt) };
         let received = Received { bytes, head, fields, path: &path, id };

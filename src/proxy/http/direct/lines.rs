@@ -1,0 +1,61 @@
+//! The lines of clients that were here a moment ago, for their next connections.
+
+use std::cell::RefCell;
+use std::hash::BuildHasher as _;
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use foldhash::fast::FixedState;
+
+use super::wire::ClientLines;
+use crate::proxy::http::headers::{ClientContext, TlsDetails};
+use crate::proxy::settings::Settings;
+
+/// Clients remembered; about 300 bytes for each.
+const CLIENTS_MAX: usize = 256;
+
+/// Who got which lines. One place for each remainder of a hash: whoever comes last has it.
+#[derive(Debug, Default)]
+pub struct Lines(RefCell<Option<Remembered>>);
+
+#[derive(Debug)]
+struct Remembered {
+    /// What all of them were made from.
+    settings: Arc<Settings>,
+    places: Vec<Option<Recent>>,
+}
+
+#[derive(Debug)]
+struct Recent {
+    ip: IpAddr,
+    tls: Option<TlsDetails>,
+    lines: Rc<ClientLines>,
+}
+
+impl Lines {
+    /// The lines for a client.
+    #[must_use]
+    pub fn of(&self, settings: &Arc<Settings>, client: &ClientContext) -> Rc<ClientLines> {
+        let (ip, tls) = (client.ip(), client.tls());
+        let mut remembered = self.0.borrow_mut();
+        let current = remembered.take().filter(|remembered| Arc::ptr_eq(&remembered.settings, settings));
+        let places = &mut remembered.insert(current.unwrap_or_else(|| Remembered::of(settings))).places;
+        #[expect(clippy::cast_possible_truncation, reason = "the remainder is small")]
+        let at = (FixedState::default().hash_one(ip) % CLIENTS_MAX as u64) as usize;
+        if let Some(recent) = &places[at]
+            && (recent.ip, recent.tls) == (ip, tls)
+        {
+            return Rc::clone(&recent.lines);
+        }
+        let lines = Rc::new(ClientLines::new(settings, client));
+        places[at] = Some(Recent { ip, tls, lines: Rc::clone(&lines) });
+        lines
+    }
+}
+
+impl Remembered {
+    fn of(settings: &Arc<Settings>) -> Self {
+        Self { settings: Arc::clone(settings), places: (0..CLIENTS_MAX).map(|_| None).collect() }
+    }
+}
