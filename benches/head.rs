@@ -10,23 +10,20 @@
 //! Bytes and lists are used again from one head to the next, as on a worker.
 #![allow(missing_docs, reason = "criterion's macros make public items")]
 
+#[path = "shared/exchange.rs"]
+mod exchange;
+
 use std::hint::black_box;
-use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
-use http::{Method, StatusCode};
-use lb::catalog::InstanceId;
-use lb::catalog::options::Strategy;
-use lb::catalog::tag::RouteKey;
+use exchange::{client, settings, target};
+use http::Method;
 use lb::config::ProxyConfig;
-use lb::metrics::Metrics;
-use lb::proxy::auth::Schemes;
 use lb::proxy::http::direct::answer_head::{self, AnswerHead};
 use lb::proxy::http::direct::request_head::{self, RequestHead};
 use lb::proxy::http::direct::scan::Field;
 use lb::proxy::http::direct::wire::{ClientLines, Received, Telling, put_answer, put_request};
-use lb::proxy::http::headers::{ClientContext, HeaderRules};
 use lb::proxy::http::path::{NormalPath, normalise};
 use lb::proxy::http::strict::{Guard, Limits};
 use lb::proxy::page::NoRoutePage;
@@ -96,37 +93,6 @@ fn limits() -> Limits {
     Limits::new(&ProxyConfig::default(), false)
 }
 
-fn settings() -> Settings {
-    let proxy = ProxyConfig::default();
-    Settings {
-        no_route_status: StatusCode::NOT_FOUND,
-        no_route_page: NoRoutePage::default(),
-        health: HealthConfig::default(),
-        header_rules: HeaderRules::new(&proxy),
-        auth: Schemes::default(),
-        compression: None,
-        upstream_tls: UpstreamTls::new(None).expect("system roots, or none"),
-        proxy,
-    }
-}
-
-/// A target without options, as most are.
-fn target() -> Target {
-    let mut builder = TableBuilder::new(Matcher::Prefix, Strategy::P2c, Metrics::default());
-    let contribution = Contribution {
-        key: RouteKey { host: String::new(), path: "/".into() },
-        instance: InstanceId { node: "node".into(), id: "instance".into() },
-        addr: ([10, 0, 0, 1], 8080).into(),
-        options: Arc::default(),
-        tags: Arc::default(),
-        admission: Admission::Eligible { weight: 1 },
-    };
-    builder.apply_service("bench", &"service".into(), vec![contribution], 0);
-    let table = builder.build();
-    let route = table.lookup(Scheme::Http, "", "/", |_| true).expect("one route was built");
-    route.targets[0].clone()
-}
-
 fn request(text: &str, fields: &mut Vec<Field>) -> RequestHead {
     match request_head::parse(text.as_bytes(), limits(), fields) {
         request_head::Parsed::Whole(head) => head,
@@ -143,7 +109,7 @@ fn answer(text: &str, fields: &mut Vec<Field>) -> AnswerHead {
 
 fn requests(c: &mut Criterion) {
     let settings = Arc::new(settings());
-    let client = ClientContext::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), None);
+    let client = client();
     let lines = ClientLines::new(&settings, &client);
     let target = target();
     let mut fields = Vec::new();
@@ -176,7 +142,7 @@ fn requests(c: &mut Criterion) {
 
 fn answers(c: &mut Criterion) {
     let settings = settings();
-    let client = ClientContext::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), None);
+    let client = client();
     let telling = Telling { client: &client, settings: &settings, date: "Sun, 06 Nov 1994 08:49:38 GMT", close: false };
     let mut fields = Vec::new();
     let mut group = c.benchmark_group("head/answer");
