@@ -1,0 +1,106 @@
+//! Requests at a constant rate, and how long each waits for its answer.
+//!
+//! A clock thread says when requests are due; whichever connection is free asks. A request's time counts from when it was
+//! due, not from when it could be sent, so that a proxy that stops for a moment has the whole queue behind it counted,
+//! and not the one request that it held up.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Semaphore;
+
+use crate::clients::{connect, exchange};
+use crate::load::Outcome;
+
+/// Connections that ask.
+pub(crate) const CONNECTIONS: usize = 64;
+/// Pause of the clock between two looks: far below what is measured.
+const TICK: Duration = Duration::from_micros(100);
+
+/// What is due when.
+struct Clock {
+    begun: Instant,
+    gap: Duration,
+    /// Requests that are due and not taken.
+    due: Semaphore,
+    taken: AtomicU64,
+    over: AtomicBool,
+}
+
+impl Clock {
+    /// Lets requests become due until the time is over; how many.
+    fn run(&self, length: Duration) -> u64 {
+        let mut released = 0;
+        while self.begun.elapsed() < length {
+            let now = u64::try_from(self.begun.elapsed().as_nanos() / self.gap.as_nanos()).unwrap_or(u64::MAX);
+            self.due.add_permits(usize::try_from(now - released).unwrap_or(0));
+            released = now;
+            std::thread::sleep(TICK);
+        }
+        self.over.store(true, Relaxed);
+        // Wakes all who wait for nothing more.
+        self.due.add_permits(CONNECTIONS);
+        released
+    }
+
+    /// Waits for the next request that is due, and tells since when; none: no more.
+    async fn next(&self) -> Option<Instant> {
+        let permit = self.due.acquire().await.ok()?;
+        permit.forget();
+        let number = u32::try_from(self.taken.fetch_add(1, Relaxed)).unwrap_or(u32::MAX);
+        let since = self.begun + self.gap * number;
+        (!self.over.load(Relaxed)).then_some(since)
+    }
+}
+
+/// Requests for `/64` at this many per second; also the times of all that were answered, in order of their length. Those
+/// still due at the end, beyond one for each connection, count as failed: the load was not what it should be.
+pub(crate) fn run(port: u16, per_second: u64, length: Duration) -> (Outcome, Vec<Duration>) {
+    let clock = Arc::new(Clock {
+        begun: Instant::now(),
+        gap: Duration::from_secs(1) / u32::try_from(per_second.max(1)).unwrap_or(u32::MAX),
+        due: Semaphore::new(0),
+        taken: AtomicU64::new(0),
+        over: AtomicBool::new(false),
+    });
+    let ticking = std::thread::spawn({
+        let clock = Arc::clone(&clock);
+        move || clock.run(length)
+    });
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (mut times, broken) = runtime.block_on(async {
+        let asking: Vec<_> = (0..CONNECTIONS).map(|_| tokio::spawn(ask(port, Arc::clone(&clock)))).collect();
+        let (mut times, mut broken) = (Vec::new(), 0);
+        for one in asking {
+            // A request that hangs is a failed one.
+            let patience = (length + Duration::from_secs(5)).saturating_sub(clock.begun.elapsed());
+            match tokio::time::timeout(patience, one).await {
+                Ok(Ok(Ok(some))) => times.extend(some),
+                _ => broken += 1,
+            }
+        }
+        (times, broken)
+    });
+    let released = ticking.join().unwrap();
+    times.sort_unstable();
+    let good = times.len() as u64;
+    let behind = released.saturating_sub(good + CONNECTIONS as u64);
+    (Outcome { good, failed: broken + behind }, times)
+}
+
+async fn ask(port: u16, clock: Arc<Clock>) -> std::io::Result<Vec<Duration>> {
+    let mut stream = connect(port).await?;
+    let (mut buffer, mut times) = (Vec::new(), Vec::new());
+    while let Some(since) = clock.next().await {
+        exchange(&mut stream, b"GET /64 HTTP/1.1\r\nHost: localhost\r\n\r\n", &mut buffer).await?;
+        times.push(since.elapsed());
+    }
+    Ok(times)
+}
+
+/// The 99th of a hundred, in milliseconds; 0 of nothing.
+pub(crate) fn p99_ms(sorted: &[Duration]) -> f64 {
+    let at = (sorted.len() * 99).div_ceil(100).saturating_sub(1);
+    sorted.get(at).map_or(0.0, |time| time.as_secs_f64() * 1e3)
+}
