@@ -47,7 +47,11 @@ struct Entry {
 
 /// Measures one case.
 pub(crate) fn measure(case: &Case, bench: &Bench<'_>) -> Row {
-    let own = (case.name == WORKERS_THROUGHPUT).then(|| Certificates::write(bench.folder, RsaKeySize::_4096));
+    let own = (case.name == WORKERS_THROUGHPUT).then(|| {
+        let folder = bench.folder.join(case.name);
+        fs::create_dir_all(&folder).unwrap();
+        Certificates::write(&folder, RsaKeySize::_4096)
+    });
     let certificates = own.as_ref().unwrap_or(bench.certificates);
     let chosen = bench.proxies.iter().filter(|proxy| proxy.takes(case));
     let mut entries: Vec<Entry> = chosen.map(|&proxy| start(proxy, case, bench, certificates)).collect();

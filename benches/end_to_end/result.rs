@@ -97,7 +97,9 @@ impl Row {
 /// The Markdown table: the ratio of `lb` to each, and the figures behind.
 pub(crate) fn table(rows: &[Row], proxies: &[Proxy]) -> String {
     let mut text = String::from("| case | lb | to the best of haproxy, nginx | goal |");
-    let others: Vec<Proxy> = proxies.iter().copied().filter(|&proxy| proxy != Proxy::Lb).collect();
+    // Some stand in a few cases only.
+    let stands = |proxy: Proxy| proxy != Proxy::Lb && rows.iter().any(|row| row.of(proxy).is_some());
+    let others: Vec<Proxy> = proxies.iter().copied().filter(|&proxy| stands(proxy)).collect();
     for proxy in &others {
         write!(text, " {} |", proxy.name()).unwrap();
     }
