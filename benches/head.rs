@@ -14,7 +14,7 @@
 mod exchange;
 
 use std::hint::black_box;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use exchange::{client, settings, target};
@@ -89,12 +89,11 @@ const PAGE_ANSWER: &str = "HTTP/1.1 200 OK\r\n\
 const REQUESTS: [(&str, &str); 3] = [("usual", USUAL), ("browser", BROWSER), ("proxied", PROXIED)];
 const ANSWERS: [(&str, &str); 2] = [("small", SMALL_ANSWER), ("page", PAGE_ANSWER)];
 
-fn limits() -> Limits {
-    Limits::new(&ProxyConfig::default(), false)
-}
+/// As by default.
+static LIMITS: LazyLock<Limits> = LazyLock::new(|| Limits::new(&ProxyConfig::default(), false));
 
 fn request(text: &str, fields: &mut Vec<Field>) -> RequestHead {
-    match request_head::parse(text.as_bytes(), limits(), fields) {
+    match request_head::parse(text.as_bytes(), *LIMITS, fields) {
         request_head::Parsed::Whole(head) => head,
         other => panic!("not carried: {other:?}"),
     }
@@ -122,7 +121,7 @@ fn requests(c: &mut Criterion) {
             b.iter(|| request(black_box(text), &mut fields).length);
         });
         group.bench_function(BenchmarkId::new("guard", name), |b| {
-            let mut guard = Guard::new(limits());
+            let mut guard = Guard::new(*LIMITS);
             b.iter(|| guard.feed(black_box(text.as_bytes())).expect("a usual head"));
         });
         let head = request(text, &mut fields);
