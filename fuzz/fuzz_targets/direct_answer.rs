@@ -1,6 +1,6 @@
 //! Answers of the direct exchange: a head says the same of its body when it is read again in the form in which the client
 //! gets it, and the end of a chunked body lies where a decoder says that sees it whole, however its bytes are cut. Run
-//! with `cargo +nightly fuzz run direct_answer`.
+//! with `cargo +nightly fuzz run direct_answer -- -dict=fuzz/http.dict`.
 #![no_main]
 
 #[path = "../../benches/shared/exchange.rs"]

@@ -1,6 +1,7 @@
 //! Requests of the direct exchange: what it carries, the strict guard lets pass as one message with the same body, in the
 //! form in which the client sent it and in the one that the upstream gets; and a head that is not whole yet is told from
-//! one that is none. Run with `cargo +nightly fuzz run direct_request`.
+//! one that is none. Run with
+//! `cargo +nightly fuzz run direct_request -- -dict=fuzz/http.dict`.
 #![no_main]
 
 #[path = "../../benches/shared/exchange.rs"]
