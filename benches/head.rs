@@ -26,11 +26,6 @@ use lb::proxy::http::direct::scan::Field;
 use lb::proxy::http::direct::wire::{ClientLines, Received, Telling, put_answer, put_request};
 use lb::proxy::http::path::{NormalPath, normalise};
 use lb::proxy::http::strict::{Guard, Limits};
-use lb::proxy::page::NoRoutePage;
-use lb::proxy::settings::Settings;
-use lb::proxy::tls::UpstreamTls;
-use lb::table::health::HealthConfig;
-use lb::table::{Admission, Contribution, Matcher, Scheme, TableBuilder, Target};
 
 const USUAL: &str = "GET /api/orders/17?full=1 HTTP/1.1\r\n\
     Host: shop.example.com\r\n\
