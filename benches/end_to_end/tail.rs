@@ -4,11 +4,13 @@
 //! due, not from when it could be sent, so that a proxy that stops for a moment has the whole queue behind it counted,
 //! and not the one request that it held up.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::time::{Duration, Instant};
 
+use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 
 use crate::clients::{connect, exchange};
@@ -56,46 +58,74 @@ impl Clock {
 }
 
 /// Requests for `/64` at this many per second; also the times of all that were answered, in order of their length. What is
-/// due at the end and waits is still asked.
+/// due at the end and waits is still asked. The clock starts when every connection has had an answer: what it takes to
+/// connect, on both sides of the proxy, is not the question here.
 pub(crate) fn run(port: u16, per_second: u64, length: Duration) -> (Outcome, Vec<Duration>) {
-    let clock = Arc::new(Clock {
-        begun: Instant::now(),
-        gap: Duration::from_secs(1) / u32::try_from(per_second.max(1)).unwrap_or(u32::MAX),
-        due: Semaphore::new(0),
-        taken: AtomicU64::new(0),
-        all: AtomicU64::new(u64::MAX),
-    });
-    let ticking = std::thread::spawn({
-        let clock = Arc::clone(&clock);
-        move || clock.run(length)
-    });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let (mut times, failed) = runtime.block_on(async {
-        let asking: Vec<_> = (0..CONNECTIONS).map(|_| tokio::spawn(ask(port, Arc::clone(&clock)))).collect();
-        let (mut times, mut failed) = (Vec::new(), 0);
+    let mut outcome = Outcome::default();
+    let mut times = Vec::new();
+    runtime.block_on(async {
+        let mut clients = Vec::new();
+        for _ in 0..CONNECTIONS {
+            match Client::connect(port).await {
+                Ok(client) => clients.push(client),
+                Err(_) => outcome.failed += 1,
+            }
+        }
+        let clock = Arc::new(Clock {
+            begun: Instant::now(),
+            gap: Duration::from_secs(1) / u32::try_from(per_second.max(1)).unwrap_or(u32::MAX),
+            due: Semaphore::new(0),
+            taken: AtomicU64::new(0),
+            all: AtomicU64::new(u64::MAX),
+        });
+        let ticking = std::thread::spawn({
+            let clock = Arc::clone(&clock);
+            move || clock.run(length)
+        });
+        let asking: Vec<_> = clients.into_iter().map(|client| tokio::spawn(client.ask(Arc::clone(&clock)))).collect();
         for one in asking {
             // A request that hangs is a failed one.
             let patience = (length + Duration::from_secs(5)).saturating_sub(clock.begun.elapsed());
             match tokio::time::timeout(patience, one).await {
                 Ok(Ok(Ok(some))) => times.extend(some),
-                _ => failed += 1,
+                _ => outcome.failed += 1,
             }
         }
-        (times, failed)
+        ticking.join().unwrap();
     });
-    ticking.join().unwrap();
     times.sort_unstable();
-    (Outcome { good: times.len() as u64, failed }, times)
+    outcome.good = times.len() as u64;
+    (outcome, times)
 }
 
-async fn ask(port: u16, clock: Arc<Clock>) -> std::io::Result<Vec<Duration>> {
-    let mut stream = connect(port).await?;
-    let (mut buffer, mut times) = (Vec::new(), Vec::new());
-    while let Some(since) = clock.next().await {
-        exchange(&mut stream, b"GET /64 HTTP/1.1\r\nHost: localhost\r\n\r\n", &mut buffer).await?;
-        times.push(since.elapsed());
+/// One connection.
+struct Client {
+    stream: TcpStream,
+    buffer: Vec<u8>,
+}
+
+impl Client {
+    /// One that has had an answer.
+    async fn connect(port: u16) -> io::Result<Self> {
+        let mut client = Self { stream: connect(port).await?, buffer: Vec::new() };
+        client.exchange().await?;
+        Ok(client)
     }
-    Ok(times)
+
+    async fn exchange(&mut self) -> io::Result<()> {
+        exchange(&mut self.stream, b"GET /64 HTTP/1.1\r\nHost: localhost\r\n\r\n", &mut self.buffer).await
+    }
+
+    /// Asks whatever is due; how long each answer took.
+    async fn ask(mut self, clock: Arc<Clock>) -> io::Result<Vec<Duration>> {
+        let mut times = Vec::new();
+        while let Some(since) = clock.next().await {
+            self.exchange().await?;
+            times.push(since.elapsed());
+        }
+        Ok(times)
+    }
 }
 
 /// The 99th of a hundred, in milliseconds; 0 of nothing.
