@@ -18,7 +18,8 @@ demo: ## build and watch it work: three sample services, the router in front, no
 	$(CARGO) run --locked -- demo
 
 test: tools check ## everything: installs what is missing, then checks and tests
-	$(CARGO) test --quiet --locked --bench lookup --bench pick --bench rebuild --bench end_to_end
+	$(CARGO) test --quiet --locked --bench lookup --bench pick --bench rebuild --bench head --bench wire \
+		--bench end_to_end
 	scripts/test
 
 check: ## formatting, lints, documentation, dependencies
@@ -41,8 +42,8 @@ bench: ## lb beside haproxy, nginx, envoy, fabio and caddy: CPU time per request
 bench-tools: ## what `make bench` can use and Debian has: load generators and peers
 	sudo apt-get install -y --no-install-recommends wrk nghttp2-client haproxy nginx libnginx-mod-stream
 
-bench-micro: ## single steps of the router, by criterion
-	$(CARGO) bench --locked --bench lookup --bench pick --bench rebuild
+bench-micro: ## single steps of the router and of reading Consul, by criterion
+	$(CARGO) bench --locked --bench lookup --bench pick --bench rebuild --bench head --bench wire
 
 audit: ## known vulnerabilities of dependencies (needs the network)
 	$(CARGO) deny --locked check advisories

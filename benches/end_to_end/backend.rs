@@ -3,6 +3,7 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Request, Response};
@@ -19,6 +20,14 @@ use crate::ports::Backends;
 
 /// 1 MiB.
 pub(crate) const BULK: usize = 1 << 20;
+
+/// Requests, calls and messages that came in whole.
+static SERVED: AtomicU64 = AtomicU64::new(0);
+
+/// How many it has answered so far: what a proxy answered by itself is not among them.
+pub(crate) fn served() -> u64 {
+    SERVED.load(Relaxed)
+}
 
 /// Starts it; it lives as long as the process.
 pub(crate) fn start() -> Backends {
@@ -78,6 +87,7 @@ async fn serve_http(mut stream: TcpStream) -> io::Result<()> {
             Some(path) if path.starts_with(b"/1m ") => &large,
             _ => &small,
         };
+        SERVED.fetch_add(1, Relaxed);
         stream.write_all(answer).await?;
     }
 }
@@ -95,6 +105,7 @@ fn content_length(head: &[u8]) -> usize {
 async fn serve_grpc(stream: TcpStream) -> io::Result<()> {
     let service = service_fn(|request: Request<Incoming>| async move {
         let sent = request.into_body().collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+        SERVED.fetch_add(1, Relaxed);
         let trailers = HeaderMap::from_iter([("grpc-status".parse().unwrap(), HeaderValue::from_static("0"))]);
         let frames = [Ok::<_, Infallible>(Frame::data(sent)), Ok(Frame::trailers(trailers))];
         let body = StreamBody::new(futures_util::stream::iter(frames));
@@ -110,6 +121,7 @@ async fn serve_tcp(mut stream: TcpStream) -> io::Result<()> {
     let mut message = [0; 64];
     loop {
         stream.read_exact(&mut message).await?;
+        SERVED.fetch_add(1, Relaxed);
         if message[0] == b'b' {
             stream.write_all(&bulk).await?;
         } else {

@@ -1,4 +1,4 @@
-//! The certificates that all proxies show: one with a P-256 key, one with an RSA-2048 key, from one throw-away CA.
+//! The certificates that all proxies show: one with a P-256 key, one with an RSA key, from one throw-away CA.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -22,7 +22,7 @@ pub(crate) struct Certificates {
 }
 
 impl Certificates {
-    pub(crate) fn write(folder: &Path) -> Self {
+    pub(crate) fn write(folder: &Path, rsa: RsaKeySize) -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
@@ -37,7 +37,7 @@ impl Certificates {
             let key = key.serialize_pem();
             Pair { cert: file("", &cert), key: file("-key", &key), both: file("-both", &format!("{cert}{key}")) }
         };
-        let rsa = KeyPair::generate_rsa_for(&PKCS_RSA_SHA256, RsaKeySize::_2048).unwrap();
+        let rsa = KeyPair::generate_rsa_for(&PKCS_RSA_SHA256, rsa).unwrap();
         Self { ecdsa: pair("ecdsa", KeyPair::generate().unwrap()), rsa: pair("rsa", rsa), ca: ca.der().to_vec() }
     }
 }

@@ -41,7 +41,7 @@ struct Tally {
     failed: AtomicU64,
 }
 
-async fn connect(port: u16) -> io::Result<TcpStream> {
+pub(crate) async fn connect(port: u16) -> io::Result<TcpStream> {
     let stream = TcpStream::connect(("127.0.0.1", port)).await?;
     stream.set_nodelay(true)?;
     Ok(stream)
@@ -87,8 +87,8 @@ pub(crate) fn rate(port: u16, per_second: u64, length: Duration) -> Outcome {
     })
 }
 
-/// Full TLS 1.3 handshakes without resumption, one request each, eight at a time.
-pub(crate) fn handshakes(port: u16, ca: &[u8], length: Duration) -> Outcome {
+/// Full TLS 1.3 handshakes without resumption, one request each, so many at a time.
+pub(crate) fn handshakes(port: u16, ca: &[u8], at_once: usize, length: Duration) -> Outcome {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(CertificateDer::from(ca.to_vec())).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -97,7 +97,7 @@ pub(crate) fn handshakes(port: u16, ca: &[u8], length: Duration) -> Outcome {
     let mut config = builder.with_root_certificates(roots).with_no_client_auth();
     config.resumption = rustls::client::Resumption::disabled();
     let connector = TlsConnector::from(Arc::new(config));
-    run(8, length, move |tally, until| {
+    run(at_once, length, move |tally, until| {
         let connector = connector.clone();
         async move {
             let mut buffer = Vec::new();
@@ -159,7 +159,7 @@ pub(crate) fn idle(port: u16, count: usize, look: impl FnOnce()) -> Outcome {
 }
 
 /// One request and its answer of known length; anything but a 200 is an error.
-async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(
+pub(crate) async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
     request: &[u8],
     buffer: &mut Vec<u8>,

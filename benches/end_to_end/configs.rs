@@ -11,8 +11,9 @@ use crate::proxies::{Proxy, Stand};
 /// Writes the files into the folder of the stand, and completes the command.
 pub(crate) fn write(proxy: Proxy, stand: &Stand<'_>, command: &mut Command) {
     match proxy {
-        Proxy::Lb => lb(stand, "off", command),
-        Proxy::LbLog => lb(stand, "json", command),
+        Proxy::Lb => lb(stand, 1, "off", command),
+        Proxy::LbLog => lb(stand, 1, "json", command),
+        Proxy::LbTwo => lb(stand, 2, "off", command),
         Proxy::Floor => floor(stand, command),
         Proxy::Haproxy => haproxy(stand, command),
         Proxy::Nginx => nginx(stand, command),
@@ -52,7 +53,7 @@ fn routes(stand: &Stand<'_>) -> String {
     text
 }
 
-fn lb(stand: &Stand<'_>, access: &str, command: &mut Command) {
+fn lb(stand: &Stand<'_>, workers: u8, access: &str, command: &mut Command) {
     let (doors, certificates) = (stand.doors, stand.certificates);
     let routes = file(stand, "routes.txt", &routes(stand));
     let mut text = format!("routes_file = \"{routes}\"\n");
@@ -72,7 +73,7 @@ fn lb(stand: &Stand<'_>, access: &str, command: &mut Command) {
     }
     writeln!(
         text,
-        "[proxy]\nworkers = 1\n[admin]\naddress = \"127.0.0.1:{}\"\n[log]\nlevel = \"error\"\naccess = \"{access}\"",
+        "[proxy]\nworkers = {workers}\n[admin]\naddress = \"127.0.0.1:{}\"\n[log]\nlevel = \"error\"\naccess = \"{access}\"",
         doors.admin
     )
     .unwrap();

@@ -46,11 +46,11 @@ pub(crate) fn run(case: &Case, port: u16, length: Duration, folder: &Path, ca: &
             );
             wrk(&format!("http://127.0.0.1:{port}/64"), 64, seconds, &script, folder)
         }
-        Kind::H2 { grpc } => h2load(port, grpc, seconds, folder),
-        Kind::Handshake => Ok(clients::handshakes(port, ca, length)),
+        Kind::H2 { grpc, connections, streams } => h2load(port, grpc, [connections, streams], seconds, folder),
+        Kind::Handshake { at_once } => Ok(clients::handshakes(port, ca, at_once, length)),
         Kind::Tcp { bulk } => Ok(clients::tcp(port, bulk, length)),
         Kind::Rate(per_second) => Ok(clients::rate(port, per_second, length)),
-        Kind::Idle(_) => Err("idle connections are no load".to_owned()),
+        Kind::Idle(_) | Kind::Tail { .. } => Err("measured in a way of its own".to_owned()),
     }
 }
 
@@ -84,10 +84,16 @@ fn wrk_outcome(text: &str) -> Result<Outcome, String> {
     Ok(Outcome { good: all.saturating_sub(wrong), failed: wrong + broken })
 }
 
-fn h2load(port: u16, grpc: bool, seconds: u64, folder: &Path) -> Result<Outcome, String> {
+fn h2load(
+    port: u16,
+    grpc: bool,
+    [connections, streams]: [u32; 2],
+    seconds: u64,
+    folder: &Path,
+) -> Result<Outcome, String> {
     let program = tools::find("h2load").ok_or("h2load is not installed (make bench-tools)")?;
     let mut command = Command::new(program);
-    command.args(["-t1", "-c8", "-m8", "-D", &seconds.to_string()]);
+    command.args(["-t1", &format!("-c{connections}"), &format!("-m{streams}"), "-D", &seconds.to_string()]);
     if grpc {
         // One uncompressed message of 64 bytes: protobuf field 1, 62 bytes.
         let file = folder.join("message");

@@ -14,10 +14,12 @@ mod configs;
 mod cost;
 mod floor;
 mod load;
+mod measure;
 mod plot;
 mod ports;
 mod proxies;
 mod result;
+mod tail;
 mod tools;
 
 use std::fs;
@@ -26,11 +28,11 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
+use rcgen::RsaKeySize;
 
-use crate::cases::{Case, Kind};
 use crate::certificates::Certificates;
-use crate::ports::{Backends, Doors};
-use crate::proxies::{Proxy, Running, Stand};
+use crate::measure::{Bench, measure};
+use crate::proxies::Proxy;
 use crate::result::{Row, Series};
 
 #[derive(Parser)]
@@ -80,9 +82,9 @@ fn main() -> ExitCode {
         println!("ABSENT: {name}: cases that need it fail (make bench-tools installs it)");
     }
     let cores = tools::cores();
-    // The proxy has the first core, all else the last one.
-    let (proxy_core, other_core) = (cores[0], cores[cores.len() - 1]);
-    if proxy_core == other_core {
+    // The proxy has the first core, or the first two, all else the last one.
+    let other_core = cores[cores.len() - 1];
+    if cores.len() == 1 {
         println!("only one core: proxy and load share it");
     }
 
@@ -94,19 +96,26 @@ fn main() -> ExitCode {
         println!("{name}: {version}");
     }
     let folder = tempfile::tempdir().unwrap();
-    let certificates = Certificates::write(folder.path());
-    let backends = backend::start();
+    let bench = Bench {
+        proxies: &here,
+        cores: &cores,
+        rounds: options.rounds,
+        length: Duration::from_secs_f64(options.seconds),
+        folder: folder.path(),
+        certificates: &Certificates::write(folder.path(), RsaKeySize::_2048),
+        backends: backend::start(),
+    };
     let rows: Vec<Row> = cases
         .iter()
         .map(|case| {
             println!("{} …", case.name);
-            measure(case, &here, proxy_core, &options, folder.path(), &certificates, backends)
+            measure(case, &bench)
         })
         .collect();
 
-    let table = result::table(&rows, &here);
+    let table = format!("{}{}", result::table(&rows, &here), result::loads(&rows));
     println!(
-        "\nCPU µs per request (MB resident for idle); in brackets what lb costs by what that one costs\n\n{table}"
+        "\nCPU µs per request (MB resident for idle, p99 in ms for p99-80); in brackets lb's by that one's\n\n{table}"
     );
     for (row, series) in rows.iter().flat_map(|row| row.series.iter().map(move |series| (row, series))) {
         if let Some(problem) = &series.problem {
@@ -136,64 +145,4 @@ fn chosen<T: Copy>(names: &str, all: &[T], name: impl Fn(&T) -> &'static str) ->
         return None;
     }
     Some(all.iter().copied().filter(|one| names.is_empty() || names.contains(&name(one))).collect())
-}
-
-/// One case: all proxies run side by side, and are loaded one after the other, round by round.
-fn measure(
-    case: &Case,
-    proxies: &[Proxy],
-    core: usize,
-    options: &Options,
-    folder: &Path,
-    certificates: &Certificates,
-    backends: Backends,
-) -> Row {
-    let mut running = Vec::new();
-    for &proxy in proxies.iter().filter(|proxy| proxy.takes(case)) {
-        let folder = folder.join(format!("{}-{}", case.name, proxy.name()));
-        fs::create_dir_all(&folder).unwrap();
-        let stand = Stand { folder: &folder, doors: Doors::free(), backends, certificates, hosts: case.hosts() };
-        let started = Running::start(proxy, &stand, case, core);
-        let problem = started.as_ref().err().cloned();
-        running.push((started.ok(), folder, Series { proxy, rounds: Vec::new(), failed: 0, good: 0, problem }));
-    }
-    // The first round of a real run warms up.
-    let thrown_away = usize::from(options.rounds >= 3);
-    for round in 0..options.rounds + thrown_away {
-        for (process, folder, series) in &mut running {
-            let Some(process) = process else { continue };
-            match once(case, process, options, folder, certificates) {
-                _ if round < thrown_away => {}
-                Ok((outcome, figure)) => {
-                    series.good += outcome.good;
-                    series.failed += outcome.failed;
-                    series.rounds.push((outcome.good > 0).then_some(figure));
-                }
-                Err(problem) => series.problem = Some(problem),
-            }
-        }
-    }
-    Row { case: *case, series: running.into_iter().map(|(_, _, series)| series).collect() }
-}
-
-/// One round of one proxy: what came back, and CPU µs per good request or MB resident.
-#[allow(clippy::cast_precision_loss, reason = "far below 2^52")]
-fn once(
-    case: &Case,
-    process: &Running,
-    options: &Options,
-    folder: &Path,
-    certificates: &Certificates,
-) -> Result<(load::Outcome, f64), String> {
-    let port = process.doors.port(case.door);
-    if let Kind::Idle(count) = case.kind {
-        let mut resident = 0;
-        let outcome = clients::idle(port, count, || resident = cost::resident(process.id()));
-        return Ok((outcome, resident as f64 / 1e6));
-    }
-    let before = cost::cpu(process.id());
-    let length = Duration::from_secs_f64(options.seconds);
-    let outcome = load::run(case, port, length, folder, &certificates.ca)?;
-    let spent = cost::cpu(process.id()).saturating_sub(before);
-    Ok((outcome, spent as f64 / 1e3 / outcome.good.max(1) as f64))
 }

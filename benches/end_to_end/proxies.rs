@@ -19,6 +19,8 @@ pub(crate) enum Proxy {
     Lb,
     /// `lb` with the JSON access log on.
     LbLog,
+    /// `lb` with two workers, on two cores.
+    LbTwo,
     Floor,
     Haproxy,
     Nginx,
@@ -28,8 +30,17 @@ pub(crate) enum Proxy {
 }
 
 /// All, in the order of the columns.
-pub(crate) const ALL: &[Proxy] =
-    &[Proxy::Lb, Proxy::LbLog, Proxy::Floor, Proxy::Haproxy, Proxy::Nginx, Proxy::Envoy, Proxy::Fabio, Proxy::Caddy];
+pub(crate) const ALL: &[Proxy] = &[
+    Proxy::Lb,
+    Proxy::LbLog,
+    Proxy::LbTwo,
+    Proxy::Floor,
+    Proxy::Haproxy,
+    Proxy::Nginx,
+    Proxy::Envoy,
+    Proxy::Fabio,
+    Proxy::Caddy,
+];
 
 /// What every proxy is configured from.
 pub(crate) struct Stand<'a> {
@@ -46,6 +57,7 @@ impl Proxy {
         match self {
             Self::Lb => "lb",
             Self::LbLog => "lb+log",
+            Self::LbTwo => "lb-2",
             Self::Floor => "floor",
             Self::Haproxy => "haproxy",
             Self::Nginx => "nginx",
@@ -60,7 +72,7 @@ impl Proxy {
         if self == Self::Floor {
             return std::env::current_exe().ok();
         }
-        let name = if self == Self::LbLog { "lb" } else { self.name() };
+        let name = if matches!(self, Self::LbLog | Self::LbTwo) { "lb" } else { self.name() };
         if let Some(path) = std::env::var_os(format!("{}_BIN", name.to_uppercase())) {
             return Some(path.into());
         }
@@ -75,7 +87,7 @@ impl Proxy {
                 Self::Lb | Self::Caddy => Some("version"),
                 Self::Haproxy | Self::Nginx | Self::Fabio => Some("-v"),
                 Self::Envoy => Some("--version"),
-                Self::LbLog | Self::Floor => None,
+                Self::LbLog | Self::LbTwo | Self::Floor => None,
             },
         ) else {
             return "of this build".to_owned();
@@ -89,6 +101,9 @@ impl Proxy {
     /// Whether it can take this case at all, or is left out for a stated reason.
     pub(crate) fn takes(self, case: &Case) -> bool {
         match self {
+            Self::Lb => true,
+            Self::LbTwo => case.is_of_workers(),
+            _ if case.is_of_workers() => false,
             Self::Floor => case.floor,
             Self::Nginx if case.door == Door::Tcp => configs::nginx_stream().is_some(),
             // Its standard build has no TCP.
@@ -96,7 +111,9 @@ impl Proxy {
             // A configuration of so many hosts takes these minutes to read, or gigabytes to hold.
             Self::Envoy | Self::Caddy | Self::Fabio if case.hosts() > 10_000 => false,
             Self::Caddy if case.hosts() > 1 => false,
-            Self::LbLog => !matches!(case.kind, Kind::Idle(_) | Kind::Handshake | Kind::Tcp { .. }),
+            Self::LbLog => {
+                !matches!(case.kind, Kind::Idle(_) | Kind::Handshake { .. } | Kind::Tcp { .. } | Kind::Tail { .. })
+            }
             _ => true,
         }
     }
@@ -109,12 +126,14 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    /// Starts it on this core, and waits until the door of the case is open.
-    pub(crate) fn start(proxy: Proxy, stand: &Stand<'_>, case: &Case, core: usize) -> Result<Self, String> {
+    /// Starts it on the first of these cores, or the first two, and waits until the door of the case is open.
+    pub(crate) fn start(proxy: Proxy, stand: &Stand<'_>, case: &Case, cores: &[usize]) -> Result<Self, String> {
         let program = proxy.program().ok_or("not found")?;
+        let many = if proxy == Proxy::LbTwo { 2 } else { 1 };
+        let cores: Vec<String> = cores.iter().take(many).map(ToString::to_string).collect();
         // However this process ends, the proxy ends with it.
         let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", "taskset", "-c", &core.to_string()]).arg(program);
+        command.args(["--pdeathsig", "KILL", "taskset", "-c", &cores.join(",")]).arg(program);
         configs::write(proxy, stand, &mut command);
         let log = fs::File::create(stand.folder.join("stderr.log")).map_err(|error| error.to_string())?;
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn();
