@@ -191,9 +191,9 @@ impl UpstreamPool {
             return Ok(connection);
         }
         let stream = connect(target, settings).await?;
-        let streams = Rc::default();
-        let opened = Shared::open(stream, &streams, H2_STREAMS_PER_CONNECTION).await;
+        let opened = Shared::open(stream, H2_STREAMS_PER_CONNECTION).await;
         let opened = opened.map_err(|error| ConnectError::Io(io::Error::other(error)))?;
+        let streams = Rc::default();
         let connection = Connection::H2(opened.clone(), StreamGuard::enter(&streams));
         let shared = SharedH2 { connection: opened, streams, last_used_ms: Cell::new(now_ms) };
         self.slot(key, target, |slot| slot.shared.push(shared));
@@ -304,6 +304,8 @@ impl Slot {
     fn stream(&mut self, now_ms: u64, most: usize) -> Option<Connection> {
         self.shared.retain(|shared| !shared.connection.is_closed());
         let shared = self.shared.iter().min_by_key(|shared| shared.streams.get())?;
+        // Beyond what the upstream takes only if there may be no other connection.
+        let most = if most == usize::MAX { most } else { most.min(shared.connection.streams_max()) };
         if shared.streams.get() >= most {
             return None;
         }

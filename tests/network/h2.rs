@@ -430,8 +430,11 @@ fn ageing_upstream(requests_each: usize) -> std::net::SocketAddr {
     address
 }
 
-/// An h2c upstream that answers every request as the function does.
-fn answering(answer: impl Fn(h2::server::SendResponse<Bytes>) + Clone + Send + 'static) -> std::net::SocketAddr {
+/// An upstream that serves its connections with the function.
+fn serving<F>(serve: impl Fn(tokio::net::TcpStream) -> F + Send + 'static) -> std::net::SocketAddr
+where
+    F: Future<Output = ()> + Send + 'static,
+{
     let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     socket.set_nonblocking(true).unwrap();
     let address = socket.local_addr().unwrap();
@@ -440,27 +443,77 @@ fn answering(answer: impl Fn(h2::server::SendResponse<Bytes>) + Clone + Send + '
         runtime.block_on(async move {
             let socket = tokio::net::TcpListener::from_std(socket).unwrap();
             while let Ok((stream, _)) = socket.accept().await {
-                let answer = answer.clone();
-                tokio::spawn(async move {
-                    let mut connection = h2::server::handshake(stream).await.unwrap();
-                    while let Some(Ok((request, respond))) = connection.accept().await {
-                        drop(request);
-                        answer(respond);
-                    }
-                });
+                tokio::spawn(serve(stream));
             }
         });
     });
     address
 }
 
+/// What an upstream has no stream for waits for one here, and is neither refused nor lost.
+#[test]
+fn an_upstream_that_takes_few_streams_gets_all_requests() {
+    let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (count, highest) = (Arc::clone(&now), Arc::clone(&most));
+    let address = serving(move |stream| {
+        let (count, highest) = (Arc::clone(&count), Arc::clone(&highest));
+        async move {
+            let mut builder = h2::server::Builder::new();
+            let mut connection = builder.max_concurrent_streams(2).handshake::<_, Bytes>(stream).await.unwrap();
+            while let Some(Ok((_, mut respond))) = connection.accept().await {
+                highest.fetch_max(count.fetch_add(1, SeqCst) + 1, SeqCst);
+                let count = Arc::clone(&count);
+                tokio::spawn(async move {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                    count.fetch_sub(1, SeqCst);
+                    respond.send_response(Response::new(()), true).unwrap();
+                });
+            }
+        }
+    });
+    let text = listener("http", "") + &route("one", "/", &[url("http", address)], "proto=h2c");
+    let lb = Lb::start(&config(&(text + "[proxy]\nworkers = 1\n[retry]\nattempts = 1\n")));
+    block_on(async {
+        let (client, _) = h2(lb.address("http")).await;
+        let asked = (0..100).map(|n| {
+            let mut client = client.clone();
+            let request = Request::post("http://one/").body(full(format!("body {n}"))).unwrap();
+            async move { ask(&mut client, request).await }
+        });
+        for (parts, body, _) in join_all(asked).await {
+            assert_eq!(parts.status, StatusCode::OK, "{body:?}");
+        }
+    });
+    // Two streams on each of eight connections.
+    assert!((2..=16).contains(&most.load(SeqCst)), "{most:?} at the same time");
+}
+
+#[test]
+fn an_error_for_head_has_no_body() {
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let text = listener("http", "") + &route("gone", "/", &[url("http", closed)], "");
+    let lb = Lb::start(&config(&(text + "[proxy]\nworkers = 1\n")));
+    block_on(async {
+        let (mut client, _) = h2(lb.address("http")).await;
+        let request = Request::head("http://one/").body(full("")).unwrap();
+        let (parts, body, _) = ask(&mut client, request).await;
+        assert!(parts.status.is_server_error(), "{}", parts.status);
+        assert_eq!(body.len(), 0);
+        assert_ne!(parts.headers.get("content-length"), None);
+    });
+    wait_for("it is counted", || lb.metric("lb_http_requests_in_flight{service=\"gone\"}") == Some(0.0));
+}
+
 /// RFC 9113 section 8.1: a server that needs no more of an upload answers, and ends the stream without an error.
 #[test]
 fn an_answer_may_end_before_the_upload_does() {
-    let upstream = answering(|mut respond| {
-        let mut stream = respond.send_response(Response::new(()), false).unwrap();
-        // With the last handle of the stream goes its reset.
-        stream.send_data("enough".into(), true).unwrap();
+    let upstream = serving(|stream| async move {
+        let mut connection = h2::server::handshake(stream).await.unwrap();
+        while let Some(Ok((_, mut respond))) = connection.accept().await {
+            let mut stream = respond.send_response(Response::new(()), false).unwrap();
+            // With the last handle of the stream goes its reset.
+            stream.send_data("enough".into(), true).unwrap();
+        }
     });
     let text = listener("http", "") + &route("one", "/", &[url("http", upstream)], "proto=h2c");
     let lb = Lb::start(&config(&(text + "[proxy]\nworkers = 1\n")));

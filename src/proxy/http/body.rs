@@ -117,6 +117,15 @@ pub enum ResponseBody {
     },
 }
 
+impl ResponseBody {
+    /// Ends the record of an answer whose body, made here, is not wanted.
+    pub fn leave_out(self) {
+        if let Self::Own { finish: Some(mut finish), .. } = self {
+            finish.complete();
+        }
+    }
+}
+
 /// Why the body of an answer broke off.
 #[derive(Debug, thiserror::Error)]
 pub enum BodyError {

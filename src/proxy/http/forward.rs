@@ -299,9 +299,13 @@ async fn send(
         },
         Connection::H2(shared, stream) => match shared.send(request).await {
             Ok(response) => Ok((response.map(Source::Stream), Lease::H2(stream))),
-            Err(SendError { source, unsent }) => {
-                Err(AttemptError::Closed { source: source.into(), reused: false, unsent })
+            Err(SendError::Unsent { source, body }) => {
+                Err(AttemptError::Closed { source, reused: false, unsent: Some(body) })
             }
+            Err(SendError::Lost(source)) => {
+                Err(AttemptError::Closed { source: source.into(), reused: false, unsent: None })
+            }
+            Err(SendError::Impossible(error)) => Err(AttemptError::Request(error.to_string())),
         },
     }
 }

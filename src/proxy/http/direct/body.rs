@@ -178,7 +178,10 @@ impl DirectBody {
                         if *left == 0 {
                             self.end();
                         }
-                        return Poll::Ready(Some(Ok(Frame::data(data.freeze()))));
+                        // A little must not hold much room for as long as its client does not take it.
+                        let little = read < data.capacity() / 2;
+                        let data = if little { Bytes::copy_from_slice(&data) } else { data.freeze() };
+                        return Poll::Ready(Some(Ok(Frame::data(data))));
                     }
                     Err(error) => return Poll::Ready(Some(Err(error.into()))),
                 }
@@ -217,16 +220,20 @@ impl DirectBody {
         };
         let frame = (data > 0).then(|| Frame::data(Bytes::copy_from_slice(&buffer.filled()[..data])));
         buffer.consume(data);
+        // Of TLS, what is decrypted already is known to those alone who read.
+        let plain = self.stream.as_ref().is_some_and(|stream| stream.plain().is_some());
+        if let Some(empty) = self.buffer.take_if(|buffer| plain && buffer.filled().is_empty()) {
+            self.worker.direct.buffers.give_back(empty);
+        }
         let trailers = match &mut self.rest {
             Rest::Chunked { chunks, trailers } if chunks.is_done() => Some(std::mem::take(trailers)),
             Rest::Length(0) => Some(Vec::new()),
             _ => None,
         };
         if let Some(trailers) = trailers {
+            let fields = if trailers.is_empty() { None } else { Some(fields_of(&trailers)?) };
             self.end();
-            if !trailers.is_empty() {
-                return fields_of(&trailers).map(|fields| Some(Frame::trailers(fields)));
-            }
+            return Ok(frame.or_else(|| fields.map(Frame::trailers)));
         }
         Ok(frame)
     }

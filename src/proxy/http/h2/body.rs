@@ -1,5 +1,6 @@
 //! What comes in on a stream.
 
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -7,6 +8,8 @@ use h2::{Reason, RecvStream};
 use http::HeaderMap;
 use http_body::Frame;
 
+use super::client::Place;
+use super::keep_alive::Signs;
 use super::promised_length;
 use super::pump::Upload;
 
@@ -17,8 +20,19 @@ pub struct StreamBody {
     /// Bytes that are still to come, as far as the header said.
     left: Option<u64>,
     data_ended: bool,
-    /// What still goes the other way on this stream; it ends with this body.
-    upload: Option<Upload>,
+    /// Of an upstream's answer.
+    answer: Option<Answer>,
+}
+
+/// What an upstream's answer holds to its end.
+#[derive(Debug)]
+pub struct Answer {
+    /// What still goes the other way on this stream; it ends with the answer.
+    pub upload: Option<Upload>,
+    /// Noted with what comes in.
+    pub signs: Rc<Signs>,
+    /// Among the streams of the connection.
+    pub place: Place,
 }
 
 /// Why one broke off.
@@ -26,11 +40,19 @@ pub struct StreamBody {
 #[error("{0}")]
 pub struct StreamBodyError(#[from] h2::Error);
 
-impl StreamBody {
-    /// The body behind a head with `headers`. `upload`: what goes the other way.
+impl StreamBodyError {
+    /// What the other side was told, or told us.
     #[must_use]
-    pub fn new(stream: RecvStream, headers: &HeaderMap, upload: Option<Upload>) -> Self {
-        Self { stream, left: promised_length(headers), data_ended: false, upload }
+    pub fn reason(&self) -> Option<Reason> {
+        self.0.reason()
+    }
+}
+
+impl StreamBody {
+    /// The body behind a head with `headers`.
+    #[must_use]
+    pub fn new(stream: RecvStream, headers: &HeaderMap, answer: Option<Answer>) -> Self {
+        Self { stream, left: promised_length(headers), data_ended: false, answer }
     }
 
     /// Whether nothing comes any more.
@@ -48,32 +70,23 @@ impl StreamBody {
     /// The next frame.
     ///
     /// # Errors
-    /// The stream was reset, or its connection ended. Only a server that ends an upload by a reset without an error (RFC 9113
-    /// section 8.1) has said all it wanted, as far as nothing is missing that was promised.
+    /// The stream was reset before its end, whatever the reset says, or its connection ended.
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, StreamBodyError>>> {
         if !self.data_ended {
-            match ready!(self.stream.poll_data(cx)) {
-                Some(Ok(data)) => {
+            match ready!(self.stream.poll_data(cx)).transpose()? {
+                Some(data) => {
                     self.left = self.left.map(|left| left.saturating_sub(data.len() as u64));
+                    if let Some(answer) = &self.answer {
+                        answer.signs.answered.set(true);
+                    }
                     // Fails only for more than was received.
                     let _ = self.stream.flow_control().release_capacity(data.len());
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }
-                Some(Err(error)) => return Poll::Ready(self.is_missed(error).map(Err)),
                 None => self.data_ended = true,
             }
         }
-        Poll::Ready(match ready!(self.stream.poll_trailers(cx)) {
-            Ok(trailers) => trailers.map(|trailers| Ok(Frame::trailers(trailers))),
-            Err(error) => self.is_missed(error).map(Err),
-        })
-    }
-
-    fn is_missed(&mut self, error: h2::Error) -> Option<StreamBodyError> {
-        // Behind a whole upload a stream that has ended cannot be reset any more.
-        let uploading = self.upload.as_ref().is_some_and(|upload| !upload.is_through());
-        let whole = uploading && error.reason() == Some(Reason::NO_ERROR) && self.left.is_none_or(|left| left == 0);
-        self.data_ended = true;
-        (!whole).then_some(StreamBodyError(error))
+        let trailers = ready!(self.stream.poll_trailers(cx))?;
+        Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))))
     }
 }

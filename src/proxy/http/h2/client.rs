@@ -7,17 +7,20 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
+use h2::Reason;
 use h2::client::{Connection, SendRequest};
 use http::header::CONTENT_LENGTH;
 use http::{HeaderValue, Method, Request, Response};
 use http_body::Body as _;
+use tokio::sync::Notify;
 
-use super::body::StreamBody;
-use super::keep_alive::{self, Heard};
+use super::body::{Answer, StreamBody};
+use super::keep_alive::{self, Heard, Patience, Signs};
 use super::pump::{Pump, Upload};
 use super::without_hop;
 use crate::proxy::connect::UpstreamStream;
 use crate::proxy::http::body::RequestBody;
+use crate::proxy::http::forward::BoxError;
 use crate::proxy::pool::H2_SEND_BUFFER_BYTES;
 
 /// Bytes of one answer that may wait at the proxy. The connection's window has room for all its streams: clients that
@@ -25,6 +28,8 @@ use crate::proxy::pool::H2_SEND_BUFFER_BYTES;
 const STREAM_WINDOW_BYTES: u32 = 256 << 10;
 /// Largest header of an answer in bytes: as generous as HTTP/1's.
 const HEADER_BYTES_MAX: u32 = 256 << 10;
+/// How long to wait for an upstream's greeting, which most send by themselves, before it gets requests all the same.
+const GREETING_MAX: Duration = Duration::from_millis(100);
 /// How long an upstream that was silent has to answer a ping.
 const PONG_MAX: Duration = Duration::from_secs(10);
 
@@ -32,27 +37,58 @@ const PONG_MAX: Duration = Duration::from_secs(10);
 #[derive(Clone, Debug)]
 pub struct Shared {
     sender: SendRequest<Bytes>,
-    closed: Rc<Cell<bool>>,
+    state: Rc<State>,
+    signs: Rc<Signs>,
+}
+
+/// What all who share it know.
+#[derive(Debug, Default)]
+struct State {
+    closed: Cell<bool>,
+    /// Streams that are open.
+    open: Cell<usize>,
+    /// Told when one of them ends, and with the connection.
+    changed: Notify,
+}
+
+/// Among the streams that an upstream takes at the same time; the next in the queue gets it.
+#[derive(Debug)]
+pub struct Place(Rc<State>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.open.set(self.0.open.get().saturating_sub(1));
+        self.0.changed.notify_one();
+    }
 }
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
-#[error("{source}")]
-pub struct SendError {
-    /// The reason.
-    pub source: h2::Error,
-    /// The body, if nothing of the request was sent.
-    pub unsent: Option<RequestBody>,
+pub enum SendError {
+    /// Nothing of the request was sent, or looked at.
+    #[error("{source}")]
+    Unsent {
+        /// The reason.
+        source: BoxError,
+        /// The body as it was.
+        body: RequestBody,
+    },
+    /// The request cannot be expressed in HTTP/2.
+    #[error("{0}")]
+    Impossible(h2::Error),
+    /// Something of it was sent.
+    #[error("{0}")]
+    Lost(h2::Error),
 }
 
 impl Shared {
-    /// Greets the upstream; the connection runs by itself until nobody holds it any more. `streams` counts those that are
-    /// open, and `most` is how many there will be at the same time.
+    /// Greets the upstream; the connection runs by itself until nobody holds it any more. `most`: how many streams there
+    /// will be at the same time.
     ///
     /// # Errors
     /// Those of the connection.
-    pub async fn open(stream: UpstreamStream, streams: &Rc<Cell<usize>>, most: u32) -> Result<Self, h2::Error> {
-        let heard = Rc::new(Cell::new(false));
+    pub async fn open(stream: UpstreamStream, most: u32) -> Result<Self, h2::Error> {
+        let signs = Rc::<Signs>::default();
         let (sender, connection) = h2::client::Builder::new()
             .enable_push(false)
             .initial_max_send_streams(most as usize)
@@ -60,28 +96,41 @@ impl Shared {
             .initial_connection_window_size(STREAM_WINDOW_BYTES * most)
             .max_header_list_size(HEADER_BYTES_MAX)
             .max_send_buffer_size(H2_SEND_BUFFER_BYTES)
-            .handshake::<_, Bytes>(Heard::new(stream, &heard))
+            .handshake::<_, Bytes>(Heard::new(stream, &signs))
             .await?;
-        let closed = Rc::new(Cell::new(false));
-        tokio::task::spawn_local(run(connection, heard, Rc::clone(streams), Rc::clone(&closed)));
-        Ok(Self { sender, closed })
+        let state = Rc::<State>::default();
+        tokio::task::spawn_local(run(connection, Rc::clone(&signs), Rc::clone(&state)));
+        // Its first frame says how many streams it takes; what is sent beyond that is refused, and lost if it has a body.
+        let _ = tokio::time::timeout(GREETING_MAX, signs.greeted.notified()).await;
+        Ok(Self { sender, state, signs })
     }
 
     /// Whether it takes no more requests, as far as is known.
     #[must_use]
     pub fn is_closed(&self) -> bool {
-        self.closed.get()
+        self.state.closed.get()
     }
 
-    /// Sends a request and waits for the head of its answer. Dropping the future, or the answer, resets the stream.
+    /// How many streams the upstream takes at the same time.
+    #[must_use]
+    pub fn streams_max(&self) -> usize {
+        self.sender.current_max_send_streams()
+    }
+
+    /// Sends a request, once the upstream takes one more, and waits for the head of its answer. Dropping the future, or the
+    /// answer, resets the stream.
     ///
     /// # Errors
     /// See [`SendError`].
     pub async fn send(mut self, request: Request<RequestBody>) -> Result<Response<StreamBody>, SendError> {
         let (mut parts, body) = request.into_parts();
+        // Here and not in the connection: what waits there is lost with it, and sent although its client has left.
+        let Some(place) = self.place().await else {
+            return Err(SendError::Unsent { source: "the connection has ended".into(), body });
+        };
         if let Err(source) = poll_fn(|cx| self.sender.poll_ready(cx)).await {
-            self.closed.set(true);
-            return Err(SendError { source, unsent: Some(body) });
+            self.state.close();
+            return Err(SendError::Unsent { source: source.into(), body });
         }
         without_hop(&mut parts.headers);
         if let Some(length) = body.size_hint().exact()
@@ -89,19 +138,55 @@ impl Shared {
         {
             parts.headers.entry(CONTENT_LENGTH).or_insert_with(|| HeaderValue::from(length));
         }
-        let over = body.is_end_stream();
+        let (over, bodiless) = (body.is_end_stream(), matches!(body, RequestBody::Empty));
         let (answer, stream) = match self.sender.send_request(Request::from_parts(parts, ()), over) {
             Ok(sent) => sent,
-            Err(source) => {
-                self.closed.set(true);
-                return Err(SendError { source, unsent: Some(body) });
+            Err(source) if source.is_io() || source.is_go_away() || source.is_reset() || source.is_library() => {
+                self.state.close();
+                return Err(SendError::Unsent { source: source.into(), body });
             }
+            Err(source) => return Err(SendError::Impossible(source)),
         };
         let upload = if over { None } else { upload(Pump::of_upload(body, stream)).await };
-        let (parts, stream) = answer.await.map_err(|source| SendError { source, unsent: None })?.into_parts();
-        let body = StreamBody::new(stream, &parts.headers, upload);
+        let answer = answer.await.map_err(|source| {
+            if bodiless && is_untouched(&source) {
+                return SendError::Unsent { source: source.into(), body: RequestBody::Empty };
+            }
+            SendError::Lost(source)
+        });
+        let (parts, stream) = answer?.into_parts();
+        self.signs.answered.set(true);
+        let answer = Answer { upload, signs: Rc::clone(&self.signs), place };
+        let body = StreamBody::new(stream, &parts.headers, Some(answer));
         Ok(Response::from_parts(parts, body))
     }
+
+    /// Waits for one. None: the connection ended.
+    async fn place(&self) -> Option<Place> {
+        loop {
+            if self.state.closed.get() {
+                return None;
+            }
+            if self.state.open.get() < self.streams_max() {
+                self.state.open.set(self.state.open.get() + 1);
+                return Some(Place(Rc::clone(&self.state)));
+            }
+            self.state.changed.notified().await;
+        }
+    }
+}
+
+impl State {
+    fn close(&self) {
+        self.closed.set(true);
+        self.changed.notify_waiters();
+    }
+}
+
+/// Whether the upstream says that it has not looked at the request (RFC 9113 section 8.7): a stream behind the last one that a
+/// GOAWAY names, or one refused.
+fn is_untouched(error: &h2::Error) -> bool {
+    error.is_remote() && (error.is_go_away() || error.reason() == Some(Reason::REFUSED_STREAM))
 }
 
 /// What is there already goes at once; the rest, if any, beside the answer.
@@ -117,18 +202,13 @@ async fn upload(mut pump: Pump<RequestBody>) -> Option<Upload> {
     }
 }
 
-async fn run(
-    mut connection: Connection<Heard<UpstreamStream>, Bytes>,
-    heard: Rc<Cell<bool>>,
-    streams: Rc<Cell<usize>>,
-    closed: Rc<Cell<bool>>,
-) {
+async fn run(mut connection: Connection<Heard<UpstreamStream>, Bytes>, signs: Rc<Signs>, state: Rc<State>) {
     let ping_pong = connection.ping_pong();
     let lost = async {
         match ping_pong {
             // Without streams nobody waits for it.
             Some(ping_pong) => {
-                keep_alive::lost(ping_pong, PONG_MAX, || heard.replace(false) || streams.get() == 0).await;
+                keep_alive::lost(ping_pong, Patience::Counts, PONG_MAX, &signs, || state.open.get() > 0).await;
             }
             None => std::future::pending().await,
         }
@@ -142,5 +222,5 @@ async fn run(
         }
         () = lost => tracing::debug!("an upstream does not answer pings"),
     }
-    closed.set(true);
+    state.close();
 }

@@ -1,6 +1,7 @@
 //! Finds out whether the other side of a silent connection still lives (RFC 9113 section 6.7).
 
 use std::cell::Cell;
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -9,39 +10,81 @@ use std::time::Duration;
 
 use h2::{Ping, PingPong};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::Notify;
+use tokio::time::Instant;
 
-/// Silence after which it is asked, at first.
-const SILENT: Duration = Duration::from_secs(20);
-/// Questions of that kind in a row.
-const EARLY: u32 = 3;
-/// Silence after which it is asked later on. Servers of gRPC hang up on whoever asks a silent stream more often than every
-/// five minutes, from the third time on.
-const SILENT_LATER: Duration = Duration::from_secs(305);
+/// How often it is looked at, and after what silence it is asked.
+const LOOK: Duration = Duration::from_secs(20);
+/// How long after the last question a server that counts them is asked once more.
+const SELDOM: Duration = Duration::from_secs(305);
 
-/// How long to wait for silence before it is asked once more, having asked so many times since it last spoke.
-fn pause(asked: u32) -> Duration {
-    if asked < EARLY { SILENT } else { SILENT_LATER }
+/// What is known of the other side.
+#[derive(Debug, Default)]
+pub struct Signs {
+    /// Something was read since it was looked at last: it lives.
+    pub heard: Cell<bool>,
+    /// A stream got a head or data since then.
+    pub answered: Cell<bool>,
+    /// Told with the first that is read.
+    pub greeted: Notify,
 }
 
-/// Returns when the other side did not answer within `limit`. `spoke` tells, once for each call, whether it was heard since
-/// the call before, or need not be asked.
-pub async fn lost(mut ping_pong: PingPong, limit: Duration, mut spoke: impl FnMut() -> bool) {
-    let mut asked = 0;
+impl Signs {
+    fn read(&self) {
+        if !self.heard.replace(true) {
+            self.greeted.notify_one();
+        }
+    }
+}
+
+/// How often the other side may be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patience {
+    /// As often as it is silent. Clients do not count, and for the boxes on the way to them a ping is a sign of use.
+    Any,
+    /// Servers of gRPC hang up on whoever asks more often than every five minutes: two such questions are let pass, until a
+    /// stream gets a head or data.
+    Counts,
+}
+
+impl Patience {
+    /// Whether to ask, having asked so often since a stream got something, and last so long ago.
+    fn permits(self, asked: u32, last: Duration) -> bool {
+        self == Self::Any || asked < 3 || last >= SELDOM
+    }
+}
+
+/// Returns when the other side was silent, and was asked, and stayed silent for `limit`. `needed`: whether anybody waits
+/// for it.
+pub async fn lost(
+    mut ping_pong: PingPong,
+    patience: Patience,
+    limit: Duration,
+    signs: &Signs,
+    needed: impl Fn() -> bool,
+) {
+    let (mut asked, mut last) = (0, Instant::now());
     loop {
-        tokio::time::sleep(pause(asked)).await;
-        if spoke() {
+        tokio::time::sleep(LOOK).await;
+        if signs.answered.replace(false) {
             asked = 0;
+        }
+        if signs.heard.replace(false) || !needed() || !patience.permits(asked, last.elapsed()) {
             continue;
         }
-        asked += 1;
-        match tokio::time::timeout(limit, ping_pong.ping(Ping::opaque())).await {
+        (asked, last) = (asked + 1, Instant::now());
+        // Fails only while the question before is still open: then its answer is waited for.
+        let _ = ping_pong.send_ping(Ping::opaque());
+        match tokio::time::timeout(limit, poll_fn(|cx| ping_pong.poll_pong(cx))).await {
             Ok(Ok(_pong)) => {}
             // The connection ends by itself.
             Ok(Err(_)) => return std::future::pending().await,
+            // Behind much data the answer takes its time.
+            Err(_elapsed) if signs.heard.get() => {}
             Err(_elapsed) => return,
         }
         // The answer is no word of its own.
-        spoke();
+        signs.heard.set(false);
     }
 }
 
@@ -49,14 +92,14 @@ pub async fn lost(mut ping_pong: PingPong, limit: Duration, mut spoke: impl FnMu
 #[derive(Debug)]
 pub struct Heard<T> {
     io: T,
-    heard: Rc<Cell<bool>>,
+    signs: Rc<Signs>,
 }
 
 impl<T> Heard<T> {
-    /// Sets `heard` with everything that is read.
+    /// Notes everything that is read.
     #[must_use]
-    pub fn new(io: T, heard: &Rc<Cell<bool>>) -> Self {
-        Self { io, heard: Rc::clone(heard) }
+    pub fn new(io: T, signs: &Rc<Signs>) -> Self {
+        Self { io, signs: Rc::clone(signs) }
     }
 }
 
@@ -65,7 +108,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Heard<T> {
         let this = self.get_mut();
         let polled = Pin::new(&mut this.io).poll_read(cx, buf);
         if polled.is_ready() {
-            this.heard.set(true);
+            this.signs.read();
         }
         polled
     }
@@ -100,45 +143,87 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Heard<T> {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
+    use h2::client::SendRequest;
     use tokio::io::duplex;
-    use tokio::time::Instant;
 
     use super::*;
 
     const PONG_MAX: Duration = Duration::from_secs(10);
 
+    /// gRPC's rule: of pings less than five minutes after the one before, two are let pass, and a head or data sent lets the
+    /// next one pass as well.
+    #[derive(Default)]
+    struct Counting {
+        last: Option<Duration>,
+        strikes: u32,
+    }
+
+    impl Counting {
+        fn ping(&mut self, at: Duration, answered: bool) {
+            let early = self.last.replace(at).is_some_and(|last| at - last < Duration::from_secs(300));
+            self.strikes = if answered { 0 } else { self.strikes + u32::from(early) };
+            assert!(self.strikes <= 2, "hangs up after {at:?}");
+        }
+    }
+
     #[test]
     fn a_server_that_counts_pings_does_not_hang_up() {
-        // gRPC's rule: of pings on a silent stream less than five minutes after the one before, two are let pass.
-        let strikes = (1..100).filter(|asked| pause(*asked) < Duration::from_secs(300)).count();
-        assert_eq!(strikes, 2);
+        for (heard_every, answered_every) in [(0, 0), (2, 0), (3, 0), (0, 50), (3, 7), (5, 2)] {
+            let mut server = Counting::default();
+            let (mut asked, mut last, mut unseen) = (0, Duration::ZERO, false);
+            for look in 1..1000_u32 {
+                let at = LOOK * look;
+                if answered_every != 0 && look % answered_every == 0 {
+                    (asked, unseen) = (0, true);
+                }
+                let heard = heard_every != 0 && look % heard_every == 0;
+                if !heard && Patience::Counts.permits(asked, at - last) {
+                    server.ping(at, std::mem::take(&mut unseen));
+                    (asked, last) = (asked + 1, at);
+                }
+            }
+        }
+        assert!(Patience::Any.permits(1000, LOOK));
+    }
+
+    async fn pair()
+    -> (SendRequest<Bytes>, h2::client::Connection<Heard<tokio::io::DuplexStream>>, Rc<Signs>, tokio::io::DuplexStream)
+    {
+        let (here, there) = duplex(1 << 16);
+        let signs = Rc::<Signs>::default();
+        let (sender, connection) = h2::client::handshake(Heard::new(here, &signs)).await.unwrap();
+        (sender, connection, signs, there)
     }
 
     #[tokio::test(start_paused = true)]
     async fn who_does_not_answer_is_lost() {
-        let (here, _there) = duplex(1 << 16);
-        let (_sender, mut connection) = h2::client::handshake(here).await.unwrap();
+        let (_sender, mut connection, signs, _there) = pair().await;
         let ping_pong = connection.ping_pong().unwrap();
         let begun = Instant::now();
         tokio::select! {
             ended = connection => panic!("{ended:?}"),
-            () = lost(ping_pong, PONG_MAX, || false) => {}
+            () = lost(ping_pong, Patience::Counts, PONG_MAX, &signs, || true) => {}
         }
-        assert_eq!(begun.elapsed().as_secs(), (SILENT + PONG_MAX).as_secs());
+        assert_eq!(begun.elapsed().as_secs(), (LOOK + PONG_MAX).as_secs());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_answers_or_speaks_is_kept() {
-        for speaks in [false, true] {
-            let (here, there) = duplex(1 << 16);
-            let (client, server) = tokio::join!(h2::client::handshake(here), h2::server::handshake(there));
-            let (sender, mut connection): (h2::client::SendRequest<Bytes>, _) = client.unwrap();
-            let mut server = server.unwrap();
+    async fn who_answers_or_is_not_needed_is_kept() {
+        for needed in [false, true] {
+            let (sender, mut connection, signs, there) = pair().await;
+            let serving = async {
+                if needed {
+                    let mut server = h2::server::handshake(there).await.unwrap();
+                    assert!(server.accept().await.is_none());
+                } else {
+                    std::future::pending::<()>().await;
+                }
+            };
             let ping_pong = connection.ping_pong().unwrap();
             tokio::select! {
                 ended = connection => panic!("{ended:?}"),
-                asked = server.accept() => panic!("{}", asked.is_some()),
-                () = lost(ping_pong, PONG_MAX, || speaks) => panic!("lost"),
+                () = serving => panic!("closed"),
+                () = lost(ping_pong, Patience::Any, PONG_MAX, &signs, || needed) => panic!("lost"),
                 () = tokio::time::sleep(Duration::from_secs(3600)) => drop(sender),
             }
         }
@@ -148,12 +233,12 @@ mod tests {
     async fn what_is_read_is_heard() {
         use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
         let (here, mut there) = duplex(64);
-        let heard = Rc::new(Cell::new(false));
-        let mut here = Heard::new(here, &heard);
+        let signs = Rc::<Signs>::default();
+        let mut here = Heard::new(here, &signs);
         here.write_all(b"question").await.unwrap();
-        assert!(!heard.get());
+        assert!(!signs.heard.get());
         there.write_all(b"a").await.unwrap();
         assert_eq!(here.read_u8().await.unwrap(), b'a');
-        assert!(heard.get());
+        assert!(signs.heard.get());
     }
 }

@@ -1,15 +1,16 @@
 //! A body on its way into a stream, as fast as the other side makes room.
 
-use std::cell::Cell;
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use h2::{Reason, SendStream};
 use http_body::Body;
 use tokio::task::JoinHandle;
+
+use crate::proxy::http::body::BodyError;
+use crate::proxy::http::source::SourceError;
 
 /// Moves one body into one stream.
 #[derive(Debug)]
@@ -20,7 +21,7 @@ pub struct Pump<B> {
     held: Option<Bytes>,
     /// The next piece goes without room.
     ahead: bool,
-    /// What the other side is told if the body breaks off.
+    /// What the other side is told if the body breaks off and does not say why.
     on_break: Reason,
 }
 
@@ -41,6 +42,7 @@ pub enum PumpError<E> {
 impl<B> Pump<B>
 where
     B: Body<Data = Bytes> + Unpin,
+    B::Error: Told,
 {
     /// Of a client's upload. A stream that we open has no room before it was announced: the first piece, which is often the
     /// only one, is handed over all the same, and waits in the connection.
@@ -81,7 +83,7 @@ where
             let frame = match frame {
                 Some(Ok(frame)) => frame,
                 Some(Err(error)) => {
-                    self.stream.send_reset(self.on_break);
+                    self.stream.send_reset(error.reason().unwrap_or(self.on_break));
                     return Poll::Ready(Err(PumpError::Body(error)));
                 }
                 None => {
@@ -126,10 +128,7 @@ where
 
 /// An upload that goes on while its answer comes in. It ends with whoever holds this.
 #[derive(Debug)]
-pub struct Upload {
-    task: JoinHandle<()>,
-    through: Rc<Cell<bool>>,
-}
+pub struct Upload(JoinHandle<()>);
 
 impl Upload {
     /// Sends the rest of a body.
@@ -137,28 +136,42 @@ impl Upload {
     pub fn spawn<B>(mut pump: Pump<B>) -> Self
     where
         B: Body<Data = Bytes> + Unpin + 'static,
-        B::Error: std::fmt::Display,
+        B::Error: std::fmt::Display + Told,
     {
-        let through = Rc::new(Cell::new(false));
-        let done = Rc::clone(&through);
-        let task = tokio::task::spawn_local(async move {
-            match poll_fn(|cx| pump.poll(cx)).await {
-                Ok(()) => done.set(true),
-                Err(error) => tracing::debug!(%error, "an upload ended early"),
+        Self(tokio::task::spawn_local(async move {
+            if let Err(error) = poll_fn(|cx| pump.poll(cx)).await {
+                tracing::debug!(%error, "an upload ended early");
             }
-        });
-        Self { task, through }
-    }
-
-    /// Whether all of it was sent.
-    #[must_use]
-    pub fn is_through(&self) -> bool {
-        self.through.get()
+        }))
     }
 }
 
 impl Drop for Upload {
     fn drop(&mut self) {
-        self.task.abort();
+        self.0.abort();
+    }
+}
+
+/// An error that may say what HTTP/2 calls it.
+pub trait Told {
+    /// The name.
+    fn reason(&self) -> Option<Reason>;
+}
+
+impl Told for SourceError {
+    fn reason(&self) -> Option<Reason> {
+        match self {
+            Self::Stream(error) => error.reason().filter(|reason| *reason != Reason::NO_ERROR),
+            Self::Hyper(_) | Self::Direct(_) => None,
+        }
+    }
+}
+
+impl Told for BodyError {
+    fn reason(&self) -> Option<Reason> {
+        match self {
+            Self::Upstream(error) => error.reason(),
+            Self::Encoder(_) | Self::Overdue(_) => None,
+        }
     }
 }

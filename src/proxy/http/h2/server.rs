@@ -9,12 +9,12 @@ use bytes::Bytes;
 use h2::server::{Builder, Connection, SendResponse};
 use h2::{Reason, RecvStream};
 use http::header::{CONTENT_LENGTH, DATE};
-use http::{HeaderValue, Request, Response};
+use http::{HeaderValue, Method, Request, Response};
 use http_body::Body as _;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::body::StreamBody;
-use super::keep_alive;
+use super::keep_alive::{self, Heard, Patience, Signs};
 use super::pump::Pump;
 use super::without_hop;
 use crate::proxy::drain::Phase;
@@ -40,10 +40,11 @@ where
 {
     let watchdog = watchdog(&worker, downstream.listener.limits(&settings.proxy), &downstream.watch);
     tokio::pin!(watchdog);
+    let signs = Rc::<Signs>::default();
     // A drain waits for it: the first request may be on its way.
     let shaken = tokio::select! {
         biased;
-        shaken = builder(settings).handshake::<_, Bytes>(io) => shaken,
+        shaken = builder(settings).handshake::<_, Bytes>(Heard::new(io, &signs)) => shaken,
         _ = &mut watchdog => return,
         () = worker.phase.reached(Phase::Cut) => return,
     };
@@ -52,14 +53,9 @@ where
         Err(error) => return tracing::trace!(%error, "client connection ended"),
     };
     let ping_pong = connection.ping_pong();
-    let activity = downstream.watch.activity();
-    let mut seen_ms = activity.last_ms();
     let lost = async {
         match ping_pong {
-            Some(ping_pong) => {
-                let spoke = || std::mem::replace(&mut seen_ms, activity.last_ms()) != activity.last_ms();
-                keep_alive::lost(ping_pong, PONG_MAX, spoke).await;
-            }
+            Some(ping_pong) => keep_alive::lost(ping_pong, Patience::Any, PONG_MAX, &signs, || true).await,
             None => std::future::pending().await,
         }
     };
@@ -134,6 +130,7 @@ async fn serve(
     mut respond: SendResponse<Bytes>,
 ) {
     let (parts, stream) = request.into_parts();
+    let head_only = parts.method == Method::HEAD;
     let body = Source::Stream(StreamBody::new(stream, &parts.headers, None));
     let request = Request::from_parts(parts, body);
     let mut answering = Box::pin(exchange(Rc::clone(&worker), downstream, request));
@@ -146,7 +143,7 @@ async fn serve(
     });
     let Some(response) = answered.await else { return };
     drop(answering);
-    if let Err(error) = answer(&worker, response, &mut respond).await {
+    if let Err(error) = answer(&worker, response, head_only, &mut respond).await {
         tracing::debug!(%error, "an answer did not get through");
     }
 }
@@ -154,6 +151,7 @@ async fn serve(
 async fn answer(
     worker: &Worker,
     response: Response<ResponseBody>,
+    head_only: bool,
     respond: &mut SendResponse<Bytes>,
 ) -> Result<(), Box<dyn std::error::Error>> {
     let (mut parts, body) = response.into_parts();
@@ -166,9 +164,12 @@ async fn answer(
     if !over && let Some(length) = body.size_hint().exact() {
         parts.headers.entry(CONTENT_LENGTH).or_insert_with(|| HeaderValue::from(length));
     }
-    let sent = respond.send_response(Response::from_parts(parts, ()), over);
+    let sent = respond.send_response(Response::from_parts(parts, ()), over || head_only);
     let stream = sent.inspect_err(|_| respond.send_reset(Reason::INTERNAL_ERROR))?;
-    if !over {
+    if head_only {
+        // What we make ourselves has a body all the same.
+        body.leave_out();
+    } else if !over {
         let mut pump = Pump::of_answer(body, stream);
         poll_fn(|cx| pump.poll(cx)).await?;
     }
