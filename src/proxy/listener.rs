@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -12,6 +13,7 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tokio::net::TcpStream;
 
 use super::drain::{LocalPhase, Phase};
+use super::http::connection::Greeted;
 use super::tls::{CertStore, ServerUse};
 use super::worker::Worker;
 use crate::config::{ListenerConfig, ListenerProtocol, ProxyConfig};
@@ -215,13 +217,7 @@ fn spawn(worker: &Rc<Worker>, listener: &Rc<Listener>, phase: &Rc<LocalPhase>, s
         }
         ListenerProtocol::TcpSni | ListenerProtocol::HttpsTcpSni => {
             let beginning = Box::pin(super::server_name::serve(worker, listener, phase, stream, peer));
-            tokio::task::spawn_local(async move {
-                let _permit = permit;
-                let mut greeted = beginning.await;
-                if let Some(greeted) = &mut greeted {
-                    greeted.drive().await;
-                }
-            });
+            spawn_greeted(permit, beginning);
         }
         ListenerProtocol::Http
         | ListenerProtocol::Https
@@ -229,15 +225,24 @@ fn spawn(worker: &Rc<Worker>, listener: &Rc<Listener>, phase: &Rc<LocalPhase>, s
         | ListenerProtocol::Grpcs
         | ListenerProtocol::Prometheus => {
             let beginning = Box::pin(super::http::connection::begin(worker, listener, phase, stream, peer));
-            tokio::task::spawn_local(async move {
-                let _permit = permit;
-                let mut greeted = beginning.await;
-                if let Some(greeted) = &mut greeted {
-                    greeted.drive().await;
-                }
-            });
+            spawn_greeted(permit, beginning);
         }
     }
+}
+
+/// Serves whom the boxed future has found out about; `permit` is held to the end.
+fn spawn_greeted<P, F>(permit: P, beginning: Pin<Box<F>>)
+where
+    P: 'static,
+    F: Future<Output = Option<Greeted>> + 'static,
+{
+    tokio::task::spawn_local(async move {
+        let _permit = permit;
+        let mut greeted = beginning.await;
+        if let Some(greeted) = &mut greeted {
+            greeted.drive().await;
+        }
+    });
 }
 
 /// A connection that died in the queue is nobody's fault; a process without file descriptors must wait for some.

@@ -394,42 +394,6 @@ fn a_foreign_protocol_is_closed_without_an_answer() {
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
 }
 
-/// An h2c upstream that ends each connection in the orderly way after some requests, as servers with a limit on the age
-/// of connections do: GOAWAY, and what came before it is answered.
-fn ageing_upstream(requests_each: usize) -> std::net::SocketAddr {
-    let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    socket.set_nonblocking(true).unwrap();
-    let address = socket.local_addr().unwrap();
-    std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async move {
-            let socket = tokio::net::TcpListener::from_std(socket).unwrap();
-            while let Ok((stream, _)) = socket.accept().await {
-                tokio::spawn(async move {
-                    let served = Arc::new(AtomicUsize::new(0));
-                    let old = Arc::new(tokio::sync::Notify::new());
-                    let (count, signal) = (Arc::clone(&served), Arc::clone(&old));
-                    let service = service_fn(move |request: Request<Incoming>| {
-                        if count.fetch_add(1, SeqCst) + 1 == requests_each {
-                            signal.notify_one();
-                        }
-                        async { Ok::<_, hyper::Error>(Response::new(request.into_body())) }
-                    });
-                    let builder = http2::Builder::new(TokioExecutor::new());
-                    let connection = builder.serve_connection(TokioIo::new(stream), service);
-                    tokio::pin!(connection);
-                    tokio::select! {
-                        _ = connection.as_mut() => return,
-                        () = old.notified() => connection.as_mut().graceful_shutdown(),
-                    }
-                    let _ = connection.await;
-                });
-            }
-        });
-    });
-    address
-}
-
 /// An upstream that serves its connections with the function.
 fn serving<F>(serve: impl Fn(tokio::net::TcpStream) -> F + Send + 'static) -> std::net::SocketAddr
 where
@@ -448,6 +412,30 @@ where
         });
     });
     address
+}
+
+/// An h2c upstream that ends each connection in the orderly way after some requests, as servers with a limit on the age
+/// of connections do: GOAWAY, and what came before it is answered.
+fn ageing_upstream(requests_each: usize) -> std::net::SocketAddr {
+    serving(move |stream| async move {
+        let served = Arc::new(AtomicUsize::new(0));
+        let old = Arc::new(tokio::sync::Notify::new());
+        let (count, signal) = (Arc::clone(&served), Arc::clone(&old));
+        let service = service_fn(move |request: Request<Incoming>| {
+            if count.fetch_add(1, SeqCst) + 1 == requests_each {
+                signal.notify_one();
+            }
+            async { Ok::<_, hyper::Error>(Response::new(request.into_body())) }
+        });
+        let builder = http2::Builder::new(TokioExecutor::new());
+        let connection = builder.serve_connection(TokioIo::new(stream), service);
+        tokio::pin!(connection);
+        tokio::select! {
+            _ = connection.as_mut() => return,
+            () = old.notified() => connection.as_mut().graceful_shutdown(),
+        }
+        let _ = connection.await;
+    })
 }
 
 /// What an upstream has no stream for waits for one here, and is neither refused nor lost.

@@ -6,12 +6,13 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+
 use super::compression::{Broken, Compressed};
 use super::record::Finish;
 use super::source::{Source, SourceError};
 use crate::proxy::error::ProxyError;
-use bytes::Bytes;
-use http_body::{Body, Frame, SizeHint};
 
 /// How far the upload of a request body is; shared between the body and the exchange that watches the clock.
 #[derive(Debug, Default)]

@@ -423,7 +423,7 @@ where
     }
 }
 
-/// What is hyper's of a connection, `ahead` first. None: the stream is gone.
+/// What the direct exchange does not carry of a connection, `ahead` first. None: the stream is gone.
 fn rest<T>(begun: &mut Begun<T>, ahead: Option<Vec<u8>>) -> Option<LocalBoxFuture<'_, ()>>
 where
     T: ClientStream + 'static,

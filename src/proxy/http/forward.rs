@@ -27,7 +27,7 @@ use super::record::Lease;
 use super::source::{Source, SourceError};
 use crate::metrics::service::RetryReason;
 use crate::proxy::auth::Granted;
-use crate::proxy::connect::{ConnectError, connect};
+use crate::proxy::connect::ConnectError;
 use crate::proxy::pool::{Connection, PoolKey};
 use crate::proxy::settings::Settings;
 use crate::proxy::worker::{Worker, ms};
@@ -162,7 +162,7 @@ pub async fn attempt(
     // Interim answers go to clients of HTTP/1.1 alone, and with upgrades the connection changes hands: those are hyper's.
     if bodiless && original.version == Version::HTTP_2 && !key.speaks_h2() && settings.proxy.direct {
         let request = build(original, path, &downstream, &settings.header_rules, target, body)?;
-        return ask_directly(&worker, settings, request, key, target, fresh_only).await;
+        return ask_directly(&worker, settings, request, target, fresh_only).await;
     }
     let in_flight = InFlight::new(std::sync::Arc::clone(&target.state));
     let now_ms = worker.clock.now_ms();
@@ -182,7 +182,7 @@ pub async fn attempt(
         let reused = warm.is_some();
         let connection = match warm.take() {
             Some(connection) => connection,
-            // Boxed, as below: it is rare, and larger than all the rest, which is moved about.
+            // Boxed: it is rare, and larger than all the rest, which is moved about.
             None => match Box::pin(worker.pool.open(&key, target, settings, now_ms)).await {
                 Ok(connection) => connection,
                 Err(source) => return Err(AttemptError::Connect { source, body }),
@@ -221,31 +221,16 @@ async fn ask_directly(
     worker: &Rc<Worker>,
     settings: &Settings,
     request: Request<RequestBody>,
-    key: PoolKey,
     target: &Target,
     fresh_only: bool,
 ) -> Result<Answer, AttemptError> {
     let repeatable = is_idempotent(request.method());
-    let idle_max_ms = ms(settings.proxy.upstream_idle_timeout);
     // As in the exchange of HTTP/1.1: what may not be sent twice is not sent on a connection whose end lies unread.
-    let warm = if fresh_only {
-        None
-    } else {
-        worker.pool.checkout_direct(&key, worker.clock.now_ms(), idle_max_ms, !repeatable)
-    };
-    let (stream, reused) = match warm {
-        Some(stream) => (stream, true),
-        None => {
-            // Counts while it connects, so that others go elsewhere.
-            let _connecting = InFlight::new(std::sync::Arc::clone(&target.state));
-            let connected = Box::pin(connect(target, settings)).await;
-            (connected.map_err(|source| AttemptError::Connect { source, body: RequestBody::Empty })?, false)
-        }
-    };
+    let way = Way::to(target, worker, settings, fresh_only, !repeatable).await;
+    let way = way.map_err(|source| AttemptError::Connect { source, body: RequestBody::Empty })?;
     let mut head = worker.direct.buffers.for_head();
     wire::put_made(&mut head, &request);
-    let outgoing = Outgoing::new(head, b"", &stream);
-    let way = Way { key, stream, reused, since: Instant::now() };
+    let outgoing = Outgoing::new(head, b"", &way.stream);
     let sent = Sent::new(worker, way, outgoing, request.method().clone(), repeatable, target);
     let answer = sent.answer().await.map_err(AttemptError::bodiless)?;
     let opened = DirectBody::open(worker, &target.state, answer);

@@ -17,10 +17,10 @@ use super::buffer::{Buffer, READ_MIN};
 use super::outgoing::Outgoing;
 use super::scan::Field;
 use super::wire::{self, ClientLines, Received};
-use crate::proxy::connect::{UpstreamStream, connect};
+use crate::proxy::connect::{ConnectError, UpstreamStream, connect};
 use crate::proxy::http::ask::{Attempted, Attempts};
 use crate::proxy::http::connection::Downstream;
-use crate::proxy::http::forward::{AttemptError, HEAD_HELD_MAX};
+use crate::proxy::http::forward::{AttemptError, HEAD_HELD_MAX, is_idempotent};
 use crate::proxy::pool::PoolKey;
 use crate::proxy::settings::Settings;
 use crate::proxy::worker::{Worker, ms};
@@ -47,6 +47,33 @@ pub struct Way {
     pub reused: bool,
     /// Since when it is there.
     pub since: Instant,
+}
+
+impl Way {
+    /// A pooled connection to `target`, unless a fresh one is wanted, or a new one. `surely`: see
+    /// [`UpstreamStream::is_quiet`].
+    ///
+    /// # Errors
+    /// As [`connect`].
+    pub async fn to(
+        target: &Target,
+        worker: &Worker,
+        settings: &Settings,
+        fresh_only: bool,
+        surely: bool,
+    ) -> Result<Self, ConnectError> {
+        let (key, now) = (PoolKey::of(target), Instant::now());
+        let idle_max_ms = ms(settings.proxy.upstream_idle_timeout);
+        let warm = |key| worker.pool.checkout_direct(key, worker.clock.at(now), idle_max_ms, surely);
+        if let Some(stream) = if fresh_only { None } else { warm(&key) } {
+            return Ok(Self { key, stream, reused: true, since: now });
+        }
+        // Counts while it connects, so that others go elsewhere.
+        let _connecting = InFlight::new(std::sync::Arc::clone(&target.state));
+        // Boxed: it is rare, and larger than all the rest, which is moved about.
+        let stream = Box::pin(connect(target, settings)).await?;
+        Ok(Self { key, stream, reused: false, since: Instant::now() })
+    }
 }
 
 /// An upstream connection that has a request.
@@ -283,51 +310,30 @@ impl<'a> Sending<'a> {
     /// A request that cannot be written for this target.
     pub fn on_warm(&self, target: &'a Target, now: Instant) -> Result<Option<Sent>, Failed> {
         let key = PoolKey::of(target);
-        Ok(match self.warm(&key, now) {
-            Some(stream) => Some(self.sent(key, stream, true, target, now)?),
-            None => None,
-        })
-    }
-
-    fn warm(&self, key: &PoolKey, now: Instant) -> Option<UpstreamStream> {
         let idle_max_ms = ms(self.settings.proxy.upstream_idle_timeout);
-        // What may not be sent twice is not sent on a connection whose end lies in the kernel, unread.
-        let idempotent = crate::proxy::http::forward::is_idempotent(&self.received.head.method);
-        let sure = !idempotent || self.received.head.body > 0;
-        self.worker.pool.checkout_direct(key, self.worker.clock.at(now), idle_max_ms, sure)
+        let warm = self.worker.pool.checkout_direct(&key, self.worker.clock.at(now), idle_max_ms, self.once_only());
+        warm.map(|stream| self.sent(Way { key, stream, reused: true, since: now }, target)).transpose()
     }
 
-    fn sent(
-        &self,
-        key: PoolKey,
-        stream: UpstreamStream,
-        reused: bool,
-        target: &Target,
-        since: Instant,
-    ) -> Result<Sent, Failed> {
+    /// What may not be sent twice is not sent on a connection whose end lies in the kernel, unread.
+    fn once_only(&self) -> bool {
+        !is_idempotent(&self.received.head.method) || self.received.head.body > 0
+    }
+
+    fn sent(&self, way: Way, target: &Target) -> Result<Sent, Failed> {
         let buffers = &self.worker.direct.buffers;
         let mut request = buffers.for_head();
         let client = &self.downstream.client;
         wire::put_request(&mut request, &self.received, self.settings, client, self.lines, target)
             .map_err(AttemptError::Request)?;
-        let outgoing = Outgoing::new(request, self.received.body(), &stream);
-        let way = Way { key, stream, reused, since };
+        let outgoing = Outgoing::new(request, self.received.body(), &way.stream);
         Ok(Sent::new(self.worker, way, outgoing, self.received.head.method.clone(), self.repeatable, target))
     }
 
     async fn ask(self, target: &'a Target, fresh_only: bool) -> Attempted<DirectAnswer, Again> {
-        let key = PoolKey::of(target);
-        let now = Instant::now();
-        let warm = if fresh_only { None } else { self.warm(&key, now) };
-        if let Some(stream) = warm {
-            return self.sent(key, stream, true, target, now)?.answer().await;
-        }
-        // Counts while it connects, so that others go elsewhere.
-        let connecting = InFlight::new(std::sync::Arc::clone(&target.state));
-        let stream = connect(target, self.settings).await;
-        let stream = stream.map_err(|source| AttemptError::Connect { source, body: Again })?;
-        drop(connecting);
-        self.sent(key, stream, false, target, Instant::now())?.answer().await
+        let way = Way::to(target, self.worker, self.settings, fresh_only, self.once_only()).await;
+        let way = way.map_err(|source| AttemptError::Connect { source, body: Again })?;
+        self.sent(way, target)?.answer().await
     }
 }
 

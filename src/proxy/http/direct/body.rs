@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
-use http::header::{CONNECTION, HeaderName, HeaderValue};
+use http::header::{HeaderName, HeaderValue};
 use http::{HeaderMap, Response, StatusCode};
 use http_body::Frame;
 use tokio::io::AsyncReadExt as _;
@@ -85,12 +85,7 @@ impl DirectBody {
     #[must_use]
     pub fn open(worker: &Rc<Worker>, target: &Arc<TargetState>, answer: DirectAnswer) -> Opened {
         let DirectAnswer { key, stream, mut buffer, head, fields, outgoing, in_flight, took, .. } = answer;
-        let mut headers = wire::map(buffer.filled(), &fields);
-        // What it names is taken away by the header rules.
-        for field in fields.iter().filter(|field| head.mapped && is_connection(field, buffer.filled())) {
-            let value = HeaderValue::from_bytes(field.value.of(buffer.filled()));
-            headers.extend(value.ok().map(|value| (CONNECTION, value)));
-        }
+        let headers = wire::answer_map(buffer.filled(), &head, &fields);
         buffer.consume(head.length);
         worker.direct.buffers.give_back_fields(fields);
         let rest = match head.framing {
@@ -254,10 +249,6 @@ impl DirectBody {
         }
         self.worker.direct.buffers.give_back_head(self.outgoing.take_room());
     }
-}
-
-fn is_connection(field: &Field, bytes: &[u8]) -> bool {
-    field.name.of(bytes).eq_ignore_ascii_case(CONNECTION.as_str().as_bytes())
 }
 
 /// Fields behind a body. Those that would frame it, or lead it elsewhere, are none (RFC 9110 section 6.5.1).

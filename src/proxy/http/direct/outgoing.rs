@@ -74,12 +74,6 @@ impl Outgoing {
         self.deaf = true;
         std::mem::take(&mut self.request)
     }
-
-    /// The room of what was sent.
-    #[must_use]
-    pub fn into_room(self) -> Vec<u8> {
-        self.request
-    }
 }
 
 /// Writes both in one call to a socket in clear; how many bytes it took. Nothing where it takes none, or fails: whoever
@@ -110,7 +104,7 @@ mod tests {
         let mut outgoing = Outgoing::new(b"head ".to_vec(), b"body", &near);
         assert!(outgoing.is_through() && !outgoing.is_unsent(&near));
         outgoing.poll(&mut near, &mut Context::from_waker(std::task::Waker::noop()));
-        assert_eq!(outgoing.into_room(), b"head ");
+        assert_eq!(outgoing.take_room(), b"head ");
         drop(near);
         let mut got = Vec::new();
         far.read_to_end(&mut got).await.unwrap();
@@ -144,8 +138,8 @@ mod tests {
     #[tokio::test]
     async fn nothing_is_sent_before_its_time() {
         let (near, _far) = pair().await;
-        let outgoing = Outgoing::new(b"head".to_vec(), b"", &near);
+        let mut outgoing = Outgoing::new(b"head".to_vec(), b"", &near);
         assert!(outgoing.is_unsent(&near) && !outgoing.is_through());
-        assert_eq!(outgoing.into_room(), b"head");
+        assert_eq!(outgoing.take_room(), b"head");
     }
 }

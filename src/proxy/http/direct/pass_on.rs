@@ -167,7 +167,7 @@ impl PassOn<'_> {
             let (now_ms, most) = (self.worker.clock.at(now), self.settings.proxy.upstream_max_idle);
             self.worker.pool.give_back_direct(key, &target.state, stream, now_ms, most);
         }
-        buffers.give_back_head(outgoing.into_room());
+        buffers.give_back_head(outgoing.take_room());
         buffers.give_back_head(out);
         if let Some(buffer) = buffer {
             buffers.give_back(buffer);

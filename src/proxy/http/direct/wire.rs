@@ -75,6 +75,19 @@ pub fn map(bytes: &[u8], fields: &[Field]) -> HeaderMap {
     map
 }
 
+/// The fields of an answer, as a map for the header rules: with `Connection`, if it names fields that they have to take away.
+#[must_use]
+pub fn answer_map(bytes: &[u8], head: &AnswerHead, fields: &[Field]) -> HeaderMap {
+    let mut map = map(bytes, fields);
+    let is_connection = |field: &&Field| field.name.of(bytes).eq_ignore_ascii_case(b"connection");
+    for field in fields.iter().filter(|_| head.mapped).filter(is_connection) {
+        if let Ok(value) = HeaderValue::from_bytes(field.value.of(bytes)) {
+            map.append(http::header::CONNECTION, value);
+        }
+    }
+    map
+}
+
 fn put_map(out: &mut Vec<u8>, map: &HeaderMap) {
     for (name, value) in map {
         put(out, name.as_str(), value.as_bytes());
@@ -274,13 +287,7 @@ pub fn put_answer(out: &mut Vec<u8>, bytes: &[u8], head: &AnswerHead, fields: &[
     out.extend_from_slice(b"\r\n");
     let sts = headers::strict_transport_security_for(telling.client, &telling.settings.header_rules);
     if head.mapped {
-        let mut map = map(bytes, fields);
-        // The map lacks `Connection`: what it names is taken away here, by the same rules.
-        for field in fields.iter().filter(|field| field.name.of(bytes).eq_ignore_ascii_case(b"connection")) {
-            if let Ok(value) = HeaderValue::from_bytes(field.value.of(bytes)) {
-                map.append(http::header::CONNECTION, value);
-            }
-        }
+        let mut map = answer_map(bytes, head, fields);
         headers::prepare_response(&mut map, telling.client, &telling.settings.header_rules, false);
         put_map(out, &map);
     } else {

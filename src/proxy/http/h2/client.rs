@@ -204,15 +204,8 @@ async fn upload(mut pump: Pump<RequestBody>) -> Option<Upload> {
 
 async fn run(mut connection: Connection<Heard<UpstreamStream>, Bytes>, signs: Rc<Signs>, state: Rc<State>) {
     let ping_pong = connection.ping_pong();
-    let lost = async {
-        match ping_pong {
-            // Without streams nobody waits for it.
-            Some(ping_pong) => {
-                keep_alive::lost(ping_pong, Patience::Counts, PONG_MAX, &signs, || state.open.get() > 0).await;
-            }
-            None => std::future::pending().await,
-        }
-    };
+    // Without streams nobody waits for it.
+    let lost = keep_alive::lost(ping_pong, Patience::Counts, PONG_MAX, &signs, || state.open.get() > 0);
     tokio::select! {
         biased;
         ended = connection => {

@@ -57,12 +57,14 @@ impl Patience {
 /// Returns when the other side was silent, and was asked, and stayed silent for `limit`. `needed`: whether anybody waits
 /// for it.
 pub async fn lost(
-    mut ping_pong: PingPong,
+    ping_pong: Option<PingPong>,
     patience: Patience,
     limit: Duration,
     signs: &Signs,
     needed: impl Fn() -> bool,
 ) {
+    // None: somebody else asks.
+    let Some(mut ping_pong) = ping_pong else { return std::future::pending().await };
     let (mut asked, mut last) = (0, Instant::now());
     loop {
         tokio::time::sleep(LOOK).await;
@@ -202,7 +204,7 @@ mod tests {
         let begun = Instant::now();
         tokio::select! {
             ended = connection => panic!("{ended:?}"),
-            () = lost(ping_pong, Patience::Counts, PONG_MAX, &signs, || true) => {}
+            () = lost(Some(ping_pong), Patience::Counts, PONG_MAX, &signs, || true) => {}
         }
         assert_eq!(begun.elapsed().as_secs(), (LOOK + PONG_MAX).as_secs());
     }
@@ -223,7 +225,7 @@ mod tests {
             tokio::select! {
                 ended = connection => panic!("{ended:?}"),
                 () = serving => panic!("closed"),
-                () = lost(ping_pong, Patience::Any, PONG_MAX, &signs, || needed) => panic!("lost"),
+                () = lost(Some(ping_pong), Patience::Any, PONG_MAX, &signs, || needed) => panic!("lost"),
                 () = tokio::time::sleep(Duration::from_secs(3600)) => drop(sender),
             }
         }

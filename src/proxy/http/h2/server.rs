@@ -53,12 +53,7 @@ where
         Err(error) => return tracing::trace!(%error, "client connection ended"),
     };
     let ping_pong = connection.ping_pong();
-    let lost = async {
-        match ping_pong {
-            Some(ping_pong) => keep_alive::lost(ping_pong, Patience::Any, PONG_MAX, &signs, || true).await,
-            None => std::future::pending().await,
-        }
-    };
+    let lost = keep_alive::lost(ping_pong, Patience::Any, PONG_MAX, &signs, || true);
     tokio::pin!(lost);
     let mut watched = true;
     let mut draining = false;
