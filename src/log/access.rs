@@ -1,9 +1,9 @@
 //! The access log as workers see it: fill in an [`AccessRecord`], hand it to [`AccessLogger::log`].
 //!
 //! ```text
-//! worker ── log(&record) ──> one line buffer ── bounded queue ──> writer thread ──> stdout
-//!                                               │ full
-//!                                               └─> dropped and counted
+//! worker ── log(&record) ──> its bounded queue ──> writer thread ──> stdout
+//!                            │ full
+//!                            └─> dropped and counted
 //! ```
 //!
 //! A worker never waits: when the reader of standard output is slow, lines are lost and
@@ -18,7 +18,7 @@ use http::HeaderValue;
 
 use super::format;
 use super::time::TimeCache;
-use super::writer::Queue;
+use super::queue::Queue;
 use crate::catalog::InstanceId;
 use crate::catalog::tag::RouteKey;
 use crate::config::{AccessFormat, AccessLog};
@@ -87,7 +87,7 @@ pub struct More<'a> {
     pub upstream_uri: &'a str,
 }
 
-/// A worker's handle. Clones share the queue; each has a time cache of its own, so give each worker its clone.
+/// A worker's handle. Each clone has a queue and a time cache of its own, so give each worker its clone.
 #[derive(Clone, Default)]
 pub struct AccessLogger {
     on: Option<(format::Form, Queue)>,
@@ -127,11 +127,6 @@ impl AccessLogger {
     /// Writes one line, or drops and counts it when the queue is full. Never waits.
     pub fn log(&self, record: &AccessRecord<'_>) {
         let Some((form, queue)) = &self.on else { return };
-        if queue.refuses() {
-            return;
-        }
-        let mut line = Vec::with_capacity(form.usual_bytes());
-        form.push(&mut line, record, &mut self.time.borrow_mut());
-        queue.push(line);
+        queue.push(|line| form.push(line, record, &mut self.time.borrow_mut()));
     }
 }

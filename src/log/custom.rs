@@ -11,7 +11,7 @@ use http::HeaderValue;
 
 use super::access::AccessRecord;
 use super::escape::push_quoted;
-use super::format::target_of;
+use super::format::{target_of, version_text};
 use super::time::TimeCache;
 use crate::config::{AccessField, AccessFormat, AccessItem};
 
@@ -85,7 +85,8 @@ fn push_request(line: &mut Vec<u8>, field: AccessField, record: &AccessRecord<'_
             push_quoted(line, record.method.as_bytes());
             line.push(b' ');
             push_quoted(line, uri.as_bytes());
-            push_display(line, format_args!(" {:?}", record.version));
+            line.push(b' ');
+            line.extend_from_slice(version_text(record.version));
         }
         F::RequestArgs => push_quoted(line, uri.split_once('?').unwrap_or_default().1.as_bytes()),
         F::RequestHost => {
@@ -93,7 +94,7 @@ fn push_request(line: &mut Vec<u8>, field: AccessField, record: &AccessRecord<'_
             push_quoted(line, sent.unwrap_or(record.host).as_bytes());
         }
         F::RequestMethod => push_quoted(line, record.method.as_bytes()),
-        F::RequestProto => push_display(line, format_args!("{:?}", record.version)),
+        F::RequestProto => line.extend_from_slice(version_text(record.version)),
         F::RequestScheme => push_quoted(line, scheme.as_bytes()),
         F::RequestUri => push_quoted(line, uri.as_bytes()),
         _ => push_url(line, scheme, record.host, uri),

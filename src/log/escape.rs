@@ -12,7 +12,9 @@ const HEX: &[u8; 16] = b"0123456789abcdef";
 /// Appends `text` for use between double quotes, as Apache does.
 pub(super) fn push_quoted(line: &mut Vec<u8>, text: &[u8]) {
     let (text, cut) = bounded(text);
-    for &byte in text {
+    let (plain, rest) = text.split_at(plain_length(text));
+    line.extend_from_slice(plain);
+    for &byte in rest {
         match byte {
             b'"' | b'\\' => line.extend_from_slice(&[b'\\', byte]),
             b'\n' => line.extend_from_slice(b"\\n"),
@@ -37,7 +39,9 @@ pub(super) fn push_json(line: &mut Vec<u8>, text: &[u8]) {
 /// The same without the quotes.
 pub(super) fn push_json_inner(line: &mut Vec<u8>, text: &[u8]) {
     let (text, cut) = bounded(text);
-    for chunk in text.utf8_chunks() {
+    let (plain, rest) = text.split_at(plain_length(text));
+    line.extend_from_slice(plain);
+    for chunk in rest.utf8_chunks() {
         for character in chunk.valid().chars() {
             push_json_char(line, character);
         }
@@ -69,6 +73,12 @@ fn push_json_char(line: &mut Vec<u8>, character: char) {
         }
         other => line.extend_from_slice(other.encode_utf8(&mut [0; 4]).as_bytes()),
     }
+}
+
+/// How many bytes at the beginning stand for themselves, in both styles: all of them, usually.
+fn plain_length(text: &[u8]) -> usize {
+    let is_plain = |byte: &u8| matches!(byte, 0x20..=0x7e) && !matches!(byte, b'"' | b'\\');
+    text.iter().position(|byte| !is_plain(byte)).unwrap_or(text.len())
 }
 
 fn bounded(text: &[u8]) -> (&[u8], bool) {

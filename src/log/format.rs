@@ -1,8 +1,11 @@
 //! The lines of the access log: Apache's common and combined formats, and JSON.
 
 use std::io::Write as _;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
+
+use http::Version;
 
 use super::access::AccessRecord;
 use super::custom;
@@ -30,16 +33,6 @@ impl Form {
         }
     }
 
-    /// Room that spares most lines a second allocation.
-    pub(super) fn usual_bytes(&self) -> usize {
-        match self {
-            Self::Common => 160,
-            Self::Combined => 384,
-            Self::Json => 768,
-            Self::Custom(format) => 128 + 32 * format.items().len(),
-        }
-    }
-
     /// The form of one's own, if it is one.
     pub(super) fn custom(&self) -> Option<&AccessFormat> {
         if let Self::Custom(format) = self { Some(format) } else { None }
@@ -61,15 +54,21 @@ impl Form {
     }
 }
 
-/// `REMOTE - - [TIME] "METHOD URI PROTO" STATUS BYTES`. Writing to a Vec cannot fail, here and below.
+/// `REMOTE - - [TIME] "METHOD URI PROTO" STATUS BYTES`.
 fn push_common(line: &mut Vec<u8>, record: &AccessRecord<'_>, time: &mut TimeCache) {
-    let _ = write!(line, "{} - - [", record.remote);
+    push_ip(line, record.remote);
+    line.extend_from_slice(b" - - [");
     time.push_common(line, record.time);
     line.extend_from_slice(b"] \"");
     push_quoted(line, record.method.as_bytes());
     line.push(b' ');
     push_quoted(line, target_of(record).as_bytes());
-    let _ = write!(line, " {:?}\" {} {}", record.version, record.status, record.bytes_out);
+    line.push(b' ');
+    line.extend_from_slice(version_text(record.version));
+    line.extend_from_slice(b"\" ");
+    push_number(line, u64::from(record.status));
+    line.push(b' ');
+    push_number(line, record.bytes_out);
 }
 
 /// What was asked for. CONNECT has no path: its target is the authority alone (RFC 9110, 9.3.6).
@@ -87,43 +86,53 @@ fn push_optional_quoted(line: &mut Vec<u8>, text: Option<&[u8]>) {
 fn push_json_line(line: &mut Vec<u8>, record: &AccessRecord<'_>, time: &mut TimeCache) {
     line.extend_from_slice(b"{\"time\":\"");
     time.push_rfc3339(line, record.time);
-    let _ = write!(line, "\",\"remote\":\"{}\"", record.remote);
-    push_text(line, "method", Some(record.method.as_bytes()));
-    push_text(line, "host", Some(record.host.as_bytes()));
-    push_text(line, "uri", Some(target_of(record).as_bytes()));
-    let _ = write!(line, ",\"proto\":\"{:?}\"", record.version);
-    let _ = write!(line, ",\"status\":{},\"bytes_out\":{}", record.status, record.bytes_out);
-    push_milliseconds(line, "duration_ms", Some(record.duration));
-    push_text(line, "service", record.service.map(str::as_bytes));
+    line.extend_from_slice(b"\",\"remote\":\"");
+    push_ip(line, record.remote);
+    line.push(b'"');
+    push_text(line, b",\"method\":", Some(record.method.as_bytes()));
+    push_text(line, b",\"host\":", Some(record.host.as_bytes()));
+    push_text(line, b",\"uri\":", Some(target_of(record).as_bytes()));
+    push_text(line, b",\"proto\":", Some(version_text(record.version)));
+    line.extend_from_slice(b",\"status\":");
+    push_number(line, u64::from(record.status));
+    line.extend_from_slice(b",\"bytes_out\":");
+    push_number(line, record.bytes_out);
+    push_milliseconds(line, b",\"duration_ms\":", Some(record.duration));
+    push_text(line, b",\"service\":", record.service.map(str::as_bytes));
     if let Some(instance) = record.instance {
-        push_parts(line, "instance", &[&instance.node, "/", &instance.id]);
+        push_parts(line, b",\"instance\":", &[&instance.node, "/", &instance.id]);
     }
     if let Some(upstream) = record.upstream {
-        let _ = write!(line, ",\"upstream\":\"{upstream}\"");
+        line.extend_from_slice(b",\"upstream\":\"");
+        push_address(line, upstream);
+        line.push(b'"');
     }
-    let _ = write!(line, ",\"attempts\":{}", record.attempts);
-    push_milliseconds(line, "upstream_ms", record.upstream_duration);
+    line.extend_from_slice(b",\"attempts\":");
+    push_number(line, u64::from(record.attempts));
+    push_milliseconds(line, b",\"upstream_ms\":", record.upstream_duration);
     if let Some(route) = record.route {
-        push_parts(line, "route", &[&route.host, &route.path]);
+        push_parts(line, b",\"route\":", &[&route.host, &route.path]);
     }
-    push_text(line, "error", record.error.map(str::as_bytes));
-    push_text(line, "request_id", record.request_id.map(str::as_bytes));
-    push_text(line, "user_agent", record.user_agent);
-    push_text(line, "referer", record.referer);
-    push_text(line, "tls", record.tls.map(str::as_bytes));
+    push_text(line, b",\"error\":", record.error.map(str::as_bytes));
+    push_text(line, b",\"request_id\":", record.request_id.map(str::as_bytes));
+    push_text(line, b",\"user_agent\":", record.user_agent);
+    push_text(line, b",\"referer\":", record.referer);
+    push_text(line, b",\"tls\":", record.tls.map(str::as_bytes));
     line.push(b'}');
 }
 
-fn push_text(line: &mut Vec<u8>, key: &str, text: Option<&[u8]>) {
+/// `key` brings its quotes, and what stands around it.
+fn push_text(line: &mut Vec<u8>, key: &[u8], text: Option<&[u8]>) {
     if let Some(text) = text {
-        let _ = write!(line, ",\"{key}\":");
+        line.extend_from_slice(key);
         push_json(line, text);
     }
 }
 
 /// One string of several parts, without joining them first.
-fn push_parts(line: &mut Vec<u8>, key: &str, parts: &[&str]) {
-    let _ = write!(line, ",\"{key}\":\"");
+fn push_parts(line: &mut Vec<u8>, key: &[u8], parts: &[&str]) {
+    line.extend_from_slice(key);
+    line.push(b'"');
     for part in parts {
         push_json_inner(line, part.as_bytes());
     }
@@ -131,16 +140,66 @@ fn push_parts(line: &mut Vec<u8>, key: &str, parts: &[&str]) {
 }
 
 /// Milliseconds with three decimals.
-fn push_milliseconds(line: &mut Vec<u8>, key: &str, duration: Option<Duration>) {
+fn push_milliseconds(line: &mut Vec<u8>, key: &[u8], duration: Option<Duration>) {
     if let Some(duration) = duration {
-        let microseconds = duration.as_micros();
-        let _ = write!(line, ",\"{key}\":{}.{:03}", microseconds / 1000, microseconds % 1000);
+        let microseconds = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+        line.extend_from_slice(key);
+        push_number(line, microseconds / 1000);
+        line.push(b'.');
+        push_three(line, microseconds % 1000);
+    }
+}
+
+fn push_number(line: &mut Vec<u8>, number: u64) {
+    line.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+}
+
+/// The last three digits, zeros in front.
+pub(super) fn push_three(line: &mut Vec<u8>, number: u64) {
+    line.extend([100, 10, 1].map(|place| b'0' + u8::try_from(number / place % 10).unwrap_or(0)));
+}
+
+/// As [`IpAddr`] shows itself. Most are of version 4, for which the general way of formatting is a detour.
+fn push_ip(line: &mut Vec<u8>, ip: IpAddr) {
+    match ip {
+        IpAddr::V4(ip) => {
+            let [first, rest @ ..] = ip.octets();
+            push_number(line, u64::from(first));
+            for octet in rest {
+                line.push(b'.');
+                push_number(line, u64::from(octet));
+            }
+        }
+        // Writing to a Vec cannot fail.
+        IpAddr::V6(ip) => drop(write!(line, "{ip}")),
+    }
+}
+
+/// As [`SocketAddr`] shows itself.
+fn push_address(line: &mut Vec<u8>, address: SocketAddr) {
+    match address {
+        SocketAddr::V4(address) => {
+            push_ip(line, IpAddr::V4(*address.ip()));
+            line.push(b':');
+            push_number(line, u64::from(address.port()));
+        }
+        SocketAddr::V6(address) => drop(write!(line, "{address}")),
+    }
+}
+
+/// `HTTP/1.1` and its like.
+pub(super) fn version_text(version: Version) -> &'static [u8] {
+    match version {
+        Version::HTTP_09 => b"HTTP/0.9",
+        Version::HTTP_10 => b"HTTP/1.0",
+        Version::HTTP_2 => b"HTTP/2.0",
+        Version::HTTP_3 => b"HTTP/3.0",
+        _ => b"HTTP/1.1",
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::net::IpAddr;
     use std::sync::Arc;
     use std::time::UNIX_EPOCH;
 
@@ -217,6 +276,26 @@ mod tests {
             "referer": "ref", "tls": "TLSv1.3",
         });
         assert_eq!(parsed, expected);
+    }
+
+    #[test]
+    fn numbers_and_addresses_read_as_ever() {
+        let mut line = Vec::new();
+        for address in ["0.0.0.0:0", "10.255.100.9:65535", "[2001:db8::1]:80", "[fe80::1%3]:1"] {
+            line.clear();
+            let address: SocketAddr = address.parse().unwrap();
+            push_address(&mut line, address);
+            push_ip(&mut line, address.ip());
+            assert_eq!(String::from_utf8_lossy(&line), format!("{address}{}", address.ip()));
+        }
+        for (microseconds, text) in [(0, "0.000"), (7, "0.007"), (42_000, "42.000"), (1_234_567, "1234.567")] {
+            line.clear();
+            push_milliseconds(&mut line, b"", Some(Duration::from_micros(microseconds)));
+            assert_eq!(String::from_utf8_lossy(&line), text);
+        }
+        for version in [Version::HTTP_09, Version::HTTP_10, Version::HTTP_11, Version::HTTP_2, Version::HTTP_3] {
+            assert_eq!(String::from_utf8_lossy(version_text(version)), format!("{version:?}"));
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@ pub mod access;
 mod custom;
 mod escape;
 mod format;
+mod queue;
 mod time;
 mod writer;
 

@@ -5,6 +5,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use jiff::Timestamp;
 
+use super::format::push_three;
+
 /// Formats of the last second that was asked for.
 #[derive(Clone, Debug, Default)]
 pub(super) struct TimeCache {
@@ -20,8 +22,9 @@ impl TimeCache {
     pub(super) fn push_rfc3339(&mut self, line: &mut Vec<u8>, time: SystemTime) {
         let millisecond = self.renew(time);
         line.extend_from_slice(&self.rfc3339);
-        // Writing to a Vec cannot fail.
-        let _ = write!(line, ".{millisecond:03}Z");
+        line.push(b'.');
+        push_three(line, u64::from(millisecond));
+        line.push(b'Z');
     }
 
     /// Appends RFC 3339 with this many decimals, at most 9; those that do not fit are cut off.
@@ -30,6 +33,7 @@ impl TimeCache {
         line.extend_from_slice(&self.rfc3339);
         let nanoseconds = time.duration_since(UNIX_EPOCH).unwrap_or_default().subsec_nanos();
         if decimals > 0 {
+            // Writing to a Vec cannot fail.
             let _ = write!(line, ".{}", &format!("{nanoseconds:09}")[..decimals.min(9)]);
         }
         line.push(b'Z');

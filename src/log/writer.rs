@@ -1,65 +1,29 @@
-//! The queue of access log lines and the thread that writes them out.
+//! The thread that writes the access log out.
 //!
-//! The thread gathers: after a first line it naps, then takes all that came meanwhile. Workers thus wake it at most
-//! once per nap, instead of paying a system call per line. Two limits bound the memory: lines and bytes.
+//! It gathers: rung for a first line, it naps, then takes all that came meanwhile. Workers thus wake it at most once per
+//! nap, instead of paying a system call per line.
 
 use std::io::{self, Write};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread;
 use std::time::Duration;
 
 use super::access::AccessLogger;
+use super::queue::{Queue, Shared};
 use crate::config::AccessLog;
 
-/// Most lines under way.
-const QUEUE_LINES_MAX: usize = 32_768;
-
-/// Most bytes under way.
+/// Most bytes under way, in all queues together.
 const QUEUE_BYTES_MAX: usize = 16 << 20;
 
 /// How long the writer gathers; also the longest a line waits before it is handed to the system.
 const GATHER: Duration = Duration::from_millis(20);
 
-/// Written out at this size even while more is coming.
-const BUFFER_BYTES: usize = 64 << 10;
-
-/// The sending side.
-#[derive(Clone, Debug)]
-pub(super) struct Queue {
-    lines: SyncSender<Vec<u8>>,
-    bytes: Arc<AtomicUsize>,
-    bytes_max: usize,
-    dropped: Arc<AtomicU64>,
-}
-
-impl Queue {
-    /// Whether a line would be dropped for its bytes anyway; counts it if so. Spares formatting it.
-    pub(super) fn refuses(&self) -> bool {
-        let full = self.bytes.load(Relaxed) >= self.bytes_max;
-        if full {
-            self.dropped.fetch_add(1, Relaxed);
-        }
-        full
-    }
-
-    /// Queues `line`, or drops and counts it.
-    pub(super) fn push(&self, line: Vec<u8>) {
-        let size = line.len();
-        // Counted before it is sent, else the writer could subtract first and wrap.
-        self.bytes.fetch_add(size, Relaxed);
-        if self.lines.try_send(line).is_err() {
-            self.bytes.fetch_sub(size, Relaxed);
-            self.dropped.fetch_add(1, Relaxed);
-        }
-    }
-}
-
 /// Owns the writer thread.
 #[derive(Debug)]
 pub struct AccessLogWriter {
-    wake: Option<SyncSender<Vec<u8>>>,
+    queues: Option<Arc<Shared>>,
     stop: Arc<AtomicBool>,
     done: Receiver<()>,
 }
@@ -83,39 +47,28 @@ impl AccessLogWriter {
         dropped: &Arc<AtomicU64>,
         sink: impl Write + Send + 'static,
     ) -> io::Result<(AccessLogger, Self)> {
-        Self::start_bounded(format, dropped, sink, QUEUE_LINES_MAX, QUEUE_BYTES_MAX)
+        Self::start_bounded(format, dropped, sink, QUEUE_BYTES_MAX)
     }
 
     fn start_bounded(
         format: AccessLog,
         dropped: &Arc<AtomicU64>,
-        sink: impl Write + Send + 'static,
-        lines_max: usize,
+        mut sink: impl Write + Send + 'static,
         bytes_max: usize,
     ) -> io::Result<(AccessLogger, Self)> {
-        let (lines, queued) = sync_channel(lines_max);
+        let (bell, rung) = sync_channel(1);
         let (finished, done) = sync_channel(1);
-        let bytes = Arc::new(AtomicUsize::new(0));
+        let queues = Shared::new(bytes_max, dropped, bell);
         let stop = Arc::new(AtomicBool::new(false));
-        let mut writer = Writer {
-            queued,
-            sink,
-            buffer: Vec::with_capacity(BUFFER_BYTES),
-            buffered_lines: 0,
-            bytes: Arc::clone(&bytes),
-            dropped: Arc::clone(dropped),
-            stop: Arc::clone(&stop),
-        };
         if format != AccessLog::Off {
+            let (queues, stop) = (Arc::clone(&queues), Arc::clone(&stop));
             thread::Builder::new().name("access-log".to_owned()).spawn(move || {
-                writer.run();
+                run(&queues, &rung, &stop, &mut sink);
                 // Nobody may be waiting any more.
                 let _ = finished.try_send(());
             })?;
         }
-        let wake = Some(lines.clone());
-        let queue = Queue { lines, bytes, bytes_max, dropped: Arc::clone(dropped) };
-        Ok((AccessLogger::new(format, queue), Self { wake, stop, done }))
+        Ok((AccessLogger::new(format, Queue::new(&queues)), Self { queues: Some(queues), stop, done }))
     }
 
     /// Writes out what is queued and ends the thread; waits at most `limit`, as standard output may be stuck.
@@ -124,10 +77,9 @@ impl AccessLogWriter {
     }
 
     fn end(&mut self, limit: Duration) {
-        let Some(wake) = self.wake.take() else { return };
+        let Some(queues) = self.queues.take() else { return };
         self.stop.store(true, Relaxed);
-        // Wakes it if it waits; when the queue is full it is awake anyway.
-        let _ = wake.try_send(Vec::new());
+        queues.ring();
         let _ = self.done.recv_timeout(limit);
     }
 }
@@ -138,51 +90,18 @@ impl Drop for AccessLogWriter {
     }
 }
 
-struct Writer<W> {
-    queued: Receiver<Vec<u8>>,
-    sink: W,
-    buffer: Vec<u8>,
-    buffered_lines: u64,
-    bytes: Arc<AtomicUsize>,
-    dropped: Arc<AtomicU64>,
-    stop: Arc<AtomicBool>,
-}
-
-impl<W: Write> Writer<W> {
-    fn run(&mut self) {
-        while let Ok(first) = self.queued.recv() {
-            if !self.stop.load(Relaxed) {
-                thread::sleep(GATHER);
-            }
-            // Read before draining: what was queued before the stop is then surely drained.
-            let stop = self.stop.load(Relaxed);
-            self.take(&first);
-            while let Ok(line) = self.queued.try_recv() {
-                self.take(&line);
-            }
-            self.write_out();
-            if stop {
-                return;
-            }
+fn run(queues: &Shared, rung: &Receiver<()>, stop: &AtomicBool, sink: &mut impl Write) {
+    let mut spare = Vec::new();
+    while rung.recv().is_ok() {
+        if !stop.load(Relaxed) {
+            thread::sleep(GATHER);
         }
-    }
-
-    fn take(&mut self, line: &[u8]) {
-        self.bytes.fetch_sub(line.len(), Relaxed);
-        self.buffer.extend_from_slice(line);
-        self.buffered_lines += u64::from(!line.is_empty());
-        if self.buffer.len() >= BUFFER_BYTES {
-            self.write_out();
+        // Read before the lines are taken: what was queued before the stop is then surely among them.
+        let stop = stop.load(Relaxed);
+        queues.take_out(&mut spare, |lines| sink.write_all(lines).and_then(|()| sink.flush()));
+        if stop {
+            return;
         }
-    }
-
-    fn write_out(&mut self) {
-        if self.sink.write_all(&self.buffer).and_then(|()| self.sink.flush()).is_err() {
-            // The reader is gone, and may come back (a named pipe): count, go on.
-            self.dropped.fetch_add(self.buffered_lines, Relaxed);
-        }
-        self.buffer.clear();
-        self.buffered_lines = 0;
     }
 }
 
@@ -297,29 +216,32 @@ mod tests {
         let (open, gate) = channel();
         let dropped = Arc::default();
         let sink = Stuck { entered, gate };
-        let (logger, writer) =
-            AccessLogWriter::start_bounded(AccessLog::Common, &dropped, sink, 10, QUEUE_BYTES_MAX).unwrap();
+        let (logger, writer) = AccessLogWriter::start_bounded(AccessLog::Common, &dropped, sink, 4096).unwrap();
         logger.log(&record("/first"));
         stuck.recv_timeout(Duration::from_secs(10)).unwrap();
-        (0..100).for_each(|_| logger.log(&record("/")));
-        assert_eq!(dropped.load(Relaxed), 90);
+        let long = "a".repeat(1000);
+        (0..20).for_each(|_| logger.log(&record(&long)));
+        assert_eq!(dropped.load(Relaxed), 16, "four lines of about 1,060 bytes reach the limit");
         // The end does not wait for it longer than it is told to.
         writer.finish(Duration::from_millis(1));
         drop(open);
     }
 
     #[test]
-    fn bytes_are_bounded_as_well_as_lines() {
+    fn workers_share_the_bound_evenly() {
         let (entered, stuck) = channel();
         let (open, gate) = channel();
         let dropped = Arc::default();
-        let (logger, _writer) =
-            AccessLogWriter::start_bounded(AccessLog::Common, &dropped, Stuck { entered, gate }, 1000, 4096).unwrap();
+        let sink = Stuck { entered, gate };
+        let (logger, _writer) = AccessLogWriter::start_bounded(AccessLog::Common, &dropped, sink, 8192).unwrap();
+        let other = logger.clone();
         logger.log(&record("/first"));
         stuck.recv_timeout(Duration::from_secs(10)).unwrap();
         let long = "a".repeat(1000);
         (0..20).for_each(|_| logger.log(&record(&long)));
-        assert_eq!(dropped.load(Relaxed), 16, "four lines of about 1,060 bytes reach the limit");
+        assert_eq!(dropped.load(Relaxed), 16, "half of the bytes");
+        (0..20).for_each(|_| other.log(&record(&long)));
+        assert_eq!(dropped.load(Relaxed), 32, "a stranger to the first one's lines");
         drop(open);
     }
 

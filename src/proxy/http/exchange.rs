@@ -62,7 +62,7 @@ pub async fn exchange(
     let mut note = worker
         .access
         .is_on()
-        .then(|| RequestNote::new(host.as_ref().ok().and_then(Option::as_ref), &parts.uri, &parts.headers));
+        .then(|| RequestNote::of(host.as_ref().ok().and_then(Option::as_ref), &parts.uri, &parts.headers));
     let custom = worker.access.custom();
     if let (Some(format), Some(note)) = (custom, &mut note) {
         note.told = Some(Told::new(format, &parts.headers, downstream.client.is_tls()));

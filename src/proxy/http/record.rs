@@ -1,6 +1,7 @@
 //! The end of an exchange: whatever happens to a request, exactly one [`Finish`] counts it, logs it and gives its
 //! connection back.
 
+use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -27,10 +28,12 @@ use crate::table::{InFlight, Route, Target, TargetState};
 /// What the access log wants to know of the request; made only when the log is on, because it copies.
 #[derive(Debug)]
 pub struct RequestNote {
-    host: Option<HeaderValue>,
-    uri: Uri,
-    user_agent: Option<HeaderValue>,
-    referer: Option<HeaderValue>,
+    /// The pieces of text, one behind the other: in one allocation.
+    text: Vec<u8>,
+    host: Range<usize>,
+    uri: Range<usize>,
+    user_agent: Option<Range<usize>>,
+    referer: Option<Range<usize>>,
     /// The id sent upstream.
     pub request_id: Option<HeaderValue>,
     /// The route that matched.
@@ -40,18 +43,36 @@ pub struct RequestNote {
 }
 
 impl RequestNote {
-    /// Copies what is needed (reference counts, mostly).
+    /// Copies what was asked for: host, path and query; and by whom, if they say so.
     #[must_use]
-    pub fn new(host: Option<&HeaderValue>, uri: &Uri, headers: &HeaderMap) -> Box<Self> {
-        Box::new(Self {
-            host: host.cloned(),
-            uri: uri.clone(),
-            user_agent: headers.get(USER_AGENT).cloned(),
-            referer: headers.get(REFERER).cloned(),
-            request_id: None,
-            route: None,
-            told: None,
-        })
+    pub fn new(host: &[u8], uri: &[u8], user_agent: Option<&[u8]>, referer: Option<&[u8]>) -> Box<Self> {
+        let length = |piece: Option<&[u8]>| piece.map_or(0, <[u8]>::len);
+        let mut text = Vec::with_capacity(host.len() + uri.len() + length(user_agent) + length(referer));
+        let mut put = |piece: &[u8]| {
+            let start = text.len();
+            text.extend_from_slice(piece);
+            start..text.len()
+        };
+        let (host, uri) = (put(host), put(uri));
+        let (user_agent, referer) = (user_agent.map(&mut put), referer.map(&mut put));
+        Box::new(Self { text, host, uri, user_agent, referer, request_id: None, route: None, told: None })
+    }
+
+    /// The same of a request that the library read.
+    #[must_use]
+    pub fn of(host: Option<&HeaderValue>, uri: &Uri, headers: &HeaderMap) -> Box<Self> {
+        let uri = uri.path_and_query().map_or(uri.path(), http::uri::PathAndQuery::as_str);
+        let field = |name| headers.get(name).map(HeaderValue::as_bytes);
+        Self::new(host.map_or(b"", HeaderValue::as_bytes), uri.as_bytes(), field(USER_AGENT), field(REFERER))
+    }
+
+    /// Empty, if it is no text.
+    fn text(&self, piece: &Range<usize>) -> &str {
+        std::str::from_utf8(&self.text[piece.clone()]).unwrap_or("")
+    }
+
+    fn bytes(&self, piece: Option<&Range<usize>>) -> Option<&[u8]> {
+        piece.map(|piece| &self.text[piece.clone()])
     }
 }
 
@@ -334,8 +355,8 @@ impl Finish {
             time: SystemTime::now(),
             remote: self.downstream.client.ip(),
             method: self.method.as_str(),
-            host: note.host.as_ref().and_then(|host| host.to_str().ok()).unwrap_or(""),
-            uri: note.uri.path_and_query().map_or(note.uri.path(), http::uri::PathAndQuery::as_str),
+            host: note.text(&note.host),
+            uri: note.text(&note.uri),
             version: self.version,
             status: self.status,
             bytes_out: self.bytes_out,
@@ -348,8 +369,8 @@ impl Finish {
             route: note.route.as_ref().map(|route| &route.key),
             error: self.error,
             request_id: note.request_id.as_ref().and_then(|id| id.to_str().ok()),
-            user_agent: note.user_agent.as_ref().map(HeaderValue::as_bytes),
-            referer: note.referer.as_ref().map(HeaderValue::as_bytes),
+            user_agent: note.bytes(note.user_agent.as_ref()),
+            referer: note.bytes(note.referer.as_ref()),
             tls: self.downstream.tls_version,
             more: note.told.as_ref().map(|told| told.more(self.downstream.port)),
         });

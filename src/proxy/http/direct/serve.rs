@@ -6,7 +6,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use http::{HeaderValue, Uri, Version};
+use http::header::{REFERER, USER_AGENT};
+use http::{HeaderName, HeaderValue, Version};
 use tokio::time::Instant;
 
 use super::attempt::{Again, DirectAnswer, Failed, Sending};
@@ -201,10 +202,12 @@ impl<'a, T: ClientStream> Client<'a, T> {
             return None;
         }
         let bytes = self.ahead.as_ref()?.filled();
-        let uri = Uri::try_from(head.target.of(bytes)).unwrap_or_default();
-        let host = HeaderValue::from_bytes(head.host.of(bytes)).ok();
-        let map = super::wire::map(bytes, &self.fields);
-        let mut note = RequestNote::new(host.as_ref(), &uri, &map);
+        let field = |name: HeaderName| {
+            let named = |field: &&Field| field.name.of(bytes).eq_ignore_ascii_case(name.as_str().as_bytes());
+            self.fields.iter().find(named).map(|field| field.value.of(bytes))
+        };
+        let (host, uri) = (head.host.of(bytes), head.target.of(bytes));
+        let mut note = RequestNote::new(host, uri, field(USER_AGENT), field(REFERER));
         note.request_id = id.cloned();
         note.route = Some(Arc::clone(&plan.route));
         Some(note)

@@ -1,0 +1,165 @@
+//! Access log lines between the workers, which write them, and the thread that hands them to the system.
+//!
+//! Each worker has a buffer of its own and formats its lines in it; the thread swaps it for an empty one. So a line costs
+//! no allocation, no copy and no wait: the lock is the worker's alone but for the moment of the swap. What comes first
+//! into an empty buffer rings the bell; as long as the thread has not fetched it, the lines behind it ring none.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::mpsc::SyncSender;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// A buffer that grew beyond this in a burst is given back, in bytes.
+const KEPT_MAX: usize = 1 << 20;
+
+/// Lines that wait.
+#[derive(Debug, Default)]
+struct Waiting {
+    bytes: Vec<u8>,
+    lines: u64,
+}
+
+/// What all queues of a log have in common.
+#[derive(Debug)]
+pub(super) struct Shared {
+    queues: Mutex<Vec<Arc<Mutex<Waiting>>>>,
+    /// How many there are: each may hold its share of the bytes.
+    count: AtomicUsize,
+    bytes_max: usize,
+    dropped: Arc<AtomicU64>,
+    bell: SyncSender<()>,
+}
+
+impl Shared {
+    /// No queues yet; together they will hold `bytes_max` at most, a line more in each. `bell` has room for one, and
+    /// wakes who calls [`Self::take_out`]; `dropped` counts lines.
+    pub(super) fn new(bytes_max: usize, dropped: &Arc<AtomicU64>, bell: SyncSender<()>) -> Arc<Self> {
+        let (queues, count) = (Mutex::default(), AtomicUsize::new(0));
+        Arc::new(Self { queues, count, bytes_max, dropped: Arc::clone(dropped), bell })
+    }
+
+    /// Wakes the thread.
+    pub(super) fn ring(&self) {
+        // Full: it was rung already.
+        let _ = self.bell.try_send(());
+    }
+
+    /// Takes out what is in all of them. `write` may wait as long as it likes; lines that it cannot write are counted.
+    /// `spare` is for use by the next call.
+    pub(super) fn take_out(&self, spare: &mut Vec<u8>, mut write: impl FnMut(&[u8]) -> std::io::Result<()>) {
+        let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
+        // Those whose worker has ended go once they are empty.
+        queues.retain(|queue| Arc::strong_count(queue) > 1 || !lock(queue).bytes.is_empty());
+        self.count.store(queues.len(), Relaxed);
+        let present = queues.clone();
+        drop(queues);
+        for queue in present {
+            let mut waiting = lock(&queue);
+            if waiting.bytes.is_empty() {
+                continue;
+            }
+            std::mem::swap(&mut waiting.bytes, spare);
+            let lines = std::mem::take(&mut waiting.lines);
+            drop(waiting);
+            if write(spare).is_err() {
+                // The reader is gone, and may come back (a named pipe): count, go on.
+                self.dropped.fetch_add(lines, Relaxed);
+            }
+            spare.clear();
+            spare.shrink_to(KEPT_MAX);
+        }
+    }
+}
+
+/// A worker's queue. A clone is another one.
+#[derive(Debug)]
+pub(super) struct Queue {
+    own: Arc<Mutex<Waiting>>,
+    shared: Arc<Shared>,
+}
+
+impl Queue {
+    /// One more.
+    pub(super) fn new(shared: &Arc<Shared>) -> Self {
+        let own = Arc::default();
+        let mut queues = shared.queues.lock().unwrap_or_else(PoisonError::into_inner);
+        queues.push(Arc::clone(&own));
+        shared.count.store(queues.len(), Relaxed);
+        drop(queues);
+        Self { own, shared: Arc::clone(shared) }
+    }
+
+    /// Has `put` append one line, or counts a dropped one when the queue is full.
+    pub(super) fn push(&self, put: impl FnOnce(&mut Vec<u8>)) {
+        let mut own = lock(&self.own);
+        if own.bytes.len() >= self.shared.bytes_max / self.shared.count.load(Relaxed).max(1) {
+            self.shared.dropped.fetch_add(1, Relaxed);
+            return;
+        }
+        let is_first = own.bytes.is_empty();
+        put(&mut own.bytes);
+        own.lines += 1;
+        drop(own);
+        if is_first {
+            self.shared.ring();
+        }
+    }
+}
+
+impl Clone for Queue {
+    fn clone(&self) -> Self {
+        Self::new(&self.shared)
+    }
+}
+
+/// A worker that panicked inside a line left that line unfinished, and no more than that.
+fn lock(waiting: &Mutex<Waiting>) -> std::sync::MutexGuard<'_, Waiting> {
+    waiting.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::sync_channel;
+
+    use super::*;
+
+    fn push(queue: &Queue, line: &str) {
+        queue.push(|lines| lines.extend_from_slice(line.as_bytes()));
+    }
+
+    fn taken(shared: &Shared) -> String {
+        let mut lines = Vec::new();
+        shared.take_out(&mut Vec::new(), |taken| {
+            lines.extend_from_slice(taken);
+            Ok(())
+        });
+        String::from_utf8(lines).unwrap()
+    }
+
+    #[test]
+    fn the_first_line_rings_and_those_behind_it_do_not() {
+        let (bell, rung) = sync_channel(1);
+        let shared = Shared::new(1 << 20, &Arc::default(), bell);
+        let queue = Queue::new(&shared);
+        for lines in ["a\nb\n", "c\n"] {
+            for line in lines.split_inclusive('\n') {
+                push(&queue, line);
+            }
+            rung.try_recv().unwrap();
+            assert!(rung.try_recv().is_err());
+            assert_eq!(taken(&shared), lines);
+        }
+    }
+
+    #[test]
+    fn lines_of_a_worker_that_ended_are_written_and_its_queue_goes() {
+        let (bell, _rung) = sync_channel(1);
+        let shared = Shared::new(1 << 20, &Arc::default(), bell);
+        let (stays, ends) = (Queue::new(&shared), Queue::new(&shared));
+        push(&ends, "last\n");
+        drop(ends);
+        assert_eq!(taken(&shared), "last\n");
+        push(&stays, "next\n");
+        assert_eq!(taken(&shared), "next\n");
+        assert_eq!(shared.count.load(Relaxed), 1);
+    }
+}
