@@ -5,6 +5,7 @@
 //! a request. This module has never heard of Consul.
 
 pub mod auth;
+pub mod beside;
 pub mod budget;
 pub mod connect;
 pub mod drain;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::support::certs::Ca;
-use super::support::client::{self, PATIENCE, RawClient};
+use super::support::client::{PATIENCE, RawClient};
 use super::support::lb::Lb;
 use super::support::upstream::Upstream;
 use super::tls::{Trust, shown, tls_upstream};
@@ -360,5 +360,4 @@ fn a_name_that_gets_a_tcp_route_is_passed_on_from_then_on() {
         let after = trust.connect(address, "a.test").await.unwrap();
         assert_ne!(shown(&before), shown(&after));
     });
-    let _ = client::exchange(address, "");
 }

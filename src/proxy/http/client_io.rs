@@ -78,12 +78,11 @@ impl Activity {
     }
 
     fn note<T>(&self, waits_since_ms: &Cell<Option<u64>>, polled: &Poll<T>) {
-        let now_ms = self.clock.now_ms();
         if polled.is_ready() {
-            self.last_ms.set(now_ms);
+            self.last_ms.set(self.clock.now_ms());
             waits_since_ms.set(None);
         } else if waits_since_ms.get().is_none() {
-            waits_since_ms.set(Some(now_ms));
+            waits_since_ms.set(Some(self.clock.now_ms()));
         }
     }
 }

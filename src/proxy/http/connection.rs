@@ -123,6 +123,12 @@ impl Watch {
         self.guard().as_ref().map(GuardHandle::exchange)
     }
 
+    /// The client has sent its last byte, as far as was read.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.guard.borrow().as_ref().is_some_and(GuardHandle::has_ended)
+    }
+
     /// What is known of the bytes of the client, where they are HTTP/1.
     #[must_use]
     pub fn guard(&self) -> Option<GuardHandle> {
@@ -203,11 +209,7 @@ impl Watch {
     ///
     /// Needs no waker of its own: the FIN is read by the task that polls this.
     async fn gone(&self) {
-        poll_fn(|_| match &*self.guard.borrow() {
-            Some(guard) if guard.has_ended() => Poll::Ready(()),
-            _ => Poll::Pending,
-        })
-        .await;
+        poll_fn(|_| if self.has_ended() { Poll::Ready(()) } else { Poll::Pending }).await;
         loop {
             let quiet_ms = self.activity.now_ms().saturating_sub(self.activity.last_ms());
             let left_ms = ms(GONE_AFTER).saturating_sub(quiet_ms);

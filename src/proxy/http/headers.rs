@@ -287,8 +287,20 @@ pub fn received_host(uri: &Uri, headers: &HeaderMap, version: Version) -> Result
 
 /// Bytes of `uri-host [":" port]` (RFC 3986 section 3.2.2); an empty one is allowed (RFC 9112 section 3.2).
 pub(super) fn is_host(bytes: &[u8]) -> bool {
-    bytes.iter().all(|&byte| byte.is_ascii_alphanumeric() || b"-._~:[]%!$&'()*+,;=".contains(&byte))
+    bytes.iter().all(|&byte| HOST_BYTE[usize::from(byte)])
 }
+
+/// Every byte of every host is looked up here.
+static HOST_BYTE: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0u8;
+    while byte < 128 {
+        table[byte as usize] = byte.is_ascii_alphanumeric()
+            || matches!(byte, b'!' | b'$'..=b'.' | b':' | b';' | b'=' | b'[' | b']' | b'_' | b'~');
+        byte += 1;
+    }
+    table
+};
 
 /// The upgrade a request asks for: `Upgrade` that `Connection` lists. `h2c` is never passed on: upstream would then
 /// see requests that nobody routed.

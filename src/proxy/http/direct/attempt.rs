@@ -304,14 +304,15 @@ pub struct Sending<'a> {
 }
 
 impl<'a> Sending<'a> {
-    /// A pooled connection to `target` that gets the request at `now`; none if there is no connection.
+    /// A pooled connection to `target` that gets the request at `now`, which is `now_ms` on the process clock; none if there
+    /// is no connection.
     ///
     /// # Errors
     /// A request that cannot be written for this target.
-    pub fn on_warm(&self, target: &'a Target, now: Instant) -> Result<Option<Sent>, Failed> {
+    pub fn on_warm(&self, target: &'a Target, now: Instant, now_ms: u64) -> Result<Option<Sent>, Failed> {
         let key = PoolKey::of(target);
         let idle_max_ms = ms(self.settings.proxy.upstream_idle_timeout);
-        let warm = self.worker.pool.checkout_direct(&key, self.worker.clock.at(now), idle_max_ms, self.once_only());
+        let warm = self.worker.pool.checkout_direct(&key, now_ms, idle_max_ms, self.once_only());
         warm.map(|stream| self.sent(Way { key, stream, reused: true, since: now }, target)).transpose()
     }
 

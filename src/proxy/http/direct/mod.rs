@@ -50,6 +50,10 @@ pub mod serve;
 pub mod timer;
 pub mod wire;
 
+use std::future::poll_fn;
+use std::pin::pin;
+use std::task::Poll;
+
 use tokio::net::TcpStream;
 
 use self::awake::Awake;
@@ -62,6 +66,7 @@ use super::client_io::ClientStream;
 use super::connection::{Place, TOO_SLOW, Verdict, farewell, last_call, refused, watchdog};
 use crate::config::ListenerProtocol;
 use crate::metrics::ClientFault;
+use crate::proxy::beside::Beside;
 use crate::proxy::drain::Phase;
 use crate::proxy::listener::Listener;
 use crate::proxy::settings::Settings;
@@ -133,8 +138,8 @@ impl Over {
             End::Rest => return None,
             End::HandOver(ahead) => Self::Left(ahead),
             // With nothing unread a plain socket closes with a FIN by itself; TLS has to say its farewell.
-            End::Done if io.plain().is_some_and(is_silent) => Self::Closed,
-            End::Done => Self::Said(b""),
+            End::Done { sure } if io.plain().is_some_and(|socket| sure || is_silent(socket)) => Self::Closed,
+            End::Done { .. } => Self::Said(b""),
             End::Orderly(last) => Self::Said(last),
             End::Abrupt => Self::Closed,
         })
@@ -149,35 +154,51 @@ fn rests(place: &Place) {
 async fn watched<T: ClientStream>(place: &Place, io: &mut T) -> End {
     let Place { worker, settings, downstream } = place;
     let mut client = Client::new(worker, downstream, io);
-    let serving = client.serve();
-    tokio::pin!(serving);
-    let watchdog = watchdog(worker, downstream.listener.limits(&settings.proxy), &downstream.watch);
-    tokio::pin!(watchdog);
-    let last_call = last_call(&downstream.phase, downstream.watch.activity());
-    tokio::pin!(last_call);
+    let mut serving = pin!(client.serve());
+    let mut watchdog = pin!(watchdog(worker, downstream.listener.limits(&settings.proxy), &downstream.watch));
+    let mut last_call = pin!(last_call(&downstream.phase, downstream.watch.activity()));
+    let mut cut = pin!(worker.phase.reached(Phase::Cut));
     let mut draining = false;
+    let mut signals = pin!(Beside::new(poll_fn(|cx| {
+        if let Poll::Ready(verdict) = watchdog.as_mut().poll(cx) {
+            return Poll::Ready(Signal::Verdict(verdict));
+        }
+        if !draining && last_call.as_mut().poll(cx).is_ready() {
+            draining = true;
+            return Poll::Ready(Signal::LastCall);
+        }
+        cut.as_mut().poll(cx).map(|()| Signal::Cut)
+    })));
+    let mut anyway = false;
     loop {
-        tokio::select! {
-            biased;
-            end = &mut serving => return end,
-            verdict = &mut watchdog => {
-                if verdict == Verdict::HeadTooSlow {
-                    let reason = "the head did not come to its end in time";
-                    refused(worker, downstream, ClientFault::TooSlow, 408, &reason);
-                    return End::Orderly(TOO_SLOW);
-                }
-                return End::Abrupt;
+        let next = poll_fn(|cx| {
+            if let Poll::Ready(end) = serving.as_mut().poll(cx) {
+                return Poll::Ready(Err(end));
             }
-            () = &mut last_call, if !draining => {
-                draining = true;
-                // Whoever is being answered is told with the answer.
-                if downstream.watch.is_idle() {
-                    return End::Orderly(b"");
-                }
+            // The end of the client is seen by whoever reads, and told by nobody.
+            signals.as_mut().poll(anyway || downstream.watch.has_ended(), cx).map(Ok)
+        });
+        match next.await {
+            Err(end) => return end,
+            Ok(Signal::Verdict(Verdict::HeadTooSlow)) => {
+                let reason = "the head did not come to its end in time";
+                refused(worker, downstream, ClientFault::TooSlow, 408, &reason);
+                return End::Orderly(TOO_SLOW);
             }
-            () = worker.phase.reached(Phase::Cut) => return End::Abrupt,
+            Ok(Signal::Verdict(_) | Signal::Cut) => return End::Abrupt,
+            // Whoever is being answered is told with the answer.
+            Ok(Signal::LastCall) if downstream.watch.is_idle() => return End::Orderly(b""),
+            // What came behind the last call in turn was not asked yet.
+            Ok(Signal::LastCall) => anyway = true,
         }
     }
+}
+
+/// What ends a connection beside its requests.
+enum Signal {
+    Verdict(Verdict),
+    LastCall,
+    Cut,
 }
 
 /// Whether the client has said nothing more.

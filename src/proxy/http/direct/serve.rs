@@ -49,7 +49,10 @@ pub enum End {
     /// After these last bytes, in good order.
     Orderly(&'static [u8]),
     /// As the client wanted it: everything it sent was read, and everything it asked for is written.
-    Done,
+    Done {
+        /// Nothing can be on its way any more. Some clients send a line end behind a body (RFC 9112 section 2.2).
+        sure: bool,
+    },
     /// At once.
     Abrupt,
     /// Not at all: it has been quiet for a while, and nothing is held for it.
@@ -158,10 +161,15 @@ impl<'a, T: ClientStream> Client<'a, T> {
         let mut finish = Finish::new(now.into_std(), worker, downstream, head.method.clone(), Version::HTTP_11, note);
         finish.belongs_to(&first.service);
         self.front.guard().note_head();
-        let now = if self.read_body(&head).await? { Instant::now() } else { now };
+        let (now, now_ms) = if self.read_body(&head).await? {
+            let now = Instant::now();
+            (now, self.worker.clock.at(now.into_std()))
+        } else {
+            (now, now_ms)
+        };
         self.front.guard().note_between(true);
         finish.took_in(head.body);
-        let asked = Asked { head: &head, id: id.as_ref(), as_it_came: plan.as_it_came, now };
+        let asked = Asked { head: &head, id: id.as_ref(), as_it_came: plan.as_it_came, now, now_ms };
         let answer = self.ask(&asking, first, asked, settings, &mut finish).await?;
         let close = head.close || self.downstream.phase.get() >= Phase::Draining;
         let pass_on = PassOn { worker: self.worker, downstream: self.downstream, settings, close };
@@ -184,7 +192,9 @@ impl<'a, T: ClientStream> Client<'a, T> {
         // A drain that began meanwhile ends the connection behind this answer.
         match close || self.downstream.phase.get() >= Phase::Draining {
             false => Ok(()),
-            true if head.close && self.ahead.as_ref().is_none_or(|ahead| ahead.filled().is_empty()) => Err(End::Done),
+            true if head.close && self.ahead.as_ref().is_none_or(|ahead| ahead.filled().is_empty()) => {
+                Err(End::Done { sure: head.body == 0 })
+            }
             true => Err(End::Orderly(b"")),
         }
     }
@@ -246,7 +256,7 @@ impl<'a, T: ClientStream> Client<'a, T> {
     ) -> Result<Result<(&'r Target, DirectAnswer), ProxyError>, End> {
         let Self { worker, downstream, front, ahead, fields, lines, timer, .. } = self;
         let bytes = ahead.as_ref().map_or(&[][..], Buffer::filled);
-        let Asked { head, id, as_it_came, now } = asked;
+        let Asked { head, id, as_it_came, now, now_ms } = asked;
         let text = head.path.text(bytes);
         let path = if as_it_came { Ok(NormalPath::as_it_came(text)) } else { path::normalise(text) };
         let Ok(path) = path else { return Err(End::Abrupt) };
@@ -258,8 +268,8 @@ impl<'a, T: ClientStream> Client<'a, T> {
         let sending = Sending { worker, downstream, settings, received, lines, repeatable: asking.repeatable };
         let body_timeout = downstream.listener.limits(&settings.proxy).body;
         let deadlines = Deadlines::from(now, settings, body_timeout, asking.repeatable, false);
-        worker.budget.borrow_mut().record_request(worker.clock.at(now.into_std()));
-        let begin = match sending.on_warm(first, now.into_std()) {
+        worker.budget.borrow_mut().record_request(now_ms);
+        let begin = match sending.on_warm(first, now.into_std(), now_ms) {
             Ok(None) => First::New(first, Again),
             Err(error) => {
                 finish.tries(first);
@@ -352,6 +362,8 @@ struct Asked<'a> {
     /// See [`Plan::as_it_came`].
     as_it_came: bool,
     now: Instant,
+    /// The same on the process clock.
+    now_ms: u64,
 }
 
 enum Waited {

@@ -4,19 +4,37 @@
 //! are seconds, the requests microseconds apart.
 
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
 /// The timer of one connection.
 #[derive(Debug, Default)]
-pub struct Timer(Option<Pin<Box<Sleep>>>);
+pub struct Timer(Option<Armed>);
+
+#[derive(Debug)]
+struct Armed {
+    sleep: Pin<Box<Sleep>>,
+    /// The task that it wakes.
+    task: Waker,
+}
 
 impl Timer {
     /// Ready when `deadline` has passed.
     pub fn poll_until(&mut self, deadline: Instant, cx: &mut Context<'_>) -> Poll<()> {
-        let sleep = self.0.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
-        if sleep.deadline() > deadline {
+        let Some(Armed { sleep, task }) = &mut self.0 else {
+            let mut sleep = Box::pin(sleep_until(deadline));
+            let polled = sleep.as_mut().poll(cx);
+            self.0 = Some(Armed { sleep, task: cx.waker().clone() });
+            return polled;
+        };
+        let armed = sleep.deadline() <= deadline;
+        if armed && !sleep.is_elapsed() && task.will_wake(cx.waker()) {
+            // It will fire, soon enough, and for this task.
+            return Poll::Pending;
+        }
+        task.clone_from(cx.waker());
+        if !armed {
             sleep.as_mut().reset(deadline);
         }
         loop {

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::future::poll_fn;
+use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
@@ -18,6 +19,7 @@ use super::body::{Answer, StreamBody};
 use super::keep_alive::{self, Heard, Patience, Signs};
 use super::pump::{Pump, Upload};
 use super::without_hop;
+use crate::proxy::beside::Beside;
 use crate::proxy::connect::UpstreamStream;
 use crate::proxy::http::body::RequestBody;
 use crate::proxy::http::forward::BoxError;
@@ -206,14 +208,15 @@ async fn run(mut connection: Connection<Heard<UpstreamStream>, Bytes>, signs: Rc
     let ping_pong = connection.ping_pong();
     // Without streams nobody waits for it.
     let lost = keep_alive::lost(ping_pong, Patience::Counts, PONG_MAX, &signs, || state.open.get() > 0);
-    tokio::select! {
-        biased;
-        ended = connection => {
-            if let Err(error) = ended {
-                tracing::debug!(%error, "an upstream's connection ended");
-            }
-        }
-        () = lost => tracing::debug!("an upstream does not answer pings"),
+    let (mut connection, mut lost) = (pin!(connection), pin!(Beside::new(lost)));
+    let ended = poll_fn(|cx| match connection.as_mut().poll(cx) {
+        Poll::Ready(ended) => Poll::Ready(Some(ended)),
+        Poll::Pending => lost.as_mut().poll(false, cx).map(|()| None),
+    });
+    match ended.await {
+        Some(Ok(())) => {}
+        Some(Err(error)) => tracing::debug!(%error, "an upstream's connection ended"),
+        None => tracing::debug!("an upstream does not answer pings"),
     }
     state.close();
 }

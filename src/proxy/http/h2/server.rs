@@ -1,6 +1,7 @@
 //! A client's connection: its streams are requests, one task each.
 
 use std::future::poll_fn;
+use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
@@ -17,6 +18,7 @@ use super::body::StreamBody;
 use super::keep_alive::{self, Heard, Patience, Signs};
 use super::pump::Pump;
 use super::without_hop;
+use crate::proxy::beside::Beside;
 use crate::proxy::drain::Phase;
 use crate::proxy::http::body::ResponseBody;
 use crate::proxy::http::connection::{Downstream, Verdict, watchdog};
@@ -55,32 +57,55 @@ where
     let ping_pong = connection.ping_pong();
     let lost = keep_alive::lost(ping_pong, Patience::Any, PONG_MAX, &signs, || true);
     tokio::pin!(lost);
-    let mut watched = true;
-    let mut draining = false;
+    let mut draining = pin!(downstream.phase.reached(Phase::Draining));
+    let mut cut = pin!(worker.phase.reached(Phase::Cut));
+    let (mut watched, mut serving) = (true, true);
+    let mut signals = pin!(Beside::new(poll_fn(|cx| {
+        if watched && let Poll::Ready(verdict) = watchdog.as_mut().poll(cx) {
+            watched = false;
+            return Poll::Ready(if verdict == Verdict::Stalled { Signal::End } else { Signal::Leave });
+        }
+        if lost.as_mut().poll(cx).is_ready() {
+            tracing::debug!("client does not answer pings");
+            return Poll::Ready(Signal::End);
+        }
+        if serving && draining.as_mut().poll(cx).is_ready() {
+            serving = false;
+            return Poll::Ready(Signal::Leave);
+        }
+        cut.as_mut().poll(cx).map(|()| Signal::End)
+    })));
+    let mut anyway = false;
     loop {
-        tokio::select! {
-            biased;
-            ended = poll_fn(|cx| poll_streams(&mut connection, &worker, &downstream, cx)) => {
+        let next = poll_fn(|cx| {
+            if let Poll::Ready(ended) = poll_streams(&mut connection, &worker, &downstream, cx) {
+                return Poll::Ready(Err(ended));
+            }
+            signals.as_mut().poll(anyway, cx).map(Ok)
+        });
+        match next.await {
+            Err(ended) => {
                 if let Err(error) = ended {
                     tracing::trace!(%error, "client connection ended");
                 }
                 return;
             }
-            verdict = &mut watchdog, if watched => {
-                if verdict == Verdict::Stalled {
-                    return;
-                }
-                watched = false;
+            Ok(Signal::End) => return,
+            Ok(Signal::Leave) => {
                 connection.graceful_shutdown();
+                // What came behind that in turn was not asked yet.
+                anyway = true;
             }
-            () = &mut lost => return tracing::debug!("client does not answer pings"),
-            () = downstream.phase.reached(Phase::Draining), if !draining => {
-                draining = true;
-                connection.graceful_shutdown();
-            }
-            () = worker.phase.reached(Phase::Cut) => return,
         }
     }
+}
+
+/// What happens to a connection beside its streams.
+enum Signal {
+    /// At once.
+    End,
+    /// When its streams have ended.
+    Leave,
 }
 
 fn builder(settings: &Settings) -> Builder {

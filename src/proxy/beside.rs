@@ -1,0 +1,100 @@
+//! A future beside the one that a task is about: it is polled only when it was woken itself.
+//!
+//! Timers and signals that hardly ever fire would otherwise be asked each time a byte comes.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::AcqRel, Ordering::Acquire, Ordering::Release};
+use std::task::{Context, Poll, Wake, Waker};
+
+use pin_project_lite::pin_project;
+
+pin_project! {
+    /// See the module. Its future must not depend on being polled when others make progress.
+    #[derive(Debug)]
+    pub struct Beside<F> {
+        #[pin]
+        future: F,
+        bell: Option<(Arc<Bell>, Waker)>,
+    }
+}
+
+/// Wakes the task, and remembers for whom.
+#[derive(Debug)]
+struct Bell {
+    rung: AtomicBool,
+    task: Waker,
+}
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.rung.store(true, Release);
+        self.task.wake_by_ref();
+    }
+}
+
+impl<F: Future> Beside<F> {
+    /// Nothing happens before the first poll.
+    pub fn new(future: F) -> Self {
+        Self { future, bell: None }
+    }
+
+    /// Polls the future if it was woken since the last time, or `anyway`. Not to be called after it was ready, unless
+    /// the future can be polled again.
+    pub fn poll(self: Pin<&mut Self>, anyway: bool, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let this = self.project();
+        // The future may have kept the waker of another task: it has to be given that of this one.
+        if this.bell.as_ref().is_none_or(|(bell, _)| !bell.task.will_wake(cx.waker())) {
+            let bell = Arc::new(Bell { rung: AtomicBool::new(true), task: cx.waker().clone() });
+            *this.bell = Some((Arc::clone(&bell), Waker::from(bell)));
+        }
+        let Some((bell, waker)) = this.bell else { return Poll::Pending };
+        // Looked at first: to take it back is much dearer. Taken back before the poll, so that no ring is lost.
+        let rung = bell.rung.load(Acquire) && bell.rung.swap(false, AcqRel);
+        if rung || anyway { this.future.poll(&mut Context::from_waker(waker)) } else { Poll::Pending }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::future::poll_fn;
+    use std::rc::Rc;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn it_is_polled_at_first_and_when_it_is_woken() {
+        let polls = Rc::new(Cell::new(0));
+        let counted = {
+            let (polls, mut sleep) = (Rc::clone(&polls), Box::pin(tokio::time::sleep(Duration::from_secs(1))));
+            poll_fn(move |cx| {
+                polls.set(polls.get() + 1);
+                sleep.as_mut().poll(cx)
+            })
+        };
+        let mut beside = std::pin::pin!(Beside::new(counted));
+        for _ in 0..5 {
+            let polled = poll_fn(|cx| Poll::Ready(beside.as_mut().poll(false, cx))).await;
+            assert!(polled.is_pending());
+        }
+        assert_eq!(polls.get(), 1);
+        assert!(poll_fn(|cx| Poll::Ready(beside.as_mut().poll(true, cx))).await.is_pending());
+        assert_eq!(polls.get(), 2);
+        poll_fn(|cx| beside.as_mut().poll(false, cx)).await;
+        assert_eq!(polls.get(), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn another_task_is_woken_when_it_goes_on_there() {
+        let mut beside = Box::pin(Beside::new(tokio::time::sleep(Duration::from_secs(1))));
+        assert!(poll_fn(|cx| Poll::Ready(beside.as_mut().poll(false, cx))).await.is_pending());
+        let there = tokio::spawn(async move { poll_fn(|cx| beside.as_mut().poll(false, cx)).await });
+        there.await.unwrap();
+    }
+}
