@@ -104,7 +104,7 @@ fn answer(text: &str, fields: &mut Vec<Field>) -> AnswerHead {
 fn requests(c: &mut Criterion) {
     let settings = Arc::new(settings());
     let client = client();
-    let lines = ClientLines::new(&settings, &client);
+    let lines = ClientLines::new(&settings, &client, http::Version::HTTP_11);
     let target = target();
     let mut fields = Vec::new();
     assert_eq!((request(BROWSER, &mut fields).mapped, fields.len()), (false, 20));

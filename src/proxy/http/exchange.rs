@@ -24,7 +24,7 @@ use super::ask::{Asking, Attempted, Attempts, Deadlines, First};
 use super::body::{RequestBody, ResponseBody, UploadProgress};
 use super::compression::Compressing;
 use super::connection::Downstream;
-use super::forward::{self, Answer, Original, attempt, is_idempotent};
+use super::forward::{self, Answer, Original, ask_directly, attempt, is_idempotent, may_ask_directly};
 use super::headers;
 use super::path::{self, NormalPath};
 use super::record::{Finish, RequestNote};
@@ -150,7 +150,9 @@ pub async fn exchange(
     };
     finish.belongs_to(&first.service);
     if let Some(name) = exchange.wanted_scheme(first) {
-        match settings.auth.admit(name, &original.headers, || exchange.fields_for_auth(first)).await {
+        // Boxed: it is rare, and larger than all the rest.
+        let admitting = Box::pin(settings.auth.admit(name, &original.headers, || exchange.fields_for_auth(first)));
+        match admitting.await {
             Admission::Granted(granted) => {
                 exchange.admitted_by = Some(name);
                 // It is asked once, so the cell is empty.
@@ -229,7 +231,7 @@ pub async fn exchange(
 struct Exchange<'a> {
     worker: &'a Rc<Worker>,
     downstream: &'a Rc<Downstream>,
-    settings: &'a Settings,
+    settings: &'a Arc<Settings>,
     original: &'a Original,
     path: &'a NormalPath<'a>,
     /// The authentication scheme that let the request in.
@@ -246,6 +248,10 @@ impl<'a> Attempts<'a> for Exchange<'a> {
         body: RequestBody,
         fresh_only: bool,
     ) -> LocalBoxFuture<'a, Attempted<Answer, RequestBody>> {
+        if may_ask_directly(self.settings, self.original, target, &body) {
+            let Self { worker, downstream, settings, original, path, .. } = *self;
+            return Box::pin(ask_directly(worker, downstream, settings, original, path, target, fresh_only));
+        }
         let (worker, downstream) = (Rc::clone(self.worker), Rc::clone(self.downstream));
         Box::pin(attempt(worker, downstream, self.settings, self.original, self.path, target, body, fresh_only))
     }

@@ -5,6 +5,7 @@ use std::cell::OnceCell;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -19,7 +20,7 @@ use super::connection::Downstream;
 use super::direct::attempt::{Again, Sent, Way};
 use super::direct::body::DirectBody;
 use super::direct::outgoing::Outgoing;
-use super::direct::wire;
+use super::direct::wire::{self, Bodiless};
 use super::h2::client::SendError;
 use super::headers::{self, HeaderRules, RequestContext, Upgrade};
 use super::path::{self, NormalPath, PathEdit, PathError};
@@ -159,12 +160,7 @@ pub async fn attempt(
 ) -> Result<Answer, AttemptError> {
     let key = PoolKey::of(target);
     let bodiless = matches!(body, RequestBody::Empty);
-    // Interim answers go to clients of HTTP/1.1 alone, and with upgrades the connection changes hands: those are hyper's.
-    if bodiless && original.version == Version::HTTP_2 && !key.speaks_h2() && settings.proxy.direct {
-        let request = build(original, path, &downstream, &settings.header_rules, target, body)?;
-        return ask_directly(&worker, settings, request, target, fresh_only).await;
-    }
-    let in_flight = InFlight::new(std::sync::Arc::clone(&target.state));
+    let in_flight = InFlight::new(Arc::clone(&target.state));
     let now_ms = worker.clock.now_ms();
     let idle_max_ms = ms(settings.proxy.upstream_idle_timeout);
     let mut warm = if fresh_only { None } else { worker.pool.checkout(&key, now_ms, idle_max_ms) };
@@ -216,22 +212,36 @@ pub async fn attempt(
     }
 }
 
-/// Sends a request without a body over HTTP/1.1, byte by byte.
-async fn ask_directly(
+/// Whether a request can be asked for by [`ask_directly`]. Interim answers go to clients of HTTP/1.1 alone, and with upgrades the
+/// connection changes hands: those are hyper's.
+pub fn may_ask_directly(settings: &Settings, original: &Original, target: &Target, body: &RequestBody) -> bool {
+    matches!(body, RequestBody::Empty)
+        && original.version == Version::HTTP_2
+        && !target.options.proto.is_h2()
+        && settings.proxy.direct
+}
+
+/// As [`attempt`], of a request without a body, over HTTP/1.1, byte by byte.
+///
+/// # Errors
+/// As [`attempt`].
+pub async fn ask_directly(
     worker: &Rc<Worker>,
-    settings: &Settings,
-    request: Request<RequestBody>,
+    downstream: &Downstream,
+    settings: &Arc<Settings>,
+    original: &Original,
+    path: &NormalPath<'_>,
     target: &Target,
     fresh_only: bool,
 ) -> Result<Answer, AttemptError> {
-    let repeatable = is_idempotent(request.method());
+    let repeatable = is_idempotent(&original.method);
     // As in the exchange of HTTP/1.1: what may not be sent twice is not sent on a connection whose end lies unread.
     let way = Way::to(target, worker, settings, fresh_only, !repeatable).await;
     let way = way.map_err(|source| AttemptError::Connect { source, body: RequestBody::Empty })?;
     let mut head = worker.direct.buffers.for_head();
-    wire::put_made(&mut head, &request);
+    put_head(&mut head, worker, downstream, settings, original, path, target)?;
     let outgoing = Outgoing::new(head, b"", &way.stream);
-    let sent = Sent::new(worker, way, outgoing, request.method().clone(), repeatable, target);
+    let sent = Sent::new(worker, way, outgoing, original.method.clone(), repeatable, target);
     let answer = sent.answer().await.map_err(AttemptError::bodiless)?;
     let opened = DirectBody::open(worker, &target.state, answer);
     Ok(Answer {
@@ -242,6 +252,30 @@ async fn ask_directly(
         in_flight: opened.in_flight,
         took: opened.took,
     })
+}
+
+/// Writes the head of a request without a body.
+fn put_head(
+    out: &mut Vec<u8>,
+    worker: &Worker,
+    downstream: &Downstream,
+    settings: &Arc<Settings>,
+    original: &Original,
+    path: &NormalPath<'_>,
+    target: &Target,
+) -> Result<(), AttemptError> {
+    if let (Some(host), None) = (&original.host, original.granted.get()) {
+        let sent = target_uri(original, path, target).map_err(|error| AttemptError::Request(error.to_string()))?;
+        let Original { method, headers, request_id, version, .. } = original;
+        let request = Bodiless { method, target: &sent, headers, host, id: request_id.as_ref() };
+        let lines = worker.direct.lines.of(settings, &downstream.client, *version);
+        if wire::put_as_it_came(out, &request, settings, &downstream.client, &lines, target) {
+            return Ok(());
+        }
+    }
+    let request = build(original, path, downstream, &settings.header_rules, target, RequestBody::Empty)?;
+    wire::put_made(out, &request);
+    Ok(())
 }
 
 /// RFC 9110 section 9.2.2.

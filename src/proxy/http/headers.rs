@@ -382,6 +382,14 @@ pub fn prepare_request(headers: &mut HeaderMap, ctx: &RequestContext<'_>) {
     }
 }
 
+/// Whether [`prepare_request`] would leave a request's fields as they are, but for Host, and put ours beside them. Which
+/// fields the rules write is for [`HeaderRules::overwrite_any`] to say.
+#[must_use]
+pub fn pass_as_they_came(headers: &HeaderMap) -> bool {
+    let Seen(seen) = Seen::scan(headers);
+    seen & !Seen::COOKIE == 0 && !headers.contains_key(&X_FORWARDED_PREFIX)
+}
+
 /// Makes the fields of an answer those that the client gets. `switching`: it is a 101 whose tunnel will be made.
 pub fn prepare_response(headers: &mut HeaderMap, client: &ClientContext, rules: &HeaderRules, switching: bool) {
     let seen = Seen::scan(headers);

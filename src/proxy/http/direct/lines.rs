@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use foldhash::fast::FixedState;
+use http::Version;
 
 use super::wire::ClientLines;
 use crate::proxy::http::headers::{ClientContext, TlsDetails};
@@ -30,26 +31,27 @@ struct Remembered {
 struct Recent {
     ip: IpAddr,
     tls: Option<TlsDetails>,
+    version: Version,
     lines: Rc<ClientLines>,
 }
 
 impl Lines {
-    /// The lines for a client.
+    /// The lines for a client that speaks `version`.
     #[must_use]
-    pub fn of(&self, settings: &Arc<Settings>, client: &ClientContext) -> Rc<ClientLines> {
+    pub fn of(&self, settings: &Arc<Settings>, client: &ClientContext, version: Version) -> Rc<ClientLines> {
         let (ip, tls) = (client.ip(), client.tls());
         let mut remembered = self.0.borrow_mut();
         let current = remembered.take().filter(|remembered| Arc::ptr_eq(&remembered.settings, settings));
         let places = &mut remembered.insert(current.unwrap_or_else(|| Remembered::of(settings))).places;
         #[expect(clippy::cast_possible_truncation, reason = "the remainder is small")]
-        let at = (FixedState::default().hash_one(ip) % CLIENTS_MAX as u64) as usize;
+        let at = (FixedState::default().hash_one((ip, version)) % CLIENTS_MAX as u64) as usize;
         if let Some(recent) = &places[at]
-            && (recent.ip, recent.tls) == (ip, tls)
+            && (recent.ip, recent.tls, recent.version) == (ip, tls, version)
         {
             return Rc::clone(&recent.lines);
         }
-        let lines = Rc::new(ClientLines::new(settings, client));
-        places[at] = Some(Recent { ip, tls, lines: Rc::clone(&lines) });
+        let lines = Rc::new(ClientLines::new(settings, client, version));
+        places[at] = Some(Recent { ip, tls, version, lines: Rc::clone(&lines) });
         lines
     }
 }

@@ -261,7 +261,7 @@ impl<'a, T: ClientStream> Client<'a, T> {
         let path = if as_it_came { Ok(NormalPath::as_it_came(text)) } else { path::normalise(text) };
         let Ok(path) = path else { return Err(End::Abrupt) };
         if lines.as_ref().is_none_or(|lines| !lines.are_of(settings)) {
-            *lines = Some(worker.direct.lines.of(settings, &downstream.client));
+            *lines = Some(worker.direct.lines.of(settings, &downstream.client, Version::HTTP_11));
         }
         let Some(lines) = lines else { return Err(End::Abrupt) };
         let received = Received { bytes, head, fields, path: &path, id };

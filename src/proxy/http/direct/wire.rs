@@ -7,7 +7,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use http::header::{CONTENT_LENGTH, DATE, HeaderName, HeaderValue, TRANSFER_ENCODING};
+use http::header::{CONTENT_LENGTH, DATE, HOST, HeaderName, HeaderValue, TRANSFER_ENCODING};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Method, Request, Version};
 
@@ -109,12 +109,13 @@ pub struct ClientLines {
 }
 
 impl ClientLines {
-    /// Those for a client.
+    /// Those for a client that speaks `version`.
     #[must_use]
-    pub fn new(settings: &Arc<Settings>, client: &ClientContext) -> Self {
+    pub fn new(settings: &Arc<Settings>, client: &ClientContext, version: Version) -> Self {
         let mut map = HeaderMap::new();
         let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
-        let context = context(settings, client, None, None, &HostRewrite::Keep, nowhere);
+        let context =
+            RequestContext { version, ..context(settings, client, None, None, &HostRewrite::Keep, nowhere) };
         headers::prepare_request(&mut map, &context);
         // What the request's own host decides.
         map.remove(http::header::HOST);
@@ -193,35 +194,98 @@ pub fn put_request(
                 put(out, "host", headers::upstream_host(&context).as_bytes());
             }
         }
-        out.extend_from_slice(&lines.lines);
-        let host = received.host();
-        let default: &[u8] = if client.is_tls() { b"443" } else { b"80" };
-        put(out, "x-forwarded-port", port_of(host).unwrap_or(default));
-        put(out, "x-forwarded-host", host);
-        if let Some(strip) = &options.strip
-            && HeaderValue::from_str(strip).is_ok()
-        {
-            put(out, "x-forwarded-prefix", strip.as_bytes());
-        }
-        if let (Some(name), Some(id)) = (&rules.request_id_header, received.id) {
-            put(out, name.as_str(), id.as_bytes());
-        }
+        put_ours(out, lines, received.host(), client, settings, target, received.id);
     }
-    // RFC 9110 section 8.6: some servers answer 411 to a POST that does not say that it has no content.
     let says_length = received.fields.iter().any(|field| field.kind == Kind::ContentLength);
-    if !says_length && matches!(received.head.method, Method::POST | Method::PUT | Method::PATCH) {
-        put(out, CONTENT_LENGTH.as_str(), b"0");
-    }
+    put_no_content(out, &received.head.method, says_length);
     out.extend_from_slice(b"\r\n");
     Ok(())
 }
 
+/// What every request gets behind its own fields.
+fn put_ours(
+    out: &mut Vec<u8>,
+    lines: &ClientLines,
+    host: &[u8],
+    client: &ClientContext,
+    settings: &Settings,
+    target: &Target,
+    id: Option<&HeaderValue>,
+) {
+    out.extend_from_slice(&lines.lines);
+    let default: &[u8] = if client.is_tls() { b"443" } else { b"80" };
+    put(out, "x-forwarded-port", port_of(host).unwrap_or(default));
+    put(out, "x-forwarded-host", host);
+    if let Some(strip) = &target.options.strip
+        && HeaderValue::from_str(strip).is_ok()
+    {
+        put(out, "x-forwarded-prefix", strip.as_bytes());
+    }
+    if let (Some(name), Some(id)) = (&settings.header_rules.request_id_header, id) {
+        put(out, name.as_str(), id.as_bytes());
+    }
+}
+
+/// RFC 9110 section 8.6: some servers answer 411 to a POST that does not say that it has no content.
+fn put_no_content(out: &mut Vec<u8>, method: &Method, says_length: bool) {
+    if !says_length && matches!(*method, Method::POST | Method::PUT | Method::PATCH) {
+        put(out, CONTENT_LENGTH.as_str(), b"0");
+    }
+}
+
+/// A request without a body that was read by the library.
+#[derive(Clone, Copy, Debug)]
+pub struct Bodiless<'a> {
+    /// Its method.
+    pub method: &'a Method,
+    /// Path and query as the upstream gets them.
+    pub target: &'a PathAndQuery,
+    /// Its fields.
+    pub headers: &'a HeaderMap,
+    /// The host it asks for.
+    pub host: &'a HeaderValue,
+    /// Its id, if one is configured.
+    pub id: Option<&'a HeaderValue>,
+}
+
+/// Writes the head of a request whose fields pass as they came, as `target` gets it. False, and nothing is written, if some
+/// of them decide about others, or are written by us.
+pub fn put_as_it_came(
+    out: &mut Vec<u8>,
+    request: &Bodiless<'_>,
+    settings: &Settings,
+    client: &ClientContext,
+    lines: &ClientLines,
+    target: &Target,
+) -> bool {
+    let (rules, rewrite) = (&settings.header_rules, &target.options.host);
+    let names = request.headers.keys().map(|name| name.as_str().as_bytes());
+    if !headers::pass_as_they_came(request.headers) || rules.follow_the_rewrite(rewrite) || rules.overwrite_any(names) {
+        return false;
+    }
+    put_request_line(out, request.method, request.target);
+    for (name, value) in request.headers.iter().filter(|(name, _)| *name != HOST) {
+        put(out, name.as_str(), value.as_bytes());
+    }
+    let context = context(settings, client, Some(request.host), None, rewrite, target.state.addr);
+    put(out, HOST.as_str(), headers::upstream_host(&context).as_bytes());
+    put_ours(out, lines, request.host.as_bytes(), client, settings, target, request.id);
+    put_no_content(out, request.method, request.headers.contains_key(CONTENT_LENGTH));
+    out.extend_from_slice(b"\r\n");
+    true
+}
+
+fn put_request_line(out: &mut Vec<u8>, method: &Method, target: &PathAndQuery) {
+    out.extend_from_slice(method.as_str().as_bytes());
+    out.push(b' ');
+    out.extend_from_slice(target.as_str().as_bytes());
+    out.extend_from_slice(b" HTTP/1.1\r\n");
+}
+
 /// Writes the head of a request that was made for its upstream, on whatever way it came.
 pub fn put_made<B>(out: &mut Vec<u8>, request: &Request<B>) {
-    out.extend_from_slice(request.method().as_str().as_bytes());
-    out.push(b' ');
-    out.extend_from_slice(request.uri().path_and_query().map_or("/", PathAndQuery::as_str).as_bytes());
-    out.extend_from_slice(b" HTTP/1.1\r\n");
+    static ROOT: PathAndQuery = PathAndQuery::from_static("/");
+    put_request_line(out, request.method(), request.uri().path_and_query().unwrap_or(&ROOT));
     put_map(out, request.headers());
     out.extend_from_slice(b"\r\n");
 }
