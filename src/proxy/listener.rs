@@ -3,13 +3,17 @@
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{SocketFlags, acceptfrom_with};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 use super::drain::{LocalPhase, Phase};
@@ -175,7 +179,7 @@ pub fn open(socket: Socket) -> io::Result<TcpListener> {
 /// Accepts until `phase` says to stop (the worker drains, or the listener alone was removed); then takes what already
 /// waits in the kernel's queue, and closes.
 pub async fn accept_loop(worker: Rc<Worker>, listener: Rc<Listener>, phase: Rc<LocalPhase>, socket: TcpListener) {
-    let socket = match tokio::net::TcpListener::from_std(socket) {
+    let socket = match Acceptor::new(socket) {
         Ok(socket) => socket,
         Err(error) => {
             tracing::error!(address = %listener.config.address, %error, "cannot use the listening socket");
@@ -199,6 +203,50 @@ pub async fn accept_loop(worker: Rc<Worker>, listener: Rc<Listener>, phase: Rc<L
     while let Ok((stream, peer)) = socket.accept() {
         let Ok(stream) = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream)) else { continue };
         spawn(&worker, &listener, &phase, stream, peer);
+    }
+}
+
+/// A listening socket that is asked for a connection while somebody is in its queue, and no more often.
+///
+/// For every `accept` the kernel makes a socket and a file before it looks into the queue, and throws them away if that is
+/// empty: asking in vain, as one has to who waits for the next change alone, costs almost what a connection does. To look
+/// is cheap.
+///
+/// The runtime's listener cannot be told that nobody is there, so this is one of its streams: for it a socket like any other.
+struct Acceptor(TcpStream);
+
+impl Acceptor {
+    fn new(socket: TcpListener) -> io::Result<Self> {
+        Ok(Self(TcpStream::from_std(OwnedFd::from(socket).into())?))
+    }
+
+    /// The next connection, and who makes it. Cancel safe.
+    async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        loop {
+            self.0.readable().await?;
+            let accept = || Ok(acceptfrom_with(&self.0, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?);
+            let (stream, peer) = match self.0.try_io(Interest::READABLE, accept) {
+                Ok(accepted) => accepted,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+                Err(error) => return Err(error),
+            };
+            if self.is_deserted() {
+                // Clears what the runtime knows; who comes from now on is told of.
+                let _ = self.0.try_io(Interest::READABLE, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
+            }
+            let peer = peer.ok_or(io::ErrorKind::ConnectionAborted)?;
+            return Ok((TcpStream::from_std(stream.into())?, SocketAddr::try_from(peer)?));
+        }
+    }
+
+    /// Whether nobody is in the queue, as far as is known.
+    fn is_deserted(&self) -> bool {
+        let mut look = [PollFd::new(&self.0, PollFlags::IN)];
+        poll(&mut look, Some(&Timespec::default())) == Ok(0)
+    }
+
+    fn into_std(self) -> io::Result<TcpListener> {
+        Ok(OwnedFd::from(self.0.into_std()?).into())
     }
 }
 
@@ -276,6 +324,24 @@ mod tests {
         let open: Vec<_> = sockets.into_iter().map(|socket| open(socket).expect("listens")).collect();
         assert!(std::net::TcpStream::connect(address).is_ok());
         drop(open);
+    }
+
+    #[tokio::test]
+    async fn everybody_in_the_queue_is_accepted_and_whoever_comes_later() {
+        let (address, mut sockets) = bind("127.0.0.1:0".parse().expect("address"), 1).expect("binds");
+        let acceptor = Acceptor::new(open(sockets.remove(0)).expect("listens")).expect("registers");
+        for crowd in [3, 1, 2] {
+            let clients: Vec<_> =
+                (0..crowd).map(|_| std::net::TcpStream::connect(address).expect("connects")).collect();
+            for client in &clients {
+                let accepted = tokio::time::timeout(Duration::from_secs(10), acceptor.accept()).await;
+                let (_, peer) = accepted.expect("somebody is there").expect("accepts");
+                assert_eq!(peer, client.local_addr().expect("address"));
+            }
+            assert!(acceptor.is_deserted());
+            let more = tokio::time::timeout(Duration::from_millis(10), acceptor.accept()).await;
+            assert!(more.is_err(), "nobody is left");
+        }
     }
 
     #[test]
