@@ -12,13 +12,14 @@
 use std::cell::RefCell;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use http::HeaderValue;
 
 use super::format;
+use super::queue::{Queue, Shared};
 use super::time::TimeCache;
-use super::queue::Queue;
 use crate::catalog::InstanceId;
 use crate::catalog::tag::RouteKey;
 use crate::config::{AccessFormat, AccessLog};
@@ -87,8 +88,28 @@ pub struct More<'a> {
     pub upstream_uri: &'a str,
 }
 
-/// A worker's handle. Each clone has a queue and a time cache of its own, so give each worker its clone.
-#[derive(Clone, Default)]
+/// Makes a logger for each worker.
+#[derive(Clone, Debug)]
+pub struct AccessLoggers {
+    form: Option<format::Form>,
+    queues: Arc<Shared>,
+}
+
+impl AccessLoggers {
+    /// Loggers into `queues`.
+    pub(super) fn new(format: AccessLog, queues: Arc<Shared>) -> Self {
+        Self { form: format::Form::of(format), queues }
+    }
+
+    /// One more, with a queue of its own.
+    #[must_use]
+    pub fn logger(&self) -> AccessLogger {
+        let on = self.form.clone().map(|form| (form, Queue::new(&self.queues)));
+        AccessLogger { on, time: RefCell::default() }
+    }
+}
+
+/// A worker's handle, with a queue and a time cache of its own.
 pub struct AccessLogger {
     on: Option<(format::Form, Queue)>,
     time: RefCell<TimeCache>,
@@ -101,17 +122,6 @@ impl fmt::Debug for AccessLogger {
 }
 
 impl AccessLogger {
-    /// A logger that writes nothing.
-    #[must_use]
-    pub fn off() -> Self {
-        Self::default()
-    }
-
-    /// A logger into `queue`.
-    pub(super) fn new(format: AccessLog, queue: Queue) -> Self {
-        Self { on: format::Form::of(format).map(|form| (form, queue)), time: RefCell::default() }
-    }
-
     /// Whether lines are written at all: lets the caller skip making the record.
     #[must_use]
     pub fn is_on(&self) -> bool {

@@ -18,7 +18,7 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _, Registry, reload};
 
-pub use access::{AccessLogger, AccessRecord, More};
+pub use access::{AccessLogger, AccessLoggers, AccessRecord, More};
 pub use writer::AccessLogWriter;
 
 use crate::config::{LogConfig, LogFormat};

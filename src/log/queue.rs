@@ -2,14 +2,19 @@
 //!
 //! Each worker has a buffer of its own and formats its lines in it; the thread swaps it for an empty one. So a line costs
 //! no allocation, no copy and no wait: the lock is the worker's alone but for the moment of the swap. What comes first
-//! into an empty buffer rings the bell; as long as the thread has not fetched it, the lines behind it ring none.
+//! into an empty buffer rings the bell; as long as the thread has not fetched it, the lines behind it ring none. One that
+//! makes it half full ends the thread's nap.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::SyncSender;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::Thread;
 
 /// A buffer that grew beyond this in a burst is given back, in bytes.
 const KEPT_MAX: usize = 1 << 20;
+
+/// What each queue may hold however many there are, in bytes.
+const SHARE_MIN: usize = 256 << 10;
 
 /// Lines that wait.
 #[derive(Debug, Default)]
@@ -22,19 +27,27 @@ struct Waiting {
 #[derive(Debug)]
 pub(super) struct Shared {
     queues: Mutex<Vec<Arc<Mutex<Waiting>>>>,
-    /// How many there are: each may hold its share of the bytes.
-    count: AtomicUsize,
+    /// Bytes that each of them may hold, and a line more.
+    share: AtomicUsize,
     bytes_max: usize,
     dropped: Arc<AtomicU64>,
     bell: SyncSender<()>,
+    /// Who naps.
+    pub(super) thread: OnceLock<Thread>,
 }
 
 impl Shared {
-    /// No queues yet; together they will hold `bytes_max` at most, a line more in each. `bell` has room for one, and
-    /// wakes who calls [`Self::take_out`]; `dropped` counts lines.
+    /// No queues yet; they will share `bytes_max`. `bell` has room for one, and wakes who calls [`Self::take_out`];
+    /// `dropped` counts lines.
     pub(super) fn new(bytes_max: usize, dropped: &Arc<AtomicU64>, bell: SyncSender<()>) -> Arc<Self> {
-        let (queues, count) = (Mutex::default(), AtomicUsize::new(0));
-        Arc::new(Self { queues, count, bytes_max, dropped: Arc::clone(dropped), bell })
+        Arc::new(Self {
+            queues: Mutex::default(),
+            share: AtomicUsize::new(bytes_max),
+            bytes_max,
+            dropped: Arc::clone(dropped),
+            bell,
+            thread: OnceLock::new(),
+        })
     }
 
     /// Wakes the thread.
@@ -49,7 +62,7 @@ impl Shared {
         let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
         // Those whose worker has ended go once they are empty.
         queues.retain(|queue| Arc::strong_count(queue) > 1 || !lock(queue).bytes.is_empty());
-        self.count.store(queues.len(), Relaxed);
+        self.divide(queues.len());
         let present = queues.clone();
         drop(queues);
         for queue in present {
@@ -68,9 +81,13 @@ impl Shared {
             spare.shrink_to(KEPT_MAX);
         }
     }
+
+    fn divide(&self, queues: usize) {
+        self.share.store((self.bytes_max / queues.max(1)).max(SHARE_MIN.min(self.bytes_max)), Relaxed);
+    }
 }
 
-/// A worker's queue. A clone is another one.
+/// A worker's queue.
 #[derive(Debug)]
 pub(super) struct Queue {
     own: Arc<Mutex<Waiting>>,
@@ -83,42 +100,43 @@ impl Queue {
         let own = Arc::default();
         let mut queues = shared.queues.lock().unwrap_or_else(PoisonError::into_inner);
         queues.push(Arc::clone(&own));
-        shared.count.store(queues.len(), Relaxed);
+        shared.divide(queues.len());
         drop(queues);
         Self { own, shared: Arc::clone(shared) }
     }
 
     /// Has `put` append one line, or counts a dropped one when the queue is full.
     pub(super) fn push(&self, put: impl FnOnce(&mut Vec<u8>)) {
+        let share = self.shared.share.load(Relaxed);
         let mut own = lock(&self.own);
-        if own.bytes.len() >= self.shared.bytes_max / self.shared.count.load(Relaxed).max(1) {
+        let before = own.bytes.len();
+        if before >= share {
             self.shared.dropped.fetch_add(1, Relaxed);
             return;
         }
-        let is_first = own.bytes.is_empty();
+        let is_first = own.lines == 0;
         put(&mut own.bytes);
         own.lines += 1;
+        let half = before < share / 2 && own.bytes.len() >= share / 2;
         drop(own);
         if is_first {
             self.shared.ring();
         }
+        if half && let Some(thread) = self.shared.thread.get() {
+            thread.unpark();
+        }
     }
 }
 
-impl Clone for Queue {
-    fn clone(&self) -> Self {
-        Self::new(&self.shared)
-    }
-}
-
-/// A worker that panicked inside a line left that line unfinished, and no more than that.
-fn lock(waiting: &Mutex<Waiting>) -> std::sync::MutexGuard<'_, Waiting> {
+/// A worker that panicked inside a line left the beginning of one, and no more than that.
+fn lock(waiting: &Mutex<Waiting>) -> MutexGuard<'_, Waiting> {
     waiting.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc::sync_channel;
+    use std::time::{Duration, Instant};
 
     use super::*;
 
@@ -151,6 +169,37 @@ mod tests {
     }
 
     #[test]
+    fn half_a_queue_ends_the_nap() {
+        let (bell, _rung) = sync_channel(1);
+        let shared = Shared::new(1000, &Arc::default(), bell);
+        shared.thread.set(std::thread::current()).unwrap();
+        let queue = Queue::new(&shared);
+        for length in [499, 1, 400] {
+            push(&queue, &"x".repeat(length));
+        }
+        let start = Instant::now();
+        std::thread::park_timeout(Duration::from_secs(30));
+        assert!(start.elapsed() < Duration::from_secs(20));
+    }
+
+    #[test]
+    fn a_line_that_panics_costs_no_other() {
+        let (bell, rung) = sync_channel(1);
+        let shared = Shared::new(1 << 20, &Arc::default(), bell);
+        let queue = Queue::new(&shared);
+        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            queue.push(|line| {
+                line.extend_from_slice(b"half\n");
+                panic!("inside a line");
+            });
+        }));
+        assert!(panicked.is_err() && rung.try_recv().is_err());
+        push(&queue, "whole\n");
+        rung.try_recv().unwrap();
+        assert_eq!(taken(&shared), "half\nwhole\n");
+    }
+
+    #[test]
     fn lines_of_a_worker_that_ended_are_written_and_its_queue_goes() {
         let (bell, _rung) = sync_channel(1);
         let shared = Shared::new(1 << 20, &Arc::default(), bell);
@@ -160,6 +209,6 @@ mod tests {
         assert_eq!(taken(&shared), "last\n");
         push(&stays, "next\n");
         assert_eq!(taken(&shared), "next\n");
-        assert_eq!(shared.count.load(Relaxed), 1);
+        assert_eq!(shared.share.load(Relaxed), 1 << 20, "it shares with nobody any more");
     }
 }

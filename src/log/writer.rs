@@ -1,7 +1,7 @@
 //! The thread that writes the access log out.
 //!
-//! It gathers: rung for a first line, it naps, then takes all that came meanwhile. Workers thus wake it at most once per
-//! nap, instead of paying a system call per line.
+//! It gathers: rung for a first line, it naps, then takes all that came meanwhile. Workers thus wake it once per nap, instead
+//! of paying a system call per line; and once more if so much comes that it has to be short.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -10,8 +10,8 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread;
 use std::time::Duration;
 
-use super::access::AccessLogger;
-use super::queue::{Queue, Shared};
+use super::access::AccessLoggers;
+use super::queue::Shared;
 use crate::config::AccessLog;
 
 /// Most bytes under way, in all queues together.
@@ -34,7 +34,7 @@ impl AccessLogWriter {
     ///
     /// # Errors
     /// When the thread cannot be started.
-    pub fn start(format: AccessLog, dropped: &Arc<AtomicU64>) -> io::Result<(AccessLogger, Self)> {
+    pub fn start(format: AccessLog, dropped: &Arc<AtomicU64>) -> io::Result<(AccessLoggers, Self)> {
         Self::start_on(format, dropped, io::stdout())
     }
 
@@ -46,7 +46,7 @@ impl AccessLogWriter {
         format: AccessLog,
         dropped: &Arc<AtomicU64>,
         sink: impl Write + Send + 'static,
-    ) -> io::Result<(AccessLogger, Self)> {
+    ) -> io::Result<(AccessLoggers, Self)> {
         Self::start_bounded(format, dropped, sink, QUEUE_BYTES_MAX)
     }
 
@@ -55,20 +55,21 @@ impl AccessLogWriter {
         dropped: &Arc<AtomicU64>,
         mut sink: impl Write + Send + 'static,
         bytes_max: usize,
-    ) -> io::Result<(AccessLogger, Self)> {
+    ) -> io::Result<(AccessLoggers, Self)> {
         let (bell, rung) = sync_channel(1);
         let (finished, done) = sync_channel(1);
         let queues = Shared::new(bytes_max, dropped, bell);
         let stop = Arc::new(AtomicBool::new(false));
         if format != AccessLog::Off {
-            let (queues, stop) = (Arc::clone(&queues), Arc::clone(&stop));
-            thread::Builder::new().name("access-log".to_owned()).spawn(move || {
-                run(&queues, &rung, &stop, &mut sink);
+            let (of_thread, stop) = (Arc::clone(&queues), Arc::clone(&stop));
+            let running = thread::Builder::new().name("access-log".to_owned()).spawn(move || {
+                run(&of_thread, &rung, &stop, &mut sink);
                 // Nobody may be waiting any more.
                 let _ = finished.try_send(());
             })?;
+            queues.thread.get_or_init(|| running.thread().clone());
         }
-        Ok((AccessLogger::new(format, Queue::new(&queues)), Self { queues: Some(queues), stop, done }))
+        Ok((AccessLoggers::new(format, Arc::clone(&queues)), Self { queues: Some(queues), stop, done }))
     }
 
     /// Writes out what is queued and ends the thread; waits at most `limit`, as standard output may be stuck.
@@ -94,7 +95,7 @@ fn run(queues: &Shared, rung: &Receiver<()>, stop: &AtomicBool, sink: &mut impl 
     let mut spare = Vec::new();
     while rung.recv().is_ok() {
         if !stop.load(Relaxed) {
-            thread::sleep(GATHER);
+            thread::park_timeout(GATHER);
         }
         // Read before the lines are taken: what was queued before the stop is then surely among them.
         let stop = stop.load(Relaxed);
@@ -184,10 +185,10 @@ mod tests {
     #[test]
     fn lines_of_all_workers_arrive_whole_and_finish_flushes() {
         let (sink, dropped) = (Shared::default(), Arc::default());
-        let (logger, writer) = AccessLogWriter::start_on(AccessLog::Common, &dropped, sink.clone()).unwrap();
+        let (loggers, writer) = AccessLogWriter::start_on(AccessLog::Common, &dropped, sink.clone()).unwrap();
         thread::scope(|scope| {
             for worker in 0..4 {
-                let logger = logger.clone();
+                let logger = loggers.logger();
                 scope.spawn(move || (0..500).for_each(|line| logger.log(&record(&format!("/{worker}/{line}")))));
             }
         });
@@ -201,7 +202,8 @@ mod tests {
     #[test]
     fn a_line_is_written_without_a_finish() {
         let (sink, dropped) = (Shared::default(), Arc::default());
-        let (logger, _writer) = AccessLogWriter::start_on(AccessLog::Json, &dropped, sink.clone()).unwrap();
+        let (loggers, _writer) = AccessLogWriter::start_on(AccessLog::Json, &dropped, sink.clone()).unwrap();
+        let logger = loggers.logger();
         logger.log(&record("/"));
         let deadline = Instant::now() + Duration::from_secs(10);
         while sink.0.lock().unwrap().is_empty() {
@@ -216,7 +218,8 @@ mod tests {
         let (open, gate) = channel();
         let dropped = Arc::default();
         let sink = Stuck { entered, gate };
-        let (logger, writer) = AccessLogWriter::start_bounded(AccessLog::Common, &dropped, sink, 4096).unwrap();
+        let (loggers, writer) = AccessLogWriter::start_bounded(AccessLog::Common, &dropped, sink, 4096).unwrap();
+        let logger = loggers.logger();
         logger.log(&record("/first"));
         stuck.recv_timeout(Duration::from_secs(10)).unwrap();
         let long = "a".repeat(1000);
@@ -233,22 +236,24 @@ mod tests {
         let (open, gate) = channel();
         let dropped = Arc::default();
         let sink = Stuck { entered, gate };
-        let (logger, _writer) = AccessLogWriter::start_bounded(AccessLog::Common, &dropped, sink, 8192).unwrap();
-        let other = logger.clone();
-        logger.log(&record("/first"));
+        let (loggers, _writer) = AccessLogWriter::start_bounded(AccessLog::Common, &dropped, sink, 1 << 20).unwrap();
+        let (one, other) = (loggers.logger(), loggers.logger());
+        one.log(&record("/first"));
         stuck.recv_timeout(Duration::from_secs(10)).unwrap();
-        let long = "a".repeat(1000);
-        (0..20).for_each(|_| logger.log(&record(&long)));
-        assert_eq!(dropped.load(Relaxed), 16, "half of the bytes");
-        (0..20).for_each(|_| other.log(&record(&long)));
-        assert_eq!(dropped.load(Relaxed), 32, "a stranger to the first one's lines");
+        let long = "a".repeat(2000);
+        (0..300).for_each(|_| one.log(&record(&long)));
+        let of_one = dropped.load(Relaxed);
+        assert!((40..50).contains(&of_one), "half of the bytes are about 255 lines: {of_one}");
+        (0..300).for_each(|_| other.log(&record(&long)));
+        assert_eq!(dropped.load(Relaxed), 2 * of_one, "a stranger to the first one's lines");
         drop(open);
     }
 
     #[test]
     fn a_reader_that_went_away_is_counted() {
         let dropped = Arc::default();
-        let (logger, writer) = AccessLogWriter::start_on(AccessLog::Common, &dropped, Broken).unwrap();
+        let (loggers, writer) = AccessLogWriter::start_on(AccessLog::Common, &dropped, Broken).unwrap();
+        let logger = loggers.logger();
         logger.log(&record("/"));
         logger.log(&record("/"));
         writer.finish(Duration::from_secs(10));
@@ -257,8 +262,9 @@ mod tests {
 
     #[test]
     fn off_means_off() {
-        let (logger, writer) = AccessLogWriter::start_on(AccessLog::Off, &Arc::default(), Broken).unwrap();
-        assert!(!logger.is_on() && !AccessLogger::off().is_on());
+        let (loggers, writer) = AccessLogWriter::start_on(AccessLog::Off, &Arc::default(), Broken).unwrap();
+        let logger = loggers.logger();
+        assert!(!logger.is_on());
         logger.log(&record("/"));
         writer.finish(Duration::from_millis(1));
     }

@@ -10,7 +10,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use pin_project_lite::pin_project;
 
 pin_project! {
-    /// See the module. Its future must not depend on being polled when others make progress.
+    /// See the module. What its future cannot be woken for has to be seen by who polls this.
     #[derive(Debug)]
     pub struct Beside<F> {
         #[pin]
@@ -43,8 +43,8 @@ impl<F: Future> Beside<F> {
         Self { future, bell: None }
     }
 
-    /// Polls the future if it was woken since the last time, or `anyway`. Not to be called after it was ready, unless
-    /// the future can be polled again.
+    /// Polls the future if it was woken since the last time, or was ready then, or `anyway`. Not to be called after it was
+    /// ready, unless the future can be polled again.
     pub fn poll(self: Pin<&mut Self>, anyway: bool, cx: &mut Context<'_>) -> Poll<F::Output> {
         let this = self.project();
         // The future may have kept the waker of another task: it has to be given that of this one.
@@ -55,7 +55,15 @@ impl<F: Future> Beside<F> {
         let Some((bell, waker)) = this.bell else { return Poll::Pending };
         // Looked at first: to take it back is much dearer. Taken back before the poll, so that no ring is lost.
         let rung = bell.rung.load(Acquire) && bell.rung.swap(false, AcqRel);
-        if rung || anyway { this.future.poll(&mut Context::from_waker(waker)) } else { Poll::Pending }
+        if !rung && !anyway {
+            return Poll::Pending;
+        }
+        let polled = this.future.poll(&mut Context::from_waker(waker));
+        if polled.is_ready() {
+            // What else it waits for may not have been asked in this turn.
+            bell.rung.store(true, Release);
+        }
+        polled
     }
 }
 

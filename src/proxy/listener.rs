@@ -15,6 +15,7 @@ use rustix::net::{SocketFlags, acceptfrom_with};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
+use tokio::task::coop::consume_budget;
 
 use super::drain::{LocalPhase, Phase};
 use super::http::connection::Greeted;
@@ -223,6 +224,8 @@ impl Acceptor {
     /// The next connection, and who makes it. Cancel safe.
     async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
         loop {
+            // However many are in the queue, those who are served already get their turns.
+            consume_budget().await;
             self.0.readable().await?;
             let accept = || Ok(acceptfrom_with(&self.0, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?);
             let (stream, peer) = match self.0.try_io(Interest::READABLE, accept) {
@@ -342,6 +345,33 @@ mod tests {
             let more = tokio::time::timeout(Duration::from_millis(10), acceptor.accept()).await;
             assert!(more.is_err(), "nobody is left");
         }
+    }
+
+    #[test]
+    fn others_get_their_turns_while_the_queue_is_full() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+        tokio::task::LocalSet::new().block_on(&runtime, async {
+            let (address, mut sockets) = bind("127.0.0.1:0".parse().expect("address"), 1).expect("binds");
+            let acceptor = Acceptor::new(open(sockets.remove(0)).expect("listens")).expect("registers");
+            let clients: Vec<_> = (0..400).map(|_| std::net::TcpStream::connect(address).expect("connects")).collect();
+            let turns = Rc::new(std::cell::Cell::new(0));
+            tokio::task::spawn_local({
+                let turns = Rc::clone(&turns);
+                async move {
+                    loop {
+                        turns.set(turns.get() + 1);
+                        tokio::task::yield_now().await;
+                    }
+                }
+            });
+            let accepting = tokio::task::spawn_local(async move {
+                for _ in 0..clients.len() {
+                    acceptor.accept().await.expect("accepts");
+                }
+            });
+            accepting.await.expect("ends");
+            assert!(turns.get() >= 3, "{}", turns.get());
+        });
     }
 
     #[test]

@@ -30,7 +30,7 @@ use super::settings::{Settings, SettingsReader, SharedSettings};
 use super::splice::Pipes;
 use super::tcp::BufferPool;
 use super::tunnels::Tunnels;
-use crate::log::access::AccessLogger;
+use crate::log::access::{AccessLogger, AccessLoggers};
 use crate::metrics::Metrics;
 use crate::table::balancer::PickState;
 use crate::table::clock::Clock;
@@ -46,7 +46,7 @@ pub struct WorkerContext {
     /// The counters.
     pub metrics: Metrics,
     /// The access log.
-    pub access: AccessLogger,
+    pub access: AccessLoggers,
     /// The process clock.
     pub clock: Clock,
     /// When to stop.
@@ -117,7 +117,7 @@ impl Worker {
             tunnels: Rc::default(),
             compressing: compression::Memory::default(),
             clock: context.clock,
-            access: context.access.clone(),
+            access: context.access.logger(),
             metrics: context.metrics.clone(),
             phase: Rc::default(),
             connections: Cell::new(0),

@@ -82,6 +82,14 @@ const REQUESTS: &[&str] = &[
     "GET /{n} HTTP/1.1\r\nHost: moved.h\r\n\r\n",
 ];
 
+/// Rules for header fields, the last of them with names that we write anyway.
+const RULES: [&str; 4] = [
+    "forwarded_host = \"sent\"",
+    "tls_header = \"X-Gone\"\nlocal_ip = \"192.0.2.9\"",
+    "tls_header = \"X-Forwarded-Port\"\ntls_header_value = \"1\"",
+    "request_id_header = \"X-Client\"",
+];
+
 /// Where the upstream puts what it got.
 type Log = Arc<Mutex<Vec<String>>>;
 
@@ -161,8 +169,9 @@ impl Way {
         (self.seen(), answers)
     }
 
-    /// What the upstream got, and what a client of HTTP/2 did: twice over one connection. None: no whole answer.
-    fn talk_h2(&self, method: &str, uri: &str, fields: &[(&str, &str)]) -> (Vec<String>, Vec<Option<Shown>>) {
+    /// What the upstream got, and what a client of HTTP/2 did: over one connection, a request with each of these fields. None:
+    /// no whole answer.
+    fn talk_h2(&self, method: &str, uri: &str, requests: &[&[(&str, &str)]]) -> (Vec<String>, Vec<Option<Shown>>) {
         self.log.lock().unwrap().clear();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let answers = runtime.block_on(async {
@@ -170,7 +179,7 @@ impl Way {
             let (mut client, connection) = http2::handshake(TokioExecutor::new(), io).await.unwrap();
             tokio::spawn(connection);
             let mut answers = Vec::new();
-            for _ in 0..2 {
+            for fields in requests {
                 let request = Request::builder().method(method).uri(uri);
                 let request = fields.iter().fold(request, |request, (name, value)| request.header(*name, *value));
                 client.ready().await.unwrap();
@@ -281,9 +290,7 @@ fn nobody_can_tell_which_way_it_went() {
 
 #[test]
 fn nor_with_other_rules_for_header_fields() {
-    for rules in
-        ["forwarded_host = \"sent\"", "tls_header = \"X-Gone\"\nlocal_ip = \"192.0.2.9\"", "fall_through = true"]
-    {
+    for rules in RULES.into_iter().chain(["fall_through = true"]) {
         assert!(compare(rules, &ANSWERS[..2]) > 40);
     }
 }
@@ -301,8 +308,9 @@ fn nor_can_a_client_of_http2() {
                 continue;
             }
             let uri = format!("http://h/{number}?q");
-            let fields = [("te", "trailers"), ("cookie", "a=b"), ("cookie", "c=d")];
-            let (here, there) = (direct.talk_h2(method, &uri, &fields), library.talk_h2(method, &uri, &fields));
+            let fields: &[_] = &[("te", "trailers"), ("cookie", "a=b"), ("cookie", "c=d")];
+            let twice = [fields, fields];
+            let (here, there) = (direct.talk_h2(method, &uri, &twice), library.talk_h2(method, &uri, &twice));
             if here != there {
                 differences.push(format!("{method} answered by {answer:?}:\n  direct {here:?}\n  hyper  {there:?}\n"));
             }
@@ -339,19 +347,17 @@ fn nor_by_the_fields_of_http2() {
         &[("x-client", "forged"), ("x-gone", "1"), ("x-id", "forged")],
         &[("host", "h"), ("proxy-authorization", "x")],
     ];
-    for rules in ["", "forwarded_host = \"sent\"", "tls_header = \"X-Gone\"\nlocal_ip = \"192.0.2.9\""] {
+    for rules in RULES.into_iter().chain([""]) {
         let (direct, library) = (Way::new(true, rules), Way::new(false, rules));
         let mut carried = 0;
         for method in ["GET", "POST"] {
             for uri in URIS {
-                for fields in FIELDS {
-                    let (here, there) = (direct.talk_h2(method, uri, fields), library.talk_h2(method, uri, fields));
-                    assert_eq!(here, there, "{rules} {method} {uri} {fields:?}");
-                    carried += here.0.len();
-                }
+                let (here, there) = (direct.talk_h2(method, uri, &FIELDS), library.talk_h2(method, uri, &FIELDS));
+                assert_eq!(here, there, "{rules} {method} {uri}");
+                carried += here.0.len();
             }
         }
-        assert!(carried > 150, "{carried} requests reached the upstream");
+        assert!(carried > 80, "{carried} requests reached the upstream");
     }
 }
 

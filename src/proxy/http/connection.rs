@@ -207,7 +207,7 @@ impl Watch {
     /// Waits until the client has sent FIN and has not been written to for a while although it has a request open.
     /// Half-closed or vanished look the same from here; nothing was seen that speaks for the former.
     ///
-    /// Needs no waker of its own: the FIN is read by the task that polls this.
+    /// Has no waker for the FIN: who polls this polls it once [`Self::has_ended`], too.
     async fn gone(&self) {
         poll_fn(|_| if self.has_ended() { Poll::Ready(()) } else { Poll::Pending }).await;
         loop {

@@ -235,11 +235,12 @@ pub async fn ask_directly(
     fresh_only: bool,
 ) -> Result<Answer, AttemptError> {
     let repeatable = is_idempotent(&original.method);
+    // What cannot be sent needs no connection.
+    let mut head = worker.direct.buffers.for_head();
+    put_head(&mut head, worker, downstream, settings, original, path, target)?;
     // As in the exchange of HTTP/1.1: what may not be sent twice is not sent on a connection whose end lies unread.
     let way = Way::to(target, worker, settings, fresh_only, !repeatable).await;
     let way = way.map_err(|source| AttemptError::Connect { source, body: RequestBody::Empty })?;
-    let mut head = worker.direct.buffers.for_head();
-    put_head(&mut head, worker, downstream, settings, original, path, target)?;
     let outgoing = Outgoing::new(head, b"", &way.stream);
     let sent = Sent::new(worker, way, outgoing, original.method.clone(), repeatable, target);
     let answer = sent.answer().await.map_err(AttemptError::bodiless)?;

@@ -49,6 +49,9 @@ pub struct HeaderRules {
     /// X-Forwarded-Host and -Port are those of the host that the upstream gets.
     forwarded_host_sent: bool,
     by: Option<String>,
+    /// A configured name is one of ours, or of another configured field: which of them is sent is for the rules to say, one
+    /// after another.
+    collide: bool,
 }
 
 impl HeaderRules {
@@ -67,14 +70,21 @@ impl HeaderRules {
             Ok(ip) => forwarded_node(ip),
             Err(_) => text.clone(),
         });
-        Self {
+        let mut rules = Self {
             client_ip_header,
             request_id_header: config.request_id_header.clone(),
             tls_header,
             strict_transport_security,
             forwarded_host_sent: config.forwarded_host_sent,
             by,
-        }
+            collide: false,
+        };
+        let configured = rules.configured();
+        let [first, second, third] = configured;
+        let twice = [(first, second), (first, third), (second, third)].iter().any(|(a, b)| a.is_some() && a == b);
+        let ours = configured.iter().flatten().any(|name| is_ours(name.as_str().as_bytes()));
+        rules.collide = twice || ours;
+        rules
     }
 
     /// Whether the forwarding fields depend on what `host=` makes of the host.
@@ -83,8 +93,11 @@ impl HeaderRules {
         self.forwarded_host_sent && *rewrite != HostRewrite::Keep
     }
 
-    /// Whether one of these fields of a client has a name that is written here.
+    /// Whether one of these fields of a client has a name that is written here, or some that are have the same name.
     pub fn overwrite_any<'a>(&self, mut names: impl Iterator<Item = &'a [u8]>) -> bool {
+        if self.collide {
+            return true;
+        }
         let configured = self.configured();
         if configured.iter().all(Option::is_none) {
             return false;
@@ -112,21 +125,25 @@ impl HeaderRules {
 
     /// Fields that `Connection` of a client may not take away.
     fn protects(&self, token: &[u8]) -> bool {
-        const FIXED: [&str; 9] = [
-            "host",
-            "content-length",
-            "forwarded",
-            "x-real-ip",
-            "x-forwarded-for",
-            "x-forwarded-host",
-            "x-forwarded-port",
-            "x-forwarded-proto",
-            "x-forwarded-prefix",
-        ];
         let configured = self.configured();
-        FIXED.iter().any(|name| token.eq_ignore_ascii_case(name.as_bytes()))
-            || configured.iter().flatten().any(|name| token.eq_ignore_ascii_case(name.as_str().as_bytes()))
+        is_ours(token) || configured.iter().flatten().any(|name| token.eq_ignore_ascii_case(name.as_str().as_bytes()))
     }
+}
+
+/// Whether a field is written, or looked after, whatever is configured.
+fn is_ours(name: &[u8]) -> bool {
+    const FIXED: [&str; 9] = [
+        "host",
+        "content-length",
+        "forwarded",
+        "x-real-ip",
+        "x-forwarded-for",
+        "x-forwarded-host",
+        "x-forwarded-port",
+        "x-forwarded-proto",
+        "x-forwarded-prefix",
+    ];
+    FIXED.iter().any(|fixed| name.eq_ignore_ascii_case(fixed.as_bytes()))
 }
 
 /// Fabio's spelling; none for 0 seconds.

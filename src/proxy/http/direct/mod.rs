@@ -138,8 +138,8 @@ impl Over {
             End::Rest => return None,
             End::HandOver(ahead) => Self::Left(ahead),
             // With nothing unread a plain socket closes with a FIN by itself; TLS has to say its farewell.
-            End::Done { sure } if io.plain().is_some_and(|socket| sure || is_silent(socket)) => Self::Closed,
-            End::Done { .. } => Self::Said(b""),
+            End::Done if io.plain().is_some_and(is_silent) => Self::Closed,
+            End::Done => Self::Said(b""),
             End::Orderly(last) => Self::Said(last),
             End::Abrupt => Self::Closed,
         })
@@ -169,14 +169,13 @@ async fn watched<T: ClientStream>(place: &Place, io: &mut T) -> End {
         }
         cut.as_mut().poll(cx).map(|()| Signal::Cut)
     })));
-    let mut anyway = false;
     loop {
         let next = poll_fn(|cx| {
             if let Poll::Ready(end) = serving.as_mut().poll(cx) {
                 return Poll::Ready(Err(end));
             }
             // The end of the client is seen by whoever reads, and told by nobody.
-            signals.as_mut().poll(anyway || downstream.watch.has_ended(), cx).map(Ok)
+            signals.as_mut().poll(downstream.watch.has_ended(), cx).map(Ok)
         });
         match next.await {
             Err(end) => return end,
@@ -188,8 +187,7 @@ async fn watched<T: ClientStream>(place: &Place, io: &mut T) -> End {
             Ok(Signal::Verdict(_) | Signal::Cut) => return End::Abrupt,
             // Whoever is being answered is told with the answer.
             Ok(Signal::LastCall) if downstream.watch.is_idle() => return End::Orderly(b""),
-            // What came behind the last call in turn was not asked yet.
-            Ok(Signal::LastCall) => anyway = true,
+            Ok(Signal::LastCall) => {}
         }
     }
 }

@@ -49,10 +49,7 @@ pub enum End {
     /// After these last bytes, in good order.
     Orderly(&'static [u8]),
     /// As the client wanted it: everything it sent was read, and everything it asked for is written.
-    Done {
-        /// Nothing can be on its way any more. Some clients send a line end behind a body (RFC 9112 section 2.2).
-        sure: bool,
-    },
+    Done,
     /// At once.
     Abrupt,
     /// Not at all: it has been quiet for a while, and nothing is held for it.
@@ -192,9 +189,7 @@ impl<'a, T: ClientStream> Client<'a, T> {
         // A drain that began meanwhile ends the connection behind this answer.
         match close || self.downstream.phase.get() >= Phase::Draining {
             false => Ok(()),
-            true if head.close && self.ahead.as_ref().is_none_or(|ahead| ahead.filled().is_empty()) => {
-                Err(End::Done { sure: head.body == 0 })
-            }
+            true if head.close && self.ahead.as_ref().is_none_or(|ahead| ahead.filled().is_empty()) => Err(End::Done),
             true => Err(End::Orderly(b"")),
         }
     }

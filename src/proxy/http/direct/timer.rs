@@ -6,6 +6,7 @@
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
 
+use tokio::task::coop::has_budget_remaining;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 /// The timer of one connection.
@@ -15,35 +16,31 @@ pub struct Timer(Option<Armed>);
 #[derive(Debug)]
 struct Armed {
     sleep: Pin<Box<Sleep>>,
-    /// The task that it wakes.
-    task: Waker,
+    /// The task that it wakes; none, as long as that is not sure.
+    task: Option<Waker>,
 }
 
 impl Timer {
     /// Ready when `deadline` has passed.
     pub fn poll_until(&mut self, deadline: Instant, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(Armed { sleep, task }) = &mut self.0 else {
-            let mut sleep = Box::pin(sleep_until(deadline));
-            let polled = sleep.as_mut().poll(cx);
-            self.0 = Some(Armed { sleep, task: cx.waker().clone() });
-            return polled;
-        };
-        let armed = sleep.deadline() <= deadline;
-        if armed && !sleep.is_elapsed() && task.will_wake(cx.waker()) {
-            // It will fire, soon enough, and for this task.
+        let armed = self.0.get_or_insert_with(|| Armed { sleep: Box::pin(sleep_until(deadline)), task: None });
+        let early_enough = armed.sleep.deadline() <= deadline;
+        let for_us = armed.task.as_ref().is_some_and(|task| task.will_wake(cx.waker()));
+        if early_enough && for_us && !armed.sleep.is_elapsed() {
             return Poll::Pending;
         }
-        task.clone_from(cx.waker());
-        if !armed {
-            sleep.as_mut().reset(deadline);
+        if !early_enough {
+            armed.sleep.as_mut().reset(deadline);
         }
         loop {
-            ready!(sleep.as_mut().poll(cx));
+            // To whom has no budget left the runtime says no, whatever he asks, and sets no timer.
+            armed.task = has_budget_remaining().then(|| cx.waker().clone());
+            ready!(armed.sleep.as_mut().poll(cx));
             if Instant::now() >= deadline {
                 return Poll::Ready(());
             }
             // It was armed for an earlier request.
-            sleep.as_mut().reset(deadline);
+            armed.sleep.as_mut().reset(deadline);
         }
     }
 }
@@ -54,6 +51,24 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn one_asked_for_without_budget_fires_all_the_same() {
+        let mut timer = Timer::default();
+        let deadline = Instant::now() + Duration::from_secs(1);
+        poll_fn(|cx| {
+            while has_budget_remaining() {
+                let _ = std::pin::pin!(tokio::task::coop::consume_budget()).poll(cx);
+            }
+            assert!(timer.poll_until(deadline, cx).is_pending());
+            Poll::Ready(())
+        })
+        .await;
+        tokio::task::yield_now().await;
+        assert!(poll_fn(|cx| Poll::Ready(timer.poll_until(deadline, cx))).await.is_pending());
+        poll_fn(|cx| timer.poll_until(deadline, cx)).await;
+        assert!(Instant::now() >= deadline);
+    }
 
     #[tokio::test(start_paused = true)]
     async fn an_old_deadline_is_not_a_new_one() {

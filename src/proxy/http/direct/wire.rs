@@ -114,8 +114,7 @@ impl ClientLines {
     pub fn new(settings: &Arc<Settings>, client: &ClientContext, version: Version) -> Self {
         let mut map = HeaderMap::new();
         let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
-        let context =
-            RequestContext { version, ..context(settings, client, None, None, &HostRewrite::Keep, nowhere) };
+        let context = RequestContext { version, ..context(settings, client, None, None, &HostRewrite::Keep, nowhere) };
         headers::prepare_request(&mut map, &context);
         // What the request's own host decides.
         map.remove(http::header::HOST);

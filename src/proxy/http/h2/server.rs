@@ -75,13 +75,12 @@ where
         }
         cut.as_mut().poll(cx).map(|()| Signal::End)
     })));
-    let mut anyway = false;
     loop {
         let next = poll_fn(|cx| {
             if let Poll::Ready(ended) = poll_streams(&mut connection, &worker, &downstream, cx) {
                 return Poll::Ready(Err(ended));
             }
-            signals.as_mut().poll(anyway, cx).map(Ok)
+            signals.as_mut().poll(false, cx).map(Ok)
         });
         match next.await {
             Err(ended) => {
@@ -91,11 +90,7 @@ where
                 return;
             }
             Ok(Signal::End) => return,
-            Ok(Signal::Leave) => {
-                connection.graceful_shutdown();
-                // What came behind that in turn was not asked yet.
-                anyway = true;
-            }
+            Ok(Signal::Leave) => connection.graceful_shutdown(),
         }
     }
 }

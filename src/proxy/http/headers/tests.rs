@@ -58,6 +58,7 @@ fn rules() -> HeaderRules {
         strict_transport_security: None,
         forwarded_host_sent: false,
         by: None,
+        collide: false,
     }
 }
 
