@@ -37,13 +37,19 @@ fn wait_for_rests(lb: &Lb, count: usize) {
     wait_for("a connection that rests", || rests(lb) >= count);
 }
 
+/// A client that was served once, and whose connection rests.
+fn rested(lb: &Lb) -> RawClient {
+    let mut client = RawClient::connect(lb.address("http"));
+    assert_eq!(client.send(GET).response().unwrap().status, 200);
+    wait_for_rests(lb, 1);
+    client
+}
+
 #[test]
 fn a_connection_that_rests_is_served_on() {
     let upstream = Upstream::start("u");
     let lb = telling(&upstream, "");
-    let mut client = RawClient::connect(lb.address("http"));
-    assert_eq!(client.send(GET).response().unwrap().status, 200);
-    wait_for_rests(&lb, 1);
+    let mut client = rested(&lb);
     assert_eq!(client.send(GET).response().unwrap().status, 200);
     wait_for_rests(&lb, 2);
     // Two at once, and the beginning of a third: that one must not be left lying.
@@ -64,9 +70,7 @@ fn a_connection_that_rests_is_served_on() {
 fn a_connection_that_rests_can_be_handed_over() {
     let upstream = Upstream::start("u");
     let lb = telling(&upstream, "");
-    let mut client = RawClient::connect(lb.address("http"));
-    assert_eq!(client.send(GET).response().unwrap().status, 200);
-    wait_for_rests(&lb, 1);
+    let mut client = rested(&lb);
     client.send("PUT / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n");
     assert_eq!(client.response().unwrap().status, 200);
     assert_eq!(client.send(GET).response().unwrap().status, 200);
@@ -77,9 +81,7 @@ fn a_connection_that_rests_can_be_handed_over() {
 fn a_client_that_goes_while_its_connection_rests_ends_it() {
     let upstream = Upstream::start("u");
     let lb = telling(&upstream, "");
-    let mut client = RawClient::connect(lb.address("http"));
-    assert_eq!(client.send(GET).response().unwrap().status, 200);
-    wait_for_rests(&lb, 1);
+    let mut client = rested(&lb);
     client.finish();
     assert!(client.is_closed());
 }
@@ -101,9 +103,7 @@ fn the_idle_limit_holds_for_a_connection_that_rests() {
 fn a_drain_ends_connections_that_rest() {
     let upstream = Upstream::start("u");
     let mut lb = telling(&upstream, "");
-    let mut client = RawClient::connect(lb.address("http"));
-    assert_eq!(client.send(GET).response().unwrap().status, 200);
-    wait_for_rests(&lb, 1);
+    let mut client = rested(&lb);
     lb.sigterm();
     assert_eq!(client.end(), "end of file");
     assert_eq!(lb.exit_code(), Some(0));

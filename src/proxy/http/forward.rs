@@ -23,7 +23,7 @@ use super::direct::outgoing::Outgoing;
 use super::direct::wire::{self, Bodiless};
 use super::h2::client::SendError;
 use super::headers::{self, HeaderRules, RequestContext, Upgrade};
-use super::path::{self, NormalPath, PathEdit, PathError};
+use super::path::{self, NormalPath, PathEdit};
 use super::record::Lease;
 use super::source::{Source, SourceError};
 use crate::metrics::service::RetryReason;
@@ -184,8 +184,8 @@ pub async fn attempt(
                 Err(source) => return Err(AttemptError::Connect { source, body }),
             },
         };
-        let request = build(original, path, &downstream, &settings.header_rules, target, body)?;
-        let mut request = request;
+        let sent = target_uri(original, path, target)?;
+        let mut request = build(original, sent, &downstream, &settings.header_rules, target, body)?;
         if original.version == Version::HTTP_11 && !key.speaks_h2() {
             downstream.interim().listen(&mut request);
         }
@@ -265,8 +265,8 @@ fn put_head(
     path: &NormalPath<'_>,
     target: &Target,
 ) -> Result<(), AttemptError> {
+    let sent = target_uri(original, path, target)?;
     if let (Some(host), None) = (&original.host, original.granted.get()) {
-        let sent = target_uri(original, path, target).map_err(|error| AttemptError::Request(error.to_string()))?;
         let Original { method, headers, request_id, version, .. } = original;
         let request = Bodiless { method, target: &sent, headers, host, id: request_id.as_ref() };
         let lines = worker.direct.lines.of(settings, &downstream.client, *version);
@@ -274,7 +274,7 @@ fn put_head(
             return Ok(());
         }
     }
-    let request = build(original, path, downstream, &settings.header_rules, target, RequestBody::Empty)?;
+    let request = build(original, sent, downstream, &settings.header_rules, target, RequestBody::Empty)?;
     wire::put_made(out, &request);
     Ok(())
 }
@@ -283,6 +283,12 @@ fn put_head(
 #[must_use]
 pub fn is_idempotent(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE)
+}
+
+/// Whether a request without content has to say so: some servers answer 411 to a POST that does not (RFC 9110 section 8.6).
+#[must_use]
+pub fn expects_content(method: &Method) -> bool {
+    matches!(*method, Method::POST | Method::PUT | Method::PATCH)
 }
 
 /// The beginning of a body that is known to come. Many servers write the head and the body apart, and one that is
@@ -366,7 +372,7 @@ pub(super) fn target_uri(
     original: &Original,
     path: &NormalPath<'_>,
     target: &Target,
-) -> Result<PathAndQuery, PathError> {
+) -> Result<PathAndQuery, AttemptError> {
     let options = &*target.options;
     let edit = PathEdit {
         strip: options.strip.as_deref(),
@@ -374,7 +380,7 @@ pub(super) fn target_uri(
         query: target.query.as_deref(),
     };
     let received = original.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
-    path::rewrite(&received, path, &edit)
+    path::rewrite(&received, path, &edit).map_err(|error| AttemptError::Request(error.to_string()))
 }
 
 /// Header fields as they are sent.
@@ -393,14 +399,13 @@ pub(super) fn fields(original: &Original, context: &RequestContext<'_>) -> Heade
 
 fn build(
     original: &Original,
-    path: &NormalPath<'_>,
+    rewritten: PathAndQuery,
     downstream: &Downstream,
     rules: &HeaderRules,
     target: &Target,
     body: RequestBody,
 ) -> Result<Request<RequestBody>, AttemptError> {
     let context = context(original, downstream, rules, target);
-    let rewritten = target_uri(original, path, target).map_err(|error| AttemptError::Request(error.to_string()))?;
     let without_body = matches!(body, RequestBody::Empty);
     let mut request = Request::new(body);
     *request.method_mut() = original.method.clone();
@@ -411,9 +416,7 @@ fn build(
     };
     *request.version_mut() = if context.upstream_h2 { Version::HTTP_2 } else { Version::HTTP_11 };
     *request.headers_mut() = fields(original, &context);
-    // RFC 9110 section 8.6: some servers answer 411 to a POST that does not say that it has no content.
-    let may_have_content = matches!(original.method, Method::POST | Method::PUT | Method::PATCH);
-    if without_body && may_have_content && !context.upstream_h2 {
+    if without_body && expects_content(&original.method) && !context.upstream_h2 {
         request.headers_mut().entry(CONTENT_LENGTH).or_insert(HeaderValue::from_static("0"));
     }
     Ok(request)

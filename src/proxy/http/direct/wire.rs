@@ -15,6 +15,7 @@ use super::answer_head::{AnswerHead, Framing};
 use super::request_head::RequestHead;
 use super::scan::{Field, Kind};
 use crate::catalog::options::HostRewrite;
+use crate::proxy::http::forward::expects_content;
 use crate::proxy::http::headers::{self, ClientContext, RequestContext, port_of};
 use crate::proxy::http::path::{self, NormalPath, PathEdit};
 use crate::proxy::settings::Settings;
@@ -225,9 +226,9 @@ fn put_ours(
     }
 }
 
-/// RFC 9110 section 8.6: some servers answer 411 to a POST that does not say that it has no content.
+/// See [`expects_content`].
 fn put_no_content(out: &mut Vec<u8>, method: &Method, says_length: bool) {
-    if !says_length && matches!(*method, Method::POST | Method::PUT | Method::PATCH) {
+    if !says_length && expects_content(method) {
         put(out, CONTENT_LENGTH.as_str(), b"0");
     }
 }

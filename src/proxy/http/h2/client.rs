@@ -11,7 +11,7 @@ use bytes::Bytes;
 use h2::Reason;
 use h2::client::{Connection, SendRequest};
 use http::header::CONTENT_LENGTH;
-use http::{HeaderValue, Method, Request, Response};
+use http::{HeaderValue, Request, Response};
 use http_body::Body as _;
 use tokio::sync::Notify;
 
@@ -22,7 +22,7 @@ use super::without_hop;
 use crate::proxy::beside::Beside;
 use crate::proxy::connect::UpstreamStream;
 use crate::proxy::http::body::RequestBody;
-use crate::proxy::http::forward::BoxError;
+use crate::proxy::http::forward::{BoxError, expects_content};
 use crate::proxy::pool::H2_SEND_BUFFER_BYTES;
 
 /// Bytes of one answer that may wait at the proxy. The connection's window has room for all its streams: clients that
@@ -136,7 +136,7 @@ impl Shared {
         }
         without_hop(&mut parts.headers);
         if let Some(length) = body.size_hint().exact()
-            && (length > 0 || matches!(parts.method, Method::POST | Method::PUT | Method::PATCH))
+            && (length > 0 || expects_content(&parts.method))
         {
             parts.headers.entry(CONTENT_LENGTH).or_insert_with(|| HeaderValue::from(length));
         }
