@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "test code: a failure here fails the test")]
 
+#[path = "consul_watch/freshness.rs"]
+mod freshness;
 mod support;
 
 use std::collections::BTreeMap;
@@ -81,7 +83,7 @@ impl Watched {
                         }
                         Update::Synced { source: OVERRIDES } => view.commands_synced += 1,
                         Update::Synced { .. } => view.synced += 1,
-                        Update::Commands { source, commands, errors } => {
+                        Update::Commands { source, commands, errors, .. } => {
                             assert_eq!(source, OVERRIDES);
                             let commands = commands.iter().map(ToString::to_string).collect();
                             view.commands = Some((commands, errors.iter().map(CommandError::place).collect()));
@@ -333,7 +335,7 @@ fn cpu_ticks() -> u64 {
 }
 
 #[tokio::test]
-async fn plain_http_takes_turns_on_few_connections() {
+async fn with_very_few_connections_watches_take_turns() {
     let agent = ConsulAgent::start_plain();
     agent.register_many("api", 60, 1);
     let mut watched = Watched::start(ConsulConfig { max_connections: 4, ..agent.config() });
@@ -377,8 +379,8 @@ async fn a_restarted_agent_is_believed_at_once_by_every_watch() {
     let mut watched = Watched::start(ConsulConfig { max_connections: 64, ..plain_config(&fake.url()) });
     watched.until("synced", |view| view.synced == 1).await;
     fake.down().await;
-    // Long enough for a backoff of each watch to reach its upper bound, if it were counted.
-    watched.until_errors("connect", 21 * 9).await;
+    // Long enough for a backoff of each watch to reach its upper bound, if dials were counted for each.
+    watched.until_errors("connect", 9).await;
     fake.fault(Fault::Status(500, None));
     names.iter().for_each(|name| fake.set(name, &[1002]));
     fake.up().await;
@@ -434,7 +436,7 @@ async fn a_token_that_sees_names_but_no_instances_is_not_synced() {
     assert_eq!(watched.view.borrow().updates, 0, "neither tables nor the word that they are complete");
     fake.fault(Fault::None);
     watched.until("synced", |view| view.synced == 1).await;
-    assert_eq!(watched.view.borrow().services.len(), 2);
+    watched.until("both", |view| view.services.len() == 2).await;
 }
 
 #[tokio::test]

@@ -75,6 +75,7 @@ async fn watch(
                 }
                 match next {
                     Next::Now => Duration::ZERO,
+                    Next::Stuck => PAUSE_MIN,
                     Next::After(pause) => pause,
                 }
             }

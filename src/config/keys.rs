@@ -634,7 +634,14 @@ const CONSUL: &[Key] = &[
         "When all known-good instances of a service turn critical in one step (an agent restart), they are kept this \
          long while they can be reached.",
     ),
-    key("max_connections", Kind::Count(1, 150), "16", "Most connections to one agent (it allows 200 per client)."),
+    key(
+        "max_connections",
+        Kind::Count(1, 150),
+        "96",
+        "Most connections to one agent. Over HTTPS a few carry everything. Over plain HTTP each watched service takes one \
+         while they suffice; with more services a few watches tell which of them changed. An agent grants 200 to all \
+         programs of a host together (limits.http_max_conns_per_client); what it closes is not opened again for a while.",
+    ),
 ];
 
 const REGISTER: &[Key] = &[

@@ -61,6 +61,8 @@ pub struct Control {
     /// there before, and counts as known from the start.
     newly_synced: BTreeSet<SourceName>,
     started: Instant,
+    /// When the earliest change that is not published yet could first be seen.
+    seen_at: Option<Instant>,
     readiness: Arc<watch::Sender<Readiness>>,
     requests: mpsc::Receiver<ControlRequest>,
 }
@@ -96,6 +98,7 @@ impl Control {
             synced: BTreeSet::new(),
             newly_synced: BTreeSet::new(),
             started: Instant::now(),
+            seen_at: None,
             readiness: Arc::clone(&readiness),
             requests,
         };
@@ -135,8 +138,9 @@ impl Control {
 
     fn apply(&mut self, update: Update) {
         match update {
-            Update::Service { source, snapshot } => {
+            Update::Service { source, snapshot, seen_at } => {
                 self.sources.insert(source);
+                self.see(source, seen_at);
                 let key = (source, Arc::clone(&snapshot.name));
                 match self.services.get_mut(&key) {
                     Some(service) => service.snapshot = snapshot,
@@ -144,7 +148,8 @@ impl Control {
                 }
                 self.dirty.insert(key);
             }
-            Update::Gone { source, service } => {
+            Update::Gone { source, service, seen_at } => {
+                self.see(source, seen_at);
                 let key = (source, service);
                 if self.services.remove(&key).is_some() {
                     self.builder.remove_service(source, &key.1);
@@ -155,13 +160,21 @@ impl Control {
                 self.metrics.control().rejected_tags.remove(&key.1);
                 self.vanished.insert(key.1);
             }
-            Update::Commands { source, commands, errors } => {
+            Update::Commands { source, commands, errors, seen_at } => {
+                self.see(source, seen_at);
                 let since_ms = self.since_ms(source, Instant::now());
                 self.commands_changed.insert(source, commands.len());
                 self.builder.apply_commands(source, commands, since_ms);
                 self.take_errors(source, errors);
             }
             Update::Synced { source } => drop(self.newly_synced.insert(source)),
+        }
+    }
+
+    /// Notes when a change could first be seen. What a source tells before it has synced is no change.
+    fn see(&mut self, source: SourceName, at: Instant) {
+        if self.synced.contains(source) {
+            self.seen_at = Some(self.seen_at.map_or(at, |before| before.min(at)));
         }
     }
 
@@ -202,8 +215,12 @@ impl Control {
         commands_changed.iter().for_each(|(source, count)| changed.note(source, &format!("{count} commands")));
         self.vanished.iter().for_each(|name| changed.note(name, "gone"));
         dirty.iter().for_each(|key| self.evaluate(key, now, &mut changed));
+        let seen_at = self.seen_at.take();
         if self.builder.is_dirty() {
             self.publish(started, dirty.len(), &changed);
+            if let Some(seen_at) = seen_at {
+                self.metrics.control().change_to_traffic.observe(seen_at.elapsed().as_secs_f64());
+            }
         }
         self.builder.retire();
         self.vanished.extend(self.builder.take_gone_command_services());
@@ -511,6 +528,7 @@ mod tests {
         Update::Service {
             source: "consul",
             snapshot: Arc::new(ServiceSnapshot { name: name.into(), datacenter: None, instances }),
+            seen_at: Instant::now(),
         }
     }
 
@@ -575,7 +593,7 @@ mod tests {
             bench.send(update("web", vec![instance("a", 1, Passing, &["urlprefix-$DC.test/", "v1"])])).await;
             assert!(Arc::ptr_eq(&bench.route("dc1.test", "/").unwrap().targets[0].state, &state));
 
-            bench.send(Update::Gone { source: "consul", service: "web".into() }).await;
+            bench.send(Update::Gone { source: "consul", service: "web".into(), seen_at: Instant::now() }).await;
             assert!(bench.route("dc1.test", "/x").is_none());
             assert!(state.retired.load(Relaxed));
             assert!(bench.metrics.control().table_targets.is_empty());
@@ -633,13 +651,23 @@ mod tests {
             bench.send(update("web", vec![instance("a", 1, Passing, &["urlprefix-a.test/"])])).await;
             let (commands, errors) =
                 parse_commands("route add fixed b.test/ http://127.0.0.1:9/\nroute del web a.test/\nroute nonsense");
-            let commands = Update::Commands { source: "routes_file", commands: commands.into(), errors: errors.into() };
+            let commands = Update::Commands {
+                source: "routes_file",
+                commands: commands.into(),
+                errors: errors.into(),
+                seen_at: Instant::now(),
+            };
             bench.send(commands).await;
             assert!(bench.route("a.test", "/").is_none());
             assert_eq!(bench.route("b.test", "/").unwrap().targets.len(), 1);
             assert_eq!(bench.status("fixed").await.source, "routes_file");
             assert_eq!(bench.status("routes_file").await.rejected.len(), 1);
-            let none = Update::Commands { source: "routes_file", commands: [].into(), errors: [].into() };
+            let none = Update::Commands {
+                source: "routes_file",
+                commands: [].into(),
+                errors: [].into(),
+                seen_at: Instant::now(),
+            };
             bench.send(none).await;
             assert!(bench.route("a.test", "/").is_some() && bench.route("b.test", "/").is_none());
             assert!(!bench.metrics.control().table_targets.keys().any(|(name, _)| &**name == "fixed"));
@@ -659,7 +687,12 @@ mod tests {
                 add.endpoint = endpoint;
             }
             bench.send(update("web", vec![instance("a", 1, Passing, &["urlprefix-a.test/"]), lost.clone()])).await;
-            let commands = Update::Commands { source: "static", commands: commands.into(), errors: [].into() };
+            let commands = Update::Commands {
+                source: "static",
+                commands: commands.into(),
+                errors: [].into(),
+                seen_at: Instant::now(),
+            };
             bench.send(commands).await;
             for path in ["/noname", "/x"] {
                 let route = bench.route("a.test", path).unwrap();
@@ -737,13 +770,18 @@ mod tests {
 
             for text in ["route nonsense", "route add x b.test/ http://127.0.0.1:9/\nroute nonsense\nroute worse"] {
                 let (commands, errors) = parse_commands(text);
-                let commands = Update::Commands { source: "file", commands: commands.into(), errors: errors.into() };
+                let commands = Update::Commands {
+                    source: "file",
+                    commands: commands.into(),
+                    errors: errors.into(),
+                    seen_at: Instant::now(),
+                };
                 bench.send(commands).await;
             }
             count(&["WARN", "route nonsense"], 1);
             count(&["WARN", "route worse"], 1);
             count(&["routing table changed", "file: 1 commands"], 1);
-            bench.send(Update::Gone { source: "consul", service: "web".into() }).await;
+            bench.send(Update::Gone { source: "consul", service: "web".into(), seen_at: Instant::now() }).await;
             count(&["routing table changed", "web: gone"], 1);
         });
     }

@@ -49,7 +49,10 @@ impl Announcer {
         match self {
             Self::Direct(updates) => {
                 let snapshot = Arc::new(snapshot(service, registrations));
-                updates.send(Update::Service { source: SOURCE, snapshot }).await.context("the router has ended")
+                updates
+                    .send(Update::Service { source: SOURCE, snapshot, seen_at: std::time::Instant::now() })
+                    .await
+                    .context("the router has ended")
             }
             Self::Consul { agent, registered } => {
                 for registration in registrations {

@@ -6,6 +6,7 @@
 //! names of [`names`]. [`fabio`] counts a second time, in Fabio's way, for those who want that.
 
 pub mod fabio;
+pub mod freshness;
 pub mod names;
 pub mod process;
 pub mod service;
@@ -76,6 +77,8 @@ pub struct Control {
     pub table_build_seconds: f64,
     /// Routes in the present table.
     pub table_routes: u64,
+    /// From the first sign of a change to the table that has it.
+    pub change_to_traffic: freshness::ChangeTimes,
     /// Instances by service and state (`healthy`, `held`, `excluded`, `ejected`).
     pub table_targets: BTreeMap<(Arc<str>, &'static str), u64>,
     /// What a reload could not take over.

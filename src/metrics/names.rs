@@ -73,6 +73,8 @@ families! {
     TABLE_BUILDS = Counter "lb_table_builds_total", "Routing tables built.";
     TABLE_BUILD_SECONDS = Summary "lb_table_build_seconds", "Time spent building routing tables.";
     TABLE_ROUTES = Gauge "lb_table_routes", "Routes in the present table.";
+    CHANGE_TO_TRAFFIC = Histogram "lb_change_to_traffic_seconds",
+        "Time from the first sign of a change (an answered watch) to the table that new requests use.";
     TABLE_TARGETS = Gauge "lb_table_targets", "Instances by service and state: healthy, ejected or excluded.";
     RELOAD_ERRORS = Counter "lb_reload_errors_total",
         "What a reload could not take over and left as it was, by kind: config or certificates.";

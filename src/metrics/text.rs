@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
+use super::freshness::CHANGE_BUCKETS;
 use super::names::{self, Family, Kind};
 use super::process::Process;
 use super::service::{CONNECT_RESULTS, DURATION_BUCKETS, RETRY_REASONS};
@@ -162,6 +163,17 @@ fn write_control(out: &mut Exposition, control: &Control) {
     family.suffixed("_sum", &[], control.table_build_seconds);
     family.suffixed("_count", &[], control.table_builds as f64);
     out.one(names::TABLE_ROUTES, &[], control.table_routes as f64);
+    let mut family = out.family(names::CHANGE_TO_TRAFFIC);
+    let times = &control.change_to_traffic;
+    let mut cumulative = 0;
+    for (bound, count) in CHANGE_BUCKETS.iter().zip(&times.buckets) {
+        cumulative += count;
+        family.suffixed("_bucket", &[("le", &bound.to_string())], cumulative as f64);
+    }
+    let total = times.buckets.iter().sum::<u64>() as f64;
+    family.suffixed("_bucket", &[("le", "+Inf")], total);
+    family.suffixed("_sum", &[], times.sum_seconds);
+    family.suffixed("_count", &[], total);
     let mut family = out.family(names::TABLE_TARGETS);
     for ((service, state), &count) in &control.table_targets {
         family.sample(&[("service", service), ("state", state)], count as f64);

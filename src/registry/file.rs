@@ -145,7 +145,9 @@ impl FileSource {
         let path = self.path.display();
         tracing::info!(%path, commands = commands.len(), rejected = errors.len(), "routes file read");
         (self.commands, self.errors) = (commands.clone(), Arc::clone(&errors));
-        self.updates.send(Update::Commands { source: SOURCE, commands, errors }).await?;
+        self.updates
+            .send(Update::Commands { source: SOURCE, commands, errors, seen_at: std::time::Instant::now() })
+            .await?;
         if first {
             self.updates.send(Update::Synced { source: SOURCE }).await?;
         }

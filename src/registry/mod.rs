@@ -10,6 +10,7 @@ pub mod static_routes;
 pub mod task;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::catalog::command::CommandError;
 use crate::catalog::command_list::CommandList;
@@ -34,6 +35,8 @@ pub enum Update {
         source: SourceName,
         /// What it says.
         snapshot: Arc<ServiceSnapshot>,
+        /// When the change could first be seen.
+        seen_at: Instant,
     },
     /// The service is not registered any more (or carries no routing tag any more).
     Gone {
@@ -41,6 +44,8 @@ pub enum Update {
         source: SourceName,
         /// Which one.
         service: ServiceName,
+        /// When that could first be seen.
+        seen_at: Instant,
     },
     /// The whole present list of route commands of a source.
     Commands {
@@ -50,6 +55,8 @@ pub enum Update {
         commands: CommandList,
         /// Lines that could not be understood.
         errors: Arc<[CommandError]>,
+        /// When the change could first be seen.
+        seen_at: Instant,
     },
     /// Every watch of the source has answered at least once: what it sent so far is complete.
     Synced {

@@ -64,6 +64,8 @@ struct Slot {
     questions: BTreeSet<Question>,
     /// As it was sent last.
     sent: Option<Content>,
+    /// When the last change of it, or of an address of its names, could first be seen.
+    seen_at: std::time::Instant,
     /// Until when it waits for its names; none when it was sent.
     waits_until: Option<Instant>,
 }
@@ -153,21 +155,21 @@ impl<R: Resolve> Stage<R> {
     }
 
     async fn accept(&mut self, update: Update) -> Sent {
-        let (key, content) = match &update {
+        let (key, content, seen_at) = match &update {
             Update::Synced { source } => {
                 self.unsynced.push(source);
                 return self.send_synced().await;
             }
-            Update::Gone { source, service } => {
+            Update::Gone { source, service, .. } => {
                 self.forget(&(source, Some(Arc::clone(service))));
                 self.output.send(update).await?;
                 return self.send_synced().await;
             }
-            Update::Service { source, snapshot } => {
-                ((*source, Some(Arc::clone(&snapshot.name))), Content::Service(Arc::clone(snapshot)))
+            Update::Service { source, snapshot, seen_at } => {
+                ((*source, Some(Arc::clone(&snapshot.name))), Content::Service(Arc::clone(snapshot)), *seen_at)
             }
-            Update::Commands { source, commands, errors } => {
-                ((*source, None), Content::Commands(commands.clone(), Arc::clone(errors)))
+            Update::Commands { source, commands, errors, seen_at } => {
+                ((*source, None), Content::Commands(commands.clone(), Arc::clone(errors)), *seen_at)
             }
         };
         let questions = expand::questions(&content);
@@ -184,7 +186,7 @@ impl<R: Resolve> Stage<R> {
         self.names.set_used(&key, &used, &questions, now);
         let waits_until = before.as_ref().and_then(|slot| slot.waits_until).unwrap_or(now + PATIENCE);
         let sent = before.and_then(|slot| slot.sent);
-        self.slots.insert(key.clone(), Slot { content, questions, sent, waits_until: Some(waits_until) });
+        self.slots.insert(key.clone(), Slot { content, questions, sent, seen_at, waits_until: Some(waits_until) });
         self.send_if_ready(&key).await
     }
 
@@ -205,6 +207,9 @@ impl<R: Resolve> Stage<R> {
         if outcome.changed {
             let users: Vec<SlotKey> = self.names.users(question).cloned().collect();
             for key in users {
+                if let Some(slot) = self.slots.get_mut(&key) {
+                    slot.seen_at = std::time::Instant::now();
+                }
                 self.send_if_ready(&key).await?;
             }
         }
@@ -235,7 +240,7 @@ impl<R: Resolve> Stage<R> {
         let content = expand::expand(&slot.content, &self.names);
         if slot.sent.as_ref() != Some(&content) {
             slot.sent = Some(content.clone());
-            self.output.send(content.into_update(key.0)).await?;
+            self.output.send(content.into_update(key.0, slot.seen_at)).await?;
         }
         self.send_synced().await
     }
@@ -254,10 +259,10 @@ impl<R: Resolve> Stage<R> {
 }
 
 impl Content {
-    fn into_update(self, source: SourceName) -> Update {
+    fn into_update(self, source: SourceName, seen_at: std::time::Instant) -> Update {
         match self {
-            Self::Service(snapshot) => Update::Service { source, snapshot },
-            Self::Commands(commands, errors) => Update::Commands { source, commands, errors },
+            Self::Service(snapshot) => Update::Service { source, snapshot, seen_at },
+            Self::Commands(commands, errors) => Update::Commands { source, commands, errors, seen_at },
         }
     }
 }

@@ -166,7 +166,9 @@ impl HttpSource {
         }
         // Which entries are wrong is told by whoever takes the commands, as for every source.
         tracing::info!(url = self.shown(), commands = commands.len(), rejected = errors.len(), "routes fetched");
-        self.updates.send(Update::Commands { source: SOURCE, commands, errors }).await?;
+        self.updates
+            .send(Update::Commands { source: SOURCE, commands, errors, seen_at: std::time::Instant::now() })
+            .await?;
         if before.is_none() {
             self.updates.send(Update::Synced { source: SOURCE }).await?;
         }

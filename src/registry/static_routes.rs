@@ -57,7 +57,11 @@ async fn run(mut receiver: watch::Receiver<Listing>, updates: mpsc::Sender<Updat
     let mut synced = false;
     loop {
         let (commands, errors) = receiver.borrow_and_update().clone();
-        if updates.send(Update::Commands { source: SOURCE, commands, errors }).await.is_err() {
+        if updates
+            .send(Update::Commands { source: SOURCE, commands, errors, seen_at: std::time::Instant::now() })
+            .await
+            .is_err()
+        {
             return;
         }
         if !synced && updates.send(Update::Synced { source: SOURCE }).await.is_err() {

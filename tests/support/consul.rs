@@ -242,7 +242,9 @@ impl ConsulAgent {
             curl.args(["-H", &format!("X-Consul-Token: {token}")]);
         }
         if let Some(body) = body {
-            let file = self.dir.path().join("body");
+            // A file for each call: some tests call from several threads.
+            static CALLS: AtomicU32 = AtomicU32::new(0);
+            let file = self.dir.path().join(format!("body-{}", CALLS.fetch_add(1, Ordering::Relaxed)));
             fs::write(&file, body).expect("write");
             curl.arg("--data-binary").arg(format!("@{}", file.display()));
         }

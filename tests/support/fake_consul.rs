@@ -227,8 +227,7 @@ async fn answer(
             && times(&now) > before
             && let Some((_, old)) = &now.restored
         {
-            let service = request.uri().path().strip_prefix("/v1/health/service/");
-            return Ok(respond(old, service, stale));
+            return Ok(respond(old, request.uri().path(), stale));
         }
     }
     let service = request.uri().path().strip_prefix("/v1/health/service/");
@@ -254,10 +253,11 @@ async fn answer(
     if now.fault == Fault::Hang || matches!(now.fault, Fault::FrozenLeader(_)) && !stale {
         std::future::pending::<()>().await;
     }
-    Ok(respond(&now, service, stale))
+    Ok(respond(&now, request.uri().path(), stale))
 }
 
-fn respond(state: &State, service: Option<&str>, stale: bool) -> Response<Full<Bytes>> {
+fn respond(state: &State, path: &str, stale: bool) -> Response<Full<Bytes>> {
+    let service = path.strip_prefix("/v1/health/service/");
     let hidden = match state.fault {
         Fault::Empty => true,
         Fault::EmptyUnlessDefault | Fault::Old(_) => stale,
@@ -266,7 +266,7 @@ fn respond(state: &State, service: Option<&str>, stale: bool) -> Response<Full<B
     };
     let body = match service {
         _ if hidden => {
-            if service.is_some() {
+            if path != "/v1/catalog/services" {
                 json!([])
             } else {
                 json!({})
@@ -276,6 +276,9 @@ fn respond(state: &State, service: Option<&str>, stale: bool) -> Response<Full<B
             let check = if state.critical.contains(name) { "critical" } else { "passing" };
             health(name, state.services.get(name).map_or(&[], Vec::as_slice), check)
         }
+        None if path.starts_with("/v1/health/state/") => checks(state, path.ends_with("/critical")),
+        None if path == "/v1/catalog/nodes" => json!([{"Node": "fake"}]),
+        None if path.starts_with("/v1/catalog/node/") => node(state),
         None => list(state),
     };
     let mut text = body.to_string();
@@ -327,6 +330,21 @@ fn keys(state: &State, prefix: &str) -> Response<Full<Bytes>> {
     let response = if found.is_empty() { response.status(404) } else { response };
     let body = if found.is_empty() { String::new() } else { Value::Array(found).to_string() };
     response.body(Full::new(Bytes::from(body))).expect("a valid response")
+}
+
+/// Checks in a state: those that are critical, or none.
+fn checks(state: &State, critical: bool) -> Value {
+    let names = state.critical.iter().filter(|_| critical);
+    let check = |name: &String| json!({"Node": "fake", "CheckID": format!("service:{name}"), "ServiceName": name});
+    Value::Array(names.map(check).collect())
+}
+
+/// What the only node has. Its versions are made of the ports.
+fn node(state: &State) -> Value {
+    let instances = state.services.iter().flat_map(|(name, ports)| ports.iter().map(move |port| (name, port)));
+    let service =
+        |(name, port): (&String, &u16)| (format!("{name}-{port}"), json!({"Service": name, "ModifyIndex": port}));
+    json!({"Node": {"Node": "fake"}, "Services": instances.map(service).collect::<serde_json::Map<_, _>>()})
 }
 
 fn list(state: &State) -> Value {

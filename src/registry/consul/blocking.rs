@@ -39,8 +39,11 @@ pub struct Position {
 /// What follows from an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
-    /// Ask again at once (within the token bucket).
+    /// Read again.
     Now,
+    /// Read again, but the index had not moved, or moved back: an agent that answers like this every time must not be
+    /// polled in a loop.
+    Stuck,
     /// Ask again after this long.
     After(Duration),
 }
@@ -65,8 +68,10 @@ impl Position {
                 self.index = Some(1);
                 return Next::After(NO_INDEX_DELAY);
             }
-            (Some(old), Some(new)) if new < old => self.index = None,
-            (Some(old), Some(new)) if new == old && early => self.index = None,
+            (Some(old), Some(new)) if new < old || new == old && early => {
+                self.index = None;
+                return Next::Stuck;
+            }
             (_, Some(new)) => self.index = Some(new),
         }
         Next::Now
@@ -167,9 +172,9 @@ mod tests {
             (None, Some(7), true, Some(7), Next::Now),
             (Some(7), Some(9), true, Some(9), Next::Now),
             (Some(7), Some(7), false, Some(7), Next::Now),
-            (Some(7), Some(7), true, None, Next::Now),
-            (Some(7), Some(6), true, None, Next::Now),
-            (Some(7), Some(6), false, None, Next::Now),
+            (Some(7), Some(7), true, None, Next::Stuck),
+            (Some(7), Some(6), true, None, Next::Stuck),
+            (Some(7), Some(6), false, None, Next::Stuck),
             (Some(7), Some(0), true, Some(1), odd),
             (Some(7), None, false, Some(1), odd),
             (None, None, true, Some(1), odd),

@@ -2,8 +2,6 @@
 //!
 //! Connections are `pool`'s, what to do after an answer or a failure is `poll`'s.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -17,8 +15,10 @@ use tokio::time::timeout;
 use super::blocking::{came_early, client_deadline, retry_after, turn_wait};
 use super::error::{ConsulError, alert, chain};
 use super::pool::{Lease, Pool};
+use super::room::{Place, Purpose};
 use super::settings::{Reader, Settings};
 use crate::config::ConsulConfig;
+use crate::metrics::Metrics;
 
 /// Largest answer that is read. A service of 100,000 instances stays below it.
 const BODY_MAX: usize = 128 << 20;
@@ -31,13 +31,16 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(25);
 /// Limit for a write.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Connections in a row that the agent may close before it answered anything, until the read fails: each time fewer are
+/// opened.
+const REFUSALS_MAX: usize = 16;
+
 /// Where the KV store begins.
 pub(super) const KEYS: &str = "/v1/kv/";
 
 /// A client of one Consul cluster. Shared by all watches.
 pub struct Client {
     pool: Pool,
-    watches: AtomicUsize,
 }
 
 /// Consistency of a read. The third mode, `consistent`, costs a round of the quorum and is never used.
@@ -79,12 +82,18 @@ pub struct Answer {
     pub last_contact: Option<Duration>,
     /// It blocked, and came before its wait was over: something woke it.
     pub early: bool,
+    /// How long the request was held before the head of the response came.
+    pub held: Duration,
     /// JSON.
     pub body: Bytes,
 }
 
-/// Counts one watch for as long as it lives, so that turns are shared out among all.
-pub(super) struct Watching(Arc<Client>);
+/// Why there is no response.
+struct Failure {
+    error: ConsulError,
+    /// The agent closed a fresh connection because it grants no more; fewer are used from now on.
+    refused: bool,
+}
 
 impl Client {
     /// Reads certificates and token; dials nothing yet.
@@ -92,12 +101,13 @@ impl Client {
     /// # Errors
     /// A file or an address that cannot be used.
     pub fn new(config: &ConsulConfig) -> Result<Self, ConsulError> {
-        Ok(Self::with_settings(Settings::load(config)?, config.max_connections))
+        Ok(Self::with_settings(Settings::load(config)?, config.max_connections, Metrics::default()))
     }
 
-    /// The same with settings that were read before.
-    pub(super) fn with_settings(settings: Settings, max_connections: usize) -> Self {
-        Self { pool: Pool::new(settings, max_connections), watches: AtomicUsize::new(0) }
+    /// The same with settings that were read before. Connections that fail are counted in `metrics`, each once, however
+    /// many requests waited for it.
+    pub(super) fn with_settings(settings: Settings, max_connections: usize, metrics: Metrics) -> Self {
+        Self { pool: Pool::new(settings, max_connections, metrics) }
     }
 
     /// Uses these settings for new requests; those under way finish on the old connections.
@@ -120,10 +130,19 @@ impl Client {
         self.pool.recovered()
     }
 
-    /// Counts a watch.
-    pub(super) fn watching(self: &Arc<Self>) -> Watching {
-        self.watches.fetch_add(1, Relaxed);
-        Watching(self.clone())
+    /// Counts a watch for as long as its place is kept.
+    pub(super) fn watching(&self, purpose: Purpose) -> Place {
+        self.pool.room().enter(purpose)
+    }
+
+    /// Whether there are too few connections for a blocking query per service.
+    pub(super) fn scarce(&self) -> watch::Receiver<bool> {
+        self.pool.room().scarce()
+    }
+
+    /// Requests that fit at once.
+    pub(super) fn slots(&self) -> usize {
+        self.pool.room().slots()
     }
 
     /// Reads `path` (percent-encoded already; what is common to all requests is added to its query). Keys that do not
@@ -155,7 +174,24 @@ impl Client {
         block: Option<Block>,
         limit: Option<Duration>,
     ) -> Result<Answer, ConsulError> {
-        let lease = self.pool.acquire().await?;
+        let mut refusals = 0;
+        loop {
+            let lease = self.pool.acquire().await?;
+            match self.read_on(lease, path, mode, block, limit).await {
+                Err(failure) if failure.refused && refusals < REFUSALS_MAX => refusals += 1,
+                result => return result.map_err(|failure| failure.error),
+            }
+        }
+    }
+
+    async fn read_on(
+        &self,
+        lease: Lease<'_>,
+        path: &str,
+        mode: Mode,
+        block: Option<Block>,
+        limit: Option<Duration>,
+    ) -> Result<Answer, Failure> {
         // Only now is it known how many requests fit at once.
         let block = block.map(|block| Block { wait: self.turn(block.wait), ..block });
         let deadline = limit.unwrap_or(match (block, mode) {
@@ -185,7 +221,7 @@ impl Client {
     pub async fn put(&self, path: &str, query: &str, body: Bytes) -> Result<Answer, ConsulError> {
         let lease = self.pool.acquire().await?;
         let ask = Ask { method: Method::PUT, path, query: query.to_owned(), body };
-        self.send(lease, ask, WRITE_TIMEOUT, true).await
+        self.send(lease, ask, WRITE_TIMEOUT, true).await.map_err(|failure| failure.error)
     }
 
     /// `blames`: whether silence until the deadline means that the agent froze.
@@ -195,31 +231,36 @@ impl Client {
         ask: Ask<'_>,
         deadline: Duration,
         blames: bool,
-    ) -> Result<Answer, ConsulError> {
+    ) -> Result<Answer, Failure> {
         let name = format!("{} {}", ask.method, ask.path);
         let may_lack = ask.method == Method::GET && ask.path.starts_with(KEYS);
-        let request = request(&lease, ask)?;
+        let request = request(&lease, ask).map_err(|error| Failure { error, refused: false })?;
         let Ok(result) = timeout(deadline, exchange(&mut lease, &name, may_lack, request)).await else {
             if !lease.is_multiplexed() && blames {
                 // Nothing else would notice that this agent froze; HTTP/2 has its pings.
                 self.pool.leave(&lease);
             }
-            return Err(ConsulError::Timeout { what: format!("{}: {name}", lease.agent().name), after: deadline });
+            let what = format!("{}: {name}", lease.agent().name);
+            return Err(Failure { error: ConsulError::Timeout { what, after: deadline }, refused: false });
         };
-        let answer = result?;
-        self.pool.answered();
+        let answer = match result {
+            Ok(answer) => answer,
+            Err(error) => {
+                let refused = self.pool.is_refusal(&lease, &error);
+                if !refused {
+                    self.pool.lost(&lease, &error);
+                }
+                return Err(Failure { error, refused });
+            }
+        };
+        self.pool.answered(&lease);
         lease.finish().await;
         Ok(answer)
     }
 
     fn turn(&self, wait: Duration) -> Duration {
-        turn_wait(wait, self.watches.load(Relaxed), self.pool.slots())
-    }
-}
-
-impl Drop for Watching {
-    fn drop(&mut self) {
-        self.0.watches.fetch_sub(1, Relaxed);
+        let room = self.pool.room();
+        turn_wait(wait, room.blocking(), room.slots())
     }
 }
 
@@ -251,10 +292,12 @@ async fn exchange(
     may_lack: bool,
     request: Request<Full<Bytes>>,
 ) -> Result<Answer, ConsulError> {
+    let sent = Instant::now();
     let response = match lease.send(request).await {
         Ok(response) => response,
         Err(error) => return Err(lost(lease, chain(&error), alert(&error)).await),
     };
+    let held = sent.elapsed();
     let (parts, body) = response.into_parts();
     let body = match Limited::new(body, BODY_MAX).collect().await {
         Ok(body) => body.to_bytes(),
@@ -276,6 +319,7 @@ async fn exchange(
         known_leader: text(&parts.headers, "x-consul-knownleader").and_then(|text| text.parse().ok()),
         last_contact: number(&parts.headers, "x-consul-lastcontact").map(Duration::from_millis),
         early: false,
+        held,
         body,
     })
 }

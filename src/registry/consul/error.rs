@@ -122,8 +122,19 @@ pub enum ConsulError {
 }
 
 /// All that [`ConsulError::kind`] says.
-pub(super) const KINDS: [&str; 10] =
-    ["config", "resolve", "connect", "tls", "timeout", "transport", "token", "status", "decode", "unconfirmed"];
+pub(super) const KINDS: [&str; 11] = [
+    "config",
+    "resolve",
+    "connect",
+    "tls",
+    "timeout",
+    "transport",
+    "refused",
+    "token",
+    "status",
+    "decode",
+    "unconfirmed",
+];
 
 impl ConsulError {
     /// Kind for `lb_registry_errors_total`.
@@ -141,6 +152,25 @@ impl ConsulError {
             Self::Decode { .. } => "decode",
             Self::Unconfirmed { .. } => "unconfirmed",
             Self::Name { .. } => "name",
+        }
+    }
+
+    /// Whether an agent may have closed the connection because it grants no more of them: without a word (Consul up to
+    /// 1.8), or with a 429 that says so.
+    pub(super) fn is_refused_connection(&self) -> bool {
+        match self {
+            Self::Transport { alert: None, .. } => true,
+            Self::Status { code: 429, text, .. } => text.contains("connections"),
+            _ => false,
+        }
+    }
+
+    /// The same for a connection that broke before it could carry a request: there is no connection, which is what counts.
+    pub(super) fn of_dial(self) -> Self {
+        match self {
+            Self::Transport { agent, reason, alert: None } => Self::Connect { agent, reason },
+            Self::Transport { agent, reason, alert } => Self::Tls { agent, reason, alert },
+            other => other,
         }
     }
 

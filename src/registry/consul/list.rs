@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
@@ -37,6 +37,8 @@ struct ListWatch {
     unreadable: BTreeSet<ServiceName>,
     /// Ends the time for first answers.
     patience: Option<Running>,
+    /// Tags of the routed services, as listed last.
+    tags: HashMap<ServiceName, Vec<String>>,
 }
 
 /// A running watch; ends with its handle.
@@ -60,6 +62,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
         reader,
         unreadable: BTreeSet::new(),
         patience: None,
+        tags: HashMap::new(),
     };
     while list.turn().await.is_ok() {}
 }
@@ -67,17 +70,29 @@ pub(super) async fn run(shared: Arc<Shared>) {
 impl ListWatch {
     async fn turn(&mut self) -> Result<(), Closed> {
         let list = self.poller.next(decode).await;
+        let seen_at = self.poller.seen_at();
         let Some(names) = self.names(&list) else { return Ok(()) };
+        self.tell(&names, &list, seen_at);
         // Before anything is taken away, which may need a second look: what is new should not wait for that.
         self.shared.listed(names.iter().cloned()).await?;
-        self.start(&names);
+        let mut useful = self.start(&names, seen_at);
         self.patience.get_or_insert_with(|| Running(tokio::spawn(end_patience(self.shared.clone()))));
         if let Some(names) = self.confirmed(names).await {
-            self.end_all_but(&names).await?;
-            self.start(&names);
-            self.poller.believed();
+            useful |= self.end_all_but(&names, seen_at).await?;
+            useful |= self.start(&names, seen_at);
+            self.poller.believed(useful);
         }
         Ok(())
+    }
+
+    /// Tells the watches of services whose tags differ from those of the list before. Their instances may have changed
+    /// without that.
+    fn tell(&mut self, names: &BTreeSet<ServiceName>, list: &ServiceList, seen_at: Instant) {
+        let tags = |name: &ServiceName| list.get(&**name).and_then(|tags| tags.clone()).unwrap_or_default();
+        let now: HashMap<_, _> = names.iter().map(|name| (name.clone(), tags(name))).collect();
+        let differs = |name: &&ServiceName| self.tags.get(*name).is_some_and(|before| Some(before) != now.get(*name));
+        self.shared.notices.tell(names.iter().filter(differs), seen_at);
+        self.tags = now;
     }
 
     /// The routed names, unless the token lacks the rights to see them.
@@ -128,26 +143,32 @@ impl ListWatch {
     }
 
     /// Starts the watches that do not run: new names, and any that ended against the rules.
-    fn start(&mut self, names: &BTreeSet<ServiceName>) {
+    /// Returns whether there was one.
+    fn start(&mut self, names: &BTreeSet<ServiceName>, since: Instant) -> bool {
+        let mut started = false;
         for name in names {
             if self.watches.get(name).is_none_or(|running| running.0.is_finished()) {
-                let task = tokio::spawn(watch::run(self.shared.clone(), name.clone()));
+                let task = tokio::spawn(watch::run(self.shared.clone(), name.clone(), since));
                 self.watches.insert(name.clone(), Running(task));
+                started = true;
             }
         }
+        started
     }
 
-    async fn end_all_but(&mut self, names: &BTreeSet<ServiceName>) -> Result<(), Closed> {
+    /// Returns whether there was one to end.
+    async fn end_all_but(&mut self, names: &BTreeSet<ServiceName>, seen_at: Instant) -> Result<bool, Closed> {
         let missing: Vec<_> = self.watches.keys().filter(|name| !names.contains(*name)).cloned().collect();
+        let some = !missing.is_empty();
         for name in missing {
             if let Some(mut running) = self.watches.remove(&name) {
                 // Waited for, else its last update could overtake the news that the service is gone.
                 running.0.abort();
                 let _ = (&mut running.0).await;
             }
-            self.shared.gone(name).await?;
+            self.shared.gone(name, seen_at).await?;
         }
-        Ok(())
+        Ok(some)
     }
 }
 

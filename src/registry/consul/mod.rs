@@ -4,6 +4,8 @@
 //! list ── /v1/catalog/services ── starts and ends ──▶ watch (one per routed service) ── /v1/health/service/NAME
 //!   └──────────── poll: pacing, position, retries ─────────────┘        guard: may it be believed?
 //!       │         client ─ pool ─ dial ─ settings, tls                  catalog: wire → snapshot
+//!       │                  room, grant: how many fit?
+//!       ├─ feed ── tells watches which services changed, where there is no room for a blocking query each
 //!   overrides ── /v1/kv/PATH?recurse ── route commands, a source of its own
 //!   page ─────── /v1/kv/PATH?recurse ── the page for requests without a route
 //! ```
@@ -19,17 +21,22 @@ mod dial;
 mod edit;
 pub mod error;
 mod expiry;
+mod feed;
+mod grant;
 pub mod guard;
 mod hint;
 pub mod keys;
 mod list;
+mod notices;
 mod overrides;
+mod pace;
 mod page;
 mod poll;
 mod pool;
 pub mod probe;
 pub mod register;
 mod roll;
+mod room;
 mod settings;
 mod shared;
 mod tls;
@@ -74,12 +81,12 @@ pub fn spawn(
 ) -> Result<ConsulSource, ConsulError> {
     let settings = settings::Settings::load(&config)?;
     expiry::report(&settings.certificates, &metrics);
-    let client = client::Client::with_settings(settings, config.max_connections);
+    let client = client::Client::with_settings(settings, config.max_connections, metrics.clone());
     init_errors(&metrics);
     let (kv_path, page_path) = (config.kv_path.clone(), config.no_route_kv_path.clone());
     let shared = Arc::new(shared::Shared::new(client, config, metrics, updates));
     // The service watches are owned by the list's task and end with it.
-    let mut tasks = vec![SourceTask::spawn(list::run(shared.clone()))];
+    let mut tasks = vec![SourceTask::spawn(list::run(shared.clone())), SourceTask::spawn(feed::run(shared.clone()))];
     tasks.extend(kv_path.map(|path| SourceTask::spawn(overrides::run(shared.clone(), path))));
     let (found, page) = page::channel();
     tasks.extend(page_path.map(|path| SourceTask::spawn(page::run(shared.clone(), path, found))));

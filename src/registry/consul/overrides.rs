@@ -66,10 +66,10 @@ impl Overrides {
     }
 
     async fn take(&mut self, entries: Vec<Entry>) -> Result<(), Closed> {
-        self.poller.believed();
         self.some = !entries.is_empty();
         let (path, keys) = (&self.path, entries.len());
         let now = self.parsed.take(entries);
+        self.poller.believed(self.known.as_ref() != Some(&now));
         if self.known.as_ref() != Some(&now) {
             let (commands, rejected) = (now.0.len(), now.1.len());
             if keys == 0 {
@@ -81,7 +81,7 @@ impl Overrides {
                 info!(path, keys, commands, rejected, "Consul: route commands read");
             }
             self.known = Some(now.clone());
-            self.shared.commands(now.0, now.1).await?;
+            self.shared.commands(now.0, now.1, self.poller.seen_at()).await?;
         }
         self.sync().await
     }

@@ -65,13 +65,13 @@ impl PageWatch {
     }
 
     fn take(&mut self, page: Page) {
-        self.poller.believed();
         let path = &self.path;
         let differs = self.page.send_if_modified(|known| {
             let differs = *known != page;
             *known = page;
             differs
         });
+        self.poller.believed(differs);
         if differs {
             match &*self.page.borrow() {
                 Some(page) => info!(path, bytes = page.len(), "Consul: no-route page read"),

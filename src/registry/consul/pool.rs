@@ -9,7 +9,8 @@
 //! waited for it, and the next one is held back by one backoff shared by all.
 //!
 //! How many requests fit is known once an agent has chosen the protocol: `max_connections` over HTTP/1.1,
-//! [`STREAMS_MAX`] times that over HTTP/2. Until then the scheme of the address is the guess.
+//! [`STREAMS_MAX`] times that over HTTP/2. Until then the scheme of the address is the guess. An agent that closes new
+//! HTTP/1.1 connections grants fewer (`grant`).
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,10 +23,14 @@ use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::sleep;
+use tracing::warn;
 
 use super::dial::{Connection, Fate, Granted, STREAMS_MAX, dial};
 use super::error::ConsulError;
+use super::grant::Grant;
+use super::room::Room;
 use super::settings::{Agent, Reader, Settings};
+use crate::metrics::Metrics;
 use crate::registry::backoff::Backoff;
 
 /// Bounds of the pause between dials that fail. The upper one is small because a single dial serves every watch, and
@@ -37,13 +42,20 @@ pub(super) struct Pool {
     state: Mutex<State>,
     dialer: tokio::sync::Mutex<Dialer>,
     rooms: [Arc<Semaphore>; 2],
+    /// Permits of the first room that are to be thrown away when they come back.
+    surplus: AtomicUsize,
+    room: Arc<Room>,
     multiplexed: AtomicBool,
     /// A dial failed, and nothing was answered since.
     unreachable: AtomicBool,
     /// Moves when that ends.
     recovered: watch::Sender<u64>,
     max_connections: usize,
+    metrics: Metrics,
 }
+
+/// Idle HTTP/1.1 connections are closed after this long: what an agent grants is shared by all programs of a host.
+const IDLE_MAX: Duration = Duration::from_secs(30);
 
 /// Looks for a connection with room before a request gives up: others may be faster each time.
 const DIALS_MAX: usize = 20;
@@ -54,8 +66,15 @@ struct State {
     generation: u64,
     agent: usize,
     http2: Vec<Multiplexed>,
+    /// The one used last is the last.
     idle: Vec<Single>,
     http1_open: usize,
+    grant: Grant,
+    /// Fresh connections that were closed before they were used.
+    closed_unused: Vec<Agent>,
+    /// No dial before this, since the agent closed the only connection.
+    not_before: Option<Instant>,
+    refusals: Backoff,
     failed: Option<(Instant, ConsulError)>,
 }
 
@@ -76,6 +95,7 @@ struct Multiplexed {
 struct Single {
     sender: http1::SendRequest<Full<Bytes>>,
     link: Link,
+    since: Instant,
 }
 
 /// What both kinds of connection know of themselves.
@@ -85,6 +105,10 @@ struct Link {
     settings: Arc<Settings>,
     generation: u64,
     fate: Fate,
+    /// Something was answered on it.
+    proven: Arc<AtomicBool>,
+    /// Its end was counted.
+    lost: Arc<AtomicBool>,
 }
 
 /// The right to send one request. Dropping it gives the room back; an HTTP/1.1 connection that was not handed back by
@@ -93,7 +117,7 @@ pub(super) struct Lease<'a> {
     pool: &'a Pool,
     link: Link,
     wire: Wire,
-    _room: OwnedSemaphorePermit,
+    room: Option<OwnedSemaphorePermit>,
 }
 
 enum Wire {
@@ -102,9 +126,10 @@ enum Wire {
 }
 
 impl Pool {
-    pub(super) fn new(settings: Settings, max_connections: usize) -> Self {
+    pub(super) fn new(settings: Settings, max_connections: usize, metrics: Metrics) -> Self {
         let max_connections = max_connections.max(1);
         let guess = settings.agents.first().is_some_and(Agent::is_tls);
+        let slots = if guess { max_connections * STREAMS_MAX } else { max_connections };
         let state = State {
             settings: Arc::new(settings),
             generation: 0,
@@ -112,6 +137,10 @@ impl Pool {
             http2: Vec::new(),
             idle: Vec::new(),
             http1_open: 0,
+            grant: Grant::new(max_connections),
+            closed_unused: Vec::new(),
+            not_before: None,
+            refusals: Backoff::new(DIAL_BACKOFF.0, DIAL_BACKOFF.1),
             failed: None,
         };
         Self {
@@ -121,11 +150,19 @@ impl Pool {
                 not_before: None,
             }),
             rooms: [max_connections, max_connections * STREAMS_MAX].map(|room| Arc::new(Semaphore::new(room))),
+            surplus: AtomicUsize::new(0),
+            room: Room::new(slots),
             multiplexed: AtomicBool::new(guess),
             unreachable: AtomicBool::new(false),
             recovered: watch::Sender::new(0),
             max_connections,
+            metrics,
         }
+    }
+
+    /// Who shares these connections.
+    pub(super) fn room(&self) -> &Arc<Room> {
+        &self.room
     }
 
     /// Uses these settings for every request from now on; what is under way finishes on the old ones.
@@ -162,20 +199,90 @@ impl Pool {
 
     /// Something was answered. Only an answer shows that an agent is back: one that takes connections just to end them
     /// must not make every watch start over with each.
-    pub(super) fn answered(&self) {
+    pub(super) fn answered(&self, lease: &Lease<'_>) {
         if self.unreachable.load(Relaxed) && self.unreachable.swap(false, Relaxed) {
             self.recovered.send_modify(|times| *times += 1);
         }
+        if lease.is_multiplexed() {
+            return;
+        }
+        lease.link.proven.store(true, Relaxed);
+        let mut state = self.state();
+        state.refusals.succeeded();
+        let more = state.grant.grow(Instant::now());
+        drop(state);
+        if more > 0 {
+            self.add_room(more);
+        }
+    }
+
+    /// Whether this lease failed because the agent grants no more connections: it was closed before anything was answered
+    /// on it, while others are open. Then fewer are used from now on, and the request may be sent again.
+    pub(super) fn is_refusal(&self, lease: &Lease<'_>, error: &ConsulError) -> bool {
+        let refused = !lease.is_multiplexed() && !lease.link.proven.load(Relaxed) && error.is_refused_connection();
+        let others = {
+            let state = self.state();
+            if lease.link.generation != state.generation {
+                return false;
+            }
+            state.http1_open.saturating_sub(1)
+        };
+        refused && self.refused(&lease.link.agent, others)
+    }
+
+    /// A fresh connection was closed while `others` are open. Returns whether there are any.
+    fn refused(&self, agent: &Agent, others: usize) -> bool {
+        *self.metrics.control().registry_errors.entry("refused").or_default() += 1;
+        let mut state = self.state();
+        if others == 0 {
+            state.not_before = Some(Instant::now() + state.refusals.failed(&mut fastrand::Rng::new()));
+            return false;
+        }
+        let before = state.grant.limit();
+        let told = state.grant.refused(others, Instant::now());
+        let now = state.grant.limit();
+        drop(state);
+        if told {
+            warn!(
+                agent = agent.name,
+                connections = now,
+                "Consul: the agent closes new connections; fewer are used. It grants 200 to all programs of a host \
+                 together: raise limits.http_max_conns_per_client there, or use HTTPS, which needs few"
+            );
+        }
+        self.remove_room(before.saturating_sub(now));
+        true
+    }
+
+    /// Counts a connection that broke, once for all requests that it carried.
+    pub(super) fn lost(&self, lease: &Lease<'_>, error: &ConsulError) {
+        if matches!(error, ConsulError::Transport { .. }) && !lease.link.lost.swap(true, Relaxed) {
+            *self.metrics.control().registry_errors.entry(error.kind()).or_default() += 1;
+        }
+    }
+
+    fn add_room(&self, more: usize) {
+        let kept =
+            self.surplus.fetch_update(Relaxed, Relaxed, |surplus| Some(surplus.saturating_sub(more))).unwrap_or(0);
+        self.rooms[0].add_permits(more.saturating_sub(kept));
+        self.slots_changed();
+    }
+
+    fn remove_room(&self, fewer: usize) {
+        let gone = self.rooms[0].forget_permits(fewer);
+        self.surplus.fetch_add(fewer - gone, Relaxed);
+        self.slots_changed();
+    }
+
+    fn slots_changed(&self) {
+        let limit = self.state().grant.limit();
+        let multiplexed = self.multiplexed.load(Relaxed);
+        self.room.set_slots(if multiplexed { self.max_connections * STREAMS_MAX } else { limit });
     }
 
     /// Changes with the first answer after dials that failed.
     pub(super) fn recovered(&self) -> watch::Receiver<u64> {
         self.recovered.subscribe()
-    }
-
-    /// How many requests may be under way at once.
-    pub(super) fn slots(&self) -> usize {
-        if self.multiplexed.load(Relaxed) { self.max_connections * STREAMS_MAX } else { self.max_connections }
     }
 
     /// Waits for room and for a connection.
@@ -191,10 +298,14 @@ impl Pool {
             };
             for _ in 0..DIALS_MAX {
                 if let Some((wire, link)) = self.take() {
-                    return Ok(Lease { pool: self, link, wire, _room: room });
+                    return Ok(Lease { pool: self, link, wire, room: Some(room) });
                 }
                 // When a dial shows another protocol than was guessed, the room is another one too.
                 if self.multiplexed.load(Relaxed) != multiplexed {
+                    continue 'room;
+                }
+                if !multiplexed && self.is_full() {
+                    self.give_back(room);
                     continue 'room;
                 }
                 self.open_one(began, multiplexed).await?;
@@ -211,6 +322,9 @@ impl Pool {
         if self.multiplexed.load(Relaxed) != multiplexed || self.state().has_room(self.max_connections) {
             return Ok(());
         }
+        if !multiplexed && self.is_full() {
+            return Ok(());
+        }
         if let Some(error) = self.state().failed_since(began) {
             return Err(error);
         }
@@ -218,12 +332,34 @@ impl Pool {
     }
 
     fn take(&self) -> Option<(Wire, Link)> {
-        self.state().take(self.max_connections)
+        let mut state = self.state();
+        let taken = state.take(self.max_connections);
+        let closed = std::mem::take(&mut state.closed_unused);
+        let others = state.http1_open;
+        drop(state);
+        for agent in closed {
+            self.refused(&agent, others);
+        }
+        taken
+    }
+
+    /// Whether as many HTTP/1.1 connections are open as the agent grants.
+    fn is_full(&self) -> bool {
+        let state = self.state();
+        state.http1_open >= state.grant.limit()
+    }
+
+    /// Gives room back, or throws it away where there is too much.
+    fn give_back(&self, permit: OwnedSemaphorePermit) {
+        if self.surplus.fetch_update(Relaxed, Relaxed, |surplus| surplus.checked_sub(1)).is_ok() {
+            permit.forget();
+        }
     }
 
     /// Tries the agents in turn, beginning with the present one, and adds the connection to what is open.
     async fn dial(&self, dialer: &mut Dialer) -> Result<(), ConsulError> {
-        if let Some(pause) = dialer.not_before.and_then(|at| at.checked_duration_since(Instant::now())) {
+        let not_before = dialer.not_before.max(self.state().not_before);
+        if let Some(pause) = not_before.and_then(|at| at.checked_duration_since(Instant::now())) {
             sleep(pause).await;
         }
         let (settings, generation, first) = {
@@ -243,11 +379,18 @@ impl Pool {
                     if state.generation == generation {
                         state.agent = number;
                         let multiplexed = state.add(connection, agent.clone());
-                        self.multiplexed.store(multiplexed, Relaxed);
+                        drop(state);
+                        if self.multiplexed.swap(multiplexed, Relaxed) != multiplexed {
+                            self.slots_changed();
+                        }
                     }
                     return Ok(());
                 }
-                Err(error) => last = Some(error),
+                Err(error) => {
+                    let error = error.of_dial();
+                    *self.metrics.control().registry_errors.entry(error.kind()).or_default() += 1;
+                    last = Some(error);
+                }
             }
         }
         dialer.not_before = Some(Instant::now() + dialer.backoff.failed(&mut fastrand::Rng::new()));
@@ -295,6 +438,9 @@ impl State {
                 return Some((Wire::Http1(Some(single.sender)), single.link));
             }
             self.http1_open -= 1;
+            if !single.link.proven.load(Relaxed) && single.link.generation == self.generation {
+                self.closed_unused.push(single.link.agent);
+            }
         }
         None
     }
@@ -310,18 +456,26 @@ impl State {
     /// Returns whether it carries many requests at once.
     fn add(&mut self, connection: Connection, agent: Agent) -> bool {
         self.failed = None;
-        let link = |fate| Link { agent, settings: self.settings.clone(), generation: self.generation, fate };
+        let (settings, generation) = (self.settings.clone(), self.generation);
+        let link = |fate| Link { agent, settings, generation, fate, proven: Arc::default(), lost: Arc::default() };
         match connection {
             Connection::Http2(sender, granted, fate) => {
                 self.http2.push(Multiplexed { sender, streams: Arc::default(), granted, link: link(fate) });
                 true
             }
             Connection::Http1(sender, fate) => {
-                self.idle.push(Single { sender, link: link(fate) });
+                self.idle.push(Single { sender, link: link(fate), since: Instant::now() });
                 self.http1_open += 1;
                 false
             }
         }
+    }
+
+    /// Closes what was not used for long.
+    fn close_idle(&mut self, now: Instant) {
+        let old = self.idle.iter().take_while(|single| now.saturating_duration_since(single.since) > IDLE_MAX).count();
+        self.idle.drain(..old);
+        self.http1_open -= old;
     }
 
     fn failed_since(&self, began: Instant) -> Option<ConsulError> {
@@ -372,8 +526,10 @@ impl Lease<'_> {
         let Some(mut open) = sender.take() else { return };
         let usable = open.ready().await.is_ok();
         let mut state = self.pool.state();
-        if usable && self.link.generation == state.generation {
-            state.idle.push(Single { sender: open, link: self.link.clone() });
+        let now = Instant::now();
+        state.close_idle(now);
+        if usable && self.link.generation == state.generation && state.http1_open <= state.grant.limit() {
+            state.idle.push(Single { sender: open, link: self.link.clone(), since: now });
         } else {
             state.http1_open -= 1;
         }
@@ -389,6 +545,11 @@ impl Drop for Lease<'_> {
             Wire::Http1(Some(_)) => self.pool.state().http1_open -= 1,
             Wire::Http1(None) => {}
         }
+        if !self.is_multiplexed()
+            && let Some(permit) = self.room.take()
+        {
+            self.pool.give_back(permit);
+        }
     }
 }
 
@@ -401,7 +562,7 @@ mod tests {
 
     fn pool(addresses: Vec<String>) -> Pool {
         let settings = Settings::load(&ConsulConfig { addresses, ..ConsulConfig::default() }).unwrap();
-        Pool::new(settings, 4)
+        Pool::new(settings, 4, Metrics::default())
     }
 
     #[tokio::test]

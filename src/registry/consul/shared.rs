@@ -1,5 +1,6 @@
 //! What all watches of one source share: the client, what is believed, budgets, and what is wrong at present.
 
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -10,6 +11,7 @@ use super::blocking::TokenBucket;
 use super::client::Client;
 use super::error::ConsulError;
 use super::guard::Guard;
+use super::notices::Notices;
 use super::roll::Roll;
 use super::trouble::Trouble;
 use crate::catalog::command::CommandError;
@@ -27,6 +29,14 @@ pub(super) const KV_SOURCE: &str = "consul_kv";
 const FIRST_READS_MAX: usize = 64;
 /// Reads of all watches together: a burst, and a rate (1/s).
 const BUDGET: (u32, f64) = (1000, 500.0);
+/// One watch that reads again wakes the others no more often than this.
+const RECOVERIES_APART: Duration = Duration::from_millis(300);
+/// While services are read when they are told of, each is read this often all the same.
+const LOOK_EVERY: Duration = Duration::from_secs(30);
+/// The same where an instance has to have a check.
+const LOOK_EVERY_CHECKS: Duration = Duration::from_secs(10);
+/// The same while some changes are not told of.
+const LOOK_EVERY_BLIND: Duration = Duration::from_secs(5);
 /// After a default read failed for want of a leader, stale answers are taken as they are for this long.
 const LEADERLESS: Duration = Duration::from_secs(10);
 
@@ -34,9 +44,16 @@ const LEADERLESS: Duration = Duration::from_secs(10);
 pub(super) struct Shared {
     pub(super) client: Arc<Client>,
     pub(super) first_reads: Semaphore,
+    /// Who wants to know which services changed.
+    pub(super) notices: Arc<Notices>,
     config: Mutex<Arc<ConsulConfig>>,
     /// Moves at every reload.
     generation: watch::Sender<u64>,
+    /// Moves when a watch reads again that could not.
+    recovered: watch::Sender<u64>,
+    recovered_at: Mutex<Option<Instant>>,
+    /// All changes are told of.
+    complete: AtomicBool,
     guard: Mutex<Guard>,
     budget: Mutex<TokenBucket>,
     leaderless_until: Mutex<Option<Instant>>,
@@ -62,8 +79,12 @@ impl Shared {
         Self {
             client: Arc::new(client),
             first_reads: Semaphore::new(FIRST_READS_MAX),
+            notices: Arc::default(),
             config: Mutex::new(Arc::new(config)),
             generation: watch::Sender::new(0),
+            recovered: watch::Sender::new(0),
+            recovered_at: Mutex::new(None),
+            complete: AtomicBool::new(false),
             guard: Mutex::default(),
             budget: Mutex::new(TokenBucket::new(BUDGET.0, BUDGET.1, Instant::now())),
             leaderless_until: Mutex::new(None),
@@ -92,6 +113,32 @@ impl Shared {
         self.generation.subscribe()
     }
 
+    /// Changes when a watch reads again after failures.
+    pub(super) fn recovered(&self) -> watch::Receiver<u64> {
+        self.recovered.subscribe()
+    }
+
+    /// Watches that cannot read at present.
+    pub(super) fn failing(&self) -> u32 {
+        u32::try_from(lock(&self.trouble).failing()).unwrap_or(u32::MAX)
+    }
+
+    /// Whether every change of a service is told of while blocking queries are scarce.
+    pub(super) fn set_complete(&self, complete: bool) {
+        self.complete.store(complete, Relaxed);
+    }
+
+    /// How often a service is read although nothing was told, while blocking queries are scarce.
+    pub(super) fn look_every(&self) -> Duration {
+        let complete = self.complete.load(Relaxed);
+        match complete {
+            false => LOOK_EVERY_BLIND,
+            // A check that is added and passes at once is not told of, and decides only here.
+            true if self.config().require_check => LOOK_EVERY_CHECKS,
+            true => LOOK_EVERY,
+        }
+    }
+
     pub(super) fn guard(&self) -> MutexGuard<'_, Guard> {
         lock(&self.guard)
     }
@@ -109,10 +156,12 @@ impl Shared {
         *lock(&self.leaderless_until) = Some(now + LEADERLESS);
     }
 
-    /// The watch of `label` (empty: the list) read something that is believed.
-    pub(super) fn succeeded(&self, label: &ServiceName) {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-        self.metrics.control().registry_success.insert(label.clone(), now);
+    /// The watch of `label` (empty: the list) read something that is believed. `listed`: the metrics have a series for it.
+    pub(super) fn succeeded(&self, label: &ServiceName, listed: bool) {
+        if listed {
+            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+            self.metrics.control().registry_success.insert(label.clone(), now);
+        }
         self.ended(label);
     }
 
@@ -129,29 +178,45 @@ impl Shared {
     }
 
     /// The watch of `label` does not fail, or does not exist, any more.
-    fn ended(&self, label: &ServiceName) {
-        if let Some(outage) = lock(&self.trouble).ended(label, Instant::now()) {
+    pub(super) fn ended(&self, label: &ServiceName) {
+        let now = Instant::now();
+        let (was_failing, outage) = {
+            let mut trouble = lock(&self.trouble);
+            (trouble.is_failing(label), trouble.ended(label, now))
+        };
+        if was_failing {
+            let mut last = lock(&self.recovered_at);
+            if label.is_empty() || last.is_none_or(|last| now - last >= RECOVERIES_APART) {
+                *last = Some(now);
+                self.recovered.send_modify(|times| *times += 1);
+            }
+        }
+        if let Some(outage) = outage {
             info!(after_s = outage.as_secs_f64(), "Consul answers again");
         }
     }
 
-    /// Counts an error that has no consequence for its watch.
+    /// Counts an error that has no consequence for its watch. Connections that could not be made, or broke, are counted
+    /// by the pool: once, and not for each request that waited for them.
     pub(super) fn count(&self, error: &ConsulError) {
+        if error.is_dial() || matches!(error, ConsulError::Transport { .. }) {
+            return;
+        }
         *self.metrics.control().registry_errors.entry(error.kind()).or_default() += 1;
     }
 
     /// Passes on the present state of a service.
-    pub(super) async fn publish(&self, snapshot: Arc<ServiceSnapshot>) -> Result<(), Closed> {
+    pub(super) async fn publish(&self, snapshot: Arc<ServiceSnapshot>, seen_at: Instant) -> Result<(), Closed> {
         self.guard().believe(&snapshot.name, snapshot.instances.len());
-        self.send(Update::Service { source: SOURCE, snapshot }).await
+        self.send(Update::Service { source: SOURCE, snapshot, seen_at }).await
     }
 
     /// Passes on that a service left. Its watch must have ended.
-    pub(super) async fn gone(&self, service: ServiceName) -> Result<(), Closed> {
+    pub(super) async fn gone(&self, service: ServiceName, seen_at: Instant) -> Result<(), Closed> {
         self.guard().forget(&service);
         self.ended(&service);
         self.metrics.control().registry_success.remove(&service);
-        self.send(Update::Gone { source: SOURCE, service: service.clone() }).await?;
+        self.send(Update::Gone { source: SOURCE, service: service.clone(), seen_at }).await?;
         self.roll_call(|roll| roll.gone(&service)).await
     }
 
@@ -187,8 +252,13 @@ impl Shared {
     }
 
     /// Passes on the route commands of the KV store.
-    pub(super) async fn commands(&self, commands: CommandList, errors: Arc<[CommandError]>) -> Result<(), Closed> {
-        self.send(Update::Commands { source: KV_SOURCE, commands, errors }).await
+    pub(super) async fn commands(
+        &self,
+        commands: CommandList,
+        errors: Arc<[CommandError]>,
+        seen_at: Instant,
+    ) -> Result<(), Closed> {
+        self.send(Update::Commands { source: KV_SOURCE, commands, errors, seen_at }).await
     }
 
     /// Passes on that the commands of the KV store are known, or that nobody shall wait for them.

@@ -26,6 +26,16 @@ impl Trouble {
         self.told.insert(fault(kind))
     }
 
+    /// Watches that fail at present.
+    pub(super) fn failing(&self) -> usize {
+        self.kinds.len()
+    }
+
+    /// Whether this watch fails at present.
+    pub(super) fn is_failing(&self, label: &ServiceName) -> bool {
+        self.kinds.contains_key(label)
+    }
+
     /// A watch reads again, or is gone. Returns how long it took until this was true of all that failed, if it is now.
     pub(super) fn ended(&mut self, label: &ServiceName, now: Instant) -> Option<Duration> {
         self.kinds.remove(label)?;

@@ -1,6 +1,7 @@
 //! The watch of one service: health answers in, snapshots out, on difference only.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use tracing::warn;
@@ -31,8 +32,9 @@ struct ServiceWatch {
 }
 
 /// Watches until aborted, or until nobody takes updates any more.
-pub(super) async fn run(shared: Arc<Shared>, name: ServiceName) {
-    let poller = Poller::new(shared.clone(), path(&name), name.clone());
+/// `since`: when the service was seen to be there.
+pub(super) async fn run(shared: Arc<Shared>, name: ServiceName, since: Instant) {
+    let poller = Poller::of_service(shared.clone(), path(&name), name.clone(), since);
     let mut watch = ServiceWatch { shared, name, poller, known: None, kept: Vec::new(), rejected: Vec::new() };
     while watch.turn().await.is_ok() {}
 }
@@ -98,7 +100,8 @@ impl ServiceWatch {
     /// Takes all of the answer.
     async fn believe(&mut self, entries: &[HealthEntry]) -> Result<(), Closed> {
         let (fresh, rejected) = snapshot(&self.name, entries);
-        self.poller.believed();
+        let useful = self.known.as_deref() != Some(&fresh);
+        self.poller.believed(useful);
         self.kept.clear();
         if rejected != self.rejected {
             for Rejected { id, reason } in &rejected {
@@ -124,7 +127,7 @@ impl ServiceWatch {
         if self.known.as_deref() != Some(&fresh) {
             let fresh = Arc::new(fresh);
             self.known = Some(fresh.clone());
-            self.shared.publish(fresh).await?;
+            self.shared.publish(fresh, self.poller.seen_at()).await?;
         }
         Ok(())
     }

@@ -133,13 +133,19 @@ fn service(name: &str, instances: &[(&str, &str)]) -> Update {
     Update::Service {
         source: "test",
         snapshot: Arc::new(ServiceSnapshot { name: name.into(), datacenter: None, instances }),
+        seen_at: std::time::Instant::now(),
     }
 }
 
 fn commands(text: &str) -> Update {
     let (commands, errors) = parse_commands(text);
     assert!(errors.is_empty(), "{errors:?}");
-    Update::Commands { source: "test", commands: commands.into(), errors: errors.into() }
+    Update::Commands {
+        source: "test",
+        commands: commands.into(),
+        errors: errors.into(),
+        seen_at: std::time::Instant::now(),
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -150,7 +156,7 @@ async fn a_slow_name_delays_only_its_own_service_and_not_for_long() {
     stage.send(Update::Synced { source: "test" }).await;
     stage.send(service("plain", &[("a", "10.0.0.1:80")])).await;
     stage.send(Update::Synced { source: "other" }).await;
-    stage.send(Update::Gone { source: "test", service: "old".into() }).await;
+    stage.send(Update::Gone { source: "test", service: "old".into(), seen_at: std::time::Instant::now() }).await;
     assert_eq!(stage.next().await, "plain: a=10.0.0.1:80");
     assert_eq!(stage.next().await, "other synced");
     assert_eq!(stage.next().await, "old gone");
@@ -216,7 +222,7 @@ async fn a_newer_update_takes_the_place_of_the_one_that_waits() {
     stage.send(service("s", &[("new", "10.0.0.1:80")])).await;
     assert_eq!(stage.next().await, "s: new=10.0.0.1:80");
     stage.send(service("s", &[("old", "never.answers")])).await;
-    stage.send(Update::Gone { source: "test", service: "s".into() }).await;
+    stage.send(Update::Gone { source: "test", service: "s".into(), seen_at: std::time::Instant::now() }).await;
     assert_eq!(stage.next().await, "s gone");
     stage.silence(Duration::from_secs(3600)).await;
 }

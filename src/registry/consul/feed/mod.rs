@@ -1,0 +1,128 @@
+//! Tells which services changed, while there are too few connections for a blocking query per service.
+//!
+//! ```text
+//! list of services (list.rs)                 names, and the tags of all instances together
+//! /v1/health/state/critical and /warning     checks that left or reached `passing`; of nodes too
+//! /v1/catalog/nodes                          which nodes there are
+//! /v1/catalog/node/NAME, one per node        instances that came, went or changed, by their ModifyIndex
+//!         └──────────────▶ notices ──▶ watch.rs: one plain read of each service that was named
+//! ```
+//! All of these are blocking queries, so a change is seen at once, and it costs the agent one small answer and one read.
+//! Nodes beyond those that have a connection of their own are read when the list of services was woken, which it is by
+//! every change of an instance.
+//!
+//! What is not told: a check that is added and passes at once, or passes and is removed. It decides only where instances
+//! have to have a check; services are read every 30 s in any case, every 10 s there, and every 5 s while one of these
+//! watches fails.
+
+mod checks;
+mod nodes;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Semaphore;
+use tokio::time::interval;
+use tracing::info;
+
+use super::shared::Shared;
+use crate::catalog::ServiceName;
+use crate::registry::task::SourceTask;
+
+/// Watches that block beside those of nodes: services, nodes, two states, route commands and the no-route page.
+const FIXED: usize = 6;
+/// Slots that are kept for reads of services: at least these, and at least a quarter.
+const READS_MIN: usize = 2;
+/// How often the room is looked at: the division of the slots follows what the agent grants.
+const ROOM_EVERY: Duration = Duration::from_secs(1);
+
+/// What the watches of the feed share.
+struct Feed {
+    shared: Arc<Shared>,
+    /// Connections for watches of single nodes.
+    node_room: Arc<Semaphore>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Whether each watch of the feed has an answer, and no failure since.
+    answered: BTreeMap<String, bool>,
+    /// Services on each node.
+    on_node: HashMap<String, BTreeSet<ServiceName>>,
+}
+
+/// Runs the feed while room is scarce, until aborted.
+pub(super) async fn run(shared: Arc<Shared>) {
+    let mut scarce = shared.client.scarce();
+    while scarce.wait_for(|scarce| *scarce).await.is_ok() {
+        let slots = shared.client.slots();
+        info!(connections = slots, "Consul: services are read when they change, as they are more than connections");
+        let feed = Feed::start(shared.clone(), slots);
+        let mut look = interval(ROOM_EVERY);
+        loop {
+            tokio::select! {
+                _ = scarce.wait_for(|scarce| !*scarce) => break,
+                _ = look.tick() => {}
+            }
+            let now = shared.client.slots();
+            if now < slots || now / 2 >= slots {
+                break;
+            }
+        }
+        drop(feed);
+        shared.set_complete(false);
+    }
+}
+
+impl Feed {
+    /// Starts the watches; they end with what is returned.
+    fn start(shared: Arc<Shared>, slots: usize) -> Vec<SourceTask> {
+        let node_room = slots.saturating_sub(FIXED + READS_MIN.max(slots / 4));
+        let feed = Arc::new(Self { shared, node_room: Arc::new(Semaphore::new(node_room)), state: Mutex::default() });
+        // Known from the start, so that the feed is not complete before the last of them has its first answer.
+        [checks::CRITICAL, checks::WARNING, nodes::LIST].iter().for_each(|path| feed.set_answered(path, false));
+        vec![
+            SourceTask::spawn(checks::run(feed.clone(), checks::CRITICAL)),
+            SourceTask::spawn(checks::run(feed.clone(), checks::WARNING)),
+            SourceTask::spawn(nodes::run(feed)),
+        ]
+    }
+
+    /// Notes whether the watch of this path sees what it is for.
+    fn set_answered(&self, path: &str, answered: bool) {
+        let mut state = self.state();
+        state.answered.insert(path.to_owned(), answered);
+        self.shared.set_complete(state.answered.values().all(|answered| *answered));
+    }
+
+    /// The node is gone, and so is its watch.
+    fn forget_node(&self, path: &str, node: &str) {
+        let mut state = self.state();
+        state.answered.remove(path);
+        state.on_node.remove(node);
+        self.shared.set_complete(state.answered.values().all(|answered| *answered));
+    }
+
+    fn set_services(&self, node: &str, services: BTreeSet<ServiceName>) {
+        self.state().on_node.insert(node.to_owned(), services);
+    }
+
+    /// These services changed, and so may have all those on these nodes.
+    fn tell(&self, mut services: BTreeSet<ServiceName>, nodes: &BTreeSet<String>, seen_at: Instant) {
+        let state = self.state();
+        for node in nodes {
+            match state.on_node.get(node) {
+                Some(on_node) => services.extend(on_node.iter().cloned()),
+                None => return self.shared.notices.tell_all(seen_at),
+            }
+        }
+        self.shared.notices.tell(services.iter(), seen_at);
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // A panic leaves the maps whole.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
