@@ -1,4 +1,4 @@
-//! Writes to a real agent, fast: one connection over mTLS for all of them.
+//! Writes to a real agent, fast: one connection for all of them.
 
 use std::cell::RefCell;
 use std::net::IpAddr;
@@ -30,8 +30,19 @@ pub struct Api<'a> {
 }
 
 impl<'a> Api<'a> {
-    /// Connects with the client certificate of the agent's CA.
+    /// Connects: over TLS with the client certificate of the agent's CA, or over plain HTTP, as the agent does.
     pub fn connect(runtime: &'a Runtime, agent: &ConsulAgent) -> Self {
+        let ip: IpAddr = agent.ip.parse().expect("an address");
+        if !agent.is_tls() {
+            let sender = runtime.block_on(async {
+                let socket = TcpStream::connect((ip, 8500)).await.expect("the agent");
+                socket.set_nodelay(true).expect("nodelay");
+                let (sender, connection) = handshake(TokioIo::new(socket)).await.expect("HTTP");
+                tokio::spawn(connection);
+                sender
+            });
+            return Self { runtime, sender: RefCell::new(sender), host: format!("{ip}:8500") };
+        }
         let path = |file: &str| agent.certificates().path(file);
         let mut roots = rustls::RootCertStore::empty();
         roots.add(CertificateDer::from_pem_file(path("ca.pem")).expect("CA")).expect("CA");
@@ -44,7 +55,6 @@ impl<'a> Api<'a> {
             .with_root_certificates(roots)
             .with_client_auth_cert(chain, key)
             .expect("certificate and key");
-        let ip: IpAddr = agent.ip.parse().expect("an address");
         let sender = runtime.block_on(async {
             let socket = TcpStream::connect((ip, 8501)).await.expect("the agent");
             socket.set_nodelay(true).expect("nodelay");

@@ -204,6 +204,11 @@ impl ConsulAgent {
         }
     }
 
+    /// Whether it speaks TLS.
+    pub fn is_tls(&self) -> bool {
+        self.options.certificates.is_some()
+    }
+
     /// Id of its process.
     pub fn pid(&self) -> u32 {
         self.child.id()

@@ -8,14 +8,17 @@
 //! | cost | CPU of both processes per change, without traffic |
 //! | churn | failed requests at 50 changes a second: instances start, register, leave and die at once |
 //! | idle | CPU of both with every watch waiting |
+//! | TRANSPORT-N | over both transports and with N services: how soon single changes, changes back to back, a burst of new services and changes amid others' are seen, what one costs, connections |
 //!
-//! `cargo bench --bench catalog_change`; prints a table and writes `catalog_change.json` beside the target folder's
+//! `cargo bench --bench catalog_change`, or `-- freshness` for the last row alone; prints a table and writes `catalog_change.json` beside the target folder's
 //! profiles. With `QUICK=1` in the environment phases are short: to see that it works, not for figures.
 
 #![allow(clippy::print_stdout, reason = "what a benchmark is for")]
 
+mod freshness;
+#[path = "../shared/mod.rs"]
 mod shared;
-#[path = "../tests/support/mod.rs"]
+#[path = "../../tests/support/mod.rs"]
 mod support;
 
 use std::net::{IpAddr, SocketAddr};
@@ -64,14 +67,18 @@ fn main() {
         // The idle time is above the wait of a blocking query, so that every watch comes back once.
         Plan { latency_rounds: 60, cost_changes: 200, churn: second * 60, idle: second * 60 }
     };
+    let only_freshness = std::env::args().any(|word| word == "freshness");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
-    let stage = Stage::set(&runtime);
     let mut report = Report::default();
-    stage.start(&mut report);
-    stage.latency(&plan, &mut report);
-    stage.cost(&plan, &mut report);
-    stage.churn(&plan, &mut report);
-    stage.idle(&plan, &mut report);
+    if !only_freshness {
+        let stage = Stage::set(&runtime);
+        stage.start(&mut report);
+        stage.latency(&plan, &mut report);
+        stage.cost(&plan, &mut report);
+        stage.churn(&plan, &mut report);
+        stage.idle(&plan, &mut report);
+    }
+    freshness::run(&runtime, plan.latency_rounds, &mut report);
     report.write("catalog_change.json");
 }
 
