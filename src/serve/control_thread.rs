@@ -48,7 +48,7 @@ pub(super) struct Start {
 }
 
 enum Order {
-    Reload(Box<Config>, oneshot::Sender<anyhow::Result<()>>),
+    Reload(Box<Config>, Option<Box<consul::Prepared>>, oneshot::Sender<anyhow::Result<()>>),
     Withdraw(oneshot::Sender<()>),
     Stop,
 }
@@ -60,13 +60,14 @@ pub(super) struct ControlThread {
 }
 
 impl ControlThread {
-    /// Asks the sources and the control loop to take over `config`.
+    /// Asks the sources and the control loop to take over `config`; `consul` is its part of that name, files read.
     pub(super) async fn reload(
         &self,
         config: Config,
+        consul: Option<consul::Prepared>,
         answer: oneshot::Sender<anyhow::Result<()>>,
     ) -> anyhow::Result<()> {
-        let order = Order::Reload(Box::new(config), answer);
+        let order = Order::Reload(Box::new(config), consul.map(Box::new), answer);
         self.orders.send(order).await.ok().context("the control thread has ended")
     }
 
@@ -225,8 +226,8 @@ impl Parts {
     async fn obey(self, mut orders: mpsc::Receiver<Order>) {
         while let Some(order) = orders.recv().await {
             match order {
-                Order::Reload(config, answer) => {
-                    answer.send(self.reload(&config).await).ok();
+                Order::Reload(config, consul, answer) => {
+                    answer.send(self.reload(&config, consul.map(|it| *it)).await).ok();
                 }
                 Order::Withdraw(done) => {
                     if let Some(registration) = &self.registration {
@@ -239,13 +240,13 @@ impl Parts {
         }
     }
 
-    async fn reload(&self, config: &Config) -> anyhow::Result<()> {
+    async fn reload(&self, config: &Config, consul: Option<consul::Prepared>) -> anyhow::Result<()> {
         // What can fail comes first, so that a refused configuration changed nothing.
-        if let (Some(source), Some(consul)) = (&self.consul, &config.consul) {
-            source.reload(consul.clone()).context("Consul (section consul)")?;
-        }
         if let Some(source) = &self.static_routes {
             source.replace(&config.static_routes, &config.routes).map_err(static_error)?;
+        }
+        if let (Some(source), Some(consul)) = (&self.consul, consul) {
+            source.take_over(consul);
         }
         if let (Some(registration), Some(consul)) = (&self.registration, &config.consul) {
             registration.reload(&consul.register, scheme(&config.admin));
@@ -310,6 +311,7 @@ async fn open_when_synced(
     if let Err(error) = open() {
         tracing::error!(error = format!("{error:#}"), "cannot open the listeners");
         // Nobody can be served, and nothing here will change that: the supervisor shall see it.
+        crate::log::flush();
         std::process::exit(1);
     }
     follower.follow().await;
