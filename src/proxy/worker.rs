@@ -9,13 +9,14 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::fmt;
 use std::io;
 use std::net::TcpListener;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
@@ -35,6 +36,9 @@ use crate::metrics::Metrics;
 use crate::table::balancer::PickState;
 use crate::table::clock::Clock;
 use crate::table::{Route, SharedTable, TableReader, Target};
+
+/// Pause between two lines about a lack.
+const EXHAUSTION_EVERY: Duration = Duration::from_secs(10);
 
 /// What all workers get.
 #[derive(Clone, Debug)]
@@ -85,6 +89,8 @@ pub struct Worker {
     pub phase: Rc<LocalPhase>,
     connections: Cell<usize>,
     connection_ended: Notify,
+    /// When it last said that something is short.
+    told_exhaustion: Cell<Option<Instant>>,
 }
 
 /// One admitted connection; ends with it.
@@ -122,6 +128,7 @@ impl Worker {
             phase: Rc::default(),
             connections: Cell::new(0),
             connection_ended: Notify::new(),
+            told_exhaustion: Cell::new(None),
         })
     }
 
@@ -134,12 +141,14 @@ impl Worker {
     /// Waits for room for one more connection; false once `phase`, the listener's, is past serving. Room is not kept:
     /// a listener that nobody comes to must not hold it. Listeners that accept at the same time may exceed the limit
     /// by one each.
-    pub async fn has_room(&self, phase: &LocalPhase) -> bool {
+    ///
+    /// `extra`: connections above the limit that this listener may have all the same.
+    pub async fn has_room(&self, phase: &LocalPhase, extra: usize) -> bool {
         loop {
             if phase.get() >= Phase::Draining {
                 return false;
             }
-            if self.connections.get() < self.settings().proxy.max_connections {
+            if self.connections.get() < self.settings().proxy.max_connections.saturating_add(extra) {
                 return true;
             }
             tokio::select! {
@@ -166,6 +175,19 @@ impl Worker {
             tracing::info!(
                 service = %target.service.name(), instance = %target.state.id, address = %target.state.addr,
                 "instance ejected after failures in a row"
+            );
+        }
+    }
+
+    /// Says that this process or machine lacks something, not more often than is of use. Blames nobody.
+    pub fn note_exhaustion(&self, lack: &dyn fmt::Display) {
+        let now = Instant::now();
+        if self.told_exhaustion.get().is_none_or(|told| now.duration_since(told) >= EXHAUSTION_EVERY) {
+            self.told_exhaustion.set(Some(now));
+            tracing::warn!(
+                %lack,
+                "out of descriptors, ports or memory: requests are refused with 503; raise the limit of open files \
+                 (LimitNOFILE, ulimit -n) or lower proxy.max_connections"
             );
         }
     }

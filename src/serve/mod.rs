@@ -11,6 +11,7 @@
 mod aside;
 mod certificates;
 mod control_thread;
+mod descriptors;
 mod files;
 mod metrics;
 mod notify;
@@ -68,6 +69,8 @@ pub struct Running {
     pub metrics: Metrics,
     control: ControlHandle,
     settings: SharedSettings,
+    /// Limit of open files, as it was raised.
+    descriptors: Option<u64>,
     live_page: LivePage,
     certificates: Arc<certificates::Certificates>,
     phase: PhaseSender,
@@ -95,7 +98,11 @@ pub fn start(config: &Config, extra: Vec<ExtraSource>) -> anyhow::Result<Running
     let phase = PhaseSender::new(Phase::Serving);
     let certificates = Arc::new(certificates::Certificates::load(config, &metrics)?);
     let live_page = LivePage::default();
-    let shared_settings: SharedSettings = Arc::new(ArcSwap::from_pointee(settings::build(config, None, &live_page)?));
+    let (limit, workers) = (descriptors::raise_limit(), workers::count(config));
+    let clients_max = descriptors::clients_max(config, workers, limit);
+    descriptors::tell(config.proxy.max_connections, clients_max, workers, limit);
+    let first_settings = settings::build(config, None, &live_page, clients_max)?;
+    let shared_settings: SharedSettings = Arc::new(ArcSwap::from_pointee(first_settings));
 
     let workers = workers::Workers::bind(config, &certificates.stores(), &metrics)?;
     // Shared with a predecessor on the same address, as the listeners are, so that it can be relieved.
@@ -133,6 +140,7 @@ pub fn start(config: &Config, extra: Vec<ExtraSource>) -> anyhow::Result<Running
         metrics,
         control,
         settings: shared_settings,
+        descriptors: limit,
         live_page,
         certificates,
         phase,
@@ -165,8 +173,9 @@ impl Running {
         // which has signals to hear.
         let (settings, live_page) = (self.settings.load_full(), self.live_page.clone());
         let (certificates, config) = (Arc::clone(&self.certificates), next.clone());
+        let clients_max = descriptors::clients_max(next, self.workers.count(), self.descriptors);
         let prepared = files.run(READ_MAX, move || -> anyhow::Result<_> {
-            let built = settings::build(&config, Some(&settings), &live_page)?;
+            let built = settings::build(&config, Some(&settings), &live_page, clients_max)?;
             let stores = certificates.prepare(&config)?;
             certificates::check_admin(&config.admin, &stores)?;
             let consul = config.consul.map(consul::prepare).transpose().context("Consul (section consul)")?;

@@ -79,13 +79,18 @@ pub(super) struct Replacement {
 /// Opens the sockets and starts the workers, once.
 pub(super) type Opener = Box<dyn FnOnce() -> anyhow::Result<()> + Send>;
 
+/// How many workers a configuration asks for.
+pub(super) fn count(config: &Config) -> usize {
+    match config.proxy.workers {
+        0 => thread::available_parallelism().map_or(1, usize::from),
+        count => count,
+    }
+}
+
 impl Workers {
     /// Binds all listeners for all workers.
     pub(super) fn bind(config: &Config, stores: &Stores, metrics: &Metrics) -> anyhow::Result<Self> {
-        let count = match config.proxy.workers {
-            0 => thread::available_parallelism().map_or(1, usize::from),
-            count => count,
-        };
+        let count = count(config);
         let workers = Self {
             count,
             state: Arc::default(),
@@ -98,6 +103,11 @@ impl Workers {
         state.dynamic = first.dynamic;
         drop(state);
         Ok(workers)
+    }
+
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        self.count
     }
 
     /// Protocol and address of each listener that is not dynamic.

@@ -9,6 +9,7 @@ mod support;
 
 mod certificates;
 mod dynamic;
+mod exhausted;
 mod grpc;
 mod h2;
 mod lifecycle;
