@@ -48,12 +48,14 @@ impl Seats {
     /// A seat for a new connection, for which another may have to leave. None: all are busy, the reserved ones too.
     pub(super) fn take(&self, now: Instant) -> Option<Rc<Seat>> {
         let mut taken = self.taken.borrow_mut();
-        let full = taken.len() >= CONNECTIONS_MAX && !dismiss(&mut taken, now);
-        if full && taken.len() >= CONNECTIONS_MAX + RESERVED {
+        if taken.len() >= CONNECTIONS_MAX {
+            dismiss(&mut taken, now);
+        }
+        if taken.len() >= CONNECTIONS_MAX + RESERVED {
             return None;
         }
         let seat = Rc::new(Seat {
-            reserved: full,
+            reserved: taken.len() >= CONNECTIONS_MAX,
             answering: Cell::new(0),
             since: Cell::new(now),
             stalled: Cell::new(None),
@@ -195,7 +197,7 @@ mod tests {
         let seats = Seats::default();
         let taken = (0..CONNECTIONS_MAX as u64).map(|at| {
             let seat = seats.take(now).unwrap();
-            seat.since.set(now + Duration::from_millis(at));
+            seat.since.set(now - Duration::from_secs(1) + Duration::from_millis(at));
             seat
         });
         let taken = taken.collect();
@@ -224,9 +226,11 @@ mod tests {
         let now = Instant::now();
         let (seats, taken) = full(now);
         let busy: Vec<_> = taken.iter().map(Seat::answering).collect();
-        let reserved: Vec<_> = (0..RESERVED).map(|_| seats.take(now).unwrap()).collect();
-        let _all: Vec<_> = reserved.iter().map(Seat::answering).collect();
-        assert!(reserved.iter().all(|seat| seat.is_reserved()));
+        // One that only waits gives way to the next, which may ask for no more than it.
+        let idle = seats.take(now).unwrap();
+        let reserved = (0..RESERVED).map(|_| seats.take(now).unwrap());
+        let reserved: Vec<_> = reserved.map(|seat| (seat.is_reserved(), seat.answering())).collect();
+        assert!(left(&idle) && idle.is_reserved() && reserved.iter().all(|(reserved, _)| *reserved));
         assert!(seats.take(now).is_none());
         // One takes nothing of its answer, which is worse than one that merely takes long.
         taken[7].stalled.set(Some(now));
