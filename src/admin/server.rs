@@ -25,6 +25,7 @@ use tokio_rustls::TlsAcceptor;
 use super::seats::{Answering, Noted, Seat, Seats};
 use super::{AdminState, router};
 use crate::system::lack::is_exhaustion;
+use crate::system::vital;
 
 /// Limit for a TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -57,7 +58,7 @@ const TELL_EVERY: Duration = Duration::from_secs(10);
 /// Serves the admin API on `listener` until the handle is aborted; its connections end with it. Must be called
 /// within a `LocalSet`.
 pub fn serve(listener: TcpListener, state: AdminState) -> JoinHandle<()> {
-    tokio::task::spawn_local(accept_all(listener, Rc::new(state)))
+    tokio::task::spawn_local(vital::task("the admin listener", accept_all(listener, Rc::new(state))))
 }
 
 async fn accept_all(listener: TcpListener, state: Rc<AdminState>) {

@@ -38,6 +38,7 @@ use self::stage::Stage;
 use crate::config::{Config, ListenerConfig, ListenerProtocol};
 use crate::serve::{self, Running};
 use crate::system::signals::{Ending, Harmless};
+use crate::system::vital;
 use crate::table::SharedTable;
 
 /// What `lb demo` was asked for.
@@ -98,6 +99,7 @@ async fn perform(options: DemoOptions) -> anyhow::Result<()> {
     };
     let outcome = tokio::select! {
         outcome = show.play() => outcome,
+        part = vital::failed() => Err(anyhow::anyhow!("{part} has failed")),
         () = ending.came() => Ok(()),
     };
     show.close().await?;

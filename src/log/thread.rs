@@ -11,6 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::queue::Shared;
+use crate::system::vital;
 
 /// The handle of a writing thread.
 #[derive(Debug)]
@@ -110,6 +111,7 @@ fn run(
     gather: Duration,
     mut write: impl FnMut(&[u8]) -> u64,
 ) {
+    let _vital = vital::guard("the thread that writes a log");
     let mut spare = Vec::new();
     while rung.recv().is_ok() {
         let state = progress.lock();

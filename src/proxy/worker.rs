@@ -33,6 +33,7 @@ use super::tcp::BufferPool;
 use super::tunnels::Tunnels;
 use crate::log::access::{AccessLogger, AccessLoggers};
 use crate::metrics::Metrics;
+use crate::system::vital;
 use crate::table::balancer::PickState;
 use crate::table::clock::Clock;
 use crate::table::{Route, SharedTable, TableReader, Target};
@@ -208,17 +209,19 @@ impl Worker {
     /// Obeys `orders` until the worker drains, then waits for what still runs.
     async fn run(self: Rc<Self>, first: Vec<Order>, mut orders: mpsc::Receiver<Order>, phase: PhaseReceiver) {
         let local_phase = Rc::clone(&self.phase);
-        let follower = tokio::task::spawn_local(local_phase.follow(phase));
-        let tick = tokio::task::spawn_local(Rc::clone(&self).tick());
+        let mut follower = tokio::task::spawn_local(vital::task("the drain of a worker", local_phase.follow(phase)));
+        let tick = tokio::task::spawn_local(vital::task("the clock of a worker", Rc::clone(&self).tick()));
         let resting = tokio::task::spawn_local({
             let worker = Rc::clone(&self);
-            async move { worker.direct.awake.look_after(worker.clock).await }
+            vital::task("the rest of a worker's connections", async move {
+                worker.direct.awake.look_after(worker.clock).await;
+            })
         });
         let mut accepting = Accepting::default();
         for order in first {
             accepting.obey(&self, order);
         }
-        let mut more = true;
+        let (mut more, mut follows) = (true, true);
         loop {
             tokio::select! {
                 biased;
@@ -227,6 +230,13 @@ impl Worker {
                     Some(order) => accepting.obey(&self, order),
                     None => more = false,
                 },
+                // Without it this worker would not hear that it has to end.
+                ended = &mut follower, if follows => {
+                    follows = false;
+                    if let Some(panic) = ended.err().and_then(|error| error.try_into_panic().ok()) {
+                        std::panic::resume_unwind(panic);
+                    }
+                }
             }
         }
         // Sockets of orders that came too late: they must not take clients whom nobody serves.
@@ -274,7 +284,8 @@ impl Accepting {
             Order::Open(number, listener, socket) => {
                 let phase: Rc<LocalPhase> = Rc::default();
                 self.phases.insert(number, Rc::clone(&phase));
-                self.loops.spawn_local(accept_loop(Rc::clone(worker), Rc::new(listener), phase, socket));
+                let accepting = accept_loop(Rc::clone(worker), Rc::new(listener), phase, socket);
+                self.loops.spawn_local(vital::task("an accept loop", accepting));
             }
             Order::Close(number) => {
                 if let Some(phase) = self.phases.remove(&number) {
@@ -315,7 +326,7 @@ pub fn spawn(
         let local = tokio::task::LocalSet::new();
         let phase = context.phase.clone();
         local.block_on(&runtime, async move {
-            Worker::new(&context, seed).run(first, orders, phase).await;
+            vital::task("a worker", Worker::new(&context, seed).run(first, orders, phase)).await;
         });
     })
 }

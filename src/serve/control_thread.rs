@@ -25,6 +25,7 @@ use crate::registry::consul::{self, ConsulSource};
 use crate::registry::static_routes::{self, StaticRoutes};
 use crate::registry::task::SourceTask;
 use crate::registry::{SourceName, Update, file, resolve, routes_http};
+use crate::system::vital;
 use crate::table::SharedTable;
 use crate::table::clock::Clock;
 
@@ -97,7 +98,7 @@ pub(super) fn spawn(start: Start) -> anyhow::Result<(ControlThread, ControlHandl
     let (started, starting) = std::sync::mpsc::channel();
     thread::Builder::new().name("lb-control".to_owned()).spawn(move || {
         let local = tokio::task::LocalSet::new();
-        local.block_on(&runtime, async move {
+        let work = async move {
             match Parts::start(start, control, thread_handle) {
                 Ok(parts) => {
                     started.send(Ok(())).ok();
@@ -107,7 +108,8 @@ pub(super) fn spawn(start: Start) -> anyhow::Result<(ControlThread, ControlHandl
                     started.send(Err(error)).ok();
                 }
             }
-        });
+        };
+        local.block_on(&runtime, vital::task("the control thread", work));
     })?;
     starting.recv().context("the control thread died while starting")??;
     Ok((ControlThread { orders }, handle))
@@ -173,7 +175,10 @@ impl Parts {
             None => None,
         };
         if let Some(source) = &consul {
-            tokio::task::spawn_local(keep_page(source.no_route_page(), live_page));
+            tokio::task::spawn_local(vital::task(
+                "the page without a route",
+                keep_page(source.no_route_page(), live_page),
+            ));
         }
         let static_routes = if config.has_static_source() {
             let (routes, text) = (&config.static_routes, &config.routes);
@@ -189,9 +194,9 @@ impl Parts {
             tasks.push(source.context("key routes_http.ca_file")?);
         }
         for (_, received) in extra {
-            tokio::task::spawn_local(pass_on(received, updates.clone()));
+            tokio::task::spawn_local(vital::task("a source of routes", pass_on(received, updates.clone())));
         }
-        tokio::task::spawn_local(control.run(control_updates));
+        tokio::task::spawn_local(vital::task("the control loop", control.run(control_updates)));
 
         let config_json = watch::Sender::new(masked(&config));
         let settings = watch::Sender::new(Arc::new(config.admin.clone()));
@@ -203,7 +208,7 @@ impl Parts {
         });
         let opened = registration.as_ref().map(SelfRegistration::starter);
         let open = open_when_synced(handle.clone(), table.clone(), open, opened, follower);
-        tokio::task::spawn_local(open);
+        tokio::task::spawn_local(vital::task("what opens listeners", open));
         let kv_path = config.consul.as_ref().and_then(|consul| consul.kv_path.clone());
         let state = AdminState {
             table,

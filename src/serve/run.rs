@@ -16,6 +16,7 @@ use super::{Running, notify, start};
 use crate::config::Config;
 use crate::log;
 use crate::system::signals::{Ending, Harmless};
+use crate::system::vital;
 
 /// Longest time for a reload.
 const RELOAD_MAX: Duration = Duration::from_secs(30);
@@ -129,20 +130,27 @@ async fn attend(
             tracing::debug!(signal, "a signal that means nothing to lb is ignored");
         }
     };
-    tokio::select! {
-        () = ending.came() => {}
-        () = follow_files(options, &mut config, &running, &mut hangup) => {}
-        () = follow_users(&running) => {}
-        () = tell_watchdog(&running) => {}
-        () = ignore => {}
+    let failed = tokio::select! {
+        () = ending.came() => None,
+        part = vital::failed() => Some(part),
+        never = follow_files(options, &mut config, &running, &mut hangup) => never,
+        never = follow_users(&running) => never,
+        never = tell_watchdog(&running) => never,
+        never = ignore => never,
+    };
+    if let Some(part) = failed {
+        tracing::error!(part, "a part of lb has failed that has to run: it ends in order, to be started anew");
     }
     notify::stopping();
     running.drain(&config.drain, ending.came()).await;
-    Ok(())
+    match failed {
+        None => Ok(()),
+        Some(part) => anyhow::bail!("{part} has failed; the log says where"),
+    }
 }
 
 /// Reloads at SIGHUP, and when a file of the configuration changed.
-async fn follow_files(options: &RunOptions, config: &mut Config, running: &Running, hangup: &mut Signal) {
+async fn follow_files<T>(options: &RunOptions, config: &mut Config, running: &Running, hangup: &mut Signal) -> T {
     let mut every = ticks(LOOK_EVERY);
     let (files, looking) = (Aside::default(), Aside::default());
     let mut watched = Watched::default();
@@ -196,7 +204,7 @@ async fn follow_files(options: &RunOptions, config: &mut Config, running: &Runni
 }
 
 /// Reads files of users again.
-async fn follow_users(running: &Running) {
+async fn follow_users<T>(running: &Running) -> T {
     let (mut every, files) = (ticks(LOOK_EVERY), Aside::default());
     let mut said = false;
     loop {
@@ -217,7 +225,7 @@ async fn follow_users(running: &Running) {
     }
 }
 
-async fn tell_watchdog(running: &Running) {
+async fn tell_watchdog<T>(running: &Running) -> T {
     let Some(period) = notify::watchdog() else { return std::future::pending().await };
     let mut every = ticks(period);
     loop {

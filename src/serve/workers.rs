@@ -139,9 +139,8 @@ impl Workers {
             stage.send_replace(Stage::Open);
             thread::Builder::new().name("lb-workers-end".to_owned()).spawn(move || {
                 for thread in threads {
-                    if thread.join().is_err() {
-                        tracing::error!("a worker panicked");
-                    }
+                    // One that panicked has told by itself.
+                    let _ = thread.join();
                 }
                 stage.send_replace(Stage::Ended);
             })?;

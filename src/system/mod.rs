@@ -1,4 +1,5 @@
-//! What the operating system tells a process: signals, and that something is short.
+//! What the process has to know of itself: signals, that something is short, that a part has failed.
 
 pub mod lack;
 pub mod signals;
+pub mod vital;

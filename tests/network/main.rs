@@ -13,6 +13,7 @@ mod exhausted;
 mod grpc;
 mod h2;
 mod lifecycle;
+mod panics;
 mod registration;
 mod reload;
 mod resting;
