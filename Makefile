@@ -24,12 +24,14 @@ test: tools check ## everything: installs what is missing, then checks and tests
 
 check: ## formatting, lints, documentation, dependencies
 	$(CARGO) fmt --check
+	$(CARGO) fmt --manifest-path fuzz/Cargo.toml --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps
 	$(CARGO) deny --locked check bans licenses sources
 
 fmt: ## format the code
 	$(CARGO) fmt
+	$(CARGO) fmt --manifest-path fuzz/Cargo.toml
 
 build: ## the optimised binary, in target/release/lb
 	$(CARGO) build --locked --release

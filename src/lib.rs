@@ -17,6 +17,7 @@ pub mod proxy;
 pub mod registry;
 pub mod sample;
 pub mod serve;
+pub mod system;
 pub mod table;
 pub mod trust;
 pub mod web;

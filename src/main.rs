@@ -14,7 +14,7 @@ use lb::fabio::flags::FlagError;
 use lb::fabio::settings::Warning;
 use lb::fabio::{self, Machine, Source};
 use lb::registry::consul::{self, probe::ProbeStep};
-use lb::serve::RunOptions;
+use lb::serve::{RunOptions, Signals};
 
 /// Failed at run time.
 const FAILED: u8 = 1;
@@ -28,6 +28,7 @@ const DIFFERS: u8 = 3;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    let _flush = lb::log::FlushAtEnd;
     let cli = match cli::parse(std::env::args_os()) {
         Ok(cli) => cli,
         Err(error) => {
@@ -74,16 +75,18 @@ fn dispatch(cli: cli::Cli) -> Result<u8> {
 }
 
 fn run(args: &ConfigArgs) -> Result<u8> {
+    let signals = Signals::listen()?;
     let (findings, draft) = load(args);
     let report = Report::new(findings);
     if report.exit_code() != 0 {
-        show(&report);
+        show_and_end(&report);
         return Ok(report.exit_code());
     }
     let Ok(loaded) = draft.finish() else { return Ok(WRONG) };
+    let log = lb::log::init(&loaded.config.log)?;
     match loaded.config.log.format {
-        // Who reads the log as JSON must be able to read all of it.
-        LogFormat::Json => lb::log::before_start(&loaded.config.log, || log_warnings(&report))?,
+        // What reads the log as JSON must be able to read all of it.
+        LogFormat::Json => log_warnings(&report),
         LogFormat::Text => show(&report),
     }
     let (path, flags) = (args.config.clone(), args.settings.clone());
@@ -91,9 +94,16 @@ fn run(args: &ConfigArgs) -> Result<u8> {
         Ok(loaded) => Ok(loaded.config),
         Err(mistakes) => Err(anyhow!("{mistakes}")),
     };
-    let options = RunOptions { files: args.config.iter().cloned().collect(), read: Arc::new(read) };
-    lb::serve::run(loaded.config, &options)?;
+    let options = RunOptions { files: args.config.iter().cloned().collect(), read: Arc::new(read), log };
+    lb::serve::run(loaded.config, &options, signals)?;
     Ok(0)
+}
+
+/// Shows why a command that would serve does not; a standard error that nobody reads does not keep it from ending.
+fn show_and_end(report: &Report) {
+    // Without it the report is written at once.
+    let _ = lb::log::init(&Config::default().log);
+    show(report);
 }
 
 /// `lb fabio`: exit codes are Fabio's.
@@ -149,6 +159,7 @@ fn failed(error: &dyn std::error::Error) -> u8 {
 }
 
 fn serve_as_fabio(source: Source) -> Result<u8> {
+    let signals = Signals::listen()?;
     let terminal = std::io::stderr().is_terminal();
     let (loaded, warnings) = match source.load(terminal) {
         Ok(loaded) => loaded,
@@ -159,16 +170,15 @@ fn serve_as_fabio(source: Source) -> Result<u8> {
     findings.extend(files_of(&loaded.config));
     let report = Report::new(findings);
     if report.exit_code() != 0 {
-        show(&report);
+        show_and_end(&report);
         return Ok(FAILED);
     }
-    lb::log::before_start(&loaded.config.log, || {
-        warnings.iter().for_each(log_left_out);
-        log_warnings(&report);
-    })?;
+    let log = lb::log::init(&loaded.config.log)?;
+    warnings.iter().for_each(log_left_out);
+    log_warnings(&report);
     let files = source.files();
     let read = move || Ok(source.load(terminal)?.0.config);
-    lb::serve::run(loaded.config, &RunOptions { files, read: Arc::new(read) })?;
+    lb::serve::run(loaded.config, &RunOptions { files, read: Arc::new(read), log }, signals)?;
     Ok(0)
 }
 
@@ -297,9 +307,9 @@ fn colour_wanted(stream: &impl IsTerminal) -> bool {
     stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
-/// Writes to standard error; when that is closed there is nobody left to tell.
+/// Writes to standard error, by way of the log once that runs.
 fn say(text: &str) {
-    let _ = std::io::stderr().write_all(text.as_bytes());
+    lb::log::say(text);
 }
 
 /// Writes a result to standard output; a reader that went away is no failure.

@@ -17,9 +17,10 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+
+use crate::system::signals::{Ending, Harmless};
 
 /// Longest wait for running requests; below the `kill_timeout` of the job.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -53,15 +54,15 @@ pub fn run(options: &SampleOptions) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("runtime")?;
     runtime.block_on(async {
         // Before the socket: whoever can connect can also count on an orderly end.
-        let (mut int, mut term) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+        let mut ending = Ending::listen_with_terminal()?;
+        let _harmless = Harmless::listen()?;
         let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
         let (leave, leaving) = watch::channel(false);
         let version = options.version.clone();
         let answer = move |request| answer(request, Arc::clone(&whoami), version.clone());
         let mut served = tokio::spawn(serve(listener, answer, leaving));
         tokio::select! {
-            _ = int.recv() => {}
-            _ = term.recv() => {}
+            () = ending.came() => {}
             ended = &mut served => return ended.context("the server"),
         }
         let _ = leave.send(true);

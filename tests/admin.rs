@@ -88,6 +88,7 @@ struct Admin {
     metrics: Metrics,
     config: watch::Sender<Arc<str>>,
     settings: watch::Sender<Arc<AdminConfig>>,
+    table: SharedTable,
 }
 
 /// Runs `test` against a fresh listener, in the way the control thread runs it.
@@ -101,8 +102,9 @@ fn with_admin<F: Future<Output = ()>>(test: impl FnOnce(Rc<Admin>) -> F) {
         let (config, config_json) = watch::channel(Arc::from(r#"{"consul":{"token":"***"}}"#));
         let settings = watch::Sender::new(Arc::new(AdminConfig::default()));
         let metrics = Metrics::default();
+        let routes = table();
         let state = AdminState {
-            table: table(),
+            table: routes.clone(),
             clock: Clock::start(),
             metrics: metrics.clone(),
             control: Rc::clone(&control) as Rc<dyn ControlView>,
@@ -113,7 +115,7 @@ fn with_admin<F: Future<Output = ()>>(test: impl FnOnce(Rc<Admin>) -> F) {
             normalise_path: |path| if path.contains("%00") { Err("NUL".to_owned()) } else { Ok(path.to_owned()) },
         };
         let task = serve(listener, state);
-        let admin = Rc::new(Admin { address, control, metrics, config, settings });
+        let admin = Rc::new(Admin { address, control, metrics, config, settings, table: routes });
         tokio::time::timeout(Duration::from_secs(30), test(admin)).await.expect("the test hangs");
         task.abort();
     });
@@ -332,22 +334,83 @@ fn oversized_and_broken_requests_are_refused_and_harm_nobody() {
     });
 }
 
+/// A client that takes little at a time.
+fn narrow(address: SocketAddr) -> std::net::TcpStream {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    socket.connect(&address.into()).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    socket.into()
+}
+
+/// Opens connections that each say `first`, and then what `next` says whenever there is time, and never read.
+async fn crowd(admin: &Admin, count: usize, first: &str, next: &'static [u8]) -> Vec<tokio::task::JoinHandle<()>> {
+    let mut crowd = Vec::new();
+    for _ in 0..count {
+        let mut stream = TcpStream::from_std(narrow(admin.address)).unwrap();
+        // It may have had to give way already.
+        let _ = stream.write_all(first.as_bytes()).await;
+        crowd.push(tokio::task::spawn_local(async move {
+            for byte in next.iter().cycle() {
+                if stream.write_all(&[*byte]).await.is_err() {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            std::future::pending::<()>().await;
+        }));
+        tokio::task::yield_now().await;
+    }
+    crowd
+}
+
 #[test]
-fn more_connections_than_allowed_wait_their_turn() {
+fn clients_that_hold_connections_keep_out_nobody() {
+    let kinds: [(&str, &str, &'static [u8]); 5] = [
+        ("silence", "", b""),
+        ("a head that does not end", "GET /health HTTP/1.1\r\nx: ", b""),
+        ("a head, byte by byte", "GET /health HTTP/1.1\r\nx: ", b"a"),
+        ("idle after an answer", "GET /health HTTP/1.1\r\nhost: x\r\n\r\n", b""),
+        ("an answer that is not read", "GET /api/routes HTTP/1.1\r\nhost: x\r\n\r\n", b""),
+    ];
+    for (name, first, next) in kinds {
+        with_admin(|admin| async move {
+            let text: String =
+                (0..4000).map(|at| format!("route add web shop{at}.example/path http://10.0.0.1:80/\n")).collect();
+            let mut builder = TableBuilder::new(Matcher::Prefix, Strategy::P2c, Metrics::default());
+            builder.apply_commands("static", parse_commands(&text).0.into(), 0);
+            admin.table.publish(builder.build());
+            let crowd = crowd(&admin, 100, first, next).await;
+            for path in ["/health", "/ready", "/metrics", "/api/version"] {
+                let begun = std::time::Instant::now();
+                let answer = admin.get(path).await;
+                let crowded = answer.status == 503 && path == "/api/version";
+                assert!(answer.status == 200 || crowded, "{name}: {path}: {}", answer.status);
+                assert!(begun.elapsed() < Duration::from_secs(10), "{name}: {path}: {:?}", begun.elapsed());
+            }
+            crowd.iter().for_each(tokio::task::JoinHandle::abort);
+        });
+    }
+}
+
+#[test]
+fn the_one_that_waited_the_longest_gives_way() {
     with_admin(|admin| async move {
-        let mut idle = Vec::new();
-        for _ in 0..64 {
+        let mut clients = Vec::new();
+        for _ in 0..65 {
             let mut stream = TcpStream::connect(admin.address).await.unwrap();
             stream.write_all(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
-            let mut byte = [0];
-            stream.read_exact(&mut byte).await.unwrap();
-            idle.push(stream);
+            let mut answer = vec![0; 1024];
+            let length = stream.read(&mut answer).await.unwrap();
+            assert!(answer[..length].starts_with(b"HTTP/1.1 200"));
+            clients.push(stream);
         }
-        let mut waiting = std::pin::pin!(admin.get("/health"));
-        let early = tokio::time::timeout(Duration::from_millis(50), &mut waiting).await;
-        assert!(early.is_err(), "a 65th connection was served beside 64 others");
-        idle.pop();
-        assert_eq!(waiting.await.status, 200);
+        let mut first = clients.remove(0);
+        assert_eq!(first.read(&mut [0]).await.unwrap_or(0), 0, "it gave way");
+        for stream in &mut clients {
+            stream.write_all(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+            assert_ne!(stream.read(&mut [0; 1024]).await.unwrap(), 0, "it is served on");
+        }
     });
 }
 

@@ -1,11 +1,4 @@
-//! Whatever stands in a configuration file, the loader answers with a configuration or with mistakes.
-
+//! [`lb_fuzz::targets::config`] under libFuzzer: `scripts/fuzz config`.
 #![no_main]
 
-use lb::config::{Inputs, load};
-use libfuzzer_sys::fuzz_target;
-
-fuzz_target!(|text: &str| {
-    let file = Some(("lb.toml".into(), text.to_owned()));
-    let _ = load(&Inputs { file, env: Vec::new(), flags: Vec::new(), terminal: false });
-});
+libfuzzer_sys::fuzz_target!(|input: &[u8]| lb_fuzz::targets::config::run(input));

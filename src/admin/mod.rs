@@ -24,6 +24,7 @@ mod query;
 mod router;
 mod routes;
 mod routes_page;
+mod seats;
 mod server;
 mod services;
 mod tabular;

@@ -66,6 +66,19 @@ pub(super) async fn answer(state: &AdminState, request: Request<Incoming>) -> An
     }
 }
 
+/// Whether a request is one of those by which others watch lb: there is always room for some of them.
+pub(super) fn is_watching(state: &AdminState, request: &Request<Incoming>) -> bool {
+    let (settings, path) = (Arc::clone(&state.settings.borrow()), request.uri().path());
+    let reads = request.method() == Method::GET || request.method() == Method::HEAD;
+    let watches = matches!(place(path, &settings), Place::Health | Place::Ready | Place::Metrics);
+    reads && (watches || fabio_path(state) == Some(path))
+}
+
+/// For all others while every connection is being answered.
+pub(super) fn overcrowded() -> Answer {
+    error(StatusCode::SERVICE_UNAVAILABLE, "too many requests are being answered; try again")
+}
+
 /// Which methods there are.
 pub(super) fn not_allowed(methods: &'static str, mut answer: Answer) -> Answer {
     answer.headers_mut().insert(ALLOW, HeaderValue::from_static(methods));

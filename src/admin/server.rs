@@ -4,24 +4,28 @@
 //! shares a thread with the control loop.
 
 use std::convert::Infallible;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
+use http::header::{CONNECTION, HeaderValue};
+use http_body::{Body, Frame, SizeHint};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::timeout;
+use tokio::time::{Instant, interval, timeout};
 use tokio_rustls::TlsAcceptor;
 
+use super::seats::{Answering, Noted, Seat, Seats};
 use super::{AdminState, router};
-
-/// Most connections at a time; more wait in the kernel's queue.
-const CONNECTIONS_MAX: usize = 64;
+use crate::system::lack::is_exhaustion;
+use crate::system::vital;
 
 /// Limit for a TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -29,7 +33,13 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Limit for a request head; an idle kept-alive connection is closed by it too.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Oldest a connection gets: ends those that do not read their answers.
+/// Longest time for a client to take nothing of its answer.
+const STALL_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How often that is looked at.
+const STALL_LOOK: Duration = Duration::from_secs(5);
+
+/// Oldest a connection gets: ends those that read their answers byte by byte.
 const CONNECTION_AGE_MAX: Duration = Duration::from_secs(600);
 
 /// Room for one request head, in bytes.
@@ -38,45 +48,70 @@ const HEAD_BYTES_MAX: usize = 32 << 10;
 /// Most header fields of a request.
 const HEADERS_MAX: usize = 64;
 
-/// Pause after an accept that failed for want of something (descriptors, memory): the cause will not be gone at
-/// once, and the loop must not spin.
+/// Pause after an accept that failed for want of something (descriptors, memory), and while all are busy: the cause will
+/// not be gone at once, and the loop must not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+
+/// Pause between two lines about that.
+const TELL_EVERY: Duration = Duration::from_secs(10);
 
 /// Serves the admin API on `listener` until the handle is aborted; its connections end with it. Must be called
 /// within a `LocalSet`.
 pub fn serve(listener: TcpListener, state: AdminState) -> JoinHandle<()> {
-    tokio::task::spawn_local(accept_all(listener, Rc::new(state)))
+    tokio::task::spawn_local(vital::task("the admin listener", accept_all(listener, Rc::new(state))))
 }
 
 async fn accept_all(listener: TcpListener, state: Rc<AdminState>) {
-    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let seats = Rc::new(Seats::default());
     let mut connections = JoinSet::new();
+    let mut told: Option<Instant> = None;
+    let mut tell = |problem: &dyn std::fmt::Display| {
+        let now = Instant::now();
+        if told.is_none_or(|told| now.duration_since(told) >= TELL_EVERY) {
+            told = Some(now);
+            tracing::warn!(%problem, "the admin listener cannot take a connection");
+        }
+    };
     loop {
-        // Never closed, so this only waits.
-        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
+        let accepted = listener.accept().await;
         while connections.try_join_next().is_some() {}
-        match listener.accept().await {
+        match accepted {
             Ok((stream, _)) => {
-                let state = Rc::clone(&state);
+                let seat = loop {
+                    if let Some(seat) = seats.take(Instant::now()) {
+                        break seat;
+                    }
+                    tell(&"all connections are being answered");
+                    // One of them ends, or takes too long.
+                    tokio::time::timeout(ACCEPT_PAUSE, connections.join_next()).await.ok();
+                };
+                let (state, seats) = (Rc::clone(&state), Rc::clone(&seats));
                 connections.spawn_local(async move {
-                    let _slot = slot;
-                    serve_connection(stream, state).await;
+                    tokio::select! {
+                        () = serve_connection(stream, state, &seat) => {}
+                        () = seat.told_to_leave() => tracing::debug!("admin connection gave way to another one"),
+                    }
+                    seats.left(&seat);
                 });
             }
             Err(error) => {
-                tracing::warn!(%error, "the admin listener cannot accept a connection");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
+                tell(&error);
+                if !(is_exhaustion(&error) && seats.give_way(Instant::now())) {
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+                // What gave way ends in a turn of its own.
+                tokio::task::yield_now().await;
             }
         }
     }
 }
 
-async fn serve_connection(stream: TcpStream, state: Rc<AdminState>) {
+async fn serve_connection(stream: TcpStream, state: Rc<AdminState>, seat: &Rc<Seat>) {
     let settings = Arc::clone(&state.settings.borrow());
     match (state.tls)(&settings) {
-        Ok(None) => serve_requests(stream, state).await,
+        Ok(None) => serve_requests(stream, state, seat).await,
         Ok(Some(tls)) => match timeout(HANDSHAKE_TIMEOUT, TlsAcceptor::from(tls).accept(stream)).await {
-            Ok(Ok(stream)) => serve_requests(stream, state).await,
+            Ok(Ok(stream)) => serve_requests(stream, state, seat).await,
             Ok(Err(error)) => tracing::debug!(%error, "admin connection: no TLS handshake"),
             Err(_) => tracing::debug!("admin connection: the TLS handshake took too long"),
         },
@@ -84,20 +119,62 @@ async fn serve_connection(stream: TcpStream, state: Rc<AdminState>) {
     }
 }
 
-async fn serve_requests(stream: impl AsyncRead + AsyncWrite + Unpin, state: Rc<AdminState>) {
-    let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
-        let state = Rc::clone(&state);
-        async move { Ok::<_, Infallible>(router::answer(&state, request).await) }
+async fn serve_requests(stream: impl AsyncRead + AsyncWrite + Unpin, state: Rc<AdminState>, seat: &Rc<Seat>) {
+    let service = service_fn(|request: http::Request<hyper::body::Incoming>| {
+        let (state, seat) = (Rc::clone(&state), Rc::clone(seat));
+        async move {
+            let answering = seat.answering();
+            let mut answer = match seat.is_reserved() && !router::is_watching(&state, &request) {
+                true => router::overcrowded(),
+                false => router::answer(&state, request).await,
+            };
+            if seat.is_reserved() {
+                answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, Infallible>(answer.map(|body| Answered { body, _answering: answering }))
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
         .max_buf_size(HEAD_BYTES_MAX)
         .max_headers(HEADERS_MAX)
-        .serve_connection(TokioIo::new(stream), service);
-    match timeout(CONNECTION_AGE_MAX, connection).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::debug!(%error, "admin connection ended early"),
-        Err(_) => tracing::debug!("admin connection reached its age"),
+        .serve_connection(TokioIo::new(Noted::new(stream, Rc::clone(seat))), service);
+    let stalled = async {
+        let mut look = interval(STALL_LOOK);
+        while seat.stalled_for(Instant::now()) < STALL_TIMEOUT {
+            look.tick().await;
+        }
+    };
+    tokio::select! {
+        ended = timeout(CONNECTION_AGE_MAX, connection) => match ended {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "admin connection ended early"),
+            Err(_) => tracing::debug!("admin connection reached its age"),
+        },
+        () = stalled => tracing::debug!("admin connection: its client takes nothing of the answer"),
+    }
+}
+
+/// The body of an answer, which is under way until it is dropped.
+struct Answered<B> {
+    body: B,
+    _answering: Answering,
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Body for Answered<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }

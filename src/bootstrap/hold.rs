@@ -5,7 +5,6 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use tokio::signal::unix::{SignalKind, signal};
 
 use super::converge::each;
 use super::exit::INTERRUPTED;
@@ -13,6 +12,7 @@ use super::spec::NodeSpec;
 use super::state::Foreground;
 use super::topology::{Node, Phase, Product};
 use super::world::World;
+pub(super) use crate::system::signals::end_came_with_terminal as asked_to_stop;
 
 /// How often the processes are looked at.
 const LOOK: Duration = Duration::from_secs(5);
@@ -31,39 +31,6 @@ pub(super) fn take(world: &World) -> Result<Option<Foreground>> {
         return Ok(None);
     }
     world.state.foreground()
-}
-
-/// Waits for SIGINT, SIGTERM, or the end of the terminal; for ever where they cannot be caught.
-pub(super) async fn asked_to_stop() {
-    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-    else {
-        return std::future::pending().await;
-    };
-    // Under `nohup` it is ignored, and has to stay so.
-    let mut hangup = if is_hangup_ignored() { None } else { signal(SignalKind::hangup()).ok() };
-    let hung_up = async {
-        match &mut hangup {
-            Some(hangup) => hangup.recv().await,
-            None => std::future::pending().await,
-        }
-    };
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-        _ = hung_up => {}
-    }
-}
-
-/// Whether this process was started with SIGHUP ignored. Where that cannot be told, it counts as such.
-fn is_hangup_ignored() -> bool {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    ignores_hangup(&status)
-}
-
-fn ignores_hangup(status: &str) -> bool {
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    // The first bit is that of signal 1.
-    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_none_or(|mask| mask & 1 == 1)
 }
 
 /// Stops everything; left as it is when asked to stop a second time. Whether all was stopped.
@@ -161,18 +128,5 @@ async fn stop(world: &World, node: &Node, phase: Phase) -> Result<usize> {
         // The tasks of a client outlive its agent.
         Phase::NomadClients => host.stop_tasks(PATIENCE).await.with_context(|| node.name.clone()),
         _ => Ok(0),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_ignored_hangup_stays_ignored() {
-        let of = |mask: &str| format!("Name:\tlb\nSigIgn:\t{mask}\nSigCgt:\t0000000000000001\n");
-        assert!(ignores_hangup(&of("0000000000001001")));
-        assert!(!ignores_hangup(&of("0000000000001000")));
-        assert!(ignores_hangup(""));
     }
 }

@@ -94,6 +94,10 @@ pub fn parse_options(text: &str, context: Context<'_>) -> Result<ParsedOptions, 
     let (mut allow, mut deny) = (Vec::new(), Vec::new());
     for word in text.split_whitespace() {
         let (key, value) = word.split_once('=').unwrap_or((word, ""));
+        if key.is_empty() {
+            parsed.warnings.push(format!("`{word}` has no effect: the name of the option is missing before `=`"));
+            continue;
+        }
         if parsed.options.raw.iter().any(|(seen, _)| &**seen == key) {
             parsed.warnings.push(format!("option `{key}` is given more than once"));
         }
@@ -320,6 +324,18 @@ mod tests {
         let parsed = parse(text);
         assert!(parsed.unknown.is_empty() && parsed.warnings.is_empty(), "{text}: {parsed:?}");
         parsed.options
+    }
+
+    #[test]
+    fn an_option_without_a_name_is_told_and_left_out() {
+        for (text, kept) in [("=", ""), ("\t=", ""), ("= strip=/a =b", "strip=/a"), ("==", ""), ("a= =", "a=")] {
+            let parsed = parse(text);
+            assert_eq!(parsed.options.fabio_opts(), kept, "{text:?}");
+            assert!(
+                parsed.warnings.iter().any(|warning| warning.contains("name of the option is missing")),
+                "{text:?}"
+            );
+        }
     }
 
     #[test]

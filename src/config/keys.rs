@@ -1069,7 +1069,7 @@ const PROXY: &[Key] = &[
         "max_connections",
         Kind::Count(1, 10_000_000),
         "65536",
-        "Most client connections per worker; more wait in the kernel's queue.",
+        "Most client connections per worker, fewer where the limit of open files is low; more wait in the kernel's queue.",
     ),
     key("connect_timeout", Kind::Time(1, HOUR), "1s", "Limit to connect to an instance, TLS included."),
     key(

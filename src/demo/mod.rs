@@ -26,7 +26,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use self::agent::Agent;
@@ -38,6 +37,8 @@ use self::script::Script;
 use self::stage::Stage;
 use crate::config::{Config, ListenerConfig, ListenerProtocol};
 use crate::serve::{self, Running};
+use crate::system::signals::{Ending, Harmless};
+use crate::system::vital;
 use crate::table::SharedTable;
 
 /// What `lb demo` was asked for.
@@ -90,17 +91,16 @@ pub fn run(options: DemoOptions) -> anyhow::Result<()> {
 
 async fn perform(options: DemoOptions) -> anyhow::Result<()> {
     // Before anything is started, so that an early Ctrl-C cleans up as well.
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
+    let mut ending = Ending::listen_with_terminal()?;
+    let _harmless = Harmless::listen()?;
     let mut show = tokio::select! {
         show = Show::open(options) => show?,
-        _ = interrupt.recv() => return Ok(()),
-        _ = terminate.recv() => return Ok(()),
+        () = ending.came() => return Ok(()),
     };
     let outcome = tokio::select! {
         outcome = show.play() => outcome,
-        _ = interrupt.recv() => Ok(()),
-        _ = terminate.recv() => Ok(()),
+        part = vital::failed() => Err(anyhow::anyhow!("{part} has failed")),
+        () = ending.came() => Ok(()),
     };
     show.close().await?;
     outcome

@@ -91,20 +91,25 @@ pub struct More<'a> {
 /// Makes a logger for each worker.
 #[derive(Clone, Debug)]
 pub struct AccessLoggers {
-    form: Option<format::Form>,
-    queues: Arc<Shared>,
+    /// None: no log.
+    on: Option<(format::Form, Arc<Shared>)>,
 }
 
 impl AccessLoggers {
     /// Loggers into `queues`.
     pub(super) fn new(format: AccessLog, queues: Arc<Shared>) -> Self {
-        Self { form: format::Form::of(format), queues }
+        Self { on: format::Form::of(format).map(|form| (form, queues)) }
+    }
+
+    /// Loggers that log nothing.
+    pub(super) fn off() -> Self {
+        Self { on: None }
     }
 
     /// One more, with a queue of its own.
     #[must_use]
     pub fn logger(&self) -> AccessLogger {
-        let on = self.form.clone().map(|form| (form, Queue::new(&self.queues)));
+        let on = self.on.as_ref().map(|(form, queues)| (form.clone(), Queue::new(queues)));
         AccessLogger { on, time: RefCell::default() }
     }
 }

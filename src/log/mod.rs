@@ -1,12 +1,17 @@
 //! The program's own log (standard error), and the access log (standard output, in [`access`]).
 //!
-//! [`init`] is called once by `main`; the handle it returns changes the level later, without a restart.
+//! [`init`] is called once by a command that serves, before it logs anything; the handle it returns changes the level
+//! later, without a restart. Neither log ever holds up the thread that logs: each has a thread of its own that waits for
+//! the reader.
 
 pub mod access;
 mod custom;
 mod escape;
 mod format;
+mod program;
 mod queue;
+mod sink;
+mod thread;
 mod time;
 mod writer;
 
@@ -15,10 +20,10 @@ use std::io::IsTerminal as _;
 use tracing::Subscriber;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt as _;
-use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _, Registry, reload};
 
 pub use access::{AccessLogger, AccessLoggers, AccessRecord, More};
+pub use program::{FlushAtEnd, dropped, flush, init, say};
 pub use writer::AccessLogWriter;
 
 use crate::config::{LogConfig, LogFormat};
@@ -41,6 +46,9 @@ pub enum LogError {
     /// Another subscriber is in place already.
     #[error("the log is set up already: {0}")]
     AlreadySet(#[from] tracing_subscriber::util::TryInitError),
+    /// Its thread or its descriptor cannot be had.
+    #[error("cannot start the log: {0}")]
+    Start(#[from] std::io::Error),
     /// The subscriber is gone.
     #[error("the log level cannot be changed any more: {0}")]
     Gone(#[from] reload::Error),
@@ -62,32 +70,13 @@ impl LogHandle {
     }
 }
 
-/// Sets up the process-wide log on standard error.
-///
-/// # Errors
-/// When `config.level` is no filter, or a log was set up before.
-pub fn init(config: &LogConfig) -> Result<LogHandle, LogError> {
-    let (subscriber, handle) = subscriber(config, std::io::stderr, colour_wanted())?;
-    subscriber.try_init()?;
-    Ok(handle)
-}
-
-/// Runs `say` with the log that [`init`] will set up, for what has to be said before that.
-///
-/// # Errors
-/// When `config.level` is no filter.
-pub fn before_start(config: &LogConfig, say: impl FnOnce()) -> Result<(), LogError> {
-    let (subscriber, _) = subscriber(config, std::io::stderr, colour_wanted())?;
-    tracing::subscriber::with_default(subscriber, say);
-    Ok(())
-}
-
 fn subscriber<W>(config: &LogConfig, writer: W, colour: bool) -> Result<(impl Subscriber, LogHandle), LogError>
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
     let (filter, handle) = reload::Layer::new(filter(&config.level)?);
-    let lines = tracing_subscriber::fmt::layer().with_writer(writer);
+    // The library would report its own errors to standard error, and wait for whoever reads it.
+    let lines = tracing_subscriber::fmt::layer().with_writer(writer).log_internal_errors(false);
     let lines = match config.format {
         LogFormat::Json => lines.json().flatten_event(true).with_current_span(false).boxed(),
         LogFormat::Text => lines.with_ansi(colour).boxed(),

@@ -1,9 +1,9 @@
-//! Access log lines between the workers, which write them, and the thread that hands them to the system.
+//! Log lines between the threads that write them and the one that hands them to the system.
 //!
-//! Each worker has a buffer of its own and formats its lines in it; the thread swaps it for an empty one. So a line costs
-//! no allocation, no copy and no wait: the lock is the worker's alone but for the moment of the swap. What comes first
-//! into an empty buffer rings the bell; as long as the thread has not fetched it, the lines behind it ring none. One that
-//! makes it half full ends the thread's nap.
+//! Of the access log each worker has a buffer of its own and formats its lines in it; the thread swaps it for an empty
+//! one. So a line costs no allocation, no copy and no wait: the lock is the worker's alone but for the moment of the swap.
+//! What comes first into an empty buffer rings the bell; as long as the thread has not fetched it, the lines behind it ring
+//! none. One that makes it half full ends the thread's nap. The program's log has one buffer for all threads.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::SyncSender;
@@ -56,9 +56,9 @@ impl Shared {
         let _ = self.bell.try_send(());
     }
 
-    /// Takes out what is in all of them. `write` may wait as long as it likes; lines that it cannot write are counted.
-    /// `spare` is for use by the next call.
-    pub(super) fn take_out(&self, spare: &mut Vec<u8>, mut write: impl FnMut(&[u8]) -> std::io::Result<()>) {
+    /// Takes out what is in all of them. `write` may wait as long as it likes; it returns how many lines could not be
+    /// written, which are counted. `spare` is for use by the next call.
+    pub(super) fn take_out(&self, spare: &mut Vec<u8>, mut write: impl FnMut(&[u8]) -> u64) {
         let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
         // Those whose worker has ended go once they are empty.
         queues.retain(|queue| Arc::strong_count(queue) > 1 || !lock(queue).bytes.is_empty());
@@ -73,10 +73,8 @@ impl Shared {
             std::mem::swap(&mut waiting.bytes, spare);
             let lines = std::mem::take(&mut waiting.lines);
             drop(waiting);
-            if write(spare).is_err() {
-                // The reader is gone, and may come back (a named pipe): count, go on.
-                self.dropped.fetch_add(lines, Relaxed);
-            }
+            // The reader is gone, and may come back (a named pipe): count, go on. A line may hold line breaks.
+            self.dropped.fetch_add(write(spare).min(lines), Relaxed);
             spare.clear();
             spare.shrink_to(KEPT_MAX);
         }
@@ -148,7 +146,7 @@ mod tests {
         let mut lines = Vec::new();
         shared.take_out(&mut Vec::new(), |taken| {
             lines.extend_from_slice(taken);
-            Ok(())
+            0
         });
         String::from_utf8(lines).unwrap()
     }

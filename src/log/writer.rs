@@ -1,17 +1,13 @@
-//! The thread that writes the access log out.
-//!
-//! It gathers: rung for a first line, it naps, then takes all that came meanwhile. Workers thus wake it once per nap, instead
-//! of paying a system call per line; and once more if so much comes that it has to be short.
+//! The access log's writer: standard output, written by a thread of its own.
 
 use std::io::{self, Write};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::mpsc::{Receiver, sync_channel};
-use std::thread;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use super::access::AccessLoggers;
-use super::queue::Shared;
+use super::sink::{Descriptor, Lines};
+use super::thread::WritingThread;
 use crate::config::AccessLog;
 
 /// Most bytes under way, in all queues together.
@@ -23,9 +19,8 @@ const GATHER: Duration = Duration::from_millis(20);
 /// Owns the writer thread.
 #[derive(Debug)]
 pub struct AccessLogWriter {
-    queues: Option<Arc<Shared>>,
-    stop: Arc<AtomicBool>,
-    done: Receiver<()>,
+    /// None: the log is off, or was ended.
+    thread: Option<WritingThread>,
 }
 
 impl AccessLogWriter {
@@ -35,7 +30,7 @@ impl AccessLogWriter {
     /// # Errors
     /// When the thread cannot be started.
     pub fn start(format: AccessLog, dropped: &Arc<AtomicU64>) -> io::Result<(AccessLoggers, Self)> {
-        Self::start_on(format, dropped, io::stdout())
+        Self::start_on(format, dropped, Descriptor::of(io::stdout())?)
     }
 
     /// The same on another sink.
@@ -53,23 +48,16 @@ impl AccessLogWriter {
     fn start_bounded(
         format: AccessLog,
         dropped: &Arc<AtomicU64>,
-        mut sink: impl Write + Send + 'static,
+        sink: impl Write + Send + 'static,
         bytes_max: usize,
     ) -> io::Result<(AccessLoggers, Self)> {
-        let (bell, rung) = sync_channel(1);
-        let (finished, done) = sync_channel(1);
-        let queues = Shared::new(bytes_max, dropped, bell);
-        let stop = Arc::new(AtomicBool::new(false));
-        if format != AccessLog::Off {
-            let (of_thread, stop) = (Arc::clone(&queues), Arc::clone(&stop));
-            let running = thread::Builder::new().name("access-log".to_owned()).spawn(move || {
-                run(&of_thread, &rung, &stop, &mut sink);
-                // Nobody may be waiting any more.
-                let _ = finished.try_send(());
-            })?;
-            queues.thread.get_or_init(|| running.thread().clone());
+        if format == AccessLog::Off {
+            return Ok((AccessLoggers::off(), Self { thread: None }));
         }
-        Ok((AccessLoggers::new(format, Arc::clone(&queues)), Self { queues: Some(queues), stop, done }))
+        let mut lines = Lines::new(sink);
+        let write = move |taken: &[u8]| lines.put(taken);
+        let thread = WritingThread::start("access-log", (bytes_max, GATHER), dropped, write)?;
+        Ok((AccessLoggers::new(format, Arc::clone(thread.queues())), Self { thread: Some(thread) }))
     }
 
     /// Writes out what is queued and ends the thread; waits at most `limit`, as standard output may be stuck.
@@ -78,10 +66,9 @@ impl AccessLogWriter {
     }
 
     fn end(&mut self, limit: Duration) {
-        let Some(queues) = self.queues.take() else { return };
-        self.stop.store(true, Relaxed);
-        queues.ring();
-        let _ = self.done.recv_timeout(limit);
+        if let Some(thread) = self.thread.take() {
+            thread.stop(limit);
+        }
     }
 }
 
@@ -91,25 +78,12 @@ impl Drop for AccessLogWriter {
     }
 }
 
-fn run(queues: &Shared, rung: &Receiver<()>, stop: &AtomicBool, sink: &mut impl Write) {
-    let mut spare = Vec::new();
-    while rung.recv().is_ok() {
-        if !stop.load(Relaxed) {
-            thread::park_timeout(GATHER);
-        }
-        // Read before the lines are taken: what was queued before the stop is then surely among them.
-        let stop = stop.load(Relaxed);
-        queues.take_out(&mut spare, |lines| sink.write_all(lines).and_then(|()| sink.flush()));
-        if stop {
-            return;
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Mutex;
-    use std::sync::mpsc::{Sender, channel};
+    use std::sync::atomic::Ordering::Relaxed;
+    use std::sync::mpsc::{Receiver, Sender, channel};
+    use std::thread;
     use std::time::{Instant, SystemTime};
 
     use super::*;

@@ -27,6 +27,7 @@ pub struct Metrics {
     listeners: Arc<Mutex<BTreeMap<String, Arc<ListenerMetrics>>>>,
     control: Arc<Mutex<Control>>,
     access_log_dropped: Arc<AtomicU64>,
+    log_dropped: Arc<AtomicU64>,
     fabio: Option<Arc<FabioMetrics>>,
 }
 
@@ -151,6 +152,19 @@ impl Metrics {
     #[must_use]
     pub fn access_log_dropped(&self) -> &Arc<AtomicU64> {
         &self.access_log_dropped
+    }
+
+    /// Lines of the program's log that were dropped because standard error did not take them.
+    #[must_use]
+    pub fn log_dropped(&self) -> &Arc<AtomicU64> {
+        &self.log_dropped
+    }
+
+    /// Has the log, which begins before there are metrics, count in `dropped`.
+    #[must_use]
+    pub fn with_log_dropped(mut self, dropped: &Arc<AtomicU64>) -> Self {
+        self.log_dropped = Arc::clone(dropped);
+        self
     }
 
     /// The control thread's figures, locked.

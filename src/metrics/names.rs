@@ -80,6 +80,8 @@ families! {
         "What a reload could not take over and left as it was, by kind: config or certificates.";
     CERTIFICATE_EXPIRY = Gauge "lb_certificate_expiry_timestamp_seconds", "Unix time at which a certificate ends.";
     ACCESS_LOG_DROPPED = Counter "lb_access_log_dropped_total", "Access log lines dropped because the reader was slow.";
+    LOG_DROPPED = Counter "lb_log_dropped_total",
+        "Lines of the program's log dropped because standard error did not take them.";
     BUILD_INFO = Gauge "lb_build_info", "Version and revision of the program; the value is always 1.";
     PROCESS_CPU = Counter "process_cpu_seconds_total", "CPU time spent, user and system.";
     PROCESS_RSS = Gauge "process_resident_memory_bytes", "Memory held in RAM.";

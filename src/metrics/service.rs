@@ -25,7 +25,7 @@ const CODES: usize = 501;
 pub const RETRY_REASONS: [&str; 3] = ["connect", "closed", "timeout"];
 
 /// Labels of [`ConnectResult`], in its order.
-pub const CONNECT_RESULTS: [&str; 4] = ["ok", "refused", "timeout", "tls"];
+pub const CONNECT_RESULTS: [&str; 5] = ["ok", "refused", "timeout", "tls", "exhausted"];
 
 /// Why a request was tried again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +49,8 @@ pub enum ConnectResult {
     Timeout,
     /// TLS failed.
     Tls,
+    /// This process or machine had no descriptor, port or memory left for it: says nothing about the instance.
+    Exhausted,
 }
 
 /// Counters of one service; written by all workers, read by the admin listener.
@@ -62,7 +64,7 @@ pub struct ServiceMetrics {
     /// HTTP requests in flight.
     pub in_flight: AtomicI64,
     /// Connects by result, in the order of [`ConnectResult`].
-    pub connects: [AtomicU64; 4],
+    pub connects: [AtomicU64; CONNECT_RESULTS.len()],
     /// Retries by reason, in the order of [`RetryReason`].
     pub retries: [AtomicU64; 3],
     /// Passive ejections.
@@ -201,6 +203,7 @@ mod tests {
     fn labels_stand_in_the_order_of_the_enums() {
         assert_eq!(CONNECT_RESULTS[ConnectResult::Refused as usize], "refused");
         assert_eq!(CONNECT_RESULTS[ConnectResult::Tls as usize], "tls");
+        assert_eq!(CONNECT_RESULTS[ConnectResult::Exhausted as usize], "exhausted");
         assert_eq!(RETRY_REASONS[RetryReason::Connect as usize], "connect");
         assert_eq!(RETRY_REASONS[RetryReason::Timeout as usize], "timeout");
     }

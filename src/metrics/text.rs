@@ -37,6 +37,7 @@ pub fn render(metrics: &Metrics, process: &Process) -> String {
     write_tcp(&mut out, &services);
     write_control(&mut out, &metrics.control());
     out.one(names::ACCESS_LOG_DROPPED, &[], metrics.access_log_dropped().load(Relaxed) as f64);
+    out.one(names::LOG_DROPPED, &[], metrics.log_dropped().load(Relaxed) as f64);
     out.one(names::BUILD_INFO, &[("version", VERSION), ("revision", REVISION)], 1.0);
     write_fabio(&mut out, metrics);
     write_process(&mut out, process);

@@ -16,6 +16,7 @@ use super::settings::Settings;
 use super::splice::Stream;
 use super::tls::upstream::{Inside, server_name};
 use crate::metrics::service::ConnectResult;
+use crate::system::lack::{is_exhaustion, is_reserved, none_left};
 use crate::table::Target;
 
 /// A connected upstream.
@@ -32,7 +33,10 @@ pub enum UpstreamStream {
 pub enum ConnectError {
     /// Refused, reset, unreachable.
     #[error("connect: {0}")]
-    Io(#[from] io::Error),
+    Io(io::Error),
+    /// Nothing was sent to the instance, because this process or machine has no descriptor, port or memory left.
+    #[error("connect: {0}; the fault is on this side")]
+    Exhausted(io::Error),
     /// Not within `proxy.connect_timeout`.
     #[error("no connection within {} ms", .0.as_millis())]
     Timeout(Duration),
@@ -44,14 +48,26 @@ pub enum ConnectError {
     ServerName(String),
 }
 
+impl From<io::Error> for ConnectError {
+    fn from(error: io::Error) -> Self {
+        if is_exhaustion(&error) { Self::Exhausted(error) } else { Self::Io(error) }
+    }
+}
+
 impl ConnectError {
+    /// Whether the lack is on this side.
+    #[must_use]
+    pub fn is_exhaustion(&self) -> bool {
+        matches!(self, Self::Exhausted(_))
+    }
+
     /// Whether it came so far that TLS was spoken, or not, and we did not go on: a certificate that is not accepted.
     #[must_use]
     pub fn is_refusal_of_ours(&self) -> bool {
         match self {
             Self::Tls(error) => error.kind() == io::ErrorKind::InvalidData,
             Self::ServerName(_) => true,
-            Self::Io(_) | Self::Timeout(_) => false,
+            Self::Io(_) | Self::Exhausted(_) | Self::Timeout(_) => false,
         }
     }
 
@@ -60,6 +76,7 @@ impl ConnectError {
     pub fn result(&self) -> ConnectResult {
         match self {
             Self::Io(_) => ConnectResult::Refused,
+            Self::Exhausted(_) => ConnectResult::Exhausted,
             Self::Timeout(_) => ConnectResult::Timeout,
             Self::Tls(_) | Self::ServerName(_) => ConnectResult::Tls,
         }
@@ -102,6 +119,9 @@ async fn connect_with(
 
 async fn dial_tcp(target: &Target, settings: &Settings) -> Result<TcpStream, ConnectError> {
     let stream = TcpStream::connect(target.state.addr).await?;
+    if is_reserved(&stream) {
+        return Err(none_left().into());
+    }
     stream.set_nodelay(true)?;
     let keepalive = settings.proxy.keepalive;
     if !keepalive.is_zero() {
@@ -220,5 +240,26 @@ impl AsyncWrite for UpstreamStream {
             Self::Plain(stream) => stream.is_write_vectored(),
             Self::Tls(stream) => stream.is_write_vectored(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::io::Errno;
+
+    use super::*;
+
+    #[test]
+    fn what_this_side_lacks_is_told_from_what_the_instance_did() {
+        for errno in [Errno::MFILE, Errno::NFILE, Errno::ADDRNOTAVAIL, Errno::NOBUFS, Errno::NOMEM] {
+            let error = ConnectError::from(io::Error::from(errno));
+            assert_eq!(error.result(), ConnectResult::Exhausted, "{error}");
+            assert!(error.is_exhaustion() && error.to_string().contains("on this side"), "{error}");
+        }
+        for errno in [Errno::CONNREFUSED, Errno::CONNRESET, Errno::HOSTUNREACH, Errno::NETUNREACH, Errno::TIMEDOUT] {
+            let error = ConnectError::from(io::Error::from(errno));
+            assert_eq!((error.result(), error.is_exhaustion()), (ConnectResult::Refused, false), "{error}");
+        }
+        assert!(!ConnectError::from(io::Error::other("HTTP/2 preface")).is_exhaustion());
     }
 }

@@ -40,6 +40,9 @@ pub enum ProxyError {
     /// No instance could be connected to.
     #[error("cannot connect to an upstream: {0}")]
     Connect(String),
+    /// This process or machine has nothing left to connect with; the instances may be well.
+    #[error("cannot connect to an upstream for want of something on this side: {0}")]
+    Exhausted(String),
     /// Connecting took too long, everywhere.
     #[error("connecting to an upstream timed out")]
     ConnectTimeout,
@@ -82,7 +85,7 @@ impl ProxyError {
             Self::TooManyHeaders => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::ClientStalled => StatusCode::REQUEST_TIMEOUT,
             Self::NoRoute => no_route,
-            Self::NoInstance | Self::AuthBusy => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NoInstance | Self::AuthBusy | Self::Exhausted(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::AccessDenied => StatusCode::FORBIDDEN,
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::Connect(_) | Self::Upstream(_) | Self::Unusable(_) | Self::AuthUnavailable => StatusCode::BAD_GATEWAY,
@@ -106,6 +109,7 @@ impl ProxyError {
             Self::AuthBusy => "auth_busy",
             Self::AuthUnavailable => "auth_unavailable",
             Self::Connect(_) => "connect",
+            Self::Exhausted(_) => "exhausted",
             Self::ConnectTimeout => "connect_timeout",
             Self::Upstream(_) => "upstream",
             Self::Unusable(_) => "unusable",
@@ -127,6 +131,7 @@ impl ProxyError {
             Self::Unauthorized => ("16", "authorization failed"),
             Self::AuthUnavailable => ("14", "authorization is not available"),
             Self::AuthBusy => ("14", "authorization takes too long"),
+            Self::Exhausted(_) => ("14", "the proxy is overloaded"),
             Self::Connect(_) | Self::ConnectTimeout | Self::Upstream(_) | Self::Unusable(_) => {
                 ("14", "upstream unavailable")
             }
@@ -149,6 +154,7 @@ impl ProxyError {
             Self::AuthBusy => "authorization takes too long",
             Self::AuthUnavailable => "authorization is not available",
             Self::Connect(_) => "cannot connect to the upstream",
+            Self::Exhausted(_) => "the proxy is overloaded",
             Self::ConnectTimeout => "connecting to the upstream timed out",
             Self::Upstream(_) | Self::Unusable(_) => "the upstream failed before it answered",
             Self::ResponseTimeout => "the upstream did not answer in time",
@@ -186,7 +192,7 @@ impl ProxyError {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
             headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         }
-        if matches!(self, Self::NoInstance | Self::AuthBusy) {
+        if matches!(self, Self::NoInstance | Self::AuthBusy | Self::Exhausted(_)) {
             headers.insert(RETRY_AFTER, HeaderValue::from(answers.retry_after_s));
         }
         response
@@ -225,6 +231,7 @@ mod tests {
             (ProxyError::AuthBusy, 503, "14"),
             (ProxyError::AuthUnavailable, 502, "14"),
             (ProxyError::Connect("refused".into()), 502, "14"),
+            (ProxyError::Exhausted("no descriptor".into()), 503, "14"),
             (ProxyError::ConnectTimeout, 504, "14"),
             (ProxyError::RequestTimeout, 504, "4"),
             (ProxyError::Upstream("eof".into()), 502, "14"),
@@ -243,8 +250,9 @@ mod tests {
     fn a_503_says_when_to_come_back_and_a_404_shows_the_page() {
         let page = Bytes::from_static(b"<p>nothing here</p>");
         let answers = ErrorAnswers { no_route: StatusCode::IM_A_TEAPOT, no_route_page: page.clone(), ..answers() };
-        let response = ProxyError::NoInstance.response(&answers);
-        assert_eq!(response.headers()[RETRY_AFTER], "3");
+        for error in [ProxyError::NoInstance, ProxyError::Exhausted("no port".into())] {
+            assert_eq!(error.response(&answers).headers()[RETRY_AFTER], "3");
+        }
         let response = ProxyError::NoRoute.response(&answers);
         assert_eq!(response.status(), StatusCode::IM_A_TEAPOT);
         assert_eq!(response.body(), &page);

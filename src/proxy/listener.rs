@@ -8,9 +8,10 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::fcntl_dupfd_cloexec;
 use rustix::net::{SocketFlags, acceptfrom_with};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tokio::io::Interest;
@@ -24,9 +25,17 @@ use super::worker::Worker;
 use crate::config::{ListenerConfig, ListenerProtocol, ProxyConfig};
 use crate::metrics::fabio::{FabioMetrics, Family};
 use crate::metrics::{ClientFault, ListenerMetrics};
+use crate::system::lack::{is_exhaustion, is_reserved, none_left};
 
 /// Connections the kernel may hold for one worker before it accepts them.
 const BACKLOG: i32 = 4096;
+
+/// Connections that a listener for metrics takes above `proxy.max_connections`.
+const SCRAPES_EXTRA: usize = 16;
+/// Pause after an accept that failed for want of something, which will not be there at once.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Pause between two lines about that.
+const TELL_EVERY: Duration = Duration::from_secs(10);
 
 /// One listener of the configuration, as all workers see it.
 #[derive(Clone, Debug)]
@@ -187,15 +196,26 @@ pub async fn accept_loop(worker: Rc<Worker>, listener: Rc<Listener>, phase: Rc<L
             return;
         }
     };
-    while worker.has_room(&phase).await {
+    let mut told = None;
+    // Whoever scrapes must get in when it matters.
+    let extra = if listener.config.protocol == ListenerProtocol::Prometheus { SCRAPES_EXTRA } else { 0 };
+    while worker.has_room(&phase, extra).await {
         let accepted = tokio::select! {
             biased;
             accepted = socket.accept() => accepted,
             () = phase.reached(Phase::Draining) => break,
         };
         match accepted {
-            Ok((stream, peer)) => spawn(&worker, &listener, &phase, stream, peer),
-            Err(error) => accept_failed(&listener, &error).await,
+            Ok((stream, peer)) => {
+                let stream = match is_reserved(&stream) {
+                    false => Ok(stream),
+                    true => unreserved(&worker, &listener, &phase, stream, &mut told).await,
+                };
+                if let Ok(stream) = stream.and_then(|stream| TcpStream::from_std(stream.into())) {
+                    spawn(&worker, &listener, &phase, stream, peer);
+                }
+            }
+            Err(error) => accept_failed(&worker, &listener, &error, &mut told).await,
         }
     }
     // Who is in the queue has a connection already: closing the socket would reset it.
@@ -222,7 +242,7 @@ impl Acceptor {
     }
 
     /// The next connection, and who makes it. Cancel safe.
-    async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+    async fn accept(&self) -> io::Result<(OwnedFd, SocketAddr)> {
         loop {
             // However many are in the queue, those who are served already get their turns.
             consume_budget().await;
@@ -238,7 +258,7 @@ impl Acceptor {
                 let _ = self.0.try_io(Interest::READABLE, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
             }
             let peer = peer.ok_or(io::ErrorKind::ConnectionAborted)?;
-            return Ok((TcpStream::from_std(stream.into())?, SocketAddr::try_from(peer)?));
+            return Ok((stream, SocketAddr::try_from(peer)?));
         }
     }
 
@@ -296,13 +316,50 @@ where
     });
 }
 
-/// A connection that died in the queue is nobody's fault; a process without file descriptors must wait for some.
-async fn accept_failed(listener: &Listener, error: &io::Error) {
+/// Waits until there is a descriptor for a connection that was accepted on one of those that are kept for other purposes.
+///
+/// # Errors
+/// The listener is to stop.
+async fn unreserved(
+    worker: &Worker,
+    listener: &Listener,
+    phase: &LocalPhase,
+    stream: OwnedFd,
+    told: &mut Option<Instant>,
+) -> io::Result<OwnedFd> {
+    loop {
+        worker.pool.shed();
+        if let Ok(other) = fcntl_dupfd_cloexec(&stream, 0)
+            && !is_reserved(&other)
+        {
+            return Ok(other);
+        }
+        let lack = none_left();
+        tokio::select! {
+            () = accept_failed(worker, listener, &lack, told) => {}
+            () = phase.reached(Phase::Draining) => return Err(io::ErrorKind::ConnectionAborted.into()),
+        }
+    }
+}
+
+/// A connection that died in the queue is nobody's fault; a process without file descriptors must wait for some, and
+/// gives up idle connections to instances meanwhile. Said at `told` last.
+async fn accept_failed(worker: &Worker, listener: &Listener, error: &io::Error, told: &mut Option<Instant>) {
     match error.kind() {
         io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted => {}
         _ => {
-            tracing::warn!(address = %listener.config.address, %error, "cannot accept; trying again in 100 ms");
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            if is_exhaustion(error) {
+                worker.pool.shed();
+            }
+            let now = Instant::now();
+            if told.is_none_or(|told| now.duration_since(told) >= TELL_EVERY) {
+                *told = Some(now);
+                tracing::warn!(
+                    address = %listener.config.address, %error,
+                    "cannot accept connections; trying again every {} ms", ACCEPT_PAUSE.as_millis()
+                );
+            }
+            tokio::time::sleep(ACCEPT_PAUSE).await;
         }
     }
 }

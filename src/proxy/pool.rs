@@ -20,7 +20,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 
-use super::connect::{ConnectError, UpstreamStream, connect};
+use super::connect::{ConnectError, UpstreamStream, connect, connect_plain};
 use super::http::body::RequestBody;
 use super::http::h2::client::Shared;
 use super::settings::Settings;
@@ -161,6 +161,34 @@ impl UpstreamPool {
         None
     }
 
+    /// Connects to `target`, in clear whatever the route says where `plain`. Where this side has nothing left to connect
+    /// with, idle connections give theirs.
+    ///
+    /// # Errors
+    /// As [`connect`].
+    pub async fn connect(
+        &self,
+        target: &Target,
+        settings: &Settings,
+        plain: bool,
+    ) -> Result<UpstreamStream, ConnectError> {
+        let dial = async || match plain {
+            true => connect_plain(target, settings).await,
+            false => connect(target, settings).await,
+        };
+        match dial().await {
+            Err(error) if error.is_exhaustion() && self.shed() > 0 => dial().await,
+            connected => connected,
+        }
+    }
+
+    /// Closes all idle HTTP/1.1 connections, for their descriptors; returns how many there were.
+    pub fn shed(&self) -> usize {
+        let mut instances = self.instances.borrow_mut();
+        let slots = instances.values_mut();
+        slots.map(|slot| slot.idle.drain(..).count() + slot.direct.drain(..).count()).sum()
+    }
+
     /// Opens a connection (or, for HTTP/2, takes the one that somebody opened meanwhile).
     ///
     /// # Errors
@@ -173,7 +201,7 @@ impl UpstreamPool {
         now_ms: u64,
     ) -> Result<Connection, ConnectError> {
         if !key.h2 {
-            let stream = connect(target, settings).await?;
+            let stream = self.connect(target, settings, false).await?;
             return Ok(Connection::H1(handshake_h1(stream).await?));
         }
         let dialing = self.slot(key, target, |slot| Rc::clone(&slot.dialing));
@@ -190,7 +218,7 @@ impl UpstreamPool {
         if let Some(connection) = warm {
             return Ok(connection);
         }
-        let stream = connect(target, settings).await?;
+        let stream = self.connect(target, settings, false).await?;
         let opened = Shared::open(stream, H2_STREAMS_PER_CONNECTION).await;
         let opened = opened.map_err(|error| ConnectError::Io(io::Error::other(error)))?;
         let streams = Rc::default();

@@ -12,7 +12,7 @@ use smallvec::SmallVec;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
-use super::connect::{UpstreamStream, connect, connect_plain};
+use super::connect::UpstreamStream;
 use super::drain::Phase;
 use super::http::client_io::ClientIo;
 use super::listener::Listener;
@@ -158,8 +158,7 @@ async fn connect_somewhere<'r>(
         }
         let in_flight = InFlight::new(Arc::clone(&target.state));
         let started = std::time::Instant::now();
-        let connected =
-            if carried.is_tls { connect_plain(target, &settings).await } else { connect(target, &settings).await };
+        let connected = worker.pool.connect(target, &settings, carried.is_tls).await;
         match connected {
             Ok(stream) => {
                 let latency_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
@@ -168,7 +167,11 @@ async fn connect_somewhere<'r>(
             }
             Err(error) => {
                 tracing::debug!(%error, instance = %target.state.id, "connect failed");
-                worker.note_failure(route, target);
+                if error.is_exhaustion() {
+                    worker.note_exhaustion(&error);
+                } else {
+                    worker.note_failure(route, target);
+                }
                 tried.push(target.state.key);
             }
         }

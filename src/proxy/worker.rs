@@ -9,13 +9,14 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::fmt;
 use std::io;
 use std::net::TcpListener;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
@@ -32,9 +33,13 @@ use super::tcp::BufferPool;
 use super::tunnels::Tunnels;
 use crate::log::access::{AccessLogger, AccessLoggers};
 use crate::metrics::Metrics;
+use crate::system::vital;
 use crate::table::balancer::PickState;
 use crate::table::clock::Clock;
 use crate::table::{Route, SharedTable, TableReader, Target};
+
+/// Pause between two lines about a lack.
+const EXHAUSTION_EVERY: Duration = Duration::from_secs(10);
 
 /// What all workers get.
 #[derive(Clone, Debug)]
@@ -85,6 +90,8 @@ pub struct Worker {
     pub phase: Rc<LocalPhase>,
     connections: Cell<usize>,
     connection_ended: Notify,
+    /// When it last said that something is short.
+    told_exhaustion: Cell<Option<Instant>>,
 }
 
 /// One admitted connection; ends with it.
@@ -122,6 +129,7 @@ impl Worker {
             phase: Rc::default(),
             connections: Cell::new(0),
             connection_ended: Notify::new(),
+            told_exhaustion: Cell::new(None),
         })
     }
 
@@ -134,12 +142,14 @@ impl Worker {
     /// Waits for room for one more connection; false once `phase`, the listener's, is past serving. Room is not kept:
     /// a listener that nobody comes to must not hold it. Listeners that accept at the same time may exceed the limit
     /// by one each.
-    pub async fn has_room(&self, phase: &LocalPhase) -> bool {
+    ///
+    /// `extra`: connections above the limit that this listener may have all the same.
+    pub async fn has_room(&self, phase: &LocalPhase, extra: usize) -> bool {
         loop {
             if phase.get() >= Phase::Draining {
                 return false;
             }
-            if self.connections.get() < self.settings().proxy.max_connections {
+            if self.connections.get() < self.settings().proxy.max_connections.saturating_add(extra) {
                 return true;
             }
             tokio::select! {
@@ -170,6 +180,19 @@ impl Worker {
         }
     }
 
+    /// Says that this process or machine lacks something, not more often than is of use. Blames nobody.
+    pub fn note_exhaustion(&self, lack: &dyn fmt::Display) {
+        let now = Instant::now();
+        if self.told_exhaustion.get().is_none_or(|told| now.duration_since(told) >= EXHAUSTION_EVERY) {
+            self.told_exhaustion.set(Some(now));
+            tracing::warn!(
+                %lack,
+                "out of descriptors, ports or memory: requests are refused with 503; raise the limit of open files \
+                 (LimitNOFILE, ulimit -n) or lower proxy.max_connections"
+            );
+        }
+    }
+
     async fn tick(self: Rc<Self>) {
         let mut every = tokio::time::interval(Duration::from_secs(1));
         every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -186,17 +209,19 @@ impl Worker {
     /// Obeys `orders` until the worker drains, then waits for what still runs.
     async fn run(self: Rc<Self>, first: Vec<Order>, mut orders: mpsc::Receiver<Order>, phase: PhaseReceiver) {
         let local_phase = Rc::clone(&self.phase);
-        let follower = tokio::task::spawn_local(local_phase.follow(phase));
-        let tick = tokio::task::spawn_local(Rc::clone(&self).tick());
+        let mut follower = tokio::task::spawn_local(vital::task("the drain of a worker", local_phase.follow(phase)));
+        let tick = tokio::task::spawn_local(vital::task("the clock of a worker", Rc::clone(&self).tick()));
         let resting = tokio::task::spawn_local({
             let worker = Rc::clone(&self);
-            async move { worker.direct.awake.look_after(worker.clock).await }
+            vital::task("the rest of a worker's connections", async move {
+                worker.direct.awake.look_after(worker.clock).await;
+            })
         });
         let mut accepting = Accepting::default();
         for order in first {
             accepting.obey(&self, order);
         }
-        let mut more = true;
+        let (mut more, mut follows) = (true, true);
         loop {
             tokio::select! {
                 biased;
@@ -205,6 +230,13 @@ impl Worker {
                     Some(order) => accepting.obey(&self, order),
                     None => more = false,
                 },
+                // Without it this worker would not hear that it has to end.
+                ended = &mut follower, if follows => {
+                    follows = false;
+                    if let Some(panic) = ended.err().and_then(|error| error.try_into_panic().ok()) {
+                        std::panic::resume_unwind(panic);
+                    }
+                }
             }
         }
         // Sockets of orders that came too late: they must not take clients whom nobody serves.
@@ -252,7 +284,8 @@ impl Accepting {
             Order::Open(number, listener, socket) => {
                 let phase: Rc<LocalPhase> = Rc::default();
                 self.phases.insert(number, Rc::clone(&phase));
-                self.loops.spawn_local(accept_loop(Rc::clone(worker), Rc::new(listener), phase, socket));
+                let accepting = accept_loop(Rc::clone(worker), Rc::new(listener), phase, socket);
+                self.loops.spawn_local(vital::task("an accept loop", accepting));
             }
             Order::Close(number) => {
                 if let Some(phase) = self.phases.remove(&number) {
@@ -293,7 +326,7 @@ pub fn spawn(
         let local = tokio::task::LocalSet::new();
         let phase = context.phase.clone();
         local.block_on(&runtime, async move {
-            Worker::new(&context, seed).run(first, orders, phase).await;
+            vital::task("a worker", Worker::new(&context, seed).run(first, orders, phase)).await;
         });
     })
 }

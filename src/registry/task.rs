@@ -2,6 +2,8 @@
 
 use tokio::task::JoinHandle;
 
+use crate::system::vital;
+
 /// A running task of the control thread; ends when this is dropped.
 #[derive(Debug)]
 pub struct SourceTask(JoinHandle<()>);
@@ -12,7 +14,7 @@ impl SourceTask {
     /// # Panics
     /// Outside a tokio runtime.
     pub fn spawn(work: impl Future<Output = ()> + Send + 'static) -> Self {
-        Self(tokio::spawn(work))
+        Self(tokio::spawn(vital::task("a source of routes", work)))
     }
 
     /// Whether the task has ended by itself: its receiver is gone.

@@ -25,6 +25,7 @@ use crate::registry::consul::{self, ConsulSource};
 use crate::registry::static_routes::{self, StaticRoutes};
 use crate::registry::task::SourceTask;
 use crate::registry::{SourceName, Update, file, resolve, routes_http};
+use crate::system::vital;
 use crate::table::SharedTable;
 use crate::table::clock::Clock;
 
@@ -48,7 +49,7 @@ pub(super) struct Start {
 }
 
 enum Order {
-    Reload(Box<Config>, oneshot::Sender<anyhow::Result<()>>),
+    Reload(Box<Config>, Option<Box<consul::Prepared>>, oneshot::Sender<anyhow::Result<()>>),
     Withdraw(oneshot::Sender<()>),
     Stop,
 }
@@ -60,13 +61,14 @@ pub(super) struct ControlThread {
 }
 
 impl ControlThread {
-    /// Asks the sources and the control loop to take over `config`.
+    /// Asks the sources and the control loop to take over `config`; `consul` is its part of that name, files read.
     pub(super) async fn reload(
         &self,
         config: Config,
+        consul: Option<consul::Prepared>,
         answer: oneshot::Sender<anyhow::Result<()>>,
     ) -> anyhow::Result<()> {
-        let order = Order::Reload(Box::new(config), answer);
+        let order = Order::Reload(Box::new(config), consul.map(Box::new), answer);
         self.orders.send(order).await.ok().context("the control thread has ended")
     }
 
@@ -96,7 +98,7 @@ pub(super) fn spawn(start: Start) -> anyhow::Result<(ControlThread, ControlHandl
     let (started, starting) = std::sync::mpsc::channel();
     thread::Builder::new().name("lb-control".to_owned()).spawn(move || {
         let local = tokio::task::LocalSet::new();
-        local.block_on(&runtime, async move {
+        let work = async move {
             match Parts::start(start, control, thread_handle) {
                 Ok(parts) => {
                     started.send(Ok(())).ok();
@@ -106,7 +108,8 @@ pub(super) fn spawn(start: Start) -> anyhow::Result<(ControlThread, ControlHandl
                     started.send(Err(error)).ok();
                 }
             }
-        });
+        };
+        local.block_on(&runtime, vital::task("the control thread", work));
     })?;
     starting.recv().context("the control thread died while starting")??;
     Ok((ControlThread { orders }, handle))
@@ -172,7 +175,10 @@ impl Parts {
             None => None,
         };
         if let Some(source) = &consul {
-            tokio::task::spawn_local(keep_page(source.no_route_page(), live_page));
+            tokio::task::spawn_local(vital::task(
+                "the page without a route",
+                keep_page(source.no_route_page(), live_page),
+            ));
         }
         let static_routes = if config.has_static_source() {
             let (routes, text) = (&config.static_routes, &config.routes);
@@ -188,9 +194,9 @@ impl Parts {
             tasks.push(source.context("key routes_http.ca_file")?);
         }
         for (_, received) in extra {
-            tokio::task::spawn_local(pass_on(received, updates.clone()));
+            tokio::task::spawn_local(vital::task("a source of routes", pass_on(received, updates.clone())));
         }
-        tokio::task::spawn_local(control.run(control_updates));
+        tokio::task::spawn_local(vital::task("the control loop", control.run(control_updates)));
 
         let config_json = watch::Sender::new(masked(&config));
         let settings = watch::Sender::new(Arc::new(config.admin.clone()));
@@ -202,7 +208,7 @@ impl Parts {
         });
         let opened = registration.as_ref().map(SelfRegistration::starter);
         let open = open_when_synced(handle.clone(), table.clone(), open, opened, follower);
-        tokio::task::spawn_local(open);
+        tokio::task::spawn_local(vital::task("what opens listeners", open));
         let kv_path = config.consul.as_ref().and_then(|consul| consul.kv_path.clone());
         let state = AdminState {
             table,
@@ -225,8 +231,8 @@ impl Parts {
     async fn obey(self, mut orders: mpsc::Receiver<Order>) {
         while let Some(order) = orders.recv().await {
             match order {
-                Order::Reload(config, answer) => {
-                    answer.send(self.reload(&config).await).ok();
+                Order::Reload(config, consul, answer) => {
+                    answer.send(self.reload(&config, consul.map(|it| *it)).await).ok();
                 }
                 Order::Withdraw(done) => {
                     if let Some(registration) = &self.registration {
@@ -239,13 +245,13 @@ impl Parts {
         }
     }
 
-    async fn reload(&self, config: &Config) -> anyhow::Result<()> {
+    async fn reload(&self, config: &Config, consul: Option<consul::Prepared>) -> anyhow::Result<()> {
         // What can fail comes first, so that a refused configuration changed nothing.
-        if let (Some(source), Some(consul)) = (&self.consul, &config.consul) {
-            source.reload(consul.clone()).context("Consul (section consul)")?;
-        }
         if let Some(source) = &self.static_routes {
             source.replace(&config.static_routes, &config.routes).map_err(static_error)?;
+        }
+        if let (Some(source), Some(consul)) = (&self.consul, consul) {
+            source.take_over(consul);
         }
         if let (Some(registration), Some(consul)) = (&self.registration, &config.consul) {
             registration.reload(&consul.register, scheme(&config.admin));
@@ -310,6 +316,7 @@ async fn open_when_synced(
     if let Err(error) = open() {
         tracing::error!(error = format!("{error:#}"), "cannot open the listeners");
         // Nobody can be served, and nothing here will change that: the supervisor shall see it.
+        crate::log::flush();
         std::process::exit(1);
     }
     follower.follow().await;

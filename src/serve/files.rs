@@ -16,31 +16,27 @@ const FILES_MAX: usize = 20_000;
 
 type Print = Option<(u64, u64, Option<SystemTime>)>;
 
+/// What files look like at one moment.
+pub(super) type Look = BTreeMap<PathBuf, Print>;
+
 /// What files looked like.
 #[derive(Debug, Default)]
 pub(super) struct Watched {
     /// As of the last reload.
-    taken: BTreeMap<PathBuf, Print>,
+    taken: Look,
     /// As of the last look.
-    seen: BTreeMap<PathBuf, Print>,
+    seen: Look,
 }
 
 impl Watched {
-    /// Watches `paths` from what they look like now.
-    pub(super) fn new(paths: &[PathBuf]) -> Self {
-        let taken = look(paths);
-        Self { seen: taken.clone(), taken }
-    }
-
-    /// Notes that everything is read now, for another reason than a change.
-    pub(super) fn note(&mut self, paths: &[PathBuf]) {
-        *self = Self::new(paths);
+    /// Notes that everything is read now, as it looks `now`.
+    pub(super) fn note(&mut self, now: Look) {
+        *self = Self { seen: now.clone(), taken: now };
     }
 
     /// Whether something changed since the last time this said so, and has been quiet since the last look: a
     /// certificate and its key are two files, and half a pair is worth nothing.
-    pub(super) fn settled_change(&mut self, paths: &[PathBuf]) -> bool {
-        let now = look(paths);
+    pub(super) fn settled_change(&mut self, now: Look) -> bool {
         let quiet = now == self.seen;
         self.seen = now;
         if !quiet || self.seen == self.taken {
@@ -51,7 +47,8 @@ impl Watched {
     }
 }
 
-fn look(paths: &[PathBuf]) -> BTreeMap<PathBuf, Print> {
+/// Looks at files. Blocks as long as their file systems do.
+pub(super) fn look(paths: &[PathBuf]) -> Look {
     paths.iter().flat_map(|path| within(path)).map(|path| (path.clone(), print(&path))).collect()
 }
 
@@ -88,31 +85,33 @@ mod tests {
         let (cert, key) = (folder.path().join("cert"), folder.path().join("key"));
         fs::write(&cert, "1").expect("written");
         let paths = [cert.clone(), key.clone()];
-        let mut watched = Watched::new(&paths);
-        assert!(!watched.settled_change(&paths));
+        let mut watched = Watched::default();
+        watched.note(look(&paths));
+        assert!(!watched.settled_change(look(&paths)));
         fs::write(&cert, "22").expect("written");
-        assert!(!watched.settled_change(&paths), "just changed: the key may follow");
+        assert!(!watched.settled_change(look(&paths)), "just changed: the key may follow");
         fs::write(&key, "2").expect("written");
-        assert!(!watched.settled_change(&paths), "the key followed");
-        assert!(watched.settled_change(&paths));
-        assert!(!watched.settled_change(&paths), "told already");
+        assert!(!watched.settled_change(look(&paths)), "the key followed");
+        assert!(watched.settled_change(look(&paths)));
+        assert!(!watched.settled_change(look(&paths)), "told already");
         fs::write(&key, "333").expect("written");
-        watched.note(&paths);
-        assert!(!watched.settled_change(&paths), "read already");
+        watched.note(look(&paths));
+        assert!(!watched.settled_change(look(&paths)), "read already");
     }
 
     #[test]
     fn a_directory_stands_for_its_files() {
         let folder = tempfile::tempdir().expect("folder");
         let paths = [folder.path().to_owned()];
-        let mut watched = Watched::new(&paths);
+        let mut watched = Watched::default();
+        watched.note(look(&paths));
         let below = folder.path().join("below");
         fs::create_dir(&below).expect("made");
         std::os::unix::fs::symlink(folder.path(), below.join("circle")).expect("linked");
         for path in [folder.path().join("new.pem"), below.join("new.pem")] {
             fs::write(path, "x").expect("written");
-            assert!(!watched.settled_change(&paths));
-            assert!(watched.settled_change(&paths));
+            assert!(!watched.settled_change(look(&paths)));
+            assert!(watched.settled_change(look(&paths)));
         }
     }
 }

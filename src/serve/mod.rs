@@ -8,8 +8,10 @@
 //! Sockets listen only once there is a table: a client never meets a balancer that knows nothing yet, and a
 //! predecessor on the same ports keeps serving until then.
 
+mod aside;
 mod certificates;
 mod control_thread;
+mod descriptors;
 mod files;
 mod metrics;
 mod notify;
@@ -22,7 +24,7 @@ mod workers;
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
@@ -37,12 +39,19 @@ use crate::proxy::drain::{Phase, PhaseSender};
 use crate::proxy::listener;
 use crate::proxy::page::LivePage;
 use crate::proxy::settings::SharedSettings;
-use crate::registry::{SourceName, Update};
+use crate::registry::{SourceName, Update, consul};
 use crate::table::SharedTable;
 use crate::table::clock::Clock;
 
-pub use run::{RunOptions, run};
+use aside::Aside;
+
+pub use run::{RunOptions, Signals, run};
 pub use shadow::shadow;
+
+/// Longest time for the files that a reload reads.
+const READ_MAX: Duration = Duration::from_secs(25);
+/// Longest wait for the registration's end: more than it takes where the agent does not answer.
+const WITHDRAW_MAX: Duration = Duration::from_secs(10);
 
 /// A source that somebody else runs: its name, and where its updates come from.
 pub type ExtraSource = (SourceName, mpsc::Receiver<Update>);
@@ -60,8 +69,10 @@ pub struct Running {
     pub metrics: Metrics,
     control: ControlHandle,
     settings: SharedSettings,
+    /// Limit of open files, as it was raised.
+    descriptors: Option<u64>,
     live_page: LivePage,
-    certificates: certificates::Certificates,
+    certificates: Arc<certificates::Certificates>,
     phase: PhaseSender,
     thread: control_thread::ControlThread,
     workers: workers::Workers,
@@ -80,14 +91,18 @@ pub fn start(config: &Config, extra: Vec<ExtraSource>) -> anyhow::Result<Running
     // A second call in one process (tests) finds a provider there already.
     rustls::crypto::aws_lc_rs::default_provider().install_default().ok();
     let clock = Clock::start();
-    let metrics = metrics::build(&config.metrics);
+    let metrics = metrics::build(&config.metrics).with_log_dropped(crate::log::dropped());
     let (access, access_writer) = AccessLogWriter::start(config.log.access.clone(), metrics.access_log_dropped())
         .context("cannot start the access log")?;
     let table = SharedTable::default();
     let phase = PhaseSender::new(Phase::Serving);
-    let certificates = certificates::Certificates::load(config, &metrics)?;
+    let certificates = Arc::new(certificates::Certificates::load(config, &metrics)?);
     let live_page = LivePage::default();
-    let shared_settings: SharedSettings = Arc::new(ArcSwap::from_pointee(settings::build(config, None, &live_page)?));
+    let (limit, workers) = (descriptors::raise_limit(), workers::count(config));
+    let clients_max = descriptors::clients_max(config, workers, limit);
+    descriptors::tell(config.proxy.max_connections, clients_max, workers, limit);
+    let first_settings = settings::build(config, None, &live_page, clients_max)?;
+    let shared_settings: SharedSettings = Arc::new(ArcSwap::from_pointee(first_settings));
 
     let workers = workers::Workers::bind(config, &certificates.stores(), &metrics)?;
     // Shared with a predecessor on the same address, as the listeners are, so that it can be relieved.
@@ -125,6 +140,7 @@ pub fn start(config: &Config, extra: Vec<ExtraSource>) -> anyhow::Result<Running
         metrics,
         control,
         settings: shared_settings,
+        descriptors: limit,
         live_page,
         certificates,
         phase,
@@ -143,11 +159,6 @@ fn bind_admin(address: SocketAddr) -> anyhow::Result<TcpListener> {
 }
 
 impl Running {
-    /// Looks at what changes without a reload: files of users.
-    pub fn look_around(&self) {
-        self.settings.load().auth.refresh(Instant::now());
-    }
-
     /// Waits until clients are served; false when that can not happen any more.
     pub async fn opened(&self) -> bool {
         self.workers.opened().await
@@ -157,18 +168,31 @@ impl Running {
     ///
     /// # Errors
     /// What is wrong with the new configuration; the old one then stays in force, whole.
-    pub async fn reload(&self, present: &Config, next: &Config) -> anyhow::Result<Vec<String>> {
-        // What can fail comes first, so that a refused configuration changed nothing.
-        let built = settings::build(next, Some(&self.settings.load()), &self.live_page)?;
-        let stores = self.certificates.prepare(next)?;
-        certificates::check_admin(&next.admin, &stores)?;
+    async fn reload(&self, present: &Config, next: &Config, files: &Aside) -> anyhow::Result<Vec<String>> {
+        // What can fail comes first, so that a refused configuration changed nothing. Files are read beside this thread,
+        // which has signals to hear.
+        let (settings, live_page) = (self.settings.load_full(), self.live_page.clone());
+        let (certificates, config) = (Arc::clone(&self.certificates), next.clone());
+        let clients_max = descriptors::clients_max(next, self.workers.count(), self.descriptors);
+        let prepared = files.run(READ_MAX, move || -> anyhow::Result<_> {
+            let built = settings::build(&config, Some(&settings), &live_page, clients_max)?;
+            let stores = certificates.prepare(&config)?;
+            certificates::check_admin(&config.admin, &stores)?;
+            let consul = config.consul.map(consul::prepare).transpose().context("Consul (section consul)")?;
+            Ok((Arc::new(built), stores, consul))
+        });
+        let (built, stores, consul) = prepared.await.context("files of the configuration")??;
         let listeners = self.workers.prepare(next, &stores, &self.metrics)?;
         let (answer, answered) = oneshot::channel();
-        self.thread.reload(next.clone(), answer).await?;
+        self.thread.reload(next.clone(), consul, answer).await?;
         answered.await.context("the control thread has ended")??;
-        built.auth.read_again();
-        self.settings.store(Arc::new(built));
-        self.certificates.commit(stores, next);
+        self.settings.store(Arc::clone(&built));
+        let (certificates, config) = (Arc::clone(&self.certificates), next.clone());
+        let taken_over = files.run(READ_MAX, move || {
+            built.auth.read_again();
+            certificates.commit(stores, &config);
+        });
+        taken_over.await.context("files of the configuration")?;
         self.workers.commit(listeners).await?;
         self.follower.reloaded().await;
         Ok(present.differs_only_in_reloadable(next))
@@ -180,7 +204,7 @@ impl Running {
         tracing::info!(grace = format_duration(config.grace), timeout = format_duration(config.timeout), "draining");
         let orderly = async {
             // First of all, so that nobody is sent here by Consul any more while traffic is still served.
-            self.thread.withdraw().await;
+            tokio::time::timeout(WITHDRAW_MAX, self.thread.withdraw()).await.ok();
             tokio::time::sleep(config.grace).await;
             self.phase.send_replace(Phase::Draining);
             if tokio::time::timeout(config.timeout, self.workers.ended()).await.is_err() {

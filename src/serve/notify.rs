@@ -1,9 +1,11 @@
 //! Talks to systemd when it asked for it (`NOTIFY_SOCKET`, `WATCHDOG_USEC`); does nothing otherwise.
 
+use std::ffi::OsStr;
 use std::io;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::path::Path;
 use std::time::Duration;
 
 use sd_notify::NotifyState;
@@ -30,19 +32,35 @@ pub(super) fn watchdog() -> Option<Duration> {
 
 fn tell(states: &[NotifyState<'_>]) {
     let Some(name) = std::env::var_os("NOTIFY_SOCKET") else { return };
-    // The crate knows paths alone; a leading `@` is a name without a file (sd_notify(3)).
-    let told = match name.as_bytes().strip_prefix(b"@") {
-        Some(name) => tell_by_name(name, states),
-        None => sd_notify::notify(states),
-    };
+    let lines: String = states.iter().map(|state| format!("{state}\n")).collect();
+    let told = address(name.as_bytes()).and_then(|address| {
+        let socket = UnixDatagram::unbound()?;
+        // A manager that does not read must not hold up the thread that tells it something.
+        socket.set_nonblocking(true)?;
+        match socket.send_to_addr(lines.as_bytes(), &address) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && !is_beat(states) => {
+                socket.set_nonblocking(false)?;
+                let wait = move || socket.send_to_addr(lines.as_bytes(), &address);
+                std::thread::Builder::new().name("lb-notify".to_owned()).spawn(wait)?;
+                Ok(())
+            }
+            sent => sent.map(drop),
+        }
+    });
     if let Err(error) = told {
         tracing::debug!(%error, "systemd does not listen");
     }
 }
 
-fn tell_by_name(name: &[u8], states: &[NotifyState<'_>]) -> io::Result<()> {
-    let lines: String = states.iter().map(|state| format!("{state}\n")).collect();
-    let socket = UnixDatagram::unbound()?;
-    socket.send_to_addr(lines.as_bytes(), &SocketAddr::from_abstract_name(name)?)?;
-    Ok(())
+/// Whether there will be a next one soon.
+fn is_beat(states: &[NotifyState<'_>]) -> bool {
+    matches!(states, [NotifyState::Watchdog])
+}
+
+/// A path, or a name without a file behind a leading `@` (sd_notify(3)).
+fn address(name: &[u8]) -> io::Result<SocketAddr> {
+    match name.strip_prefix(b"@") {
+        Some(name) => SocketAddr::from_abstract_name(name),
+        None => SocketAddr::from_pathname(Path::new(OsStr::from_bytes(name))),
+    }
 }

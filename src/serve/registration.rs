@@ -12,6 +12,7 @@ use tokio::task::JoinHandle;
 use crate::config::RegisterConfig;
 use crate::fabio::Machine;
 use crate::registry::consul::register::{Registrar, Registration, Whereabouts};
+use crate::system::vital;
 use crate::table::{RouteTable, SharedTable};
 
 /// How often the table is compared with the one that the names were taken from.
@@ -46,7 +47,10 @@ impl SelfRegistration {
     ) -> Self {
         let registrar = Rc::new(registrar);
         let (wanted, watched) = watch::channel(Wanted { config, scheme, open: false });
-        let follow = tokio::task::spawn_local(follow(Rc::clone(&registrar), table, admin, watched));
+        let follow = tokio::task::spawn_local(vital::task(
+            "the registration",
+            follow(Rc::clone(&registrar), table, admin, watched),
+        ));
         Self { registrar, wanted, follow }
     }
 

@@ -6,15 +6,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
 
-use super::files::Watched;
+use super::aside::{Aside, AsideError};
+use super::files::{self, Watched};
 use super::{Running, notify, start};
 use crate::config::Config;
 use crate::log;
+use crate::system::signals::{Ending, Harmless};
+use crate::system::vital;
 
 /// Longest time for a reload.
 const RELOAD_MAX: Duration = Duration::from_secs(30);
+/// Longest time for a look at files, before it is said that it takes long.
+const LOOK_MAX: Duration = Duration::from_secs(10);
+/// How often files are looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// How to come by the configuration again.
 #[derive(Clone)]
@@ -23,6 +32,8 @@ pub struct RunOptions {
     pub files: Vec<PathBuf>,
     /// Reads it again. May block.
     pub read: Arc<dyn Fn() -> anyhow::Result<Config> + Send + Sync>,
+    /// The log, whose level a reload may change.
+    pub log: log::LogHandle,
 }
 
 impl fmt::Debug for RunOptions {
@@ -31,57 +42,204 @@ impl fmt::Debug for RunOptions {
     }
 }
 
+/// The signals of a process that serves, heard from the first moment: none ends it by surprise, not even while it reads
+/// its configuration.
+#[derive(Debug)]
+pub struct Signals {
+    runtime: Runtime,
+    ending: Ending,
+    hangup: Signal,
+    harmless: Harmless,
+    starting: Starting,
+}
+
+impl Signals {
+    /// Listens from now on. Until [`run`] has everything started, a signal that ends the process does so at once.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn listen() -> anyhow::Result<Self> {
+        let runtime = runtime()?;
+        let listening = || -> std::io::Result<_> {
+            let _inside = runtime.enter();
+            Ok((Ending::listen()?, signal(SignalKind::hangup())?, Harmless::listen()?))
+        };
+        let (ending, hangup, harmless) = listening().context("cannot listen to signals")?;
+        Ok(Self { runtime, ending, hangup, harmless, starting: Starting::begin()? })
+    }
+}
+
+/// A thread that ends the process at a signal, for as long as the main thread may hang on a file or a socket and has
+/// nothing to end in order. Dropped: it does so no longer.
+#[derive(Debug)]
+struct Starting(#[allow(dead_code, reason = "held for its drop")] oneshot::Sender<()>);
+
+impl Starting {
+    fn begin() -> anyhow::Result<Self> {
+        let runtime = runtime()?;
+        let (over, is_over) = oneshot::channel::<()>();
+        std::thread::Builder::new().name("lb-starting".to_owned()).spawn(move || {
+            runtime.block_on(async {
+                let Ok(mut ending) = Ending::listen() else { return };
+                tokio::select! {
+                    biased;
+                    _ = is_over => {}
+                    () = ending.came() => {
+                        tracing::info!("a signal ended lb before it was started");
+                        log::flush();
+                        std::process::exit(0);
+                    }
+                }
+            });
+        })?;
+        Ok(Self(over))
+    }
+}
+
+fn runtime() -> anyhow::Result<Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().context("runtime")
+}
+
 /// Runs with `config`, which came from `options`, until a signal ends it; reloads read `options` again.
 ///
 /// # Errors
 /// What kept it from starting.
-pub fn run(config: Config, options: &RunOptions) -> anyhow::Result<()> {
-    let logs = log::init(&config.log)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    // Before anything else: from here on no signal ends the process by surprise.
-    let signals = runtime.block_on(async { Signals::new() })?;
+pub fn run(config: Config, options: &RunOptions, signals: Signals) -> anyhow::Result<()> {
+    let Signals { runtime, ending, hangup, harmless, starting } = signals;
     let running = start(&config, Vec::new())?;
+    drop(starting);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), admin = %running.admin, "lb started");
-    runtime.block_on(attend(options, config, running, &logs, signals))
+    let outcome = runtime.block_on(attend(options, config, running, ending, hangup, harmless));
+    // Not waited for: a thread of it may hang on a file.
+    runtime.shutdown_background();
+    outcome
 }
 
+/// Looks after what runs, until a signal; each of its tasks waits for none of the others.
 async fn attend(
     options: &RunOptions,
     mut config: Config,
     running: Running,
-    logs: &log::LogHandle,
-    Signals { mut end, mut hangup }: Signals,
+    mut ending: Ending,
+    mut hangup: Signal,
+    mut harmless: Harmless,
 ) -> anyhow::Result<()> {
-    let mut look = tokio::time::interval(Duration::from_secs(1));
-    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut alive = tokio::time::interval(notify::watchdog().unwrap_or(Duration::from_secs(3600)));
-    let mut watched = Watched::new(&watched_files(options, &config, &running));
+    let ignore = async {
+        loop {
+            let signal = harmless.came().await;
+            tracing::debug!(signal, "a signal that means nothing to lb is ignored");
+        }
+    };
+    let failed = tokio::select! {
+        () = ending.came() => None,
+        part = vital::failed() => Some(part),
+        never = follow_files(options, &mut config, &running, &mut hangup) => never,
+        never = follow_users(&running) => never,
+        never = tell_watchdog(&running) => never,
+        never = ignore => never,
+    };
+    if let Some(part) = failed {
+        tracing::error!(part, "a part of lb has failed that has to run: it ends in order, to be started anew");
+    }
+    notify::stopping();
+    running.drain(&config.drain, ending.came()).await;
+    match failed {
+        None => Ok(()),
+        Some(part) => anyhow::bail!("{part} has failed; the log says where"),
+    }
+}
+
+/// Reloads at SIGHUP, and when a file of the configuration changed.
+async fn follow_files<T>(options: &RunOptions, config: &mut Config, running: &Running, hangup: &mut Signal) -> T {
+    let mut every = ticks(LOOK_EVERY);
+    let (files, looking) = (Aside::default(), Aside::default());
+    let mut watched = Watched::default();
+    let mut begun = false;
+    let mut said = false;
     loop {
-        tokio::select! {
-            () = end.came() => break,
-            _ = hangup.recv() => {
+        let asked = tokio::select! {
+            _ = hangup.recv() => true,
+            _ = every.tick() => false,
+        };
+        if asked {
+            tracing::info!("SIGHUP: reloading");
+        }
+        let paths = watched_files(options, config, running);
+        // Before reading: what changes meanwhile is a change.
+        let looked = tokio::select! {
+            looked = looking.run(LOOK_MAX, move || files::look(&paths)) => looked,
+            // Without a look: it may hang.
+            _ = hangup.recv(), if !asked => {
                 tracing::info!("SIGHUP: reloading");
-                // Before reading: what changes meanwhile is a change.
-                watched.note(&watched_files(options, &config, &running));
-                reload(options, &mut config, &running, logs).await;
+                reload(options, config, running, &files).await;
+                continue;
             }
-            _ = look.tick() => {
-                running.look_around();
-                if watched.settled_change(&watched_files(options, &config, &running)) {
-                    tracing::info!("a file of the configuration changed: reloading");
-                    reload(options, &mut config, &running, logs).await;
+        };
+        let changed = match looked {
+            Ok(look) => {
+                said = false;
+                if asked || !begun {
+                    begun = true;
+                    watched.note(look);
+                    false
+                } else {
+                    watched.settled_change(look)
                 }
             }
-            _ = alive.tick() => {
-                if running.is_alive().await {
-                    notify::alive();
+            Err(error) => {
+                if !said {
+                    said = true;
+                    tracing::warn!(%error, "cannot look at the files of the configuration: changes are not seen");
+                }
+                false
+            }
+        };
+        if changed {
+            tracing::info!("a file of the configuration changed: reloading");
+        }
+        if asked || changed {
+            reload(options, config, running, &files).await;
+        }
+    }
+}
+
+/// Reads files of users again.
+async fn follow_users<T>(running: &Running) -> T {
+    let (mut every, files) = (ticks(LOOK_EVERY), Aside::default());
+    let mut said = false;
+    loop {
+        every.tick().await;
+        let settings = running.settings.load_full();
+        if !settings.auth.has_files() {
+            continue;
+        }
+        match files.run(LOOK_MAX, move || settings.auth.refresh(std::time::Instant::now())).await {
+            Ok(()) => said = false,
+            Err(error) => {
+                if !said {
+                    said = true;
+                    tracing::warn!(%error, "cannot look at the files of users: what is known of them stays");
                 }
             }
         }
     }
-    notify::stopping();
-    running.drain(&config.drain, end.came()).await;
-    Ok(())
+}
+
+async fn tell_watchdog<T>(running: &Running) -> T {
+    let Some(period) = notify::watchdog() else { return std::future::pending().await };
+    let mut every = ticks(period);
+    loop {
+        every.tick().await;
+        if running.is_alive().await {
+            notify::alive();
+        }
+    }
+}
+
+fn ticks(period: Duration) -> tokio::time::Interval {
+    let mut every = tokio::time::interval(period);
+    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    every
 }
 
 /// Everything a reload would read.
@@ -97,14 +255,11 @@ fn watched_files(options: &RunOptions, config: &Config, running: &Running) -> Ve
 }
 
 /// Takes over what changed; a bad new configuration is reported and the old one stays.
-async fn reload(options: &RunOptions, config: &mut Config, running: &Running, logs: &log::LogHandle) {
+async fn reload(options: &RunOptions, config: &mut Config, running: &Running, files: &Aside) {
     let read = Arc::clone(&options.read);
     // On a thread of its own: a file on a network, or behind a URL, may keep its reader waiting.
-    let next = match tokio::time::timeout(RELOAD_MAX, tokio::task::spawn_blocking(move || read())).await {
-        Ok(Ok(read)) => read,
-        Ok(Err(_)) => Err(anyhow::anyhow!("reading it failed in an unforeseen way")),
-        Err(_) => Err(anyhow::anyhow!("not read within {} s", RELOAD_MAX.as_secs())),
-    };
+    let next = files.run(RELOAD_MAX, move || read()).await;
+    let next = next.unwrap_or_else(|error: AsideError| Err(anyhow::Error::new(error).context("reading it")));
     let next = match next {
         Ok(next) => next,
         Err(mistakes) => {
@@ -114,11 +269,11 @@ async fn reload(options: &RunOptions, config: &mut Config, running: &Running, lo
         }
     };
     // A reload that hangs must not keep signals from being heard.
-    let reloaded = tokio::time::timeout(RELOAD_MAX, running.reload(config, &next)).await;
+    let reloaded = tokio::time::timeout(RELOAD_MAX, running.reload(config, &next, files)).await;
     match reloaded.unwrap_or_else(|_| Err(anyhow::anyhow!("not done within {} s", RELOAD_MAX.as_secs()))) {
         Ok(restart) => {
             if next.log.level != config.log.level
-                && let Err(error) = logs.set_level(&next.log.level)
+                && let Err(error) = options.log.set_level(&next.log.level)
             {
                 tracing::error!(%error, "log level not changed");
             }
@@ -132,34 +287,6 @@ async fn reload(options: &RunOptions, config: &mut Config, running: &Running, lo
         Err(error) => {
             running.metrics.control().reload_errors.config += 1;
             tracing::error!(error = format!("{error:#}"), "not reloaded; the old configuration stays");
-        }
-    }
-}
-
-struct Signals {
-    end: EndSignals,
-    hangup: Signal,
-}
-
-struct EndSignals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn new() -> anyhow::Result<Self> {
-        let listen = |kind| signal(kind).context("cannot listen to signals");
-        let end =
-            EndSignals { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? };
-        Ok(Self { end, hangup: listen(SignalKind::hangup())? })
-    }
-}
-
-impl EndSignals {
-    async fn came(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
         }
     }
 }

@@ -13,12 +13,18 @@ use crate::proxy::settings::Settings;
 use crate::proxy::tls::UpstreamTls;
 
 /// Rules of the data path. Of `present`, what keeps a state goes on where nothing about it changed. `live`: the page that
-/// goes before the configured one.
+/// goes before the configured one. `clients_max`: client connections per worker, as configured or fewer.
 ///
 /// # Errors
 /// The page, the CAs or a file of users cannot be read.
-pub(super) fn build(config: &Config, present: Option<&Settings>, live: &LivePage) -> anyhow::Result<Settings> {
-    let proxy = config.proxy.clone();
+pub(super) fn build(
+    config: &Config,
+    present: Option<&Settings>,
+    live: &LivePage,
+    clients_max: usize,
+) -> anyhow::Result<Settings> {
+    let mut proxy = config.proxy.clone();
+    proxy.max_connections = clients_max;
     let no_route_page = match &proxy.no_route_page {
         Some(path) => Bytes::from(
             std::fs::read(path).with_context(|| format!("key proxy.no_route_page: cannot read {}", path.display()))?,

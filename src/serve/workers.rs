@@ -79,13 +79,18 @@ pub(super) struct Replacement {
 /// Opens the sockets and starts the workers, once.
 pub(super) type Opener = Box<dyn FnOnce() -> anyhow::Result<()> + Send>;
 
+/// How many workers a configuration asks for.
+pub(super) fn count(config: &Config) -> usize {
+    match config.proxy.workers {
+        0 => thread::available_parallelism().map_or(1, usize::from),
+        count => count,
+    }
+}
+
 impl Workers {
     /// Binds all listeners for all workers.
     pub(super) fn bind(config: &Config, stores: &Stores, metrics: &Metrics) -> anyhow::Result<Self> {
-        let count = match config.proxy.workers {
-            0 => thread::available_parallelism().map_or(1, usize::from),
-            count => count,
-        };
+        let count = count(config);
         let workers = Self {
             count,
             state: Arc::default(),
@@ -98,6 +103,11 @@ impl Workers {
         state.dynamic = first.dynamic;
         drop(state);
         Ok(workers)
+    }
+
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        self.count
     }
 
     /// Protocol and address of each listener that is not dynamic.
@@ -129,9 +139,8 @@ impl Workers {
             stage.send_replace(Stage::Open);
             thread::Builder::new().name("lb-workers-end".to_owned()).spawn(move || {
                 for thread in threads {
-                    if thread.join().is_err() {
-                        tracing::error!("a worker panicked");
-                    }
+                    // One that panicked has told by itself.
+                    let _ = thread.join();
                 }
                 stage.send_replace(Stage::Ended);
             })?;

@@ -9,13 +9,16 @@ mod support;
 
 mod certificates;
 mod dynamic;
+mod exhausted;
 mod grpc;
 mod h2;
 mod lifecycle;
+mod panics;
 mod registration;
 mod reload;
 mod resting;
 mod server_name;
+mod stuck;
 mod tcp;
 mod tls;
 mod wire;

@@ -50,6 +50,20 @@ impl Lb {
         Self::spawn_in(folder, &path, arguments, environment)
     }
 
+    /// Starts it under limits of open files, as arguments of `ulimit` (`-Sn 64`), and waits until its admin listener is open.
+    pub fn start_limited(config: &str, limits: &[&str]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lb.toml");
+        std::fs::write(&path, config).unwrap();
+        let limits: String = limits.iter().map(|limit| format!("ulimit {limit} && ")).collect();
+        let mut command = Command::new("sh");
+        command.arg("-c").arg(limits + "exec \"$0\" \"$@\"").arg(env!("CARGO_BIN_EXE_lb"));
+        command.arg("run").arg("--config").arg(&path);
+        let lb = Self::launch(folder, command, &[]);
+        lb.address("admin");
+        lb
+    }
+
     /// Starts it with a configuration file that others look after, and waits until its admin listener is open.
     pub fn start_file(path: &Path, arguments: &[&str]) -> Self {
         let lb = Self::spawn_in(tempfile::tempdir().unwrap(), path, arguments, &[]);

@@ -21,6 +21,7 @@ fn busy() -> Metrics {
     tcp.tcp_open.store(1, Relaxed);
     metrics.listener("0.0.0.0:9999").no_route.store(4, Relaxed);
     metrics.access_log_dropped().store(5, Relaxed);
+    metrics.log_dropped().store(6, Relaxed);
     let mut control = metrics.control();
     control.registry_success.insert(Arc::from("web"), 1_700_000_000.25);
     control.registry_errors.insert("timeout", 2);
@@ -91,6 +92,7 @@ fn samples_carry_what_was_counted() {
         r#"lb_table_targets{service="web",state="healthy"} 2"#,
         r#"lb_certificate_expiry_timestamp_seconds{source="file",name="main"} 1800000000"#,
         "lb_access_log_dropped_total 5",
+        "lb_log_dropped_total 6",
         "process_max_fds +Inf",
         "process_threads 3",
     ] {

@@ -123,6 +123,12 @@ impl Schemes {
         self.basic().for_each(|scheme| scheme.refresh(now));
     }
 
+    /// Whether there are files to look at.
+    #[must_use]
+    pub fn has_files(&self) -> bool {
+        self.basic().next().is_some()
+    }
+
     fn basic(&self) -> impl Iterator<Item = &Basic> {
         self.by_name.values().filter_map(|scheme| match scheme {
             Scheme::Basic(basic) => Some(&**basic),

@@ -222,7 +222,11 @@ impl<'a> Asking<'a> {
         error: AttemptError<A::Body>,
     ) -> Result<Option<(&'a Target, A::Body)>, ProxyError> {
         self.blame(failed, error.blames_instance());
-        if error.blames_instance() {
+        if let Some(lack) = error.exhaustion() {
+            self.worker.note_exhaustion(lack);
+        }
+        // Ports are short towards one address, not towards all.
+        if error.blames_instance() || error.exhaustion().is_some() {
             state.tried.push(failed.state.key);
         }
         // At most once, because the next connection is a fresh one: no flood that the budget would have to stop, but
@@ -448,6 +452,9 @@ impl Deadlines {
 fn settle<B: Default>(error: AttemptError<B>, repeatable: bool) -> (ProxyError, Option<B>) {
     match error {
         AttemptError::Connect { source: ConnectError::Timeout(_), body } => (ProxyError::ConnectTimeout, Some(body)),
+        AttemptError::Connect { source, body } if source.is_exhaustion() => {
+            (ProxyError::Exhausted(source.to_string()), Some(body))
+        }
         AttemptError::Connect { source, body } if source.is_refusal_of_ours() => {
             (ProxyError::Unusable(source.to_string()), Some(body))
         }

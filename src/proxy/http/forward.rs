@@ -131,11 +131,21 @@ impl<B> AttemptError<B> {
         }
     }
 
+    /// What this side lacked, if that is why there is no connection.
+    #[must_use]
+    pub fn exhaustion(&self) -> Option<&ConnectError> {
+        match self {
+            Self::Connect { source, .. } => Some(source).filter(|source| source.is_exhaustion()),
+            _ => None,
+        }
+    }
+
     /// Whether the failure speaks against the instance.
     #[must_use]
     pub fn blames_instance(&self) -> bool {
         match self {
-            Self::Connect { .. } | Self::Protocol(_) => true,
+            Self::Connect { source, .. } => !source.is_exhaustion(),
+            Self::Protocol(_) => true,
             Self::Closed { reused, .. } => !reused,
             Self::Request(_) => false,
         }

@@ -22,6 +22,7 @@ use tokio_rustls::client::TlsStream;
 
 use super::error::{ConsulError, alert, chain};
 use super::settings::{Agent, Settings, Transport};
+use crate::system::lack::is_exhaustion;
 
 /// Limit for connecting, TLS and HTTP preface together, per address of the agent.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -82,7 +83,10 @@ pub(super) async fn resolve(agent: &Agent) -> Result<Vec<SocketAddr>, ConsulErro
     let found = timeout(RESOLVE_TIMEOUT, lookup_host((host.as_str(), *port)))
         .await
         .map_err(|_| failed(format!("no answer within {RESOLVE_TIMEOUT:?}")))?
-        .map_err(|error| failed(error.to_string()))?;
+        .map_err(|error| match is_exhaustion(&error) {
+            true => ConsulError::Exhausted { agent: agent.name.clone(), reason: error.to_string() },
+            false => failed(error.to_string()),
+        })?;
     let addresses: Vec<_> = found.take(ADDRESSES_MAX).collect();
     if addresses.is_empty() { Err(failed("the name has no address".to_owned())) } else { Ok(addresses) }
 }
@@ -187,6 +191,9 @@ async fn within<T>(agent: &Agent, connect: impl Future<Output = std::io::Result<
     let failed = |reason| ConsulError::Connect { agent: agent.name.clone(), reason };
     match timeout(CONNECT_TIMEOUT, connect).await {
         Ok(Ok(stream)) => Ok(stream),
+        Ok(Err(error)) if is_exhaustion(&error) => {
+            Err(ConsulError::Exhausted { agent: agent.name.clone(), reason: error.to_string() })
+        }
         Ok(Err(error)) => Err(failed(error.to_string())),
         Err(_) => Err(failed(format!("no answer within {CONNECT_TIMEOUT:?}"))),
     }

@@ -38,6 +38,14 @@ pub enum ConsulError {
         /// The resolver's words.
         reason: String,
     },
+    /// Not dialled: this process or machine has no descriptor, port or memory left. Says nothing about the agent.
+    #[error("{agent}: not dialled, this side has nothing left to connect with: {reason}")]
+    Exhausted {
+        /// The agent, as configured.
+        agent: String,
+        /// The system's words.
+        reason: String,
+    },
     /// No connection.
     #[error("{agent}: cannot connect: {reason}")]
     Connect {
@@ -122,9 +130,10 @@ pub enum ConsulError {
 }
 
 /// All that [`ConsulError::kind`] says.
-pub(super) const KINDS: [&str; 11] = [
+pub(super) const KINDS: [&str; 12] = [
     "config",
     "resolve",
+    "exhausted",
     "connect",
     "tls",
     "timeout",
@@ -144,6 +153,7 @@ impl ConsulError {
             Self::File { .. } | Self::Value { .. } => "config",
             Self::Resolve { .. } => "resolve",
             Self::Connect { .. } => "connect",
+            Self::Exhausted { .. } => "exhausted",
             Self::Tls { .. } | Self::Transport { alert: Some(_), .. } => "tls",
             Self::Timeout { .. } => "timeout",
             Self::Transport { .. } => "transport",
@@ -177,7 +187,7 @@ impl ConsulError {
     /// Whether no connection could be made, which the pool paces for everybody.
     #[must_use]
     pub fn is_dial(&self) -> bool {
-        matches!(self, Self::Resolve { .. } | Self::Connect { .. } | Self::Tls { .. })
+        matches!(self, Self::Resolve { .. } | Self::Connect { .. } | Self::Exhausted { .. } | Self::Tls { .. })
     }
 
     /// How long the agent asks to be left alone.

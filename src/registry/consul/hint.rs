@@ -12,6 +12,7 @@ pub(super) fn hint(error: &ConsulError, certificate: bool) -> Option<String> {
             "nothing listens there: is the agent running, and is this its HTTPS port (ports.https, often 8501)?".to_owned()
         }
         ConsulError::Connect { .. } => "check the address, the route to it and firewalls".to_owned(),
+        ConsulError::Exhausted { .. } => "raise the limit of open files (LimitNOFILE, ulimit -n)".to_owned(),
         ConsulError::Tls { alert: Some(alert), .. } | ConsulError::Transport { alert: Some(alert), .. } => refusal(*alert, certificate),
         ConsulError::Tls { reason, .. } => handshake_hint(reason)?,
         ConsulError::Status { code: 400, text, .. } if text.contains("HTTPS server") => {

@@ -18,6 +18,7 @@ use super::shared::{Closed, Shared};
 use super::watch;
 use super::wire::ServiceList;
 use crate::catalog::ServiceName;
+use crate::system::vital;
 
 /// What it reads.
 pub(super) const PATH: &str = "/v1/catalog/services";
@@ -148,7 +149,9 @@ impl ListWatch {
         let mut started = false;
         for name in names {
             if self.watches.get(name).is_none_or(|running| running.0.is_finished()) {
-                let task = tokio::spawn(watch::run(self.shared.clone(), name.clone(), since));
+                let (shared, watched) = (self.shared.clone(), name.clone());
+                let watch = move || watch::run(shared.clone(), watched.clone(), since);
+                let task = tokio::spawn(vital::again("the watch of a service", watch));
                 self.watches.insert(name.clone(), Running(task));
                 started = true;
             }

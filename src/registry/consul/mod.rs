@@ -126,12 +126,32 @@ impl ConsulSource {
     /// # Errors
     /// As [`spawn`]; then the old configuration stays in force.
     pub fn reload(&self, config: ConsulConfig) -> Result<(), ConsulError> {
-        let settings = settings::Settings::load(&config)?;
+        self.take_over(prepare(config)?);
+        Ok(())
+    }
+
+    /// The same with files that were read already: blocks nobody.
+    pub fn take_over(&self, Prepared { config, settings }: Prepared) {
         expiry::report(&settings.certificates, self.shared.metrics());
         self.shared.client.reload(settings);
         self.shared.reload(config);
-        Ok(())
     }
+}
+
+/// A configuration whose files are read.
+#[derive(Debug)]
+pub struct Prepared {
+    config: ConsulConfig,
+    settings: settings::Settings,
+}
+
+/// Reads the files that `config` names. Blocks as long as they do: not for the thread on which the source lives.
+///
+/// # Errors
+/// As [`spawn`].
+pub fn prepare(config: ConsulConfig) -> Result<Prepared, ConsulError> {
+    let settings = settings::Settings::load(&config)?;
+    Ok(Prepared { config, settings })
 }
 
 #[cfg(test)]

@@ -26,6 +26,7 @@ use super::shared::Shared;
 use super::watch::PATH;
 use crate::config::RegisterConfig;
 use crate::registry::backoff::Backoff;
+use crate::system::vital;
 
 /// How often a registration is looked at. The agent answers from memory.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -123,7 +124,7 @@ impl Registrar {
             backoff: Backoff::new(PAUSE.0, PAUSE.1),
             failing: None,
         };
-        Self { wanted, held, task: tokio::spawn(keeper.run(watched)) }
+        Self { wanted, held, task: tokio::spawn(vital::task("the registration", keeper.run(watched))) }
     }
 
     /// These are wanted from now on, and no others.

@@ -10,6 +10,7 @@ use tokio::task::{JoinHandle, LocalSet};
 use super::shelf::StoreShelf;
 use crate::certificates::{self, Demands, Surroundings};
 use crate::config::CertificateConfig;
+use crate::system::vital;
 
 /// What one task does.
 pub(super) type Job = (CertificateConfig, Surroundings, StoreShelf, Option<Demands>);
@@ -42,7 +43,10 @@ async fn obey(mut received: mpsc::UnboundedReceiver<Vec<Job>>) {
             task.abort();
         }
         let spawned = jobs.into_iter().map(|(config, around, shelf, demands)| {
-            tokio::task::spawn_local(certificates::run(config, around, Arc::new(shelf), demands))
+            let shelf = Arc::new(shelf);
+            tokio::task::spawn_local(vital::again("a source of certificates", move || {
+                certificates::run(config.clone(), around.clone(), shelf.clone(), demands.clone())
+            }))
         });
         tasks.extend(spawned);
     }

@@ -17,7 +17,7 @@ use super::buffer::{Buffer, READ_MIN};
 use super::outgoing::Outgoing;
 use super::scan::Field;
 use super::wire::{self, ClientLines, Received};
-use crate::proxy::connect::{ConnectError, UpstreamStream, connect};
+use crate::proxy::connect::{ConnectError, UpstreamStream};
 use crate::proxy::http::ask::{Attempted, Attempts};
 use crate::proxy::http::connection::Downstream;
 use crate::proxy::http::forward::{AttemptError, HEAD_HELD_MAX, is_idempotent};
@@ -54,7 +54,7 @@ impl Way {
     /// [`UpstreamStream::is_quiet`].
     ///
     /// # Errors
-    /// As [`connect`].
+    /// As [`connect`](crate::proxy::connect::connect).
     pub async fn to(
         target: &Target,
         worker: &Worker,
@@ -71,7 +71,7 @@ impl Way {
         // Counts while it connects, so that others go elsewhere.
         let _connecting = InFlight::new(std::sync::Arc::clone(&target.state));
         // Boxed: it is rare, and larger than all the rest, which is moved about.
-        let stream = Box::pin(connect(target, settings)).await?;
+        let stream = Box::pin(worker.pool.connect(target, settings, false)).await?;
         Ok(Self { key, stream, reused: false, since: Instant::now() })
     }
 }
