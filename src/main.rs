@@ -76,7 +76,10 @@ fn dispatch(cli: cli::Cli) -> Result<u8> {
 
 fn run(args: &ConfigArgs) -> Result<u8> {
     let signals = Signals::listen()?;
-    let (findings, draft) = load(args);
+    let (mut findings, draft) = load(args);
+    // A file that is bad at the start is taken as calmly as one that turns bad later: a reboot must not find less than what
+    // ran before it.
+    findings.extend(warnings_of_files(&draft.config));
     let report = Report::new(findings);
     if report.exit_code() != 0 {
         show_and_end(&report);
@@ -167,7 +170,12 @@ fn serve_as_fabio(source: Source) -> Result<u8> {
     };
     let mut findings: Vec<Finding> =
         loaded.warnings.iter().map(|warning| Finding::from_mistake(warning, Severity::Warning)).collect();
-    findings.extend(files_of(&loaded.config));
+    // Fabio refuses to start without its files of routes and users. Certificates are taken as calmly as by `lb run`.
+    let refuses = |finding: &Finding| finding.subject == "routes_file" || finding.subject.starts_with("auth.");
+    findings.extend(files_of(&loaded.config).into_iter().map(|finding| match refuses(&finding) {
+        true => finding,
+        false => Finding { severity: Severity::Warning, ..finding },
+    }));
     let report = Report::new(findings);
     if report.exit_code() != 0 {
         show_and_end(&report);
@@ -202,14 +210,18 @@ fn log_warnings(report: &Report) {
     }
 }
 
-/// The configuration as far as it goes, and everything found in it and in the files it names.
+/// The configuration as far as it goes, and everything found in it.
 fn load(args: &ConfigArgs) -> (Vec<Finding>, Draft) {
     let draft = config::read_draft(args.config.as_deref(), args.settings.clone());
     let finding = |severity| move |mistake| Finding::from_mistake(mistake, severity);
     let mut findings: Vec<Finding> = draft.mistakes.iter().map(finding(Severity::Error)).collect();
     findings.extend(draft.warnings.iter().map(finding(Severity::Warning)));
-    findings.extend(files_of(&draft.config));
     (findings, draft)
+}
+
+/// The same as [`files_of`], as warnings.
+fn warnings_of_files(config: &Config) -> impl Iterator<Item = Finding> {
+    files_of(config).into_iter().map(|finding| Finding { severity: Severity::Warning, ..finding })
 }
 
 /// What there is to say about the files that a configuration names.
@@ -220,9 +232,13 @@ fn files_of(config: &Config) -> Vec<Finding> {
 
 fn check_all(args: &CheckArgs, json: bool) -> Result<u8> {
     let (mut findings, draft) = load(&args.config);
+    findings.extend(files_of(&draft.config));
     let mut jobs = Vec::new();
     for path in &args.jobs {
         match std::fs::read_to_string(path) {
+            Ok(text) if check::files::are_commands(&text) => {
+                findings.extend(check::files::check_commands(&path.display().to_string(), "", &text));
+            }
             Ok(text) => jobs.push((path.display().to_string(), text)),
             Err(error) => findings.push(Finding::unreadable(path, &error)),
         }
@@ -230,6 +246,7 @@ fn check_all(args: &CheckArgs, json: bool) -> Result<u8> {
     let prefix = draft.config.consul.as_ref().map_or("urlprefix-", |consul| &consul.tag_prefix);
     findings.extend(check::lints::check_jobs(&jobs, prefix));
     let report = Report::new(findings);
+    let report = if args.strict { report.strict() } else { report };
     let live = match (args.live, draft.consul()) {
         (false, _) => None,
         (true, Some(consul)) => Some(block_on(consul::probe::probe(consul))?),

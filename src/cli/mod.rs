@@ -43,7 +43,7 @@ pub enum Action {
     Demo(DemoArgs),
     /// Find every mistake at once: configuration, certificates, tags in Nomad job files.
     ///
-    /// Exit code 2 with any error, 0 with warnings alone.
+    /// Exit code 2 with any error, 0 with warnings alone (2 with --strict).
     Check(CheckArgs),
     /// Print the live routing table.
     Routes(RoutesArgs),
@@ -105,7 +105,10 @@ pub struct CheckArgs {
     /// Also dial Consul step by step: resolve, connect, TLS, token, first read.
     #[arg(long)]
     pub live: bool,
-    /// Nomad job files.
+    /// Warnings are errors.
+    #[arg(long)]
+    pub strict: bool,
+    /// Nomad job files, and files of route commands.
     #[arg(value_name = "JOB")]
     pub jobs: Vec<PathBuf>,
 }
@@ -220,11 +223,16 @@ fn with_keys(mut command: Command) -> Command {
         for key in section.keys {
             let path = section.path(key);
             let mut arg = Arg::new(path.clone()).long(path).value_name(key.kind.placeholder()).action(ArgAction::Set);
+            if section.name.is_empty() && key.name.contains('_') {
+                // As flags are usually written.
+                arg = arg.visible_alias(key.name.replace('_', "-"));
+            }
             if key.kind == Kind::Bool {
                 arg = arg.num_args(0..=1).default_missing_value("true");
             }
             let default = key.default.filter(|text| !text.is_empty()).map(|text| format!(" [default: {text}]"));
-            let heading = if section.name.is_empty() { "Routes".to_owned() } else { format!("[{}]", section.name) };
+            let heading =
+                if section.name.is_empty() { "Top of the file".to_owned() } else { format!("[{}]", section.name) };
             let help = format!("{}{}", key.doc, default.unwrap_or_default());
             command = command.arg(arg.help(help).help_heading(heading).hide_short_help(true));
         }

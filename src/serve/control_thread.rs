@@ -190,8 +190,7 @@ impl Parts {
             tasks.push(file::spawn(path.clone(), metrics.clone(), updates.clone()));
         }
         if let Some(endpoint) = &config.routes_http {
-            let source = routes_http::spawn(endpoint, metrics.clone(), updates.clone());
-            tasks.push(source.context("key routes_http.ca_file")?);
+            tasks.push(routes_http::spawn(endpoint, metrics.clone(), updates.clone()));
         }
         for (_, received) in extra {
             tokio::task::spawn_local(vital::task("a source of routes", pass_on(received, updates.clone())));
@@ -204,7 +203,13 @@ impl Parts {
         let address = admin.local_addr().context("admin listener")?;
         let scheme = scheme(&config.admin);
         let registration = consul.as_ref().zip(config.consul.as_ref()).map(|(source, config)| {
-            SelfRegistration::new(source.registrar(), table.clone(), address, (config.register.clone(), scheme))
+            SelfRegistration::new(
+                source.registrar(),
+                table.clone(),
+                address,
+                (config.register.clone(), scheme),
+                metrics.clone(),
+            )
         });
         let opened = registration.as_ref().map(SelfRegistration::starter);
         let open = open_when_synced(handle.clone(), table.clone(), open, opened, follower);
@@ -251,7 +256,7 @@ impl Parts {
             source.replace(&config.static_routes, &config.routes).map_err(static_error)?;
         }
         if let (Some(source), Some(consul)) = (&self.consul, consul) {
-            source.take_over(consul);
+            source.take_over(consul).context("Consul (section consul)")?;
         }
         if let (Some(registration), Some(consul)) = (&self.registration, &config.consul) {
             registration.reload(&consul.register, scheme(&config.admin));

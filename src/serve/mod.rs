@@ -14,6 +14,7 @@ mod control_thread;
 mod descriptors;
 mod files;
 mod metrics;
+mod neighbours;
 mod notify;
 mod overrides;
 mod registration;
@@ -36,14 +37,16 @@ use crate::log::AccessLogWriter;
 use crate::metrics::Metrics;
 use crate::metrics::fabio::send::Reporter;
 use crate::proxy::drain::{Phase, PhaseSender};
-use crate::proxy::listener;
+use crate::proxy::listener::{self, Sharing};
 use crate::proxy::page::LivePage;
 use crate::proxy::settings::SharedSettings;
+use crate::proxy::sharing;
 use crate::registry::{SourceName, Update, consul};
 use crate::table::SharedTable;
 use crate::table::clock::Clock;
 
 use aside::Aside;
+use neighbours::Neighbours;
 
 pub use run::{RunOptions, Signals, run};
 pub use shadow::shadow;
@@ -77,6 +80,7 @@ pub struct Running {
     thread: control_thread::ControlThread,
     workers: workers::Workers,
     follower: workers::Follower,
+    neighbours: Neighbours,
     access_writer: AccessLogWriter,
     /// Sends metrics until it is dropped.
     _reporter: Option<Reporter>,
@@ -101,14 +105,17 @@ pub fn start(config: &Config, extra: Vec<ExtraSource>) -> anyhow::Result<Running
     let (limit, workers) = (descriptors::raise_limit(), workers::count(config));
     let clients_max = descriptors::clients_max(config, workers, limit);
     descriptors::tell(config.proxy.max_connections, clients_max, workers, limit);
-    let first_settings = settings::build(config, None, &live_page, clients_max)?;
+    let first_settings = settings::build(config, None, &live_page, clients_max, &metrics)?;
     let shared_settings: SharedSettings = Arc::new(ArcSwap::from_pointee(first_settings));
 
     let workers = workers::Workers::bind(config, &certificates.stores(), &metrics)?;
-    // Shared with a predecessor on the same address, as the listeners are, so that it can be relieved.
     certificates::check_admin(&config.admin, &certificates.stores())?;
-    let admin = bind_admin(config.admin.address).context("admin listener (key admin.address)")?;
+    // Shared with a predecessor on the same address where the listeners are, so that it can be relieved.
+    let sharing = workers.sharing(config.admin.address);
+    let admin = bind_admin(config.admin.address, sharing).context("admin listener (key admin.address)")?;
     let admin_address = admin.local_addr().context("admin listener")?;
+    workers.note_admin(admin_address);
+    let neighbours = Neighbours::new(admin_address, sharing::inode_of(&admin), metrics.clone());
 
     let context = crate::proxy::worker::WorkerContext {
         table: table.clone(),
@@ -147,18 +154,22 @@ pub fn start(config: &Config, extra: Vec<ExtraSource>) -> anyhow::Result<Running
         thread,
         workers,
         follower,
+        neighbours,
         access_writer,
         _reporter: reporter,
     })
 }
 
-fn bind_admin(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    let (_, mut sockets) = listener::bind(address, 1)?;
-    let socket = sockets.pop().context("no socket")?;
-    Ok(listener::open(socket)?)
+fn bind_admin(address: SocketAddr, sharing: Sharing) -> anyhow::Result<TcpListener> {
+    listener::bind(address, 1, sharing)?.open()?.pop().context("no socket")
 }
 
 impl Running {
+    /// Looks for other processes on the same addresses.
+    fn look_around(&self) {
+        self.neighbours.look(&self.workers);
+    }
+
     /// Waits until clients are served; false when that can not happen any more.
     pub async fn opened(&self) -> bool {
         self.workers.opened().await
@@ -173,9 +184,10 @@ impl Running {
         // which has signals to hear.
         let (settings, live_page) = (self.settings.load_full(), self.live_page.clone());
         let (certificates, config) = (Arc::clone(&self.certificates), next.clone());
+        let metrics = self.metrics.clone();
         let clients_max = descriptors::clients_max(next, self.workers.count(), self.descriptors);
         let prepared = files.run(READ_MAX, move || -> anyhow::Result<_> {
-            let built = settings::build(&config, Some(&settings), &live_page, clients_max)?;
+            let built = settings::build(&config, Some(&settings), &live_page, clients_max, &metrics)?;
             let stores = certificates.prepare(&config)?;
             certificates::check_admin(&config.admin, &stores)?;
             let consul = config.consul.map(consul::prepare).transpose().context("Consul (section consul)")?;

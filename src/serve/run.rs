@@ -1,5 +1,6 @@
 //! `lb run`: the balancer as a process, with its signals, its reloads and its exit.
 
+use std::collections::{BTreeSet, HashSet};
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use tokio::sync::oneshot;
 
 use super::aside::{Aside, AsideError};
 use super::files::{self, Watched};
-use super::{Running, notify, start};
+use super::{Running, certificates, notify, start};
 use crate::config::Config;
 use crate::log;
 use crate::system::signals::{Ending, Harmless};
@@ -20,6 +21,9 @@ use crate::system::vital;
 
 /// Longest time for a reload.
 const RELOAD_MAX: Duration = Duration::from_secs(30);
+/// How long a configuration that takes something away is given to become another one, and how often that may happen.
+const SECOND_LOOK: Duration = Duration::from_secs(1);
+const LOOKS_MAX: usize = 6;
 /// Longest time for a look at files, before it is said that it takes long.
 const LOOK_MAX: Duration = Duration::from_secs(10);
 /// How often files are looked at.
@@ -106,10 +110,12 @@ fn runtime() -> anyhow::Result<Runtime> {
 /// What kept it from starting.
 pub fn run(config: Config, options: &RunOptions, signals: Signals) -> anyhow::Result<()> {
     let Signals { runtime, ending, hangup, harmless, starting } = signals;
+    // Before anything is read: what changes meanwhile is a change.
+    let watched = Watched::new(files::look(&watched_files(options, &config)));
     let running = start(&config, Vec::new())?;
     drop(starting);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), admin = %running.admin, "lb started");
-    let outcome = runtime.block_on(attend(options, config, running, ending, hangup, harmless));
+    let outcome = runtime.block_on(attend(options, config, running, watched, (ending, hangup, harmless)));
     // Not waited for: a thread of it may hang on a file.
     runtime.shutdown_background();
     outcome
@@ -120,9 +126,8 @@ async fn attend(
     options: &RunOptions,
     mut config: Config,
     running: Running,
-    mut ending: Ending,
-    mut hangup: Signal,
-    mut harmless: Harmless,
+    watched: Watched,
+    (mut ending, mut hangup, mut harmless): (Ending, Signal, Harmless),
 ) -> anyhow::Result<()> {
     let ignore = async {
         loop {
@@ -133,7 +138,7 @@ async fn attend(
     let failed = tokio::select! {
         () = ending.came() => None,
         part = vital::failed() => Some(part),
-        never = follow_files(options, &mut config, &running, &mut hangup) => never,
+        never = follow_files(options, &mut config, &running, watched, &mut hangup) => never,
         never = follow_users(&running) => never,
         never = tell_watchdog(&running) => never,
         never = ignore => never,
@@ -150,11 +155,15 @@ async fn attend(
 }
 
 /// Reloads at SIGHUP, and when a file of the configuration changed.
-async fn follow_files<T>(options: &RunOptions, config: &mut Config, running: &Running, hangup: &mut Signal) -> T {
+async fn follow_files<T>(
+    options: &RunOptions,
+    config: &mut Config,
+    running: &Running,
+    mut watched: Watched,
+    hangup: &mut Signal,
+) -> T {
     let mut every = ticks(LOOK_EVERY);
     let (files, looking) = (Aside::default(), Aside::default());
-    let mut watched = Watched::default();
-    let mut begun = false;
     let mut said = false;
     loop {
         let asked = tokio::select! {
@@ -163,23 +172,24 @@ async fn follow_files<T>(options: &RunOptions, config: &mut Config, running: &Ru
         };
         if asked {
             tracing::info!("SIGHUP: reloading");
+        } else {
+            running.look_around();
         }
-        let paths = watched_files(options, config, running);
+        let paths = watched_files(options, config);
         // Before reading: what changes meanwhile is a change.
         let looked = tokio::select! {
             looked = looking.run(LOOK_MAX, move || files::look(&paths)) => looked,
             // Without a look: it may hang.
             _ = hangup.recv(), if !asked => {
                 tracing::info!("SIGHUP: reloading");
-                reload(options, config, running, &files).await;
+                reload(options, config, running, &mut watched, &files).await;
                 continue;
             }
         };
         let changed = match looked {
             Ok(look) => {
                 said = false;
-                if asked || !begun {
-                    begun = true;
+                if asked {
                     watched.note(look);
                     false
                 } else {
@@ -198,7 +208,7 @@ async fn follow_files<T>(options: &RunOptions, config: &mut Config, running: &Ru
             tracing::info!("a file of the configuration changed: reloading");
         }
         if asked || changed {
-            reload(options, config, running, &files).await;
+            reload(options, config, running, &mut watched, &files).await;
         }
     }
 }
@@ -243,8 +253,8 @@ fn ticks(period: Duration) -> tokio::time::Interval {
 }
 
 /// Everything a reload would read.
-fn watched_files(options: &RunOptions, config: &Config, running: &Running) -> Vec<PathBuf> {
-    let mut paths = running.certificates.paths(config);
+fn watched_files(options: &RunOptions, config: &Config) -> Vec<PathBuf> {
+    let mut paths = certificates::paths(config);
     paths.extend(options.files.iter().cloned());
     paths.extend([&config.proxy.no_route_page, &config.proxy.upstream_ca_file].into_iter().flatten().cloned());
     if let Some(consul) = &config.consul {
@@ -254,13 +264,69 @@ fn watched_files(options: &RunOptions, config: &Config, running: &Running) -> Ve
     paths
 }
 
+/// The configuration once its files are whole, and the files that were not empty then. They are taken for whole when they
+/// have been left alone for a moment; a configuration that takes something away, and a file that is empty all of a sudden,
+/// count only when a second look finds the same: an editor or a template may have truncated a file that it is about to
+/// write. Blocks as long as the files do, and for some seconds in the latter case.
+fn read_whole(
+    options: &RunOptions,
+    present: &Config,
+    full: &BTreeSet<PathBuf>,
+) -> anyhow::Result<(Config, BTreeSet<PathBuf>)> {
+    let paths = watched_files(options, present);
+    let mut before = None;
+    for _ in 0..LOOKS_MAX {
+        if !files::quiet(&paths, &options.files) {
+            break;
+        }
+        let next = (options.read)()?;
+        let look = files::look(&watched_files(options, &next));
+        let is_odd = files::has_emptied(&look, full) || takes_away(present, &next);
+        if !is_odd || before.as_ref() == Some(&next) {
+            return Ok((next, files::full(&look)));
+        }
+        if before.is_none() {
+            tracing::info!("the new configuration takes something away, or a file is empty: looking at it again");
+        }
+        before = Some(next);
+        std::thread::sleep(SECOND_LOOK);
+    }
+    anyhow::bail!("its files keep changing")
+}
+
+/// Whether a listener, a source of routes, a route, a pair of certificates or a scheme of authentication is there no more.
+fn takes_away(present: &Config, next: &Config) -> bool {
+    let listeners: HashSet<_> = next.listeners.iter().map(|it| (it.address, it.protocol.as_str())).collect();
+    let routes: HashSet<_> = next.static_routes.iter().map(|it| (&it.service, &it.source)).collect();
+    let sources = |config: &Config| {
+        [
+            config.consul.is_some(),
+            config.routes_file.is_some(),
+            !config.routes.trim().is_empty(),
+            config.routes_http.is_some(),
+        ]
+    };
+    let lost = |(had, has): (bool, bool)| had && !has;
+    present.listeners.iter().any(|it| !listeners.contains(&(it.address, it.protocol.as_str())))
+        || present.static_routes.iter().any(|it| !routes.contains(&(&it.service, &it.source)))
+        || sources(present).into_iter().zip(sources(next)).any(lost)
+        || present.certificates.keys().any(|name| !next.certificates.contains_key(name))
+        || present.auth.keys().any(|name| !next.auth.contains_key(name))
+}
+
 /// Takes over what changed; a bad new configuration is reported and the old one stays.
-async fn reload(options: &RunOptions, config: &mut Config, running: &Running, files: &Aside) {
-    let read = Arc::clone(&options.read);
+async fn reload(
+    options: &RunOptions,
+    config: &mut Config,
+    running: &Running,
+    watched: &mut Watched,
+    files: &Aside,
+) {
+    let (reading, present, full) = (options.clone(), config.clone(), watched.full().clone());
     // On a thread of its own: a file on a network, or behind a URL, may keep its reader waiting.
-    let next = files.run(RELOAD_MAX, move || read()).await;
+    let next = files.run(RELOAD_MAX, move || read_whole(&reading, &present, &full)).await;
     let next = next.unwrap_or_else(|error: AsideError| Err(anyhow::Error::new(error).context("reading it")));
-    let next = match next {
+    let (next, full) = match next {
         Ok(next) => next,
         Err(mistakes) => {
             running.metrics.control().reload_errors.config += 1;
@@ -283,10 +349,43 @@ async fn reload(options: &RunOptions, config: &mut Config, running: &Running, fi
                 tracing::warn!(keys = restart.join(", "), "reloaded; these keys need a restart");
             }
             *config = next;
+            watched.note_taken_over(full);
         }
         Err(error) => {
             running.metrics.control().reload_errors.config += 1;
             tracing::error!(error = format!("{error:#}"), "not reloaded; the old configuration stays");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Inputs, load};
+
+    fn config(text: &str) -> Config {
+        let inputs = Inputs { file: Some(("lb.toml".into(), text.to_owned())), ..Inputs::default() };
+        load(&inputs).unwrap_or_else(|mistakes| panic!("{mistakes}")).config
+    }
+
+    const ROUTE: &str = "[[static.route]]\nservice = \"a\"\nsource = \"/\"\ntargets = [\"http://h:1\"]\n";
+    const OTHER: &str = "[[static.route]]\nservice = \"a\"\nsource = \"/b\"\ntargets = [\"http://h:1\"]\n";
+    const LISTENER: &str = "[[listener]]\naddress = \"127.0.0.1:81\"\n";
+
+    #[test]
+    fn what_takes_something_away_is_told_from_what_adds_or_changes() {
+        let auth = "[auth.a]\nfile = \"users\"\n";
+        let whole = [ROUTE, OTHER, LISTENER, "[consul]\n", auth].concat();
+        let present = config(&whole);
+        assert!(!takes_away(&present, &present));
+        assert!(!takes_away(&config(&[ROUTE, LISTENER].concat()), &present));
+        assert!(!takes_away(&present, &config(&whole.replace("h:1", "h:2"))), "another target");
+        for cut in ["", ROUTE, OTHER, LISTENER, "[consul]\n", auth] {
+            let rest = if cut.is_empty() { String::new() } else { whole.replace(cut, "") };
+            assert!(takes_away(&present, &config(&rest)), "{cut}");
+        }
+        assert!(takes_away(&present, &config(&whole.replace(":81", ":82"))));
+        let with_file = config(&("routes_file = \"r\"\nroutes = \"route add a / http://h:1\"\n".to_owned() + LISTENER));
+        assert!(takes_away(&with_file, &config(&("routes_file = \"r\"\n".to_owned() + LISTENER))));
     }
 }

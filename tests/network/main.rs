@@ -18,6 +18,8 @@ mod registration;
 mod reload;
 mod resting;
 mod server_name;
+mod sharing;
+mod startup;
 mod stuck;
 mod tcp;
 mod tls;

@@ -72,15 +72,15 @@ pub struct ConsulSource {
 /// Must be called inside a Tokio runtime, of any kind.
 ///
 /// # Errors
-/// A file that `[consul]` names cannot be used, or an address makes no sense. That Consul cannot be reached is no error:
-/// it is tried until it can.
+/// An address makes no sense. That Consul cannot be reached is not an error: it is tried until it can. Nor is a file that
+/// cannot be used: nothing is dialled until a [`ConsulSource::reload`] finds it mended.
 pub fn spawn(
     config: ConsulConfig,
     metrics: Metrics,
     updates: mpsc::Sender<Update>,
 ) -> Result<ConsulSource, ConsulError> {
-    let settings = settings::Settings::load(&config)?;
-    expiry::report(&settings.certificates, &metrics);
+    let settings = settings::Settings::load_or_wait(&config)?;
+    report(&settings, &metrics);
     let client = client::Client::with_settings(settings, config.max_connections, metrics.clone());
     init_errors(&metrics);
     let (kv_path, page_path) = (config.kv_path.clone(), config.no_route_kv_path.clone());
@@ -91,6 +91,18 @@ pub fn spawn(
     let (found, page) = page::channel();
     tasks.extend(page_path.map(|path| SourceTask::spawn(page::run(shared.clone(), path, found))));
     Ok(ConsulSource { shared, page, _tasks: tasks })
+}
+
+/// Says what is wrong with the files of `[consul]`, and sets the metrics of its certificates.
+fn report(settings: &settings::Settings, metrics: &Metrics) {
+    expiry::report(&settings.certificates, metrics);
+    if let Some(error) = &settings.broken {
+        tracing::error!(%error, "Consul is not dialled until this file is mended");
+    } else if !settings.problems.is_empty() {
+        let problems = settings.problems.join("; ");
+        tracing::warn!(problems, "certificates towards Consul: what cannot be used is left out");
+    }
+    metrics.control().certificate_errors.insert(shared::SOURCE.to_owned(), settings.problems.len() as u64);
 }
 
 /// Shows every kind of error from the start: what appears with a count of 1 never rose, to those who watch the rise.
@@ -126,15 +138,24 @@ impl ConsulSource {
     /// # Errors
     /// As [`spawn`]; then the old configuration stays in force.
     pub fn reload(&self, config: ConsulConfig) -> Result<(), ConsulError> {
-        self.take_over(prepare(config)?);
-        Ok(())
+        self.take_over(prepare(config)?)
     }
 
-    /// The same with files that were read already: blocks nobody.
-    pub fn take_over(&self, Prepared { config, settings }: Prepared) {
-        expiry::report(&settings.certificates, self.shared.metrics());
+    /// The same with files that were read already: blocks nothing.
+    ///
+    /// # Errors
+    /// A file cannot be used, and those in force can; then these stay. What was broken before may be so again: that is
+    /// not a reason to refuse the rest of a configuration.
+    pub fn take_over(&self, Prepared { config, settings }: Prepared) -> Result<(), ConsulError> {
+        if let Some(error) = &settings.broken
+            && !self.shared.client.is_broken()
+        {
+            return Err(error.clone());
+        }
+        report(&settings, self.shared.metrics());
         self.shared.client.reload(settings);
         self.shared.reload(config);
+        Ok(())
     }
 }
 
@@ -148,9 +169,9 @@ pub struct Prepared {
 /// Reads the files that `config` names. Blocks as long as they do: not for the thread on which the source lives.
 ///
 /// # Errors
-/// As [`spawn`].
+/// An address that makes no sense. A file that cannot be used is an error of [`ConsulSource::take_over`].
 pub fn prepare(config: ConsulConfig) -> Result<Prepared, ConsulError> {
-    let settings = settings::Settings::load(&config)?;
+    let settings = settings::Settings::load_or_wait(&config)?;
     Ok(Prepared { config, settings })
 }
 
