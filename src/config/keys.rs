@@ -1048,7 +1048,14 @@ const PROXY: &[Key] = &[
         "10s",
         "Limit for a client to send its request head, or a ClientHello, or to finish a TLS handshake.",
     ),
-    key("idle_timeout", Kind::Time(100, DAY), "60s", "How long an idle client connection is kept."),
+    key(
+        "idle_timeout",
+        Kind::Time(100, DAY),
+        "75s",
+        "How long an idle client connection is kept. It has to be longer than what a balancer in front keeps its own: that \
+         would send a request on a connection that is just being closed. AWS ALB keeps 60s, Azure Front Door 90s, Google's \
+         balancers 600s (write 620s behind them).",
+    ),
     key(
         "body_timeout",
         Kind::Time(100, DAY),
@@ -1088,7 +1095,9 @@ const PROXY: &[Key] = &[
         "upstream_idle_timeout",
         Kind::Time(0, DAY),
         "4s",
-        "How long an idle connection to an instance is kept: below the 5s after which many applications close it.",
+        "How long an idle connection to an instance is kept. It has to be shorter than what the instances keep theirs: Node.js \
+         closes after 5s, nginx after 75s, Go never. For gunicorn (2s) and Apache httpd (5s, counted in whole seconds) raise \
+         theirs, or write 1s here.",
     ),
     key(
         "direct",
