@@ -22,6 +22,10 @@ pub enum ProxyError {
     /// No route for host and path.
     #[error("no route")]
     NoRoute,
+    /// The connection's TLS asked for another host, and that of the request is passed on unopened to instances that end
+    /// its TLS themselves.
+    #[error("the host is not served on this connection")]
+    Misdirected,
     /// The route exists, but no instance of it may serve.
     #[error("no healthy instance")]
     NoInstance,
@@ -82,6 +86,7 @@ impl ProxyError {
             Self::TooManyHeaders => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::ClientStalled => StatusCode::REQUEST_TIMEOUT,
             Self::NoRoute => no_route,
+            Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Self::NoInstance | Self::AuthBusy => StatusCode::SERVICE_UNAVAILABLE,
             Self::AccessDenied => StatusCode::FORBIDDEN,
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
@@ -100,6 +105,7 @@ impl ProxyError {
             Self::TooManyHeaders => "too_many_headers",
             Self::ClientStalled => "client_stalled",
             Self::NoRoute => "no_route",
+            Self::Misdirected => "misdirected",
             Self::NoInstance => "no_instance",
             Self::AccessDenied => "access_denied",
             Self::Unauthorized => "unauthorized",
@@ -122,6 +128,7 @@ impl ProxyError {
             Self::TooManyHeaders => ("8", "too many header fields"),
             Self::ClientStalled => ("1", "the request did not come to its end"),
             Self::NoRoute => ("5", "no route"),
+            Self::Misdirected => ("14", "the host is not served on this connection"),
             Self::NoInstance => ("14", "no healthy instance"),
             Self::AccessDenied => ("7", "access denied"),
             Self::Unauthorized => ("16", "authorization failed"),
@@ -143,6 +150,7 @@ impl ProxyError {
             Self::TooManyHeaders => "too many header fields",
             Self::ClientStalled => "the request did not come to its end",
             Self::NoRoute => "",
+            Self::Misdirected => "the host is not served on this connection",
             Self::NoInstance => "no healthy instance",
             Self::AccessDenied => "access denied",
             Self::Unauthorized => "authorization failed",
@@ -219,6 +227,7 @@ mod tests {
             (ProxyError::TooManyHeaders, 431, "8"),
             (ProxyError::ClientStalled, 408, "1"),
             (ProxyError::NoRoute, 404, "5"),
+            (ProxyError::Misdirected, 421, "14"),
             (ProxyError::NoInstance, 503, "14"),
             (ProxyError::AccessDenied, 403, "7"),
             (ProxyError::Unauthorized, 401, "16"),

@@ -24,7 +24,7 @@ use super::states::States;
 use super::{Excluded, Matcher, Rotation, Route, RouteTable, Target, TargetState};
 use crate::catalog::command::Command;
 use crate::catalog::command_list::CommandList;
-use crate::catalog::options::{RouteOptions, Strategy};
+use crate::catalog::options::{Proto, RouteOptions, Strategy};
 use crate::catalog::tag::RouteKey;
 use crate::catalog::{InstanceId, ServiceName};
 use crate::metrics::{Metrics, ServiceMetrics};
@@ -531,7 +531,8 @@ fn compile(id: u64, key: &RouteKey, drafts: &[Draft], default: &Strategy, rotati
     let even = is_even(&shares);
     let ring = if even || strategy != Strategy::RoundRobin { Box::default() } else { ring(&shares) };
     let targets = eligible.iter().zip(&shares).map(|(draft, share)| draft.target(*share)).collect();
-    Some(Route { id, key: key.clone(), targets, excluded: excluded.into(), strategy, even, ring, rotation })
+    let tcp = drafts.iter().all(|draft| draft.options.proto == Proto::Tcp);
+    Some(Route { id, key: key.clone(), targets, excluded: excluded.into(), strategy, even, tcp, ring, rotation })
 }
 
 /// Whether both are the same place to go to, for the same service with the same weight and tags.

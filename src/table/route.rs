@@ -21,6 +21,8 @@ pub struct Route {
     pub strategy: Strategy,
     /// Whether all targets have the same share.
     pub even: bool,
+    /// Whether it is one of TCP alone: all its instances, those that are out included, take bytes and not requests.
+    pub tcp: bool,
     /// Targets that may get traffic. Empty while every instance is out: the answer is then 503.
     pub targets: Targets,
     /// Order of turns for `rr` while shares differ (indexes of `targets`, spread out); empty otherwise.

@@ -1,9 +1,10 @@
 //! A service that is asked about each request: it lets it in, maybe with a few header fields, or its answer is the
 //! client's.
 //!
-//! It gets `GET` of one fixed URL without a body, with the fields that the instance would get, and in
-//! `X-Forwarded-Method` and `X-Forwarded-Uri` what the client wants. Any 2xx lets the request in. What else it answers
-//! goes to the client (a redirect to a login page, a challenge); no answer in time lets nobody in.
+//! It gets `GET` of one fixed URL without a body, with the client's fields; what it is told of where the request came from
+//! and what it wants (`X-Forwarded-*`, `X-Real-Ip`, `Forwarded`) is written by the proxy alone, see
+//! [`tell_decider`](crate::proxy::http::headers::tell_decider). Any 2xx lets the request in. What else it answers goes to the
+//! client (a redirect to a login page, a challenge); no answer in time lets nobody in.
 
 use http::header::{
     CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, IF_MATCH, IF_MODIFIED_SINCE,
@@ -13,6 +14,7 @@ use http::{StatusCode, Uri};
 
 use super::{Admission, AuthError};
 use crate::config::ExternalAuth;
+use crate::proxy::http::headers::remove_lookalikes;
 use crate::proxy::tls::UpstreamTls;
 use crate::proxy::tls::upstream::Inside;
 use crate::web::{Ask, Client, Limits};
@@ -56,28 +58,33 @@ pub struct Granted {
     /// Replaced, or taken away where there is no value.
     set: Vec<(HeaderName, Option<HeaderValue>)>,
     /// Added.
-    append: Vec<(HeaderName, HeaderValue)>,
+    append: Vec<(HeaderName, Vec<HeaderValue>)>,
 }
 
 impl Granted {
-    /// Changes the fields that an instance gets.
+    /// Changes the fields that an instance gets. What the client sent under names that could be taken for these goes.
     pub fn apply(&self, fields: &mut HeaderMap) {
+        // All of them first: two of the names may be like each other.
+        for name in self.set.iter().map(|(name, _)| name).chain(self.append.iter().map(|(name, _)| name)) {
+            remove_lookalikes(fields, name);
+        }
         for (name, value) in &self.set {
             match value {
                 Some(value) => fields.insert(name, value.clone()),
                 None => fields.remove(name),
             };
         }
-        for (name, value) in &self.append {
-            fields.append(name, value.clone());
+        for (name, values) in &self.append {
+            for value in values {
+                fields.append(name, value.clone());
+            }
         }
     }
 
     fn of(config: &ExternalAuth, answer: &HeaderMap) -> Self {
         let set = config.set_headers.iter().map(|name| (name.clone(), answer.get(name).cloned()));
         let values = |name: &HeaderName| answer.get_all(name).iter().cloned().collect::<Vec<_>>();
-        let append =
-            config.append_headers.iter().flat_map(|name| values(name).into_iter().map(|it| (name.clone(), it)));
+        let append = config.append_headers.iter().map(|name| (name.clone(), values(name)));
         Self { set: set.collect(), append: append.collect() }
     }
 }
@@ -155,6 +162,9 @@ mod tests {
         let granted = Granted::of(&config, &map(&[("x-user", "ann"), ("x-group", "b"), ("x-group", "c"), ("x", "y")]));
         let mut fields =
             map(&[("x-user", "forged"), ("x-gone", "forged"), ("x-group", "a"), ("x-none", "1"), ("k", "v")]);
+        for name in ["x_user", "x.user", "x_gone", "x~gone", "x_group", "x.none"] {
+            fields.append(name, HeaderValue::from_static("forged"));
+        }
         granted.apply(&mut fields);
         let wanted = map(&[
             ("x-user", "ann"),

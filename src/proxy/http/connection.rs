@@ -36,11 +36,12 @@ use super::ends_by::Limited;
 use super::exchange::exchange;
 use super::guarded_io::{ExchangeMark, GuardHandle, GuardedIo};
 use super::h2;
-use super::headers::{ClientContext, TlsDetails};
+use super::headers::{ClientContext, TlsDetails, without_port};
 use super::interim::Interim;
 use super::source::Source;
 use super::strict::Limits;
 use super::upgrade::Tunnel;
+use crate::config::ListenerProtocol;
 use crate::log::AccessRecord;
 use crate::metrics::{CLIENT_FAULTS, ClientFault};
 use crate::proxy::drain::{LocalPhase, Phase};
@@ -78,8 +79,9 @@ pub struct Downstream {
     pub phase: Rc<LocalPhase>,
     /// Which default port a Host may carry.
     pub scheme: Scheme,
-    /// TLS version for the log.
-    pub tls_version: Option<&'static str>,
+    /// The name that the client's TLS asked for, where others with other names are passed on unopened
+    /// (`https+tcp+sni`).
+    pub server_name: Option<Box<str>>,
     /// Its state, for the watchdog.
     pub watch: Watch,
     /// Made by the first request that needs it.
@@ -95,6 +97,19 @@ impl std::fmt::Debug for Downstream {
 }
 
 impl Downstream {
+    /// TLS version for the log.
+    #[must_use]
+    pub fn tls_version(&self) -> Option<&'static str> {
+        self.client.tls().map(|details| if details.version == "tls12" { "TLSv1.2" } else { "TLSv1.3" })
+    }
+
+    /// Whether a request for `host` (as received) asks on this connection for another host than its TLS did, on a
+    /// listener that passes some of them on: such a host may be none of ours to answer for.
+    #[must_use]
+    pub fn is_elsewhere(&self, host: &[u8]) -> bool {
+        self.server_name.as_deref().is_some_and(|name| !name.as_bytes().eq_ignore_ascii_case(without_port(host)))
+    }
+
     /// Interim answers for the client, where it can take them.
     #[must_use]
     pub fn interim(&self) -> &Arc<Interim> {
@@ -304,7 +319,7 @@ pub(in crate::proxy) async fn greeted(
             () = last_call(&phase, &activity) => return None,
         };
         let Ok(Ok(h2)) = speaks else { return None };
-        let downstream = downstream(&listener, phase, peer, None, activity);
+        let downstream = downstream(&listener, phase, peer, None, None, activity);
         return Some(Greeted::Plain(Begun { place: Place { worker, settings, downstream }, io: Some(io), h2 }));
     };
     let used = listener.server_use();
@@ -317,8 +332,11 @@ pub(in crate::proxy) async fn greeted(
     };
     match handshake {
         Ok(Ok(stream)) => {
-            let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-            let downstream = downstream(&listener, phase, peer, Some(tls::details(stream.get_ref().1)), activity);
+            let tls = stream.get_ref().1;
+            let h2 = tls.alpn_protocol() == Some(b"h2");
+            let passes_some_on = listener.config.protocol == ListenerProtocol::HttpsTcpSni;
+            let name = tls.server_name().filter(|_| passes_some_on).map(Box::from);
+            let downstream = downstream(&listener, phase, peer, Some(tls::details(tls)), name, activity);
             let place = Place { worker, settings, downstream };
             return Some(Greeted::Tls(Begun { place, io: Some(Box::new(stream)), h2 }));
         }
@@ -371,17 +389,17 @@ fn downstream(
     phase: Rc<LocalPhase>,
     peer: SocketAddr,
     tls: Option<TlsDetails>,
+    server_name: Option<Box<str>>,
     activity: Rc<Activity>,
 ) -> Rc<Downstream> {
     let scheme = if tls.is_some() { Scheme::Https } else { Scheme::Http };
-    let tls_version = tls.map(|details| if details.version == "tls12" { "TLSv1.2" } else { "TLSv1.3" });
     Rc::new(Downstream {
         client: ClientContext::new(peer.ip(), tls),
         port: peer.port(),
         listener: Rc::clone(listener),
         phase,
         scheme,
-        tls_version,
+        server_name,
         watch: Watch {
             activity,
             guard: RefCell::default(),
@@ -540,7 +558,7 @@ pub(super) fn refused(
         request_id: None,
         user_agent: None,
         referer: None,
-        tls: downstream.tls_version,
+        tls: downstream.tls_version(),
         more: None,
     });
 }

@@ -1,5 +1,6 @@
 //! HTTP on a worker: from a client's connection to an instance and back.
 
+pub mod alike;
 pub mod ask;
 pub mod body;
 pub mod client_io;
@@ -9,6 +10,7 @@ pub mod direct;
 pub mod ends_by;
 pub mod exchange;
 pub mod forward;
+pub mod forwarded;
 pub mod guarded_io;
 pub mod h2;
 pub mod headers;
@@ -18,6 +20,7 @@ pub mod path;
 pub mod record;
 pub mod redirect;
 pub mod scrape;
+pub mod singletons;
 pub mod source;
 pub mod strict;
 pub mod told;

@@ -371,7 +371,7 @@ impl Finish {
             request_id: note.request_id.as_ref().and_then(|id| id.to_str().ok()),
             user_agent: note.bytes(note.user_agent.as_ref()),
             referer: note.bytes(note.referer.as_ref()),
-            tls: self.downstream.tls_version,
+            tls: self.downstream.tls_version(),
             more: note.told.as_ref().map(|told| told.more(self.downstream.port)),
         });
     }
