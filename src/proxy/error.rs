@@ -35,6 +35,9 @@ pub enum ProxyError {
     /// The route wants credentials that did not come or are not accepted.
     #[error("authorization failed")]
     Unauthorized,
+    /// The route names an authentication scheme that is not configured.
+    #[error("the route names an authentication scheme that is not configured")]
+    AuthUnknown,
     /// Too many requests wait for their credentials to be verified.
     #[error("too many requests wait for their credentials to be verified")]
     AuthBusy,
@@ -87,7 +90,7 @@ impl ProxyError {
             Self::ClientStalled => StatusCode::REQUEST_TIMEOUT,
             Self::NoRoute => no_route,
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
-            Self::NoInstance | Self::AuthBusy => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NoInstance | Self::AuthBusy | Self::AuthUnknown => StatusCode::SERVICE_UNAVAILABLE,
             Self::AccessDenied => StatusCode::FORBIDDEN,
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::Connect(_) | Self::Upstream(_) | Self::Unusable(_) | Self::AuthUnavailable => StatusCode::BAD_GATEWAY,
@@ -109,6 +112,7 @@ impl ProxyError {
             Self::NoInstance => "no_instance",
             Self::AccessDenied => "access_denied",
             Self::Unauthorized => "unauthorized",
+            Self::AuthUnknown => "auth_unknown",
             Self::AuthBusy => "auth_busy",
             Self::AuthUnavailable => "auth_unavailable",
             Self::Connect(_) => "connect",
@@ -133,6 +137,7 @@ impl ProxyError {
             Self::AccessDenied => ("7", "access denied"),
             Self::Unauthorized => ("16", "authorization failed"),
             Self::AuthUnavailable => ("14", "authorization is not available"),
+            Self::AuthUnknown => ("14", "authorization is not configured"),
             Self::AuthBusy => ("14", "authorization takes too long"),
             Self::Connect(_) | Self::ConnectTimeout | Self::Upstream(_) | Self::Unusable(_) => {
                 ("14", "upstream unavailable")
@@ -154,6 +159,7 @@ impl ProxyError {
             Self::NoInstance => "no healthy instance",
             Self::AccessDenied => "access denied",
             Self::Unauthorized => "authorization failed",
+            Self::AuthUnknown => "authorization is not configured",
             Self::AuthBusy => "authorization takes too long",
             Self::AuthUnavailable => "authorization is not available",
             Self::Connect(_) => "cannot connect to the upstream",
@@ -232,6 +238,7 @@ mod tests {
             (ProxyError::AccessDenied, 403, "7"),
             (ProxyError::Unauthorized, 401, "16"),
             (ProxyError::AuthBusy, 503, "14"),
+            (ProxyError::AuthUnknown, 503, "14"),
             (ProxyError::AuthUnavailable, 502, "14"),
             (ProxyError::Connect("refused".into()), 502, "14"),
             (ProxyError::ConnectTimeout, 504, "14"),

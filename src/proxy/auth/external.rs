@@ -6,9 +6,11 @@
 //! [`tell_decider`](crate::proxy::http::headers::tell_decider). Any 2xx lets the request in. What else it answers goes to the
 //! client (a redirect to a login page, a challenge); no answer in time lets nobody in.
 
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
 use http::header::{
     CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, IF_MATCH, IF_MODIFIED_SINCE,
-    IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, RANGE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+    IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, RANGE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, WWW_AUTHENTICATE,
 };
 use http::{StatusCode, Uri};
 
@@ -50,6 +52,8 @@ pub(super) struct External {
     config: ExternalAuth,
     endpoint: Uri,
     client: Client,
+    /// It gave no answer when it was asked last.
+    lost: AtomicBool,
 }
 
 /// What an answer changes in the request.
@@ -108,7 +112,7 @@ impl External {
     pub(super) fn new(name: &str, config: &ExternalAuth, tls: &UpstreamTls) -> Result<Self, AuthError> {
         let endpoint = config.endpoint.reveal().parse().map_err(|_| AuthError::Endpoint { name: name.to_owned() })?;
         let client = Client::new(tls.config(false, Inside::Http1).clone(), None).keeping(IDLE_MAX);
-        Ok(Self { name: name.to_owned(), config: config.clone(), endpoint, client })
+        Ok(Self { name: name.to_owned(), config: config.clone(), endpoint, client, lost: AtomicBool::new(false) })
     }
 
     /// Decides about a request with these fields. Cancel safe.
@@ -121,18 +125,39 @@ impl External {
         let limits = Limits { time: self.config.timeout, bytes: ANSWER_BYTES_MAX };
         match self.client.ask_once(ask, limits).await {
             Ok(answer) if answer.status().is_success() => {
+                self.note_reached();
                 Admission::Granted(Some(Box::new(Granted::of(&self.config, answer.headers()))))
             }
             // It was asked nothing that it could switch protocols for.
             Ok(answer) if answer.status().is_informational() => Admission::Unavailable,
             Ok(answer) => {
+                self.note_reached();
                 let (parts, body) = answer.into_parts();
-                Admission::Denied(Box::new(Denied { status: parts.status, headers: parts.headers, body }))
+                let mut denied = Denied { status: parts.status, headers: parts.headers, body };
+                self.challenge(&mut denied);
+                Admission::Denied(Box::new(denied))
             }
             Err(error) => {
-                tracing::debug!(scheme = self.name, %error, "the authentication service gave no answer");
+                if !self.lost.swap(true, Relaxed) {
+                    tracing::warn!(scheme = self.name, %error, "the authentication service gives no answer: requests are refused until it does");
+                }
                 Admission::Unavailable
             }
+        }
+    }
+
+    /// Its silence is told once, and so is its end.
+    fn note_reached(&self) {
+        if self.lost.load(Relaxed) && self.lost.swap(false, Relaxed) {
+            tracing::info!(scheme = self.name, "the authentication service answers again");
+        }
+    }
+
+    /// A 401 has to say how to do better (RFC 9110 section 15.5.2). The scheme is one that no client knows, so that no browser
+    /// asks its user for a password that nobody wants.
+    fn challenge(&self, denied: &mut Denied) {
+        if denied.status == StatusCode::UNAUTHORIZED && !denied.headers.contains_key(WWW_AUTHENTICATE) {
+            denied.headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("External"));
         }
     }
 }

@@ -179,9 +179,16 @@ pub async fn exchange(
             Admission::Unavailable => return Ok(refuse(&settings, finish, &ProxyError::AuthUnavailable, grpc)),
             Admission::Refused(challenge) => {
                 let mut response = refuse(&settings, finish, &ProxyError::Unauthorized, grpc);
-                response.headers_mut().extend(challenge.map(|challenge| (WWW_AUTHENTICATE, challenge)));
+                response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
                 return Ok(response);
             }
+            // As Fabio answers, and with a challenge, which it forgets.
+            Admission::Unknown if settings.proxy.bare_errors => {
+                let mut response = refuse(&settings, finish, &ProxyError::Unauthorized, grpc);
+                response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"lb\""));
+                return Ok(response);
+            }
+            Admission::Unknown => return Ok(refuse(&settings, finish, &ProxyError::AuthUnknown, grpc)),
             Admission::Busy => return Ok(refuse(&settings, finish, &ProxyError::AuthBusy, grpc)),
         }
     }
