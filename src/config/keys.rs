@@ -298,7 +298,7 @@ pub const SECTIONS: &[Section] = &[
     Section {
         name: "auth",
         shape: Shape::Named,
-        doc: "Who may use routes with auth=NAME in their tag; a name that is not configured here lets nobody in. Short \
+        doc: "Who may use routes with auth=NAME in their tag; a name that is not configured here lets nobody in (503). Short \
               form: --auth 'main;file=users.htpasswd'.",
         keys: AUTH,
     },
@@ -473,8 +473,15 @@ pub const SECTIONS: &[Section] = &[
                  $response_time_ms, $response_time_us, $response_time_ns (seconds with 3, 6 or 9 decimals), \
                  $time_common, $time_rfc3339, $time_rfc3339_ms, $time_rfc3339_us, $time_rfc3339_ns, $time_unix_ms, \
                  $time_unix_us, $time_unix_ns, $upstream_addr, $upstream_host, $upstream_port, \
-                 $upstream_request_scheme, $upstream_request_uri, $upstream_request_url, $upstream_service, and \
-                 $header.NAME for a header field of the request, as the instance got it (X-Forwarded-For: as it came in).",
+                 $upstream_request_scheme, $upstream_request_uri, $upstream_request_url, $upstream_service, \
+                 $grpc_status, of TCP connections $listener_addr, $request_body_size, $connection_end, and $header.NAME for a header field of the request, as the instance got it (X-Forwarded-For: as it came in).",
+            ),
+            key(
+                "access_tcp",
+                Kind::Bool,
+                "true",
+                "Whether TCP connections have a line there too, when they end: client, listener, service, instance, bytes, \
+                 duration, and how it ended.",
             ),
         ],
     },
@@ -882,10 +889,16 @@ const AUTH: &[Key] = &[
         "endpoint",
         Kind::Secret,
         "http://127.0.0.1:4180/oauth2/auth",
-        "What type = \"external\" asks: GET, with the request's header and X-Forwarded-Method and -Uri, and without its \
-         body. 2xx lets it in; any other answer, a redirect too, is the client's; 502 when none comes.",
+        "What type = \"external\" asks: GET, with the request's header, and without its body. X-Forwarded-Method, -Uri, -Host, \
+         -Proto, -Port, -Prefix, -For, X-Real-Ip and Forwarded are written here, whatever the client says. 2xx lets it in; \
+         any other answer, a redirect too, is the client's; 502 when none comes.",
     ),
-    key("set_headers", Kind::List, "", "Header fields of its answer that replace those of the request."),
+    key(
+        "set_headers",
+        Kind::List,
+        "",
+        "Header fields of its answer that replace those of the request, and those that differ in `_`, `.` or case alone.",
+    ),
     key("append_headers", Kind::List, "", "Header fields of its answer that are added to those of the request."),
     key("timeout", Kind::Time(10, MINUTE), "5s", "Limit for its answer."),
 ];

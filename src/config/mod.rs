@@ -485,4 +485,6 @@ pub struct LogConfig {
     pub format: LogFormat,
     /// Access log (`access`), on standard output.
     pub access: AccessLog,
+    /// With lines for TCP connections (`access_tcp`).
+    pub access_tcp: bool,
 }

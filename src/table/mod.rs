@@ -141,7 +141,7 @@ impl RouteTable {
     /// none for us.
     #[must_use]
     pub fn is_passed_through(&self, host: &str) -> bool {
-        self.lookup_server_name(host).is_some_and(|route| route.tcp && !route.targets.is_empty())
+        self.lookup_server_name(host).is_some_and(|route| route.is_passed_through())
     }
 
     /// The TCP routes: address (none: any), port, route.

@@ -17,6 +17,9 @@ use crate::support::client::exchange;
 /// Ways into the router: both of HTTP/1.1, and HTTP/2.
 const WAYS: [Way; 3] = [Way::Direct, Way::Library, Way::H2];
 
+/// Header fields of a request.
+type Fields<'a> = &'a [(&'a str, &'a str)];
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
     Direct,
@@ -134,13 +137,17 @@ fn a_service_that_decides_is_told_what_was_seen_and_not_what_the_client_says() {
             );
         }
         assert!(upstream.received().starts_with("GET /in?x=1 "), "{way:?}: {}", upstream.received());
+        // The same host in another spelling is the same for the service, too.
+        assert_eq!(way.ask(lb.address("http"), "PROTECTED.Test.:80", "/app/", &[]).0, 200, "{way:?}");
+        let seen = last_fields(&decider);
+        assert_eq!(values(&seen, "x-forwarded-host"), ["protected.test:80"], "{way:?}");
     }
 }
 
 #[test]
 fn rules_for_addresses_read_every_form_of_a_hop_and_refuse_what_they_cannot_read() {
     // Fields; may pass deny=ip:203.0.113.0/24,ip:2001:db8::/32; may pass allow=ip:127.0.0.0/8,ip:192.0.2.0/24.
-    let table: &[(&[(&str, &str)], bool, bool)] = &[
+    let table: &[(Fields<'_>, bool, bool)] = &[
         (&[], true, true),
         (&[("x-forwarded-for", "192.0.2.1")], true, true),
         (&[("x-forwarded-for", "192.0.2.1:4711")], true, true),
@@ -296,7 +303,7 @@ fn a_field_that_decides_is_refused_when_it_is_repeated() {
         ];
         let lb = router(&routes, &more);
         let grpc = "application/grpc";
-        let table: &[(&str, &[(&str, &str)], u16, Option<&str>)] = &[
+        let table: &[(&str, Fields<'_>, u16, Option<&str>)] = &[
             ("basic.test", &[("authorization", &ann)], 200, None),
             ("basic.test", &[("authorization", &ann), ("authorization", &eve)], 400, None),
             ("basic.test", &[("authorization", &eve), ("authorization", &ann)], 400, None),

@@ -15,6 +15,7 @@ mod failover;
 mod hostile;
 mod protocol;
 mod record;
+mod refusals;
 mod request_timeout;
 mod routing;
 mod stand;

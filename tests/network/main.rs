@@ -8,6 +8,7 @@
 mod support;
 
 mod certificates;
+mod connection_log;
 mod dynamic;
 mod grpc;
 mod h2;

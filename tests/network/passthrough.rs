@@ -83,7 +83,7 @@ fn a_request_meets_routes_of_its_own_kind_on_every_listener() {
                         RawClient::connect(address).send(request).response().unwrap().status
                     };
                     // The host of a port is another one, unless it is passed on, or the table has it.
-                    let other_port = field.contains(':') && !(status == 421);
+                    let other_port = field.contains(':') && status != 421;
                     let status = if other_port { 404 } else { status };
                     assert_eq!(got, status, "{kind} {target} {field}");
                 }

@@ -69,6 +69,9 @@ pub async fn exchange(
     }
     let mut finish = Finish::open(&worker, &downstream, parts.method.clone(), parts.version, note);
     let grpc = parts.headers.get(CONTENT_TYPE).is_some_and(singletons::is_grpc);
+    if grpc {
+        finish.is_call();
+    }
     // Calls of gRPC bring their own.
     if let Some(limit) = downstream.listener.limits(&settings.proxy).request.filter(|_| !grpc) {
         finish.limit(limit);

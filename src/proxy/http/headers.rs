@@ -200,6 +200,14 @@ pub struct TlsDetails {
     pub cipher: u16,
 }
 
+impl TlsDetails {
+    /// The version as the access log writes it.
+    #[must_use]
+    pub fn version_name(self) -> &'static str {
+        if self.version == "tls12" { "TLSv1.2" } else { "TLSv1.3" }
+    }
+}
+
 /// What every request of one client connection has in common. Made once, at accept.
 #[derive(Debug)]
 pub struct ClientContext {

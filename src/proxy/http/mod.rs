@@ -11,6 +11,7 @@ pub mod ends_by;
 pub mod exchange;
 pub mod forward;
 pub mod forwarded;
+pub mod grpc;
 pub mod guarded_io;
 pub mod h2;
 pub mod headers;

@@ -8,7 +8,7 @@ use http::header::{FORWARDED, HeaderMap, HeaderName, HeaderValue};
 
 use super::{
     RequestContext, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PORT, X_FORWARDED_PREFIX, X_FORWARDED_PROTO,
-    X_REAL_IP, alike, cached_forwarded, plain_scheme, port_of, remove_where, seen_scheme,
+    X_REAL_IP, alike, cached_forwarded, plain_scheme, port_of, remove_where, seen_scheme, without_port,
 };
 
 static X_FORWARDED_METHOD: HeaderName = HeaderName::from_static("x-forwarded-method");
@@ -54,7 +54,7 @@ pub fn tell_decider(fields: &mut HeaderMap, ctx: &RequestContext<'_>, wanted: &W
         (&X_REAL_IP, Some(ctx.client.ip_value())),
         (&X_FORWARDED_PROTO, Some(HeaderValue::from_static(plain_scheme(scheme)))),
         (&FORWARDED, Some(cached_forwarded(ctx, scheme))),
-        (&X_FORWARDED_HOST, wanted.host.cloned()),
+        (&X_FORWARDED_HOST, wanted.host.and_then(compared)),
         (&X_FORWARDED_PORT, Some(port.and_then(|port| HeaderValue::from_bytes(port).ok()).unwrap_or(default))),
         (&X_FORWARDED_PREFIX, ctx.strip.and_then(text)),
         (&X_FORWARDED_METHOD, text(wanted.method.as_str())),
@@ -66,6 +66,17 @@ pub fn tell_decider(fields: &mut HeaderMap, ctx: &RequestContext<'_>, wanted: &W
             None => fields.remove(name),
         };
     }
+}
+
+/// The host as it was compared: in lower case, and without the dot of an absolute name.
+fn compared(host: &HeaderValue) -> Option<HeaderValue> {
+    let name = without_port(host.as_bytes());
+    let mut text = name.to_ascii_lowercase();
+    if let Some(port) = port_of(host.as_bytes()) {
+        text.push(b':');
+        text.extend_from_slice(port);
+    }
+    HeaderValue::from_bytes(&text).ok()
 }
 
 /// Whether a field of that name, or of one that could be taken for it, says where a request came from or what it wants.
