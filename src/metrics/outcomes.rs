@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// Every reason for an answer made here that is not what the client wanted. The access log calls them the same (`error`).
-pub const PROXY_ERRORS: [&str; 22] = [
+pub const PROXY_ERRORS: [&str; 21] = [
     "bad_request",
     "malformed",
     "too_many_headers",
@@ -25,7 +25,6 @@ pub const PROXY_ERRORS: [&str; 22] = [
     "unusable",
     "response_timeout",
     "request_timeout",
-    "upstream_body",
     "other",
 ];
 

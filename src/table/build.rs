@@ -636,6 +636,28 @@ mod tests {
     }
 
     #[test]
+    fn a_place_of_tcp_alone_is_none_for_requests_whatever_its_instances_do() {
+        let tcp = || Arc::new(RouteOptions { proto: Proto::Tcp, ..RouteOptions::default() });
+        let out = || Admission::Excluded { reason: "critical".into() };
+        let bytes = |n| Contribution { options: tcp(), ..at(key("a", "/"), n) };
+        let mut builder = builder();
+        for (contributions, for_requests, passed_through) in [
+            (vec![bytes(1)], false, true),
+            (vec![Contribution { admission: out(), ..bytes(1) }], false, false),
+            (vec![bytes(1), Contribution { admission: out(), ..bytes(2) }], false, true),
+            (vec![bytes(1), at(key("a", "/"), 2)], true, false),
+            (vec![at(key("a", "/"), 2)], true, false),
+            (vec![Contribution { admission: out(), ..at(key("a", "/"), 2) }], true, false),
+        ] {
+            let table = apply(&mut builder, "s", contributions.clone());
+            assert_eq!(get(&table, "a").is_some(), for_requests, "{contributions:?}");
+            assert_eq!(table.explain(Scheme::Http, "a", "/", 0).route.is_some(), for_requests, "{contributions:?}");
+            assert_eq!(table.is_passed_through("a"), passed_through, "{contributions:?}");
+            assert!(table.lookup_server_name("a").is_some(), "{contributions:?}");
+        }
+    }
+
+    #[test]
     fn counters_of_targets_come_and_go_with_them() {
         use crate::metrics::fabio::{Bounds, FabioMetrics, Names};
         let names = Names { prefix: "p".into(), subsystem: String::new(), bounds: Bounds::new(&[]), path: None };
