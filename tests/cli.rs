@@ -65,7 +65,7 @@ fn check_knows_which_schemes_there_are() {
         let shown = lb(&["check", "--config", &config, &file]);
         assert_eq!(shown.code, Some(code), "{option}: {}{}", shown.out, shown.err);
         assert!(told.is_none_or(|told| shown.out.contains(told)), "{}", shown.out);
-        // Without a configuration nobody knows.
+        // Without a configuration it is not known.
         assert_eq!(lb(&["check", &file]).code, Some(0), "{option}");
     }
     let route = "[[static.route]]\nservice = \"s\"\nsource = \"/b\"\ntargets = [\"http://127.0.0.1:1\"]\noptions = \"auth=none\"\n";

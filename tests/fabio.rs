@@ -207,7 +207,7 @@ fn metrics_have_fabios_names_wherever_they_go() {
     assert!(lb.admin("/m").1.contains("\nvm_fabio_notfound 1"));
 }
 
-/// Fabio refuses with 401 whoever comes for a scheme that is not configured; a 401 needs a challenge all the same.
+/// Fabio refuses requests with 401 where a scheme is not configured; a 401 needs a challenge all the same.
 #[test]
 fn an_unknown_scheme_is_refused_as_fabio_does_and_with_a_challenge() {
     let upstream = Upstream::start("web");

@@ -298,7 +298,7 @@ pub const SECTIONS: &[Section] = &[
     Section {
         name: "auth",
         shape: Shape::Named,
-        doc: "Who may use routes with auth=NAME in their tag; a name that is not configured here lets nobody in (503). Short \
+        doc: "Who may use routes with auth=NAME in their tag; a name that is not configured here refuses every request (503). Short \
               form: --auth 'main;file=users.htpasswd'.",
         keys: AUTH,
     },

@@ -655,6 +655,14 @@ mod tests {
             assert_eq!(table.is_passed_through("a"), passed_through, "{contributions:?}");
             assert!(table.lookup_server_name("a").is_some(), "{contributions:?}");
         }
+        // What is passed over leads to the next shorter path, then to the next host.
+        let below = |path| Contribution { options: tcp(), ..at(key("a", path), 3) };
+        let rest = vec![at(key("a", "/x"), 2), below("/x/y"), below("/x/y/ä"), below("/z"), at(key("", "/z"), 2)];
+        let table = apply(&mut builder, "s", rest);
+        for (path, found) in [("/x/y/ä/1", Some("/x")), ("/x/y", Some("/x")), ("/z/1", Some("/z")), ("/q", None)] {
+            let route = table.lookup(Scheme::Http, "a", path, |_| true);
+            assert_eq!(route.map(|route| (&*route.key.path, route.tcp)), found.map(|path| (path, false)), "{path}");
+        }
     }
 
     #[test]

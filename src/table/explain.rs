@@ -81,8 +81,7 @@ impl RouteTable {
     #[must_use]
     pub fn explain(&self, scheme: Scheme, host: &str, path: &str, now_ms: u64) -> Explanation {
         let candidates = self.hosts.candidates(scheme, host);
-        let steps =
-            candidates.iter().map(|candidate| (candidate.host, candidate.find(path).filter(|route| !route.tcp)));
+        let steps = candidates.iter().map(|candidate| (candidate.host, candidate.find_for_requests(path)));
         let hosts = steps
             .clone()
             .map(|(host, route)| HostStep { host: host.to_owned(), path: route.map(|route| route.key.path.clone()) });

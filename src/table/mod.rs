@@ -115,9 +115,9 @@ impl RouteTable {
         scheme: Scheme,
         host: &str,
         path: &str,
-        mut accept: impl FnMut(&Route) -> bool,
+        accept: impl FnMut(&Route) -> bool,
     ) -> Option<&Arc<Route>> {
-        self.hosts.lookup(scheme, host, path, |route| !route.tcp && accept(route))
+        self.hosts.lookup(scheme, host, path, accept)
     }
 
     /// The route of a TCP listener: `IP:PORT` before `:PORT`.

@@ -58,7 +58,7 @@ fn a_route_with_a_scheme_lets_in_who_is_in_its_file() {
             assert_eq!(response.text(), "authorization failed\n");
         }
     }
-    // A scheme that is not there refuses everybody, and is told of where people look; once in the log.
+    // A scheme that is not there refuses every request, which the log (once), the API, the page and the command line report.
     for more in [&*ann, ""] {
         let response = get(&lb, "/typo", more);
         assert_eq!((response.status, response.text().as_str()), (503, "authorization is not configured\n"));

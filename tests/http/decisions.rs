@@ -144,6 +144,19 @@ fn a_service_that_decides_is_told_what_was_seen_and_not_what_the_client_says() {
     }
 }
 
+/// Cookies come split in HTTP/2, and stay so for an instance that speaks it; the service that decides is asked in HTTP/1.1.
+#[test]
+fn a_service_that_decides_gets_all_cookies_in_one_field() {
+    let (upstream, decider) = (Scripted::replying(OK), Scripted::replying(OK));
+    let more = format!("[auth.sso]\ntype = \"external\"\nendpoint = \"http://{}/check\"\n", decider.address);
+    let to = &[upstream.address][..];
+    let lb = router(&[("one.test/", to, "auth=sso"), ("two.test/", to, "auth=sso proto=h2c")], &more);
+    for host in ["one.test", "two.test"] {
+        Way::H2.ask(lb.address("http"), host, "/", &[("cookie", "a=1"), ("cookie", "b=2")]);
+        assert_eq!(values(&last_fields(&decider), "cookie"), ["a=1; b=2"], "{host}");
+    }
+}
+
 #[test]
 fn rules_for_addresses_read_every_form_of_a_hop_and_refuse_what_they_cannot_read() {
     // Fields; may pass deny=ip:203.0.113.0/24,ip:2001:db8::/32; may pass allow=ip:127.0.0.0/8,ip:192.0.2.0/24.

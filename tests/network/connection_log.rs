@@ -38,9 +38,9 @@ fn line(lb: &Lb, listener: SocketAddr, end: &str) -> serde_json::Value {
 #[test]
 fn every_end_of_a_connection_has_its_line() {
     let (echo, sockets) = (TcpEcho::start("", ""), Sockets::start());
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let gone = nobody.local_addr().unwrap();
-    drop(nobody);
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let gone = closed.local_addr().unwrap();
+    drop(closed);
     let ports: Vec<u16> = (0..5).map(|_| free_port()).collect();
     let text = tcp(ports[0], "idle_timeout = \"400ms\"")
         + &ports[1..].iter().map(|port| tcp(*port, "")).collect::<String>()

@@ -4,7 +4,7 @@
 //! It gets `GET` of one fixed URL without a body, with the client's fields; what it is told of where the request came from
 //! and what it wants (`X-Forwarded-*`, `X-Real-Ip`, `Forwarded`) is written by the proxy alone, see
 //! [`tell_decider`](crate::proxy::http::headers::tell_decider). Any 2xx lets the request in. What else it answers goes to the
-//! client (a redirect to a login page, a challenge); no answer in time lets nobody in.
+//! client (a redirect to a login page, a challenge); without an answer in time every request is refused.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
@@ -154,7 +154,7 @@ impl External {
     }
 
     /// A 401 has to say how to do better (RFC 9110 section 15.5.2). The scheme is one that no client knows, so that no browser
-    /// asks its user for a password that nobody wants.
+    /// asks its user for a password that would not help.
     fn challenge(&self, denied: &mut Denied) {
         if denied.status == StatusCode::UNAUTHORIZED && !denied.headers.contains_key(WWW_AUTHENTICATE) {
             denied.headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("External"));

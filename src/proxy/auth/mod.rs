@@ -9,7 +9,7 @@
 //! A password hash is made to be slow. So none is computed on a worker, only so many at a time anywhere, and none twice
 //! for the same credentials; whoever comes while too many wait is told to come back.
 //!
-//! A route that names a scheme which is not configured lets nobody in; the control loop has said so when it came.
+//! A route that names a scheme which is not configured refuses every request; the control loop has logged that when it came.
 
 mod basic;
 mod external;

@@ -411,7 +411,8 @@ fn redirect_source<'a>(
 }
 
 /// The peer and every hop that the request claims to have come through must pass: a client cannot hide behind a header,
-/// and a proxy in front cannot hide a client. A hop that cannot be read might be anybody: it does not pass.
+/// and a proxy in front cannot hide a client. A hop that cannot be read does not pass: it may be an
+/// address that the rule shuts out.
 fn permits(access: &Access, downstream: &Downstream, headers: &HeaderMap) -> bool {
     if *access == Access::Open {
         return true;

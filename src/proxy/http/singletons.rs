@@ -2,7 +2,7 @@
 //!
 //! Pure. RFC 9110 section 5.3 forbids senders to repeat such a field, and says nothing of which one counts; we would look at
 //! the first and the instance maybe at the last. Such a request is refused with 400, but only where the field decides: others
-//! have always passed, and harm nobody.
+//! have always passed, and do no harm.
 //!
 //! | field | decides |
 //! |---|---|

@@ -1,5 +1,5 @@
 //! Requests of a client that the library refuses by itself: malformed ones, and those beyond the streams that a connection
-//! may have. It tells nobody of them, so the frames that it writes are looked at.
+//! may have. It does not report them, so the frames that it writes are looked at.
 //!
 //! Pure but for the stream it wraps. Only frame headers are read (RFC 9113 section 4.1), and the four bytes of RST_STREAM.
 
@@ -64,7 +64,7 @@ struct Frames {
     header: [u8; HEADER_BYTES + 4],
     /// Bytes of it that are there.
     have: usize,
-    /// Bytes of the present frame that matter to nobody.
+    /// Bytes of the present frame that are not looked at.
     skip: usize,
 }
 

@@ -102,7 +102,7 @@ where
     }
 }
 
-/// A connection whose client broke the protocol is one that is refused; one that was lost is nobody's fault.
+/// A connection whose client broke the protocol is one that is refused; a connection that was lost is not.
 fn ended_with(worker: &Worker, downstream: &Downstream, error: &h2::Error) {
     tracing::trace!(%error, "client connection ended");
     if error.is_library() {

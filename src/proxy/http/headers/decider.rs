@@ -4,11 +4,11 @@
 //! passes on what a client says) sends under such a name goes, and what was seen here stands in its place.
 
 use http::Method;
-use http::header::{FORWARDED, HeaderMap, HeaderName, HeaderValue};
+use http::header::{COOKIE, FORWARDED, HeaderMap, HeaderName, HeaderValue};
 
 use super::{
     RequestContext, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PORT, X_FORWARDED_PREFIX, X_FORWARDED_PROTO,
-    X_REAL_IP, alike, cached_forwarded, plain_scheme, port_of, remove_where, seen_scheme, without_port,
+    X_REAL_IP, alike, cached_forwarded, join_cookies, plain_scheme, port_of, remove_where, seen_scheme, without_port,
 };
 
 static X_FORWARDED_METHOD: HeaderName = HeaderName::from_static("x-forwarded-method");
@@ -44,6 +44,10 @@ pub struct Wanted<'a> {
 pub fn tell_decider(fields: &mut HeaderMap, ctx: &RequestContext<'_>, wanted: &Wanted<'_>) {
     let configured = ctx.rules.configured();
     remove_where(fields, |name| tells_of_the_request(name.as_str().as_bytes()) && !configured.contains(&Some(name)));
+    // It is asked in HTTP/1.1, whatever the instance speaks: one field, or it might decide by the first.
+    if fields.get_all(COOKIE).iter().nth(1).is_some() {
+        join_cookies(fields);
+    }
     let websocket = ctx.upgrade.is_some_and(|upgrade| upgrade.websocket);
     let scheme = seen_scheme(ctx.client.is_tls(), websocket);
     let default = HeaderValue::from_static(if ctx.client.is_tls() { "443" } else { "80" });
