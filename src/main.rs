@@ -244,7 +244,9 @@ fn check_all(args: &CheckArgs, json: bool) -> Result<u8> {
         }
     }
     let prefix = draft.config.consul.as_ref().map_or("urlprefix-", |consul| &consul.tag_prefix);
-    findings.extend(check::lints::check_jobs(&jobs, prefix));
+    let given = args.config.config.is_some() || !draft.config.auth.is_empty();
+    findings.extend(check::lints::check_jobs(&jobs, prefix, given.then_some(&draft.config)));
+    findings.extend(check::auth::check(&draft.config));
     let report = Report::new(findings);
     let report = if args.strict { report.strict() } else { report };
     let live = match (args.live, draft.consul()) {

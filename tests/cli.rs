@@ -48,6 +48,34 @@ fn without_arguments_help_is_shown() {
 }
 
 #[test]
+fn check_knows_which_schemes_there_are() {
+    let dir = tempfile::tempdir().unwrap();
+    let users = write(dir.path(), "users", "ann:secret\n");
+    let config = write(dir.path(), "lb.toml", &format!("[auth.main]\nfile = {users:?}\n[consul]\n"));
+    let job = |option: &str| {
+        format!(
+            "job \"j\" {{\n group \"g\" {{\n shutdown_delay = \"3s\"\n service {{\n name = \"web\"\n \
+             tags = [\"urlprefix-/a {option}\"]\n check {{\n type = \"http\"\n }}\n }}\n }}\n}}\n"
+        )
+    };
+    for (option, code, told) in
+        [("auth=main", 0, None), ("auth=mian", 2, Some("did you mean auth=main?")), ("", 0, None)]
+    {
+        let file = write(dir.path(), "web.nomad.hcl", &job(option));
+        let shown = lb(&["check", "--config", &config, &file]);
+        assert_eq!(shown.code, Some(code), "{option}: {}{}", shown.out, shown.err);
+        assert!(told.is_none_or(|told| shown.out.contains(told)), "{}", shown.out);
+        // Without a configuration it is not known.
+        assert_eq!(lb(&["check", &file]).code, Some(0), "{option}");
+    }
+    let route = "[[static.route]]\nservice = \"s\"\nsource = \"/b\"\ntargets = [\"http://127.0.0.1:1\"]\noptions = \"auth=none\"\n";
+    let config = write(dir.path(), "static.toml", route);
+    let shown = lb(&["check", "--config", &config]);
+    assert_eq!(shown.code, Some(2), "{}", shown.out);
+    assert!(shown.out.contains("there is no [auth.none]"), "{}", shown.out);
+}
+
+#[test]
 fn help_of_run_describes_every_key() {
     let shown = lb(&["run", "--help"]);
     assert_eq!(shown.code, Some(0));

@@ -235,6 +235,21 @@ fn metrics_have_fabios_names_wherever_they_go() {
     assert!(lb.admin("/m").1.contains("\nvm_fabio_notfound 1"));
 }
 
+/// Fabio refuses requests with 401 where a scheme is not configured; a 401 needs a challenge all the same.
+#[test]
+fn an_unknown_scheme_is_refused_as_fabio_does_and_with_a_challenge() {
+    let upstream = Upstream::start("web");
+    let routes = format!("-registry.static.routes=route add web /a http://{} opts \"auth=none\"", upstream.address);
+    let args = ["-registry.backend=static", &routes, "-proxy.addr=127.0.0.1:0", "-ui.addr=127.0.0.1:0"];
+    let lb = Lb::start_fabio(tempfile::tempdir().unwrap(), &args, &[]);
+    lb.wait_ready();
+    let answer = client::get(lb.address("http"), "any.test", "/a");
+    assert_eq!((answer.status, answer.text().as_str()), (401, "authorization failed\n"));
+    assert_eq!(answer.header("www-authenticate"), Some("Basic realm=\"lb\""));
+    assert_eq!(upstream.requests(), 0);
+    lb.wait_for_line("a warning", |line| line.contains("WARN") && line.contains("there is no [auth.none]"));
+}
+
 #[test]
 fn standard_output_is_told_at_once_and_once() {
     let args = [

@@ -93,6 +93,8 @@ struct Service {
     name: String,
     instances: Vec<Instance>,
     rejected: Vec<Rejected>,
+    #[serde(default)]
+    unknown_options: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -110,7 +112,7 @@ struct Rejected {
     reason: String,
 }
 
-/// Routes; below them, if there are any, the instances that are out and the tags that were rejected.
+/// Routes; below them, if there are any, the instances that are out, the tags that were rejected, and remarks on others.
 fn table(rows: &[Row], services: &[Service]) -> String {
     let shown: Vec<[String; 5]> = rows
         .iter()
@@ -147,6 +149,14 @@ fn table(rows: &[Row], services: &[Service]) -> String {
         text.push('\n');
         text.push_str(&aligned(["SERVICE", "REJECTED TAG", "WHY"], &rejected));
     }
+    let remarks: Vec<[String; 2]> = services
+        .iter()
+        .flat_map(|service| service.unknown_options.iter().map(move |remark| [service.name.clone(), remark.clone()]))
+        .collect();
+    if !remarks.is_empty() {
+        text.push('\n');
+        text.push_str(&aligned(["SERVICE", "REMARK"], &remarks));
+    }
     text
 }
 
@@ -168,6 +178,7 @@ mod tests {
                 { "node": "n", "id": "2", "address": "10.0.0.2:80", "state": "excluded", "reason": "critical" },
             ],
             "rejected": [{ "tag": "urlprefix-\u{1b}", "reason": "no path" }],
+            "unknown_options": ["urlprefix-/a auth=x: no such scheme"],
         }]))
         .unwrap();
         assert_eq!(
@@ -180,7 +191,10 @@ mod tests {
              web      n/2           10.0.0.2:80  excluded  critical\n\
              \n\
              SERVICE  REJECTED TAG      WHY\n\
-             web      urlprefix-\\u{1b}  no path\n"
+             web      urlprefix-\\u{1b}  no path\n\
+             \n\
+             SERVICE  REMARK\n\
+             web      urlprefix-/a auth=x: no such scheme\n"
         );
     }
 }

@@ -123,6 +123,7 @@ pub(super) mod tests {
             excluded: (0..count).map(out).collect(),
             strategy: old.strategy.clone(),
             even: true,
+            tcp: false,
             ring: Box::default(),
             rotation: old.rotation.clone(),
         }

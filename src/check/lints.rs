@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::jobs::{JobService, JobTag, services};
-use super::{Finding, Severity};
+use super::{Finding, Severity, auth};
 use crate::catalog::option_text;
 use crate::catalog::tag::{RouteKey, parse_tag};
+use crate::config::Config;
 
 /// Where a route was seen first.
 struct Claim {
@@ -13,9 +14,10 @@ struct Claim {
     place: String,
 }
 
-/// Checks job files, given as name and text, against a tag prefix.
+/// Checks job files, given as name and text, against a tag prefix. `config`: where one is given, what tags name has to be
+/// in it.
 #[must_use]
-pub fn check_jobs(files: &[(String, String)], prefix: &str) -> Vec<Finding> {
+pub fn check_jobs(files: &[(String, String)], prefix: &str, config: Option<&Config>) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut claims: BTreeMap<RouteKey, Claim> = BTreeMap::new();
     for (file, text) in files {
@@ -31,7 +33,7 @@ pub fn check_jobs(files: &[(String, String)], prefix: &str) -> Vec<Finding> {
             }),
             Ok(services) => {
                 for service in &services {
-                    Judge { file, prefix, service, findings: &mut findings, claims: &mut claims }.judge();
+                    Judge { file, prefix, config, service, findings: &mut findings, claims: &mut claims }.judge();
                 }
             }
         }
@@ -42,6 +44,7 @@ pub fn check_jobs(files: &[(String, String)], prefix: &str) -> Vec<Finding> {
 struct Judge<'a> {
     file: &'a str,
     prefix: &'a str,
+    config: Option<&'a Config>,
     service: &'a JobService,
     findings: &'a mut Vec<Finding>,
     claims: &'a mut BTreeMap<RouteKey, Claim>,
@@ -91,6 +94,13 @@ impl Judge<'_> {
                         false => Severity::Warning,
                     };
                     self.note(severity, tag.line, value(), &format!("has a tag with a doubt: {text}"), "");
+                }
+                let name = parsed.spec.options.auth.as_deref();
+                if let Some((config, name)) = self.config.zip(name)
+                    && let Some((problem, advice)) = auth::unknown(config, name)
+                {
+                    let severity = if tag.open { Severity::Warning } else { Severity::Error };
+                    self.note(severity, tag.line, value(), &format!("has a tag that {problem}"), &advice);
                 }
                 if !tag.open {
                     self.claim(parsed.spec.key, tag);
@@ -142,7 +152,7 @@ mod tests {
     use super::*;
 
     fn check(text: &str) -> Vec<String> {
-        let findings = check_jobs(&[("j.hcl".to_owned(), text.to_owned())], "urlprefix-");
+        let findings = check_jobs(&[("j.hcl".to_owned(), text.to_owned())], "urlprefix-", None);
         let line = |finding: &Finding| finding.line.unwrap_or_default();
         findings.iter().map(|it| format!("{}:{:?}:{}", line(it), it.severity, it.problem)).collect()
     }
@@ -168,6 +178,20 @@ mod tests {
         for part in expected {
             assert!(found.iter().any(|text| text.contains(part)), "{part}\n{found:#?}");
         }
+    }
+
+    #[test]
+    fn schemes_that_tags_name_have_to_be_in_the_configuration() {
+        let text = "job \"j\" {\n group \"g\" {\n service {\n name = \"db\"\n tags = [\"urlprefix-/a auth=main\"]\n }\n }\n}\n";
+        let files = [("j.hcl".to_owned(), text.to_owned())];
+        let errors = |config: Option<&Config>| {
+            let found = check_jobs(&files, "urlprefix-", config);
+            found.iter().filter(|it| it.severity == Severity::Error).map(|it| it.problem.clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(errors(None), [""; 0], "nothing is known of the configuration");
+        let found = errors(Some(&Config::default()));
+        assert_eq!(found.len(), 1);
+        assert!(found[0].contains("there is no [auth.main]"), "{found:?}");
     }
 
     #[test]

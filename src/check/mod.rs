@@ -4,6 +4,7 @@
 //! [`lints`] judges the services in them. Reading the configuration itself is the business of [`crate::config`];
 //! dialling Consul (`--live`) of the registry.
 
+pub mod auth;
 pub mod certificates;
 pub mod files;
 pub mod jobs;

@@ -102,6 +102,14 @@ fields! {
     UpstreamRequestUrl = "upstream_request_url",
     /// Its service.
     UpstreamService = "upstream_service",
+    /// The status of a call of gRPC.
+    GrpcStatus = "grpc_status",
+    /// Where a TCP connection was accepted.
+    ListenerAddr = "listener_addr",
+    /// Bytes that the instance got on a TCP connection.
+    RequestBodySize = "request_body_size",
+    /// How a TCP connection ended.
+    ConnectionEnd = "connection_end",
 }
 
 /// Why a text is no form.

@@ -228,6 +228,7 @@ fn log(reader: &mut Reader<'_>, terminal: bool) -> LogConfig {
             _ => LogFormat::Json,
         },
         access: access(reader),
+        access_tcp: reader.bool("access_tcp"),
     }
 }
 

@@ -306,7 +306,7 @@ pub const SECTIONS: &[Section] = &[
     Section {
         name: "auth",
         shape: Shape::Named,
-        doc: "Who may use routes with auth=NAME in their tag; a name that is not configured here lets nobody in. Short \
+        doc: "Who may use routes with auth=NAME in their tag; a name that is not configured here refuses every request (503). Short \
               form: --auth 'main;file=users.htpasswd'.",
         keys: AUTH,
     },
@@ -481,8 +481,15 @@ pub const SECTIONS: &[Section] = &[
                  $response_time_ms, $response_time_us, $response_time_ns (seconds with 3, 6 or 9 decimals), \
                  $time_common, $time_rfc3339, $time_rfc3339_ms, $time_rfc3339_us, $time_rfc3339_ns, $time_unix_ms, \
                  $time_unix_us, $time_unix_ns, $upstream_addr, $upstream_host, $upstream_port, \
-                 $upstream_request_scheme, $upstream_request_uri, $upstream_request_url, $upstream_service, and \
-                 $header.NAME for a header field of the request, as the instance got it (X-Forwarded-For: as it came in).",
+                 $upstream_request_scheme, $upstream_request_uri, $upstream_request_url, $upstream_service, \
+                 $grpc_status, of TCP connections $listener_addr, $request_body_size, $connection_end, and $header.NAME for a header field of the request, as the instance got it (X-Forwarded-For: as it came in).",
+            ),
+            key(
+                "access_tcp",
+                Kind::Bool,
+                "true",
+                "Whether TCP connections have a line there too, when they end: client, listener, service, instance, bytes, \
+                 duration, and how it ended.",
             ),
         ],
     },
@@ -897,10 +904,16 @@ const AUTH: &[Key] = &[
         "endpoint",
         Kind::Secret,
         "http://127.0.0.1:4180/oauth2/auth",
-        "What type = \"external\" asks: GET, with the request's header and X-Forwarded-Method and -Uri, and without its \
-         body. 2xx lets it in; any other answer, a redirect too, is the client's; 502 when none comes.",
+        "What type = \"external\" asks: GET, with the request's header, and without its body. X-Forwarded-Method, -Uri, -Host, \
+         -Proto, -Port, -Prefix, -For, X-Real-Ip and Forwarded are written here, whatever the client says. 2xx lets it in; \
+         any other answer, a redirect too, is the client's; 502 when none comes.",
     ),
-    key("set_headers", Kind::List, "", "Header fields of its answer that replace those of the request."),
+    key(
+        "set_headers",
+        Kind::List,
+        "",
+        "Header fields of its answer that replace those of the request, and those that differ in `_`, `.` or case alone.",
+    ),
     key("append_headers", Kind::List, "", "Header fields of its answer that are added to those of the request."),
     key("timeout", Kind::Time(10, MINUTE), "5s", "Limit for its answer."),
 ];
@@ -1063,7 +1076,14 @@ const PROXY: &[Key] = &[
         "10s",
         "Limit for a client to send its request head, or a ClientHello, or to finish a TLS handshake.",
     ),
-    key("idle_timeout", Kind::Time(100, DAY), "60s", "How long an idle client connection is kept."),
+    key(
+        "idle_timeout",
+        Kind::Time(100, DAY),
+        "75s",
+        "How long an idle client connection is kept. It has to be longer than what a balancer in front keeps its own: that \
+         would send a request on a connection that is just being closed. AWS ALB keeps 60s, Azure Front Door 90s, Google's \
+         balancers 600s (write 620s behind them).",
+    ),
     key(
         "body_timeout",
         Kind::Time(100, DAY),
@@ -1103,7 +1123,9 @@ const PROXY: &[Key] = &[
         "upstream_idle_timeout",
         Kind::Time(0, DAY),
         "4s",
-        "How long an idle connection to an instance is kept: below the 5s after which many applications close it.",
+        "How long an idle connection to an instance is kept. It has to be shorter than what the instances keep theirs: Node.js \
+         closes after 5s, nginx after 75s, Go never. For gunicorn (2s) and Apache httpd (5s, counted in whole seconds) raise \
+         theirs, or write 1s here.",
     ),
     key(
         "direct",

@@ -54,7 +54,7 @@ pub use duration::{format_duration, parse_duration};
 pub use listeners::overlap;
 pub use load::{Draft, Inputs, Loaded, draft, load, read, read_draft};
 pub use metrics::{MetricsConfig, PrefixTemplate};
-pub use mistake::{Mistake, Mistakes, Place};
+pub use mistake::{Mistake, Mistakes, Place, nearest};
 pub use ports::Ports;
 pub use routes_http::RoutesHttpConfig;
 pub use secret::Secret;
@@ -487,4 +487,6 @@ pub struct LogConfig {
     pub format: LogFormat,
     /// Access log (`access`), on standard output.
     pub access: AccessLog,
+    /// With lines for TCP connections (`access_tcp`).
+    pub access_tcp: bool,
 }

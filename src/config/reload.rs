@@ -57,6 +57,7 @@ impl Config {
         note(self.metrics != next.metrics, "metrics");
         note(self.log.format != next.log.format, "log.format");
         note(self.log.access != next.log.access, "log.access");
+        note(self.log.access_tcp != next.log.access_tcp, "log.access_tcp");
         note(self.dns != next.dns, "dns");
         note(self.routes_file != next.routes_file, "routes_file");
         note(self.routes_http != next.routes_http, "routes_http");

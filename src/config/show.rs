@@ -61,6 +61,7 @@ impl Config {
                     AccessLog::Json => "json",
                     AccessLog::Custom(format) => format.as_str(),
                 },
+                "access_tcp": self.log.access_tcp,
             },
         })
     }

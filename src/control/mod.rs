@@ -6,6 +6,7 @@ mod run;
 mod service;
 mod tags;
 
+use std::collections::BTreeSet;
 use std::time::SystemTime;
 
 use crate::catalog::eligibility::Rules;
@@ -36,6 +37,8 @@ pub struct ControlSettings {
     pub datacenter: Option<String>,
     /// Failures in a row after which an instance counts as dead, and is not held (`health.eject_after`); 0: never.
     pub eject_after: u32,
+    /// Authentication schemes that there are (`[auth.NAME]`): routes that name others let no request in.
+    pub auth: BTreeSet<String>,
 }
 
 /// What is known of one service: for `/api/services`.

@@ -18,10 +18,11 @@ use tokio::sync::{mpsc, watch};
 use super::change::Changed;
 use super::handle::{ControlHandle, ControlRequest, REQUESTS_MAX};
 use super::service::{Counts, Service, Surroundings};
-use super::tags::TagRules;
+use super::tags::{TagRules, unknown_auth};
 use super::{ControlSettings, InstanceStatus, Readiness, ServiceStatus};
 use crate::catalog::ServiceName;
-use crate::catalog::command::CommandError;
+use crate::catalog::command::{Command, CommandError};
+use crate::catalog::command_list::CommandList;
 use crate::metrics::Metrics;
 use crate::registry::{SourceName, Update};
 use crate::table::{Clock, CommandTarget, SharedTable, TableBuilder};
@@ -56,6 +57,10 @@ pub struct Control {
     /// Sources whose commands were replaced since the last build, with the number of commands.
     commands_changed: BTreeMap<SourceName, usize>,
     command_errors: BTreeMap<SourceName, Arc<[CommandError]>>,
+    /// The commands of each source as they came last.
+    commands: BTreeMap<SourceName, CommandList>,
+    /// Remarks on commands, by the service that they name.
+    command_remarks: BTreeSet<(ServiceName, String)>,
     synced: BTreeSet<SourceName>,
     /// Told since the last table, and not counted as synced before that is live: what came in the same breath was
     /// there before, and counts as known from the start.
@@ -95,6 +100,8 @@ impl Control {
             vanished: BTreeSet::new(),
             commands_changed: BTreeMap::new(),
             command_errors: BTreeMap::new(),
+            commands: BTreeMap::new(),
+            command_remarks: BTreeSet::new(),
             synced: BTreeSet::new(),
             newly_synced: BTreeSet::new(),
             started: Instant::now(),
@@ -164,6 +171,8 @@ impl Control {
                 self.see(source, seen_at);
                 let since_ms = self.since_ms(source, Instant::now());
                 self.commands_changed.insert(source, commands.len());
+                self.commands.insert(source, commands.clone());
+                self.remark_on_commands();
                 self.builder.apply_commands(source, commands, since_ms);
                 self.take_errors(source, errors);
             }
@@ -199,6 +208,23 @@ impl Control {
         let count = errors.len() as u64;
         set_or_remove(&mut self.metrics.control().rejected_tags, &Arc::from(source), count);
         self.command_errors.insert(source, errors);
+    }
+
+    /// Looks which schemes routes of commands name, and tells of those that have become unknown.
+    fn remark_on_commands(&mut self) {
+        let mut remarks = BTreeSet::new();
+        for command in self.commands.values().flat_map(|commands| commands.iter()) {
+            if let Command::Add(add) = &**command
+                && let Some(remark) = unknown_auth(&self.settings.auth, &add.spec.options)
+            {
+                let key = &add.spec.key;
+                remarks.insert((Arc::clone(&add.service), format!("{}{}: {remark}", key.host, key.path)));
+            }
+        }
+        for (service, remark) in remarks.difference(&self.command_remarks).take(LOGGED_ERRORS_MAX) {
+            tracing::warn!(%service, remark, "route taken, with a remark");
+        }
+        self.command_remarks = remarks;
     }
 
     /// Instances that are there at the start are at full share at once.
@@ -237,7 +263,12 @@ impl Control {
         let held_before = service.held.clone();
         let around = Surroundings {
             settings: &self.settings,
-            tag_rules: TagRules { prefix: &self.settings.tag_prefix, env: &self.env, matcher: self.settings.matcher },
+            tag_rules: TagRules {
+                prefix: &self.settings.tag_prefix,
+                env: &self.env,
+                matcher: self.settings.matcher,
+                auth: &self.settings.auth,
+            },
             builder: &self.builder,
             clock: self.clock,
             now,
@@ -359,6 +390,7 @@ impl Control {
                 self.builder.set_fall_through(self.settings.fall_through);
                 self.builder.set_host_patterns(self.settings.host_patterns);
                 self.dirty.extend(self.services.keys().cloned());
+                self.remark_on_commands();
                 self.advance(Instant::now());
                 let _ = answer.send(());
             }
@@ -397,7 +429,12 @@ impl Control {
                 last_success: None,
                 instances: targets.map(|target| command_status(target, now_ms)).collect(),
                 rejected: Vec::new(),
-                unknown_options: Vec::new(),
+                unknown_options: self
+                    .command_remarks
+                    .iter()
+                    .filter(|(service, _)| service == name)
+                    .map(|(_, remark)| remark.clone())
+                    .collect(),
                 held: None,
             }
         });
@@ -511,6 +548,7 @@ mod tests {
             host_patterns: true,
             datacenter: Some("dc1".into()),
             eject_after: 5,
+            auth: BTreeSet::from(["known".to_owned()]),
         }
     }
 
@@ -642,6 +680,28 @@ mod tests {
             assert_eq!(bench.status("new").await.rejected.len(), 1);
             bench.send(update("web", vec![instance("a", 1, Passing, &good)])).await;
             assert!(!bench.metrics.control().rejected_tags.contains_key("web"));
+        });
+    }
+
+    #[test]
+    fn a_scheme_that_is_not_there_is_remarked_on_until_it_is() {
+        Bench::run(settings(), |bench| async move {
+            let tags = ["urlprefix-a.test/ auth=none", "urlprefix-b.test/ auth=known"];
+            bench.send(update("web", vec![instance("a", 1, Passing, &tags)])).await;
+            let (commands, _) = parse_commands("route add fixed c.test/ http://127.0.0.1:9/ opts \"auth=none\"");
+            bench.send(Update::Commands { source: "routes_file", commands: commands.into(), errors: [].into(), seen_at: Instant::now() }).await;
+            // It stands in the table all the same: falling through to a shorter route could open it.
+            assert!(bench.route("a.test", "/").is_some() && bench.route("c.test", "/").is_some());
+            for (service, place) in [("web", "urlprefix-a.test/ auth=none"), ("fixed", "c.test/")] {
+                let remarks = bench.status(service).await.unknown_options;
+                assert_eq!(remarks.len(), 1, "{remarks:?}");
+                assert!(remarks[0].starts_with(&format!("{place}: auth=none: there is no [auth.none]")), "{remarks:?}");
+            }
+            let auth = BTreeSet::from(["known".to_owned(), "none".to_owned()]);
+            bench.handle.update_settings(ControlSettings { auth, ..settings() }).await;
+            for service in ["web", "fixed"] {
+                assert_eq!(bench.status(service).await.unknown_options, [""; 0]);
+            }
         });
     }
 

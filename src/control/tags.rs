@@ -36,6 +36,14 @@ pub(super) struct TagRules<'a> {
     /// Variables in places: `DC`.
     pub(super) env: &'a HashMap<String, String>,
     pub(super) matcher: Matcher,
+    /// Authentication schemes that there are.
+    pub(super) auth: &'a BTreeSet<String>,
+}
+
+/// What to tell of a route with these options whose authentication scheme is not configured.
+pub(super) fn unknown_auth(auth: &BTreeSet<String>, options: &RouteOptions) -> Option<String> {
+    let name = options.auth.as_deref().filter(|name| !auth.contains(*name))?;
+    Some(format!("auth={name}: there is no [auth.{name}] in the configuration, so every request is refused"))
 }
 
 /// What is remembered of one service's tags.
@@ -118,6 +126,8 @@ fn parse(rules: TagRules<'_>, tag: &str) -> Option<Result<Arc<GoodTag>, String>>
     if let Some(error) = host.into_iter().chain(path).find_map(|pattern| Glob::new(pattern).err()) {
         return Some(Err(error.to_string()));
     }
-    let remarks = parsed.unknown.into_iter().chain(parsed.warnings).map(|remark| format!("{tag}: {remark}")).collect();
+    let unknown_auth = unknown_auth(rules.auth, &parsed.spec.options);
+    let remarks = parsed.unknown.into_iter().chain(parsed.warnings).chain(unknown_auth);
+    let remarks = remarks.map(|remark| format!("{tag}: {remark}")).collect();
     Some(Ok(Arc::new(GoodTag { key, options: Arc::new(parsed.spec.options), remarks })))
 }

@@ -263,6 +263,7 @@ timeout = "0s" # proxy.shutdownwait
 
 [log]
 format = "text" # Fabio writes its log for people
+access_tcp = false # Fabio's access log knows requests alone
 "##;
 
     #[test]

@@ -67,8 +67,24 @@ pub struct AccessRecord<'a> {
     pub referer: Option<&'a [u8]>,
     /// TLS version on the client's side (`TLSv1.3`).
     pub tls: Option<&'a str>,
+    /// Of a call of gRPC: its own status.
+    pub grpc_status: Option<u32>,
+    /// Of a connection of TCP. The method is then `TCP`, the target the listener, the host the server name that the client's
+    /// TLS asked for, and the status what nginx logs for such a connection: 200, 400, 403, 404 or 502.
+    pub tcp: Option<Connection>,
     /// What only a form of one's own tells.
     pub more: Option<More<'a>>,
+}
+
+/// What is known of a connection of TCP alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Connection {
+    /// Where it was accepted.
+    pub listener: SocketAddr,
+    /// Bytes from the client that the instance took.
+    pub bytes_in: u64,
+    /// How it ended, in a word (`client_closed`, `idle_timeout`, …).
+    pub end: &'static str,
 }
 
 /// What only a form of one's own tells of a request. What is not known is empty.
@@ -93,30 +109,38 @@ pub struct More<'a> {
 pub struct AccessLoggers {
     /// None: no log.
     on: Option<(format::Form, Arc<Shared>)>,
+    connections: bool,
 }
 
 impl AccessLoggers {
     /// Loggers into `queues`.
     pub(super) fn new(format: AccessLog, queues: Arc<Shared>) -> Self {
-        Self { on: format::Form::of(format).map(|form| (form, queues)) }
+        Self { on: format::Form::of(format).map(|form| (form, queues)), connections: true }
     }
 
     /// Loggers that log nothing.
     pub(super) fn off() -> Self {
-        Self { on: None }
+        Self { on: None, connections: false }
+    }
+
+    /// The same, with lines for connections of TCP or without.
+    #[must_use]
+    pub fn with_connections(self, connections: bool) -> Self {
+        Self { connections, ..self }
     }
 
     /// One more, with a queue of its own.
     #[must_use]
     pub fn logger(&self) -> AccessLogger {
         let on = self.on.as_ref().map(|(form, queues)| (form.clone(), Queue::new(queues)));
-        AccessLogger { on, time: RefCell::default() }
+        AccessLogger { on, connections: self.connections, time: RefCell::default() }
     }
 }
 
 /// A worker's handle, with a queue and a time cache of its own.
 pub struct AccessLogger {
     on: Option<(format::Form, Queue)>,
+    connections: bool,
     time: RefCell<TimeCache>,
 }
 
@@ -131,6 +155,12 @@ impl AccessLogger {
     #[must_use]
     pub fn is_on(&self) -> bool {
         self.on.is_some()
+    }
+
+    /// Whether lines are written for connections of TCP.
+    #[must_use]
+    pub fn tells_of_connections(&self) -> bool {
+        self.connections && self.is_on()
     }
 
     /// The form of one's own, if it is one: says what [`AccessRecord::more`] has to hold.

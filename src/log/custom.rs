@@ -46,6 +46,8 @@ fn push_field(line: &mut Vec<u8>, field: AccessField, record: &AccessRecord<'_>,
         F::UpstreamRequestScheme | F::UpstreamRequestUri | F::UpstreamRequestUrl | F::UpstreamService => {
             push_upstream(line, field, record);
         }
+        F::ListenerAddr | F::RequestBodySize | F::ConnectionEnd => push_connection(line, field, record),
+        F::GrpcStatus => record.grpc_status.into_iter().for_each(|status| push_display(line, status)),
         F::ResponseBodySize => push_display(line, record.bytes_out),
         F::ResponseStatus => push_display(line, record.status),
         F::ResponseTimeMs => push_seconds(line, record.duration, 3),
@@ -59,6 +61,16 @@ fn push_field(line: &mut Vec<u8>, field: AccessField, record: &AccessRecord<'_>,
         F::TimeUnixMs => push_display(line, since_1970(record).as_millis()),
         F::TimeUnixUs => push_display(line, since_1970(record).as_micros()),
         F::TimeUnixNs => push_display(line, since_1970(record).as_nanos()),
+    }
+}
+
+/// Empty for a request.
+fn push_connection(line: &mut Vec<u8>, field: AccessField, record: &AccessRecord<'_>) {
+    let Some(connection) = &record.tcp else { return };
+    match field {
+        AccessField::ListenerAddr => push_display(line, connection.listener),
+        AccessField::RequestBodySize => push_display(line, connection.bytes_in),
+        _ => push_display(line, connection.end),
     }
 }
 
@@ -86,7 +98,7 @@ fn push_request(line: &mut Vec<u8>, field: AccessField, record: &AccessRecord<'_
             line.push(b' ');
             push_quoted(line, uri.as_bytes());
             line.push(b' ');
-            line.extend_from_slice(version_text(record.version));
+            line.extend_from_slice(proto(record));
         }
         F::RequestArgs => push_quoted(line, uri.split_once('?').unwrap_or_default().1.as_bytes()),
         F::RequestHost => {
@@ -94,11 +106,16 @@ fn push_request(line: &mut Vec<u8>, field: AccessField, record: &AccessRecord<'_
             push_quoted(line, sent.unwrap_or(record.host).as_bytes());
         }
         F::RequestMethod => push_quoted(line, record.method.as_bytes()),
-        F::RequestProto => line.extend_from_slice(version_text(record.version)),
+        F::RequestProto => line.extend_from_slice(proto(record)),
         F::RequestScheme => push_quoted(line, scheme.as_bytes()),
         F::RequestUri => push_quoted(line, uri.as_bytes()),
+        _ if record.tcp.is_some() => push_url(line, scheme, "", uri),
         _ => push_url(line, scheme, record.host, uri),
     }
+}
+
+fn proto(record: &AccessRecord<'_>) -> &'static [u8] {
+    if record.tcp.is_some() { b"TCP" } else { version_text(record.version) }
 }
 
 fn push_upstream(line: &mut Vec<u8>, field: AccessField, record: &AccessRecord<'_>) {
@@ -136,7 +153,7 @@ fn push_display(line: &mut Vec<u8>, value: impl std::fmt::Display) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::access::More;
+    use super::super::access::{Connection, More};
     use super::*;
     use crate::config::ACCESS_FIELDS;
 
@@ -162,6 +179,8 @@ mod tests {
             user_agent: None,
             referer: None,
             tls: None,
+            grpc_status: Some(14),
+            tcp: None,
             more: Some(More {
                 remote_port: 99,
                 headers,
@@ -213,10 +232,46 @@ mod tests {
             ("upstream_request_uri", "/v1/a?b=c"),
             ("upstream_request_url", "http://[::2]:80/v1/a?b=c"),
             ("upstream_service", "web"),
+            ("grpc_status", "14"),
+            ("listener_addr", ""),
+            ("request_body_size", ""),
+            ("connection_end", ""),
         ];
         assert_eq!(wanted.map(|(name, _)| name).as_slice(), ACCESS_FIELDS.iter().map(|it| it.0).collect::<Vec<_>>());
         for (name, text) in wanted {
             assert_eq!(line(&format!("${name}"), &record(&[])), text, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_connection_is_told_in_the_fields_of_requests_and_its_own() {
+        let tcp = Some(Connection { listener: "127.0.0.1:5432".parse().unwrap(), bytes_in: 10, end: "idle_timeout" });
+        let more = More {
+            remote_port: 99,
+            headers: &[],
+            scheme: "tcp",
+            host_sent: "",
+            upstream_scheme: "tcp",
+            upstream_uri: "",
+        };
+        let record = AccessRecord {
+            method: "TCP",
+            host: "db.test",
+            uri: "127.0.0.1:5432",
+            grpc_status: None,
+            tcp,
+            more: Some(more),
+            ..record(&[])
+        };
+        for (text, wanted) in [
+            ("$request", "TCP 127.0.0.1:5432 TCP"),
+            ("$request_url", "tcp://127.0.0.1:5432"),
+            ("$request_host", "db.test"),
+            ("$listener_addr $request_body_size $response_body_size", "127.0.0.1:5432 10 512"),
+            ("$connection_end$grpc_status$header.x", "idle_timeout"),
+            ("$upstream_request_url", "tcp://[::2]:80"),
+        ] {
+            assert_eq!(line(text, &record), wanted, "{text}");
         }
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use http::Version;
 
-use super::access::AccessRecord;
+use super::access::{AccessRecord, Connection};
 use super::custom;
 use super::escape::{push_json, push_json_inner, push_quoted};
 use super::time::TimeCache;
@@ -63,12 +63,41 @@ fn push_common(line: &mut Vec<u8>, record: &AccessRecord<'_>, time: &mut TimeCac
     push_quoted(line, record.method.as_bytes());
     line.push(b' ');
     push_quoted(line, target_of(record).as_bytes());
-    line.push(b' ');
-    line.extend_from_slice(version_text(record.version));
+    match &record.tcp {
+        Some(connection) => push_connection(line, record, connection),
+        None => {
+            line.push(b' ');
+            line.extend_from_slice(version_text(record.version));
+        }
+    }
     line.extend_from_slice(b"\" ");
     push_number(line, u64::from(record.status));
     line.push(b' ');
     push_number(line, record.bytes_out);
+}
+
+/// What else there is to tell of a connection, as words inside the quotes of the request: readers of these forms expect a
+/// status and a size behind them, and no more.
+fn push_connection(line: &mut Vec<u8>, record: &AccessRecord<'_>, connection: &Connection) {
+    let mut word = |name: &[u8], text: Option<&[u8]>| {
+        line.extend_from_slice(name);
+        push_quoted(line, text.unwrap_or(b"-"));
+    };
+    word(b" sni=", Some(record.host.as_bytes()).filter(|name| !name.is_empty()));
+    word(b" service=", record.service.map(str::as_bytes));
+    word(b" instance=", record.instance.map(|instance| instance.to_string()).as_deref().map(str::as_bytes));
+    match record.upstream {
+        Some(upstream) => {
+            line.extend_from_slice(b" upstream=");
+            push_address(line, upstream);
+        }
+        None => line.extend_from_slice(b" upstream=-"),
+    }
+    line.extend_from_slice(b" in=");
+    push_number(line, connection.bytes_in);
+    push_milliseconds(line, b" ms=", Some(record.duration));
+    line.extend_from_slice(b" end=");
+    line.extend_from_slice(connection.end.as_bytes());
 }
 
 /// What was asked for. CONNECT has no path: its target is the authority alone (RFC 9110, 9.3.6).
@@ -89,12 +118,32 @@ fn push_json_line(line: &mut Vec<u8>, record: &AccessRecord<'_>, time: &mut Time
     line.extend_from_slice(b"\",\"remote\":\"");
     push_ip(line, record.remote);
     line.push(b'"');
-    push_text(line, b",\"method\":", Some(record.method.as_bytes()));
-    push_text(line, b",\"host\":", Some(record.host.as_bytes()));
-    push_text(line, b",\"uri\":", Some(target_of(record).as_bytes()));
-    push_text(line, b",\"proto\":", Some(version_text(record.version)));
+    match &record.tcp {
+        Some(connection) => {
+            line.extend_from_slice(b",\"proto\":\"TCP\",\"listener\":\"");
+            push_address(line, connection.listener);
+            line.push(b'"');
+            push_text(line, b",\"server_name\":", Some(record.host.as_bytes()).filter(|name| !name.is_empty()));
+        }
+        None => {
+            push_text(line, b",\"method\":", Some(record.method.as_bytes()));
+            push_text(line, b",\"host\":", Some(record.host.as_bytes()));
+            push_text(line, b",\"uri\":", Some(target_of(record).as_bytes()));
+            push_text(line, b",\"proto\":", Some(version_text(record.version)));
+        }
+    }
     line.extend_from_slice(b",\"status\":");
     push_number(line, u64::from(record.status));
+    if let Some(status) = record.grpc_status {
+        line.extend_from_slice(b",\"grpc_status\":");
+        push_number(line, u64::from(status));
+    }
+    if let Some(connection) = &record.tcp {
+        line.extend_from_slice(b",\"end\":\"");
+        line.extend_from_slice(connection.end.as_bytes());
+        line.extend_from_slice(b"\",\"bytes_in\":");
+        push_number(line, connection.bytes_in);
+    }
     line.extend_from_slice(b",\"bytes_out\":");
     push_number(line, record.bytes_out);
     push_milliseconds(line, b",\"duration_ms\":", Some(record.duration));
@@ -229,6 +278,8 @@ mod tests {
             user_agent: None,
             referer: None,
             tls: None,
+            grpc_status: None,
+            tcp: None,
             more: None,
         }
     }
@@ -265,17 +316,49 @@ mod tests {
             user_agent: Some(b"curl"),
             referer: Some(b"ref"),
             tls: Some("TLSv1.3"),
+            grpc_status: Some(14),
             ..record()
         };
         let parsed: serde_json::Value = serde_json::from_str(&line(Form::Json, &full)).unwrap();
         let expected = serde_json::json!({
             "time": "2026-11-22T20:03:36.042Z", "remote": "192.0.2.7", "method": "GET", "host": "shop.example",
-            "uri": "/a?b=c", "proto": "HTTP/2.0", "status": 200, "bytes_out": 512, "duration_ms": 12.345,
+            "uri": "/a?b=c", "proto": "HTTP/2.0", "status": 200, "grpc_status": 14, "bytes_out": 512, "duration_ms": 12.345,
             "service": "web", "instance": "n1/web-1", "upstream": "[::1]:80", "attempts": 2, "upstream_ms": 0.001,
             "route": "shop.example/a", "error": "timeout", "request_id": "id", "user_agent": "curl",
             "referer": "ref", "tls": "TLSv1.3",
         });
         assert_eq!(parsed, expected);
+    }
+
+    #[test]
+    fn a_connection_has_its_line_in_every_form() {
+        let instance = InstanceId { node: Arc::from("n1"), id: Arc::from("db-1") };
+        let connection = Connection { listener: "127.0.0.1:5432".parse().unwrap(), bytes_in: 10, end: "client_closed" };
+        let ended = AccessRecord {
+            method: "TCP",
+            host: "db.test",
+            uri: "127.0.0.1:5432",
+            service: Some("db"),
+            instance: Some(&instance),
+            upstream: Some("10.0.0.1:1".parse().unwrap()),
+            attempts: 1,
+            tcp: Some(connection),
+            ..record()
+        };
+        let wanted = "192.0.2.7 - - [22/Nov/2026:20:03:36 +0000] \"TCP 127.0.0.1:5432 sni=db.test service=db \
+                      instance=n1/db-1 upstream=10.0.0.1:1 in=10 ms=12.345 end=client_closed\" 200 512";
+        assert_eq!(line(Form::Common, &ended), format!("{wanted}\n"));
+        assert_eq!(line(Form::Combined, &ended), format!("{wanted} \"-\" \"-\"\n"));
+        let parsed: serde_json::Value = serde_json::from_str(&line(Form::Json, &ended)).unwrap();
+        let expected = serde_json::json!({
+            "time": "2026-11-22T20:03:36.042Z", "remote": "192.0.2.7", "proto": "TCP", "listener": "127.0.0.1:5432",
+            "server_name": "db.test", "status": 200, "end": "client_closed", "bytes_in": 10, "bytes_out": 512,
+            "duration_ms": 12.345, "service": "db", "instance": "n1/db-1", "upstream": "10.0.0.1:1", "attempts": 1,
+        });
+        assert_eq!(parsed, expected);
+        let nowhere = AccessRecord { host: "", service: None, instance: None, upstream: None, ..ended };
+        let text = line(Form::Common, &nowhere);
+        assert!(text.contains(" sni=- service=- instance=- upstream=- in=10 "), "{text}");
     }
 
     #[test]

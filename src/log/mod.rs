@@ -22,7 +22,7 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _, Registry, reload};
 
-pub use access::{AccessLogger, AccessLoggers, AccessRecord, More};
+pub use access::{AccessLogger, AccessLoggers, AccessRecord, Connection, More};
 pub use program::{FlushAtEnd, dropped, flush, init, say};
 pub use writer::AccessLogWriter;
 
@@ -134,7 +134,7 @@ mod tests {
 
     /// What is written while `log` runs.
     fn written(format: LogFormat, log: impl FnOnce(&LogHandle)) -> String {
-        let config = LogConfig { level: "info".to_owned(), format, access: AccessLog::Off };
+        let config = LogConfig { level: "info".to_owned(), format, access: AccessLog::Off, access_tcp: true };
         let sink = Shared::default();
         let to_sink = sink.clone();
         let (subscriber, handle) = subscriber(&config, move || to_sink.clone(), false).unwrap();

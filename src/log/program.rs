@@ -137,7 +137,7 @@ where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
     // No more than warnings: the least severe level of all subscribers decides what every line in the program costs.
-    let config = LogConfig { level: "warn".to_owned(), format, access: AccessLog::Off };
+    let config = LogConfig { level: "warn".to_owned(), format, access: AccessLog::Off, access_tcp: false };
     Ok(Dispatch::new(subscriber(&config, writer, colour)?.0))
 }
 

@@ -111,6 +111,8 @@ mod tests {
             user_agent: None,
             referer: None,
             tls: None,
+            grpc_status: None,
+            tcp: None,
             more: None,
         }
     }

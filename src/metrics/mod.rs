@@ -8,6 +8,7 @@
 pub mod fabio;
 pub mod freshness;
 pub mod names;
+pub mod outcomes;
 pub mod process;
 pub mod service;
 pub mod text;
@@ -17,6 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use fabio::FabioMetrics;
+use outcomes::Outcomes;
 
 pub use service::ServiceMetrics;
 
@@ -28,6 +30,7 @@ pub struct Metrics {
     control: Arc<Mutex<Control>>,
     access_log_dropped: Arc<AtomicU64>,
     log_dropped: Arc<AtomicU64>,
+    unrouted: Arc<Outcomes>,
     fabio: Option<Arc<FabioMetrics>>,
 }
 
@@ -40,7 +43,7 @@ pub struct ListenerMetrics {
     pub client_faults: [AtomicU64; CLIENT_FAULTS.len()],
 }
 
-/// What a client did that ended its connection before there was a request to count.
+/// What a client did that ended its connection, or a stream of it, before there was a request to count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClientFault {
     /// Bytes that are no request, or one that could be read in two ways.
@@ -51,10 +54,12 @@ pub enum ClientFault {
     Tls,
     /// A malformed PROXY header, or one that stopped halfway.
     ProxyHeader,
+    /// A stream beyond those that an HTTP/2 connection may have at the same time.
+    TooManyStreams,
 }
 
 /// Labels of [`ClientFault`], in its order.
-pub const CLIENT_FAULTS: [&str; 4] = ["malformed", "too_slow", "tls", "proxy_header"];
+pub const CLIENT_FAULTS: [&str; 5] = ["malformed", "too_slow", "tls", "proxy_header", "too_many_streams"];
 
 impl ListenerMetrics {
     /// Counts one connection that ended so.
@@ -152,6 +157,12 @@ impl Metrics {
     #[must_use]
     pub fn listeners(&self) -> Vec<(String, Arc<ListenerMetrics>)> {
         lock(&self.listeners).iter().map(|(name, handle)| (name.clone(), Arc::clone(handle))).collect()
+    }
+
+    /// What became of requests that belong to no service.
+    #[must_use]
+    pub fn unrouted(&self) -> &Outcomes {
+        &self.unrouted
     }
 
     /// Access log lines that were dropped because the queue was full.

@@ -57,8 +57,12 @@ families! {
     HTTP_REQUEST_DURATION = Histogram "lb_http_request_duration_seconds",
         "Time from the request's head to the end of the answer.";
     HTTP_IN_FLIGHT = Gauge "lb_http_requests_in_flight", "HTTP requests being served now.";
+    PROXY_ERRORS = Counter "lb_proxy_errors_total",
+        "Requests that lb answered by itself with an error, by service (empty: none was found) and reason.";
+    GRPC_REQUESTS = Counter "lb_grpc_requests_total",
+        "Calls of gRPC that ended, by service (empty: none was found) and status; 2 where the server told none.";
     CLIENT_FAULTS = Counter "lb_client_faults_total",
-        "Connections ended because of what the client sent or did not send, by listener and fault.";
+        "Connections and streams ended because of what the client sent or did not send, by listener and fault.";
     NO_ROUTE = Counter "lb_no_route_total", "Requests or connections that met no route, by listener.";
     UPSTREAM_CONNECTS = Counter "lb_upstream_connects_total", "Attempts to connect to an instance, by result.";
     UPSTREAM_RETRIES = Counter "lb_upstream_retries_total", "Requests tried again on another instance, by reason.";

@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use super::outcomes::Outcomes;
+
 /// Upper bounds of the request duration histogram, in seconds.
 pub const DURATION_BUCKETS: [f64; 14] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
@@ -77,6 +79,8 @@ pub struct ServiceMetrics {
     pub bytes_in: AtomicU64,
     /// Bytes from upstreams to clients.
     pub bytes_out: AtomicU64,
+    /// Answers made here, and calls of gRPC.
+    pub outcomes: Outcomes,
 }
 
 impl ServiceMetrics {
@@ -96,6 +100,7 @@ impl ServiceMetrics {
             tcp_open: AtomicI64::new(0),
             bytes_in: AtomicU64::new(0),
             bytes_out: AtomicU64::new(0),
+            outcomes: Outcomes::default(),
         }
     }
 

@@ -32,6 +32,7 @@ pub fn render(metrics: &Metrics, process: &Process) -> String {
     let services = metrics.services();
     let mut out = Exposition { text: String::with_capacity(4096 + services.len() * 2048) };
     write_http(&mut out, &services);
+    write_outcomes(&mut out, metrics, &services);
     write_listeners(&mut out, metrics);
     write_upstream(&mut out, &services);
     write_tcp(&mut out, &services);
@@ -78,6 +79,24 @@ fn write_http(out: &mut Exposition, services: &[Arc<ServiceMetrics>]) {
     let mut family = out.family(names::HTTP_IN_FLIGHT);
     for service in services.iter().filter(|service| service.had_http()) {
         family.sample(&[("service", service.name())], service.in_flight.load(Relaxed) as f64);
+    }
+}
+
+/// Requests for which no service was found have the empty name.
+fn write_outcomes(out: &mut Exposition, metrics: &Metrics, services: &[Arc<ServiceMetrics>]) {
+    let of_services = services.iter().map(|service| (&**service.name(), &service.outcomes));
+    let all = || std::iter::once(("", metrics.unrouted())).chain(of_services.clone());
+    let mut family = out.family(names::PROXY_ERRORS);
+    for (service, outcomes) in all() {
+        for (reason, count) in outcomes.errors() {
+            family.sample(&[("service", service), ("reason", reason)], count as f64);
+        }
+    }
+    let mut family = out.family(names::GRPC_REQUESTS);
+    for (service, outcomes) in all() {
+        for (status, count) in outcomes.calls() {
+            family.sample(&[("service", service), ("status", status)], count as f64);
+        }
     }
 }
 

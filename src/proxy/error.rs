@@ -22,6 +22,10 @@ pub enum ProxyError {
     /// No route for host and path.
     #[error("no route")]
     NoRoute,
+    /// The connection's TLS asked for another host, and that of the request is passed on unopened to instances that end
+    /// its TLS themselves.
+    #[error("the host is not served on this connection")]
+    Misdirected,
     /// The route exists, but no instance of it may serve.
     #[error("no healthy instance")]
     NoInstance,
@@ -31,6 +35,9 @@ pub enum ProxyError {
     /// The route wants credentials that did not come or are not accepted.
     #[error("authorization failed")]
     Unauthorized,
+    /// The route names an authentication scheme that is not configured.
+    #[error("the route names an authentication scheme that is not configured")]
+    AuthUnknown,
     /// Too many requests wait for their credentials to be verified.
     #[error("too many requests wait for their credentials to be verified")]
     AuthBusy,
@@ -85,7 +92,10 @@ impl ProxyError {
             Self::TooManyHeaders => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::ClientStalled => StatusCode::REQUEST_TIMEOUT,
             Self::NoRoute => no_route,
-            Self::NoInstance | Self::AuthBusy | Self::Exhausted(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
+            Self::NoInstance | Self::AuthBusy | Self::AuthUnknown | Self::Exhausted(_) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::AccessDenied => StatusCode::FORBIDDEN,
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::Connect(_) | Self::Upstream(_) | Self::Unusable(_) | Self::AuthUnavailable => StatusCode::BAD_GATEWAY,
@@ -103,9 +113,11 @@ impl ProxyError {
             Self::TooManyHeaders => "too_many_headers",
             Self::ClientStalled => "client_stalled",
             Self::NoRoute => "no_route",
+            Self::Misdirected => "misdirected",
             Self::NoInstance => "no_instance",
             Self::AccessDenied => "access_denied",
             Self::Unauthorized => "unauthorized",
+            Self::AuthUnknown => "auth_unknown",
             Self::AuthBusy => "auth_busy",
             Self::AuthUnavailable => "auth_unavailable",
             Self::Connect(_) => "connect",
@@ -126,10 +138,12 @@ impl ProxyError {
             Self::TooManyHeaders => ("8", "too many header fields"),
             Self::ClientStalled => ("1", "the request did not come to its end"),
             Self::NoRoute => ("5", "no route"),
+            Self::Misdirected => ("14", "the host is not served on this connection"),
             Self::NoInstance => ("14", "no healthy instance"),
             Self::AccessDenied => ("7", "access denied"),
             Self::Unauthorized => ("16", "authorization failed"),
             Self::AuthUnavailable => ("14", "authorization is not available"),
+            Self::AuthUnknown => ("14", "authorization is not configured"),
             Self::AuthBusy => ("14", "authorization takes too long"),
             Self::Exhausted(_) => ("14", "the proxy is overloaded"),
             Self::Connect(_) | Self::ConnectTimeout | Self::Upstream(_) | Self::Unusable(_) => {
@@ -148,9 +162,11 @@ impl ProxyError {
             Self::TooManyHeaders => "too many header fields",
             Self::ClientStalled => "the request did not come to its end",
             Self::NoRoute => "",
+            Self::Misdirected => "the host is not served on this connection",
             Self::NoInstance => "no healthy instance",
             Self::AccessDenied => "access denied",
             Self::Unauthorized => "authorization failed",
+            Self::AuthUnknown => "authorization is not configured",
             Self::AuthBusy => "authorization takes too long",
             Self::AuthUnavailable => "authorization is not available",
             Self::Connect(_) => "cannot connect to the upstream",
@@ -225,10 +241,12 @@ mod tests {
             (ProxyError::TooManyHeaders, 431, "8"),
             (ProxyError::ClientStalled, 408, "1"),
             (ProxyError::NoRoute, 404, "5"),
+            (ProxyError::Misdirected, 421, "14"),
             (ProxyError::NoInstance, 503, "14"),
             (ProxyError::AccessDenied, 403, "7"),
             (ProxyError::Unauthorized, 401, "16"),
             (ProxyError::AuthBusy, 503, "14"),
+            (ProxyError::AuthUnknown, 503, "14"),
             (ProxyError::AuthUnavailable, 502, "14"),
             (ProxyError::Connect("refused".into()), 502, "14"),
             (ProxyError::Exhausted("no descriptor".into()), 503, "14"),

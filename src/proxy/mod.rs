@@ -13,6 +13,7 @@ pub mod error;
 pub mod http;
 pub mod listener;
 pub mod page;
+pub mod passage;
 pub mod pool;
 pub mod proxy_protocol;
 pub mod server_name;

@@ -13,7 +13,6 @@ mod old_hello;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
@@ -25,13 +24,12 @@ use super::drain::LocalPhase;
 use super::http::client_io::ClientIo;
 use super::http::connection::{Greeted, greeted, last_call};
 use super::listener::Listener;
+use super::passage::{Ended, Passage};
 use super::proxy_protocol::Addresses;
 use super::session::{Carried, carry, receive_proxy_header};
 use super::worker::Worker;
-use crate::catalog::options::Proto;
 use crate::config::ListenerProtocol;
 use crate::metrics::ClientFault;
-use crate::table::Route;
 
 /// Most bytes before the end of a ClientHello. Post-quantum key shares make one of 2 KB; the rest is room for clients
 /// that cut theirs into many small records.
@@ -47,15 +45,20 @@ pub async fn serve(
     peer: SocketAddr,
 ) -> Option<Greeted> {
     let local = stream.local_addr().unwrap_or(listener.config.address);
+    let ends_tls = listener.config.protocol == ListenerProtocol::HttpsTcpSni;
+    // What is not passed on there is a connection of HTTP, and has lines of its own.
+    let mut passage = if ends_tls { Passage::none() } else { Passage::new(&worker, &listener, peer) };
     let mut io = ClientIo::new(stream, worker.clock);
     let ends = match receive_proxy_header(&listener, &mut io, Addresses { source: peer, destination: local }).await {
         Ok(ends) => ends,
         Err(error) => {
+            passage.ends(Ended::ProxyHeader);
             listener.client_fault(peer, ClientFault::ProxyHeader, &error);
             return None;
         }
     };
     let peer = ends.source;
+    passage.comes_from(peer);
     let limit = listener.limits(&worker.settings().proxy).header;
     let activity = Rc::clone(io.activity());
     let name = tokio::select! {
@@ -64,7 +67,6 @@ pub async fn serve(
         // Whoever has not finished its first word when the last call is over loses nothing.
         () = last_call(&phase, &activity) => return None,
     };
-    let ends_tls = listener.config.protocol == ListenerProtocol::HttpsTcpSni;
     let name = match name {
         Ok(name) => name,
         // That side knows how to tell the client what is wrong.
@@ -74,19 +76,26 @@ pub async fn serve(
                 listener.accepted();
                 listener.failed();
             }
+            passage.ends(Ended::Tls);
             listener.client_fault(peer, error.fault(), &error);
             return None;
         }
     };
+    passage.asks_for(name.as_deref());
     let route = name.as_deref().and_then(|name| worker.table.borrow_mut().load().lookup_server_name(name).cloned());
     match route {
-        Some(route) if !ends_tls || is_tcp(&route) => {
+        Some(route) if !ends_tls || route.is_passed_through() => {
             listener.accepted();
-            carry(&worker, &listener, &route, io, Carried { ends, is_tls: true }).await;
+            if ends_tls {
+                passage = Passage::new(&worker, &listener, peer);
+                passage.asks_for(name.as_deref());
+            }
+            carry(&worker, &listener, &route, io, Carried { ends, is_tls: true }, &mut passage).await;
         }
         _ if ends_tls => return greeted(worker, listener, phase, io, peer).await,
         _ => {
             listener.accepted();
+            passage.ends(Ended::NoRoute);
             // Fabio tells who names nobody from who names somebody unknown.
             if name.is_some() {
                 listener.no_route();
@@ -98,12 +107,6 @@ pub async fn serve(
         }
     }
     None
-}
-
-/// Whether the route is one of TCP, so that TLS is its targets' business. One whose instances are all out is nobody's:
-/// the other side then answers for it.
-fn is_tcp(route: &Arc<Route>) -> bool {
-    !route.targets.is_empty() && route.targets.iter().all(|target| target.options.proto == Proto::Tcp)
 }
 
 /// Why there is no server name to go by.
@@ -192,6 +195,8 @@ impl HelloReader {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use proptest::prelude::*;
 
     use super::*;

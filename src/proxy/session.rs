@@ -16,9 +16,10 @@ use super::connect::UpstreamStream;
 use super::drain::Phase;
 use super::http::client_io::ClientIo;
 use super::listener::Listener;
+use super::passage::{Ended, Passage};
 use super::proxy_protocol::{self, Addresses, HEADER_BYTES_MAX, Received};
 use super::splice::Stream;
-use super::tcp::{PumpContext, pump};
+use super::tcp::{PumpContext, Pumped, pump};
 use super::tls;
 use super::worker::Worker;
 use crate::catalog::options::ProxyHeader;
@@ -31,21 +32,33 @@ use crate::table::{InFlight, Route, Target, TargetState};
 /// Serves one accepted connection of a `tcp` or `tcp-dynamic` listener to its end.
 pub async fn serve(worker: Rc<Worker>, listener: Rc<Listener>, stream: TcpStream, peer: SocketAddr) {
     let local = stream.local_addr().unwrap_or(listener.config.address);
+    let mut passage = Passage::new(&worker, &listener, peer);
     let mut io = ClientIo::new(stream, worker.clock);
     let seen = Addresses { source: peer, destination: local };
     let ends = match receive_proxy_header(&listener, &mut io, seen).await {
         Ok(ends) => ends,
-        Err(error) => return listener.client_fault(peer, ClientFault::ProxyHeader, &error),
+        Err(error) => {
+            passage.ends(Ended::ProxyHeader);
+            return listener.client_fault(peer, ClientFault::ProxyHeader, &error);
+        }
     };
     listener.accepted();
     let peer = ends.source;
+    passage.comes_from(peer);
     let Some(certificates) = &listener.certificates else {
-        return route(&worker, &listener, io, local, ends).await;
+        return route(&worker, &listener, io, local, ends, &mut passage).await;
     };
     let limit = listener.limits(&worker.settings().proxy).header;
     let used = listener.server_use();
-    match tokio::time::timeout(limit, tls::accept(certificates, &used, io)).await {
-        Ok(Ok(stream)) => route(&worker, &listener, Box::new(stream), local, ends).await,
+    let accepted = tokio::time::timeout(limit, tls::accept(certificates, &used, io)).await;
+    passage.ends(Ended::Tls);
+    match accepted {
+        Ok(Ok(stream)) => {
+            passage.speaks(tls::details(stream.get_ref().1).version_name());
+            passage.asks_for(stream.get_ref().1.server_name());
+            passage.ends(Ended::Drain);
+            route(&worker, &listener, Box::new(stream), local, ends, &mut passage).await;
+        }
         Ok(Err(error)) => listener.client_fault(peer, ClientFault::Tls, &error),
         Err(elapsed) => listener.client_fault(peer, ClientFault::Tls, &elapsed),
     }
@@ -84,8 +97,14 @@ pub async fn receive_proxy_header(listener: &Listener, io: &mut ClientIo, seen: 
     }
 }
 
-async fn route<T>(worker: &Rc<Worker>, listener: &Listener, client: T, local: SocketAddr, ends: Addresses)
-where
+async fn route<T>(
+    worker: &Rc<Worker>,
+    listener: &Listener,
+    client: T,
+    local: SocketAddr,
+    ends: Addresses,
+    passage: &mut Passage,
+) where
     T: Stream,
 {
     // The listener's own port counts, whatever a PROXY header says.
@@ -93,9 +112,10 @@ where
     let found = worker.table.borrow_mut().load().lookup_tcp(local).cloned();
     let Some(route) = found else {
         listener.no_route();
+        passage.ends(Ended::NoRoute);
         return tracing::debug!(%local, "no route for this port");
     };
-    carry(worker, listener, &route, client, Carried { ends, is_tls: false }).await;
+    carry(worker, listener, &route, client, Carried { ends, is_tls: false }, passage).await;
 }
 
 /// What is known of a connection that is carried.
@@ -108,13 +128,19 @@ pub struct Carried {
 }
 
 /// Carries a connection to one of `route`'s targets, to its end.
-pub async fn carry<T>(worker: &Rc<Worker>, listener: &Listener, route: &Arc<Route>, client: T, carried: Carried)
-where
+pub async fn carry<T>(
+    worker: &Rc<Worker>,
+    listener: &Listener,
+    route: &Arc<Route>,
+    client: T,
+    carried: Carried,
+    passage: &mut Passage,
+) where
     T: Stream,
 {
-    let Some((target, mut upstream, _in_flight)) = connect_somewhere(worker, listener, route, carried).await else {
-        return;
-    };
+    passage.takes(route);
+    let connected = connect_somewhere(worker, listener, route, carried, passage).await;
+    let Some((target, mut upstream, _in_flight)) = connected else { return };
     let header = match target.options.proxy_protocol {
         None => Vec::new(),
         Some(ProxyHeader::V1) => proxy_protocol::v1_line(&carried.ends),
@@ -122,12 +148,14 @@ where
     };
     if let Err(error) = upstream.write_all(&header).await {
         listener.failed();
+        passage.ends(Ended::InstanceReset);
         return tracing::debug!(%error, "cannot send the PROXY header");
     }
     target.service.tcp_connections.fetch_add(1, Relaxed);
     let _open = OpenConnection::new(&target.service);
     let idle = listener.limits(&worker.settings().proxy).tcp_idle;
-    pump_until_cut(worker, client, upstream, Tunnelled::to(target), idle).await;
+    let pumped = pump_until_cut(worker, client, upstream, Tunnelled::to(target), idle).await;
+    passage.carried(&pumped, worker.phase.get() >= Phase::Cut);
 }
 
 /// A connection to one of the route's targets: nothing is sent before it stands, so every target may be tried.
@@ -136,10 +164,12 @@ async fn connect_somewhere<'r>(
     listener: &Listener,
     route: &'r Arc<Route>,
     carried: Carried,
+    passage: &mut Passage,
 ) -> Option<(&'r Target, UpstreamStream, InFlight)> {
     let settings = worker.settings();
     let peer = carried.ends.source;
     let mut tried: SmallVec<[u64; 4]> = SmallVec::new();
+    passage.ends(Ended::NoInstance);
     for attempt in 0..settings.proxy.retry_attempts.max(1) {
         let context = PickContext {
             now_ms: worker.clock.now_ms(),
@@ -151,11 +181,16 @@ async fn connect_somewhere<'r>(
         let Some(target) = picked else { break };
         if !target.options.access.permits(peer.ip()) {
             tracing::debug!(%peer, service = %target.service.name(), "access denied");
+            passage.belongs_to(target);
+            passage.ends(Ended::AccessDenied);
             return None;
         }
         if attempt > 0 {
             target.service.record_retry(RetryReason::Connect);
         }
+        passage.tries(target);
+        // What ends it while it connects is a cut.
+        passage.ends(Ended::Drain);
         let in_flight = InFlight::new(Arc::clone(&target.state));
         let started = std::time::Instant::now();
         let connected = worker.pool.connect(target, &settings, carried.is_tls).await;
@@ -172,6 +207,7 @@ async fn connect_somewhere<'r>(
                 } else {
                     worker.note_failure(route, target);
                 }
+                passage.ends(Ended::ConnectFailed);
                 tried.push(target.state.key);
             }
         }
@@ -203,14 +239,14 @@ impl<'a> Tunnelled<'a> {
 }
 
 /// Moves bytes until both sides are done, or the tunnel is cut: its instance left the table long enough ago, or the
-/// drain deadline is over, or nothing moved for `idle` (zero: no limit). Returns the bytes sent to the client.
+/// drain deadline is over, or nothing moved for `idle` (zero: no limit).
 pub async fn pump_until_cut<C, U>(
     worker: &Rc<Worker>,
     mut client: C,
     mut upstream: U,
     to: Tunnelled<'_>,
     idle: Duration,
-) -> u64
+) -> Pumped
 where
     C: Stream,
     U: Stream,
@@ -226,7 +262,7 @@ where
     };
     let pumped = pump(&mut client, &mut upstream, context, stop).await;
     tracing::trace!(end = ?pumped.end, bytes_in = pumped.bytes_in, bytes_out = pumped.bytes_out, "tunnel ended");
-    pumped.bytes_out
+    pumped
 }
 
 /// Counts an open TCP connection while it lives.

@@ -81,6 +81,17 @@ pub struct Pumped {
     pub bytes_out: u64,
     /// Why it ended.
     pub end: End,
+    /// Which side said first that it has nothing more to say, if one did.
+    pub first: Option<Side>,
+}
+
+/// A side of a pump.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The client.
+    Client,
+    /// The upstream.
+    Upstream,
 }
 
 /// What a pump needs beside its streams.
@@ -112,10 +123,17 @@ where
     let mut outward = Direction::new(context.buffers, context.pipes);
     let mut stop = pin!(stop);
     let mut idle = pin!(IdleTimer::new(context.idle));
+    let mut first = None;
     let end = poll_fn(|cx| {
         let before = (inward.moved, outward.moved);
         let there = inward.poll(client, upstream, cx);
+        if first.is_none() && inward.has_ended() {
+            first = Some(Side::Client);
+        }
         let back = outward.poll(upstream, client, cx);
+        if first.is_none() && outward.has_ended() {
+            first = Some(Side::Upstream);
+        }
         let moved = (inward.moved - before.0, outward.moved - before.1);
         context.metrics.bytes_in.fetch_add(moved.0, Relaxed);
         context.metrics.bytes_out.fetch_add(moved.1, Relaxed);
@@ -132,7 +150,7 @@ where
         idle.as_mut().poll(inward.moved + outward.moved, cx).map(|()| End::Idle)
     })
     .await;
-    Pumped { bytes_in: inward.moved, bytes_out: outward.moved, end }
+    Pumped { bytes_in: inward.moved, bytes_out: outward.moved, end, first }
 }
 
 fn ended(there: &Poll<Result<(), Failure>>, back: &Poll<Result<(), Failure>>) -> Option<End> {
@@ -218,6 +236,11 @@ impl<'a> Direction<'a> {
             Phase::Done(result) => Poll::Ready(result),
             Phase::Copying | Phase::Closing => Poll::Pending,
         }
+    }
+
+    /// Its reader has said all it had to say.
+    fn has_ended(&self) -> bool {
+        matches!(self.phase, Phase::Closing | Phase::Done(Ok(())))
     }
 
     fn end(&mut self, result: Result<(), Failure>) {
@@ -461,7 +484,7 @@ mod tests {
             };
             let (pumped, answer) = setup(64).with(NO_LIMIT, pending(), ends).await;
             assert_eq!(answer, "answer to question");
-            assert_eq!(pumped, Pumped { bytes_in: 8, bytes_out: 18, end: End::Closed });
+            assert_eq!(pumped, Pumped { bytes_in: 8, bytes_out: 18, end: End::Closed, first: Some(Side::Client) });
         });
     }
 
@@ -481,7 +504,7 @@ mod tests {
             };
             let (pumped, heard) = setup(64).with(NO_LIMIT, pending(), ends).await;
             assert_eq!(heard, ("hello".to_owned(), "still here".to_owned()));
-            assert_eq!(pumped.end, End::Closed);
+            assert_eq!((pumped.end, pumped.first), (End::Closed, Some(Side::Upstream)));
         });
     }
 
@@ -514,7 +537,7 @@ mod tests {
             };
             let (pumped, (there, back)) = setup(1000).with(NO_LIMIT, pending(), ends).await;
             assert!(there == wanted && back == wanted);
-            assert_eq!(pumped, Pumped { bytes_in: 300_000, bytes_out: 300_000, end: End::Closed });
+            assert_eq!(pumped, Pumped { bytes_in: 300_000, bytes_out: 300_000, end: End::Closed, first: pumped.first });
         });
     }
 
@@ -555,7 +578,7 @@ mod tests {
                 client.read_to_end(&mut Vec::new()).await.unwrap();
             };
             let (pumped, ()) = setup.with(Duration::from_secs(10), pending(), ends).await;
-            assert_eq!(pumped, Pumped { bytes_in: 5, bytes_out: 0, end: End::Idle });
+            assert_eq!(pumped, Pumped { bytes_in: 5, bytes_out: 0, end: End::Idle, first: None });
             let took = began.elapsed().as_millis();
             assert!((50_000..=52_600).contains(&took), "{took} ms");
         });
@@ -573,7 +596,7 @@ mod tests {
             };
             let stop = async { drop(told.await) };
             let (pumped, ()) = setup(64).with(NO_LIMIT, stop, ends).await;
-            assert_eq!(pumped, Pumped { bytes_in: 1, bytes_out: 0, end: End::Stopped });
+            assert_eq!(pumped, Pumped { bytes_in: 1, bytes_out: 0, end: End::Stopped, first: None });
         });
     }
 

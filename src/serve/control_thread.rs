@@ -147,6 +147,7 @@ fn control_settings(config: &Config) -> ControlSettings {
         host_patterns: config.proxy.host_patterns,
         datacenter: consul.datacenter,
         eject_after: config.health.eject_after,
+        auth: config.auth.keys().cloned().collect(),
     }
 }
 

@@ -98,6 +98,7 @@ pub fn start(config: &Config, extra: Vec<ExtraSource>) -> anyhow::Result<Running
     let metrics = metrics::build(&config.metrics).with_log_dropped(crate::log::dropped());
     let (access, access_writer) = AccessLogWriter::start(config.log.access.clone(), metrics.access_log_dropped())
         .context("cannot start the access log")?;
+    let access = access.with_connections(config.log.access_tcp);
     let table = SharedTable::default();
     let phase = PhaseSender::new(Phase::Serving);
     let certificates = Arc::new(certificates::Certificates::load(config, &metrics)?);

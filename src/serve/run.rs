@@ -315,13 +315,7 @@ fn takes_away(present: &Config, next: &Config) -> bool {
 }
 
 /// Takes over what changed; a bad new configuration is reported and the old one stays.
-async fn reload(
-    options: &RunOptions,
-    config: &mut Config,
-    running: &Running,
-    watched: &mut Watched,
-    files: &Aside,
-) {
+async fn reload(options: &RunOptions, config: &mut Config, running: &Running, watched: &mut Watched, files: &Aside) {
     let (reading, present, full) = (options.clone(), config.clone(), watched.full().clone());
     // On a thread of its own: a file on a network, or behind a URL, may keep its reader waiting.
     let next = files.run(RELOAD_MAX, move || read_whole(&reading, &present, &full)).await;

@@ -270,6 +270,7 @@ mod tests {
             targets: (0..).zip(shares).map(target).collect(),
             excluded: Box::default(),
             strategy,
+            tcp: false,
             even,
             ring: if even { Box::default() } else { ring(shares) },
             rotation: Rotation::default(),

@@ -24,7 +24,7 @@ use super::states::States;
 use super::{Excluded, Matcher, Rotation, Route, RouteTable, Target, TargetState};
 use crate::catalog::command::Command;
 use crate::catalog::command_list::CommandList;
-use crate::catalog::options::{RouteOptions, Strategy};
+use crate::catalog::options::{Proto, RouteOptions, Strategy};
 use crate::catalog::tag::RouteKey;
 use crate::catalog::{InstanceId, ServiceName};
 use crate::metrics::{Metrics, ServiceMetrics};
@@ -531,7 +531,8 @@ fn compile(id: u64, key: &RouteKey, drafts: &[Draft], default: &Strategy, rotati
     let even = is_even(&shares);
     let ring = if even || strategy != Strategy::RoundRobin { Box::default() } else { ring(&shares) };
     let targets = eligible.iter().zip(&shares).map(|(draft, share)| draft.target(*share)).collect();
-    Some(Route { id, key: key.clone(), targets, excluded: excluded.into(), strategy, even, ring, rotation })
+    let tcp = drafts.iter().all(|draft| draft.options.proto == Proto::Tcp);
+    Some(Route { id, key: key.clone(), targets, excluded: excluded.into(), strategy, even, tcp, ring, rotation })
 }
 
 /// Whether both are the same place to go to, for the same service with the same weight and tags.
@@ -632,6 +633,36 @@ mod tests {
         apply(&mut builder, "s", vec![]);
         let back = get(&apply(&mut builder, "s", vec![at(key("a", "/"), 1)]), "a").unwrap();
         assert_ne!(back.targets[0].state.key, first.targets[0].state.key);
+    }
+
+    #[test]
+    fn a_place_of_tcp_alone_is_none_for_requests_whatever_its_instances_do() {
+        let tcp = || Arc::new(RouteOptions { proto: Proto::Tcp, ..RouteOptions::default() });
+        let out = || Admission::Excluded { reason: "critical".into() };
+        let bytes = |n| Contribution { options: tcp(), ..at(key("a", "/"), n) };
+        let mut builder = builder();
+        for (contributions, for_requests, passed_through) in [
+            (vec![bytes(1)], false, true),
+            (vec![Contribution { admission: out(), ..bytes(1) }], false, false),
+            (vec![bytes(1), Contribution { admission: out(), ..bytes(2) }], false, true),
+            (vec![bytes(1), at(key("a", "/"), 2)], true, false),
+            (vec![at(key("a", "/"), 2)], true, false),
+            (vec![Contribution { admission: out(), ..at(key("a", "/"), 2) }], true, false),
+        ] {
+            let table = apply(&mut builder, "s", contributions.clone());
+            assert_eq!(get(&table, "a").is_some(), for_requests, "{contributions:?}");
+            assert_eq!(table.explain(Scheme::Http, "a", "/", 0).route.is_some(), for_requests, "{contributions:?}");
+            assert_eq!(table.is_passed_through("a"), passed_through, "{contributions:?}");
+            assert!(table.lookup_server_name("a").is_some(), "{contributions:?}");
+        }
+        // What is passed over leads to the next shorter path, then to the next host.
+        let below = |path| Contribution { options: tcp(), ..at(key("a", path), 3) };
+        let rest = vec![at(key("a", "/x"), 2), below("/x/y"), below("/x/y/ä"), below("/z"), at(key("", "/z"), 2)];
+        let table = apply(&mut builder, "s", rest);
+        for (path, found) in [("/x/y/ä/1", Some("/x")), ("/x/y", Some("/x")), ("/z/1", Some("/z")), ("/q", None)] {
+            let route = table.lookup(Scheme::Http, "a", path, |_| true);
+            assert_eq!(route.map(|route| (&*route.key.path, route.tcp)), found.map(|path| (path, false)), "{path}");
+        }
     }
 
     #[test]

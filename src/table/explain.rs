@@ -21,7 +21,7 @@ pub struct Explanation {
 pub struct HostStep {
     /// As in the table.
     pub host: String,
-    /// Path of its route for the request; none: no route, so the next host is tried.
+    /// Path of its route for the request; none: no route, or one of TCP, so the next host is tried.
     pub path: Option<String>,
 }
 
@@ -81,7 +81,7 @@ impl RouteTable {
     #[must_use]
     pub fn explain(&self, scheme: Scheme, host: &str, path: &str, now_ms: u64) -> Explanation {
         let candidates = self.hosts.candidates(scheme, host);
-        let steps = candidates.iter().map(|candidate| (candidate.host, candidate.find(path)));
+        let steps = candidates.iter().map(|candidate| (candidate.host, candidate.find_for_requests(path)));
         let hosts = steps
             .clone()
             .map(|(host, route)| HostStep { host: host.to_owned(), path: route.map(|route| route.key.path.clone()) });

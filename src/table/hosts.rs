@@ -52,6 +52,11 @@ impl<'a> Candidate<'a> {
     pub(super) fn find(&self, path: &str) -> Option<&'a Arc<Route>> {
         self.paths.find(path)
     }
+
+    /// Its route for a request: none of TCP.
+    pub(super) fn find_for_requests(&self, path: &str) -> Option<&'a Arc<Route>> {
+        self.paths.find_for_requests(path)
+    }
 }
 
 impl Hosts {
@@ -77,15 +82,16 @@ impl Hosts {
     ) -> Option<&Arc<Route>> {
         if !self.globs.is_empty() || self.with_default_port[scheme as usize] > 0 {
             let candidates = self.candidates(scheme, host);
-            return candidates.iter().filter_map(|c| c.find(path)).find(|route| accept(route));
+            return candidates.iter().filter_map(|c| c.find_for_requests(path)).find(|route| accept(route));
         }
         // The usual table: one exact name, then the routes of any host.
         let mut buffer = SmallVec::new();
         let host = canonical(scheme, host, &mut buffer);
-        if let Some(route) = self.exact.get(host).and_then(|paths| paths.find(path)).filter(|route| accept(route)) {
+        let of_host = self.exact.get(host).and_then(|paths| paths.find_for_requests(path));
+        if let Some(route) = of_host.filter(|route| accept(route)) {
             return Some(route);
         }
-        self.any.find(path).filter(|route| accept(route))
+        self.any.find_for_requests(path).filter(|route| accept(route))
     }
 
     /// Everything the host can mean, in order.

@@ -108,7 +108,8 @@ impl RouteTable {
     /// The route for a request: hosts by Fabio's precedence, then the longest path.
     ///
     /// `host` as received (any case, maybe with port), `path` normalised. `accept` can refuse a candidate (a
-    /// redirect to itself), and the next host is tried.
+    /// redirect to itself), and the next host is tried. Routes of TCP are no candidates: a request written to a port that
+    /// expects other bytes (TLS, mostly) would show its cookies on the wire.
     pub fn lookup(
         &self,
         scheme: Scheme,
@@ -134,6 +135,13 @@ impl RouteTable {
     pub fn lookup_server_name(&self, name: &str) -> Option<&Arc<Route>> {
         let candidates = self.hosts.candidates(Scheme::Https, name);
         candidates.iter().find(|candidate| !candidate.host.is_empty())?.find("/")
+    }
+
+    /// Whether TLS for the host of a request (as received, maybe with port) is passed on unopened, so that the request is
+    /// none for us.
+    #[must_use]
+    pub fn is_passed_through(&self, host: &str) -> bool {
+        self.lookup_server_name(host).is_some_and(|route| route.is_passed_through())
     }
 
     /// The TCP routes: address (none: any), port, route.
@@ -194,6 +202,7 @@ mod tests {
             excluded: Box::default(),
             strategy: Strategy::P2c,
             even: true,
+            tcp: false,
             ring: Box::default(),
             rotation: Rotation::default(),
         })

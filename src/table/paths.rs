@@ -59,6 +59,23 @@ impl Paths {
         }
     }
 
+    /// The route for a request's path: routes of TCP are passed over.
+    pub(super) fn find_for_requests(&self, path: &str) -> Option<&Arc<Route>> {
+        let route = self.find(path)?;
+        if route.tcp { self.shorter_for_requests(route) } else { Some(route) }
+    }
+
+    /// The next shorter one. Where paths are not text prefixes there is none: they say nothing of each other.
+    #[cold]
+    fn shorter_for_requests<'a>(&'a self, mut route: &'a Arc<Route>) -> Option<&'a Arc<Route>> {
+        let Self::Prefix(prefixes) = self else { return None };
+        while route.tcp {
+            let (last, _) = route.key.path.char_indices().next_back()?;
+            route = prefixes.longest(&route.key.path[..last])?;
+        }
+        Some(route)
+    }
+
     /// Puts `route` at `path`, or takes away what is there. Returns by how many routes it grew: -1, 0 or 1. A path
     /// that is no valid pattern is not stored: it could match nothing.
     pub(super) fn set(&mut self, path: &str, route: Option<Arc<Route>>) -> isize {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use smallvec::SmallVec;
 
 use super::Target;
-use crate::catalog::options::Strategy;
+use crate::catalog::options::{Proto, Strategy};
 use crate::catalog::tag::RouteKey;
 use crate::catalog::{InstanceId, ServiceName};
 
@@ -21,6 +21,8 @@ pub struct Route {
     pub strategy: Strategy,
     /// Whether all targets have the same share.
     pub even: bool,
+    /// Whether it is one of TCP alone: all its instances, those that are out included, take bytes and not requests.
+    pub tcp: bool,
     /// Targets that may get traffic. Empty while every instance is out: the answer is then 503.
     pub targets: Targets,
     /// Order of turns for `rr` while shares differ (indexes of `targets`, spread out); empty otherwise.
@@ -54,6 +56,13 @@ impl Rotation {
 }
 
 impl Route {
+    /// Whether TLS that asks for its host by name is its targets' business, and not ended by us where both may be. A route
+    /// whose instances are all out is not: then we answer for it.
+    #[must_use]
+    pub fn is_passed_through(&self) -> bool {
+        !self.targets.is_empty() && self.targets.iter().all(|target| target.options.proto == Proto::Tcp)
+    }
+
     /// How many of the targets are ejected at `now_ms` of the process clock, for the cap of
     /// [`TargetState::record_failure`](super::TargetState::record_failure).
     #[must_use]

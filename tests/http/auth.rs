@@ -42,7 +42,6 @@ fn a_route_with_a_scheme_lets_in_who_is_in_its_file() {
         ("/shop", &*ann, 200),
         ("/shop", &*credentials("bob:plain"), 200),
         ("/away", &*ann, 302),
-        ("/typo", &*ann, 401),
         ("/shut", &*ann, 403),
         // Access rules come first, so nobody is asked for what would not help.
         ("/shut", "", 403),
@@ -59,6 +58,26 @@ fn a_route_with_a_scheme_lets_in_who_is_in_its_file() {
             assert_eq!(response.text(), "authorization failed\n");
         }
     }
+    // A scheme that is not there refuses every request, which the log (once), the API, the page and the command line report.
+    for more in [&*ann, ""] {
+        let response = get(&lb, "/typo", more);
+        assert_eq!((response.status, response.text().as_str()), (503, "authorization is not configured\n"));
+        assert_eq!(response.header("www-authenticate"), None);
+    }
+    let warning = |line: &str| line.contains("\"WARN\"") && line.contains("there is no [auth.mian]");
+    lb.wait_for_line("a warning", warning);
+    let services = lb.wait_admin("/api/services", "a remark", |text| text.contains("there is no [auth.mian]"));
+    assert!(services.contains("/typo: auth=mian"), "{services}");
+    assert!(lb.admin("/").1.contains("there is no [auth.mian]"));
+    let admin = format!("http://{}", lb.address("admin"));
+    let routes =
+        std::process::Command::new(env!("CARGO_BIN_EXE_lb")).args(["routes", "--admin", &admin]).output().unwrap();
+    assert!(String::from_utf8_lossy(&routes.stdout).contains("there is no [auth.mian]"), "{routes:?}");
+    assert_eq!(lb.metric("lb_proxy_errors_total{service=\"s2\",reason=\"auth_unknown\"}"), Some(2.0));
+    lb.sighup();
+    lb.wait_for_line("a reload", |line| line.contains("reload"));
+    assert_eq!(lb.stderr().lines().filter(|line| warning(line)).count(), 1, "{}", lb.stderr());
+
     // Four requests were let through, and the instance gets what the client said.
     assert_eq!(upstream.requests(), 4);
     assert!(upstream.received().to_ascii_lowercase().contains(&ann.to_ascii_lowercase()));
@@ -76,8 +95,16 @@ fn a_call_of_grpc_is_refused_in_its_own_terms() {
     let upstream = Scripted::replying(OK);
     let lb = router(&[("/", &[upstream.address], "auth=none")], "");
     let response = get(&lb, "/pkg.Service/Call", "Content-Type: application/grpc\r\n");
-    assert_eq!((response.status, response.header("grpc-status")), (200, Some("16")));
+    assert_eq!((response.status, response.header("grpc-status")), (200, Some("14")));
     assert_eq!(upstream.requests(), 0);
+
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("users");
+    fs::write(&file, "ann:secret\n").unwrap();
+    let lb = router(&[("/", &[upstream.address], "auth=main")], &format!("[auth.main]\nfile = {file:?}\n"));
+    let response = get(&lb, "/pkg.Service/Call", "Content-Type: application/grpc\r\n");
+    assert_eq!((response.status, response.header("grpc-status")), (200, Some("16")));
+    assert!(response.header("www-authenticate").is_some());
 }
 
 /// A service that decides by the path it is told, and says what it was asked.
@@ -95,6 +122,7 @@ fn decider() -> Scripted {
                     "HTTP/1.1 403 Forbidden\r\nWWW-Authenticate: Bearer\r\nTransfer-Encoding: chunked\r\n\r\n\
                      4\r\nshut\r\n0\r\n\r\n",
                 ),
+                "/app/bare" => visit.send("HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n"),
                 "/app/hang" => visit.until_closed(),
                 "/app/die" => return visit.reset(),
                 _ => visit.send(
@@ -161,6 +189,10 @@ fn a_service_decides_and_tells_who_it_is() {
     let shut = get(&lb, "/app/shut", "");
     assert_eq!((shut.status, shut.text().as_str(), shut.header("www-authenticate")), (403, "shut", Some("Bearer")));
 
+    // No 401 is without a challenge (RFC 9110 section 15.5.2), and no browser asks for a password because of ours.
+    let bare = get(&lb, "/app/bare", "");
+    assert_eq!((bare.status, bare.header("www-authenticate")), (401, Some("External")));
+
     // Without an answer nobody gets in.
     for path in ["/app/hang", "/app/die"] {
         assert_eq!(get(&lb, path, "").status, 502, "{path}");
@@ -177,5 +209,9 @@ fn a_service_that_is_not_there_lets_nobody_in() {
     let lb = router(&[("/", &[upstream.address], "auth=sso")], &more);
     let answer = get(&lb, "/", "");
     assert_eq!((answer.status, answer.text().as_str()), (502, "authorization is not available\n"));
+    assert_eq!(get(&lb, "/", "").status, 502);
+    let warning = |line: &str| line.contains("\"WARN\"") && line.contains("gives no answer");
+    lb.wait_for_line("a warning", warning);
+    assert_eq!(lb.stderr().lines().filter(|line| warning(line)).count(), 1, "{}", lb.stderr());
     assert_eq!(upstream.requests(), 0);
 }

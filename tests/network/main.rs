@@ -8,12 +8,14 @@
 mod support;
 
 mod certificates;
+mod connection_log;
 mod dynamic;
 mod exhausted;
 mod grpc;
 mod h2;
 mod lifecycle;
 mod panics;
+mod passthrough;
 mod registration;
 mod reload;
 mod resting;

@@ -48,7 +48,7 @@ mod tests {
             .map(|path| (path.display().to_string(), std::fs::read_to_string(path).unwrap()))
             .collect();
         assert_eq!(texts.len(), 3);
-        let findings = crate::check::lints::check_jobs(&texts, "urlprefix-");
+        let findings = crate::check::lints::check_jobs(&texts, "urlprefix-", None);
         assert!(findings.is_empty(), "{findings:?}");
     }
 

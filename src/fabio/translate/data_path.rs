@@ -16,6 +16,7 @@ const AS_FABIO: &[(&str, Like, &str)] = &[
     ("proxy.tcp_idle_timeout", Like::Seconds(0), "Fabio lets quiet connections be"),
     ("proxy.max_header_bytes", Like::Count(1 << 20), "Fabio takes request heads up to 1 MiB"),
     ("log.format", Like::Text("text"), "Fabio writes its log for people"),
+    ("log.access_tcp", Like::Off, "Fabio's access log knows requests alone"),
 ];
 
 /// Fabio's common form, in fields.
@@ -24,6 +25,7 @@ const COMMON: &str = "$remote_host - - [$time_common] \"$request\" $response_sta
 #[derive(Clone, Copy)]
 enum Like {
     On,
+    Off,
     Seconds(u64),
     Count(u64),
     Text(&'static str),
@@ -36,6 +38,7 @@ impl Translator<'_> {
                 Like::Seconds(seconds) => Value::Time(Duration::from_secs(seconds)),
                 Like::Count(number) => Value::Count(number),
                 Like::On => Value::Bool(true),
+                Like::Off => Value::Bool(false),
                 Like::Text(text) => Value::from(text),
             };
             self.document.set(ours, value, why);

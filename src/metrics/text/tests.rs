@@ -16,6 +16,10 @@ fn busy() -> Metrics {
     web.record_connect(ConnectResult::Tls);
     web.record_retry(RetryReason::Closed);
     web.bytes_out.store(7, Relaxed);
+    web.outcomes.record_error("connect");
+    web.outcomes.record_call(14);
+    metrics.unrouted().record_error("no_route");
+    metrics.unrouted().record_call(5);
     let tcp = metrics.service(&Arc::from("db"));
     tcp.tcp_connections.store(2, Relaxed);
     tcp.tcp_open.store(1, Relaxed);
@@ -77,6 +81,10 @@ fn samples_carry_what_was_counted() {
         r#"lb_http_request_duration_seconds_sum{service="web"} 30.0035"#,
         r#"lb_http_requests_in_flight{service="web"} 0"#,
         r#"lb_no_route_total{listener="0.0.0.0:9999"} 4"#,
+        r#"lb_proxy_errors_total{service="web",reason="connect"} 1"#,
+        r#"lb_proxy_errors_total{service="",reason="no_route"} 1"#,
+        r#"lb_grpc_requests_total{service="web",status="14"} 1"#,
+        r#"lb_grpc_requests_total{service="",status="5"} 1"#,
         r#"lb_upstream_connects_total{service="web",result="tls"} 1"#,
         r#"lb_upstream_connects_total{service="web",result="ok"} 0"#,
         r#"lb_upstream_retries_total{service="web",reason="closed"} 1"#,

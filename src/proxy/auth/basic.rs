@@ -161,7 +161,7 @@ impl Basic {
     /// Decides whether a request with these fields may pass. Cancel safe: what is being computed then is finished, and
     /// nobody waits for it.
     pub(super) async fn admit(&self, headers: &HeaderMap, turns: &Turns) -> Admission {
-        let refused = || Admission::Refused(Some(self.challenge.clone()));
+        let refused = || Admission::Refused(self.challenge.clone());
         let verdict = |good: bool| if good { Admission::Granted(None) } else { refused() };
         let Some(credentials) = Credentials::of(headers) else { return refused() };
         let users = self.users.load_full();
@@ -274,7 +274,7 @@ mod tests {
         std::fs::write(&file, format!("slow:{}\nfast:pw\n", bcrypt::hash("pw", 4).unwrap())).unwrap();
         let scheme = Basic::load("main", &file, "the shop", Duration::from_secs(1)).unwrap();
         let turns = Turns::default();
-        let asked = Admission::Refused(Some(HeaderValue::from_static("Basic realm=\"the shop\"")));
+        let asked = Admission::Refused(HeaderValue::from_static("Basic realm=\"the shop\""));
         runtime().block_on(async {
             // Twice: computed, then remembered.
             for _ in 0..2 {

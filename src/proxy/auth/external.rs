@@ -1,18 +1,22 @@
 //! A service that is asked about each request: it lets it in, maybe with a few header fields, or its answer is the
 //! client's.
 //!
-//! It gets `GET` of one fixed URL without a body, with the fields that the instance would get, and in
-//! `X-Forwarded-Method` and `X-Forwarded-Uri` what the client wants. Any 2xx lets the request in. What else it answers
-//! goes to the client (a redirect to a login page, a challenge); no answer in time lets nobody in.
+//! It gets `GET` of one fixed URL without a body, with the client's fields; what it is told of where the request came from
+//! and what it wants (`X-Forwarded-*`, `X-Real-Ip`, `Forwarded`) is written by the proxy alone, see
+//! [`tell_decider`](crate::proxy::http::headers::tell_decider). Any 2xx lets the request in. What else it answers goes to the
+//! client (a redirect to a login page, a challenge); without an answer in time every request is refused.
+
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use http::header::{
     CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, IF_MATCH, IF_MODIFIED_SINCE,
-    IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, RANGE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+    IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, RANGE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, WWW_AUTHENTICATE,
 };
 use http::{StatusCode, Uri};
 
 use super::{Admission, AuthError};
 use crate::config::ExternalAuth;
+use crate::proxy::http::headers::remove_lookalikes;
 use crate::proxy::tls::UpstreamTls;
 use crate::proxy::tls::upstream::Inside;
 use crate::web::{Ask, Client, Limits};
@@ -48,6 +52,8 @@ pub(super) struct External {
     config: ExternalAuth,
     endpoint: Uri,
     client: Client,
+    /// It gave no answer when it was asked last.
+    lost: AtomicBool,
 }
 
 /// What an answer changes in the request.
@@ -56,28 +62,33 @@ pub struct Granted {
     /// Replaced, or taken away where there is no value.
     set: Vec<(HeaderName, Option<HeaderValue>)>,
     /// Added.
-    append: Vec<(HeaderName, HeaderValue)>,
+    append: Vec<(HeaderName, Vec<HeaderValue>)>,
 }
 
 impl Granted {
-    /// Changes the fields that an instance gets.
+    /// Changes the fields that an instance gets. What the client sent under names that could be taken for these goes.
     pub fn apply(&self, fields: &mut HeaderMap) {
+        // All of them first: two of the names may be like each other.
+        for name in self.set.iter().map(|(name, _)| name).chain(self.append.iter().map(|(name, _)| name)) {
+            remove_lookalikes(fields, name);
+        }
         for (name, value) in &self.set {
             match value {
                 Some(value) => fields.insert(name, value.clone()),
                 None => fields.remove(name),
             };
         }
-        for (name, value) in &self.append {
-            fields.append(name, value.clone());
+        for (name, values) in &self.append {
+            for value in values {
+                fields.append(name, value.clone());
+            }
         }
     }
 
     fn of(config: &ExternalAuth, answer: &HeaderMap) -> Self {
         let set = config.set_headers.iter().map(|name| (name.clone(), answer.get(name).cloned()));
         let values = |name: &HeaderName| answer.get_all(name).iter().cloned().collect::<Vec<_>>();
-        let append =
-            config.append_headers.iter().flat_map(|name| values(name).into_iter().map(|it| (name.clone(), it)));
+        let append = config.append_headers.iter().map(|name| (name.clone(), values(name)));
         Self { set: set.collect(), append: append.collect() }
     }
 }
@@ -101,7 +112,7 @@ impl External {
     pub(super) fn new(name: &str, config: &ExternalAuth, tls: &UpstreamTls) -> Result<Self, AuthError> {
         let endpoint = config.endpoint.reveal().parse().map_err(|_| AuthError::Endpoint { name: name.to_owned() })?;
         let client = Client::new(tls.config(false, Inside::Http1).clone(), None).keeping(IDLE_MAX);
-        Ok(Self { name: name.to_owned(), config: config.clone(), endpoint, client })
+        Ok(Self { name: name.to_owned(), config: config.clone(), endpoint, client, lost: AtomicBool::new(false) })
     }
 
     /// Decides about a request with these fields. Cancel safe.
@@ -114,18 +125,39 @@ impl External {
         let limits = Limits { time: self.config.timeout, bytes: ANSWER_BYTES_MAX };
         match self.client.ask_once(ask, limits).await {
             Ok(answer) if answer.status().is_success() => {
+                self.note_reached();
                 Admission::Granted(Some(Box::new(Granted::of(&self.config, answer.headers()))))
             }
             // It was asked nothing that it could switch protocols for.
             Ok(answer) if answer.status().is_informational() => Admission::Unavailable,
             Ok(answer) => {
+                self.note_reached();
                 let (parts, body) = answer.into_parts();
-                Admission::Denied(Box::new(Denied { status: parts.status, headers: parts.headers, body }))
+                let mut denied = Denied { status: parts.status, headers: parts.headers, body };
+                self.challenge(&mut denied);
+                Admission::Denied(Box::new(denied))
             }
             Err(error) => {
-                tracing::debug!(scheme = self.name, %error, "the authentication service gave no answer");
+                if !self.lost.swap(true, Relaxed) {
+                    tracing::warn!(scheme = self.name, %error, "the authentication service gives no answer: requests are refused until it does");
+                }
                 Admission::Unavailable
             }
+        }
+    }
+
+    /// Its silence is told once, and so is its end.
+    fn note_reached(&self) {
+        if self.lost.load(Relaxed) && self.lost.swap(false, Relaxed) {
+            tracing::info!(scheme = self.name, "the authentication service answers again");
+        }
+    }
+
+    /// A 401 has to say how to do better (RFC 9110 section 15.5.2). The scheme is one that no client knows, so that no browser
+    /// asks its user for a password that would not help.
+    fn challenge(&self, denied: &mut Denied) {
+        if denied.status == StatusCode::UNAUTHORIZED && !denied.headers.contains_key(WWW_AUTHENTICATE) {
+            denied.headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("External"));
         }
     }
 }
@@ -155,6 +187,9 @@ mod tests {
         let granted = Granted::of(&config, &map(&[("x-user", "ann"), ("x-group", "b"), ("x-group", "c"), ("x", "y")]));
         let mut fields =
             map(&[("x-user", "forged"), ("x-gone", "forged"), ("x-group", "a"), ("x-none", "1"), ("k", "v")]);
+        for name in ["x_user", "x.user", "x_gone", "x~gone", "x_group", "x.none"] {
+            fields.append(name, HeaderValue::from_static("forged"));
+        }
         granted.apply(&mut fields);
         let wanted = map(&[
             ("x-user", "ann"),

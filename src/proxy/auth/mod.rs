@@ -9,7 +9,7 @@
 //! A password hash is made to be slow. So none is computed on a worker, only so many at a time anywhere, and none twice
 //! for the same credentials; whoever comes while too many wait is told to come back.
 //!
-//! A route that names a scheme which is not configured lets nobody in.
+//! A route that names a scheme which is not configured refuses every request; the control loop has logged that when it came.
 
 mod basic;
 mod external;
@@ -60,14 +60,16 @@ pub enum AuthError {
 pub enum Admission {
     /// It may pass, maybe with other fields.
     Granted(Option<Box<Granted>>),
-    /// It may not; the value of `WWW-Authenticate`, if the scheme asks for credentials.
-    Refused(Option<HeaderValue>),
+    /// It may not; the value of `WWW-Authenticate`, which no 401 may be without (RFC 9110 section 15.5.2).
+    Refused(HeaderValue),
     /// It may not, and this is what the client is told.
     Denied(Box<Denied>),
     /// Too many requests wait to be decided.
     Busy,
     /// Nobody was there to decide.
     Unavailable,
+    /// There is no such scheme.
+    Unknown,
 }
 
 /// All schemes, by name.
@@ -144,10 +146,7 @@ impl Schemes {
         match self.by_name.get(name) {
             Some(Scheme::Basic(scheme)) => scheme.admit(headers, &self.turns).await,
             Some(Scheme::External(scheme)) => scheme.admit(sent()).await,
-            None => {
-                tracing::debug!(scheme = name, "a route names an authentication scheme that is not configured");
-                Admission::Refused(None)
-            }
+            None => Admission::Unknown,
         }
     }
 }

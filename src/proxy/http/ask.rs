@@ -27,6 +27,7 @@ use super::body::UploadProgress;
 use super::connection::Downstream;
 use super::forward::AttemptError;
 use super::record::Finish;
+use crate::catalog::options::Proto;
 use crate::metrics::service::RetryReason;
 use crate::proxy::connect::ConnectError;
 use crate::proxy::error::ProxyError;
@@ -120,7 +121,21 @@ impl<'a> Asking<'a> {
     #[must_use]
     pub fn pick_at(&self, now_ms: u64, tried: &[u64]) -> Option<&'a Target> {
         let context = PickContext { now_ms, tried, hash: self.hash, slow_start_ms: self.settings.health.slow_start_ms };
-        self.worker.picker.borrow_mut().pick(self.route, context)
+        let picked = self.worker.picker.borrow_mut().pick(self.route, context)?;
+        if picked.options.proto != Proto::Tcp {
+            return Some(picked);
+        }
+        self.pick_for_requests(context)
+    }
+
+    /// Where instances of HTTP and of TCP share a place, as while a tag changes: none of the latter gets a request.
+    #[cold]
+    fn pick_for_requests(&self, context: PickContext<'_>) -> Option<&'a Target> {
+        let takes_bytes = |target: &&Target| target.options.proto == Proto::Tcp;
+        let mut tried = Tried::from_slice(context.tried);
+        tried.extend(self.route.targets.iter().filter(takes_bytes).map(|target| target.state.key));
+        let picked = self.worker.picker.borrow_mut().pick(self.route, PickContext { tried: &tried, ..context })?;
+        (picked.options.proto != Proto::Tcp).then_some(picked)
     }
 
     /// Asks the first, and others as the rules above allow, until there is the head of an answer.

@@ -37,11 +37,12 @@ use super::ends_by::Limited;
 use super::exchange::exchange;
 use super::guarded_io::{ExchangeMark, GuardHandle, GuardedIo};
 use super::h2;
-use super::headers::{ClientContext, TlsDetails};
+use super::headers::{ClientContext, TlsDetails, without_port};
 use super::interim::Interim;
 use super::source::Source;
-use super::strict::Limits;
+use super::strict::{Limits, Violation};
 use super::upgrade::Tunnel;
+use crate::config::ListenerProtocol;
 use crate::log::AccessRecord;
 use crate::metrics::{CLIENT_FAULTS, ClientFault};
 use crate::proxy::drain::{LocalPhase, Phase};
@@ -79,8 +80,9 @@ pub struct Downstream {
     pub phase: Rc<LocalPhase>,
     /// Which default port a Host may carry.
     pub scheme: Scheme,
-    /// TLS version for the log.
-    pub tls_version: Option<&'static str>,
+    /// The name that the client's TLS asked for, where others with other names are passed on unopened
+    /// (`https+tcp+sni`).
+    pub server_name: Option<Box<str>>,
     /// Its state, for the watchdog.
     pub watch: Watch,
     /// Made by the first request that needs it.
@@ -96,6 +98,19 @@ impl std::fmt::Debug for Downstream {
 }
 
 impl Downstream {
+    /// TLS version for the log.
+    #[must_use]
+    pub fn tls_version(&self) -> Option<&'static str> {
+        self.client.tls().map(TlsDetails::version_name)
+    }
+
+    /// Whether a request for `host` (as received) asks on this connection for another host than its TLS did, on a
+    /// listener that passes some of them on: such a host may be none of ours to answer for.
+    #[must_use]
+    pub fn is_elsewhere(&self, host: &[u8]) -> bool {
+        self.server_name.as_deref().is_some_and(|name| !name.as_bytes().eq_ignore_ascii_case(without_port(host)))
+    }
+
     /// Interim answers for the client, where it can take them.
     #[must_use]
     pub fn interim(&self) -> &Arc<Interim> {
@@ -311,8 +326,23 @@ pub(in crate::proxy) async fn greeted(
             speaks = speaks => speaks,
             () = last_call(&phase, &activity) => return None,
         };
-        let Ok(Ok(h2)) = speaks else { return None };
-        let downstream = downstream(&listener, phase, peer, None, activity);
+        let h2 = match speaks {
+            Ok(Ok(h2)) => h2,
+            failed => {
+                let refusal = match failed {
+                    Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidData => Some(Refusal::MALFORMED),
+                    // Of a client that said nothing nothing is known, and the rest has left.
+                    Err(_elapsed) if !io.peeked().is_empty() => Some(Refusal::HEAD_TOO_SLOW),
+                    _ => None,
+                };
+                if let Some(refusal) = refusal {
+                    let downstream = downstream(&listener, phase, peer, None, None, activity);
+                    refused(&worker, &downstream, refusal, &"the first line is not one of HTTP");
+                }
+                return None;
+            }
+        };
+        let downstream = downstream(&listener, phase, peer, None, None, activity);
         return Some(Greeted::Plain(Begun { place: Place { worker, settings, downstream }, io: Some(io), h2 }));
     };
     let used = listener.server_use();
@@ -332,13 +362,17 @@ pub(in crate::proxy) async fn greeted(
     match handshake {
         Ok(Ok(Handshake::InTheClear(io))) => {
             let answer = clear::answer(io.peeked());
-            let downstream = downstream(&listener, phase, peer, None, activity);
-            refused(&worker, &downstream, ClientFault::Tls, 400, &"plain HTTP where TLS is spoken");
+            let downstream = downstream(&listener, phase, peer, None, None, activity);
+            let refusal = Refusal { fault: ClientFault::Tls, ..Refusal::MALFORMED };
+            refused(&worker, &downstream, refusal, &"plain HTTP where TLS is spoken");
             farewell(io, &answer).await;
         }
         Ok(Ok(Handshake::Done(stream))) => {
-            let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-            let downstream = downstream(&listener, phase, peer, Some(tls::details(stream.get_ref().1)), activity);
+            let tls = stream.get_ref().1;
+            let h2 = tls.alpn_protocol() == Some(b"h2");
+            let passes_some_on = listener.config.protocol == ListenerProtocol::HttpsTcpSni;
+            let name = tls.server_name().filter(|_| passes_some_on).map(Box::from);
+            let downstream = downstream(&listener, phase, peer, Some(tls::details(tls)), name, activity);
             let place = Place { worker, settings, downstream };
             return Some(Greeted::Tls(Begun { place, io: Some(stream), h2 }));
         }
@@ -391,17 +425,17 @@ fn downstream(
     phase: Rc<LocalPhase>,
     peer: SocketAddr,
     tls: Option<TlsDetails>,
+    server_name: Option<Box<str>>,
     activity: Rc<Activity>,
 ) -> Rc<Downstream> {
     let scheme = if tls.is_some() { Scheme::Https } else { Scheme::Http };
-    let tls_version = tls.map(|details| if details.version == "tls12" { "TLSv1.2" } else { "TLSv1.3" });
     Rc::new(Downstream {
         client: ClientContext::new(peer.ip(), tls),
         port: peer.port(),
         listener: Rc::clone(listener),
         phase,
         scheme,
-        tls_version,
+        server_name,
         watch: Watch {
             activity,
             guard: RefCell::default(),
@@ -496,10 +530,16 @@ where
             biased;
             // Not hyper's own upgrade: that one wants streams that can change threads.
             ended = poll_fn(|cx| connection.poll_without_shutdown(cx)) => {
+                // The library takes what the guard withholds for an end in good order, unless it was inside a request.
+                if let Some(violation) = violation(&downstream) {
+                    let refusal = Refusal { status: violation.status, ..Refusal::MALFORMED };
+                    refused(&worker, &downstream, refusal, &violation);
+                }
                 if let Err(error) = ended {
                     tracing::trace!(%error, "client connection ended");
-                    if let Some(violation) = downstream.watch.guard().and_then(|guard| guard.violation()) {
-                        refused(&worker, &downstream, ClientFault::Malformed, violation.status, &violation);
+                    if violation(&downstream).is_none() && error.is_parse() {
+                        let refusal = Refusal { status: status_of_parse_error(&error), ..Refusal::MALFORMED };
+                        refused(&worker, &downstream, refusal, &error);
                     }
                     downstream.tunnel.take();
                     if downstream.watch.activity.resets_at_end() {
@@ -510,8 +550,7 @@ where
             }
             verdict = &mut watchdog => {
                 if verdict == Verdict::HeadTooSlow {
-                    let reason = "the head did not come to its end in time";
-                    refused(&worker, &downstream, ClientFault::TooSlow, 408, &reason);
+                    refused(&worker, &downstream, Refusal::HEAD_TOO_SLOW, &HEAD_TOO_SLOW);
                     farewell(connection.into_parts().io.into_inner().into_inner(), TOO_SLOW).await;
                 }
                 return;
@@ -530,24 +569,41 @@ where
     }
 }
 
-/// A request that never became one: counted with its listener, and logged as far as it is known.
-pub(super) fn refused(
-    worker: &Worker,
-    downstream: &Downstream,
-    fault: ClientFault,
-    status: u16,
-    reason: &dyn fmt::Display,
-) {
+/// Why the head of a request is not waited for any longer.
+pub(super) const HEAD_TOO_SLOW: &str = "the head did not come to its end in time";
+
+/// How a request is refused that never became one.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Refusal {
+    /// What the client did.
+    pub(super) fault: ClientFault,
+    /// The status that it was told, or would have been.
+    pub(super) status: u16,
+    /// What it spoke.
+    pub(super) version: Version,
+}
+
+impl Refusal {
+    /// Bytes that are no request of HTTP/1.
+    pub(super) const MALFORMED: Self = Self { fault: ClientFault::Malformed, status: 400, version: Version::HTTP_11 };
+    /// A head of HTTP/1 that takes too long.
+    pub(super) const HEAD_TOO_SLOW: Self = Self { fault: ClientFault::TooSlow, status: 408, version: Version::HTTP_11 };
+}
+
+/// Counts a refusal with its listener and among the errors of the proxy, and logs it as far as it is known.
+pub(super) fn refused(worker: &Worker, downstream: &Downstream, refusal: Refusal, reason: &dyn fmt::Display) {
     let remote = downstream.client.ip();
-    downstream.listener.client_fault(SocketAddr::new(remote, 0), fault, reason);
+    let error = CLIENT_FAULTS[refusal.fault as usize];
+    downstream.listener.client_fault(SocketAddr::new(remote, downstream.port), refusal.fault, reason);
+    worker.metrics.unrouted().record_error(error);
     worker.access.log(&AccessRecord {
         time: SystemTime::now(),
         remote,
         method: "-",
         host: "",
         uri: "-",
-        version: Version::HTTP_11,
-        status,
+        version: refusal.version,
+        status: refusal.status,
         bytes_out: 0,
         duration: Duration::ZERO,
         service: None,
@@ -556,13 +612,25 @@ pub(super) fn refused(
         attempts: 0,
         upstream_duration: None,
         route: None,
-        error: Some(CLIENT_FAULTS[fault as usize]),
+        error: Some(error),
         request_id: None,
         user_agent: None,
         referer: None,
-        tls: downstream.tls_version,
+        tls: downstream.tls_version(),
+        grpc_status: None,
+        tcp: None,
         more: None,
     });
+}
+
+/// What the guard found in the client's bytes.
+fn violation(downstream: &Downstream) -> Option<Violation> {
+    downstream.watch.guard().and_then(|guard| guard.violation())
+}
+
+/// The status that the library has answered with.
+fn status_of_parse_error(error: &hyper::Error) -> u16 {
+    if error.is_parse_too_large() { 431 } else { 400 }
 }
 
 /// While the listener stops, each answer tells its client not to send another request here.

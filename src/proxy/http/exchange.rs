@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
-use http::header::{CONNECTION, CONTENT_LENGTH, HeaderName, WWW_AUTHENTICATE};
+use http::header::{AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::{Body as _, Frame};
 
@@ -25,13 +25,14 @@ use super::body::{RequestBody, ResponseBody, UploadProgress};
 use super::compression::Compressing;
 use super::connection::Downstream;
 use super::forward::{self, Answer, Original, ask_directly, attempt, is_idempotent, may_ask_directly};
-use super::headers;
+use super::forwarded::{self, Hop};
+use super::headers::{self, Wanted};
 use super::path::{self, NormalPath};
 use super::record::{Finish, RequestNote};
 use super::redirect::{self, RedirectSource};
 use super::source::Source;
 use super::told::Told;
-use super::{scrape, upgrade};
+use super::{scrape, singletons, upgrade};
 use crate::catalog::options::{Access, HashKey, RouteOptions, Strategy};
 use crate::config::ListenerProtocol;
 use crate::proxy::auth::{Admission, Denied};
@@ -40,9 +41,8 @@ use crate::proxy::settings::Settings;
 use crate::proxy::worker::Worker;
 use crate::table::{Route, Target};
 
-static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-static X_FORWARDED_METHOD: HeaderName = HeaderName::from_static("x-forwarded-method");
-static X_FORWARDED_URI: HeaderName = HeaderName::from_static("x-forwarded-uri");
+static X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+static DSTHOST: HeaderName = HeaderName::from_static("dsthost");
 
 /// Handles one request of a client connection. Dropping the future (the client went away) ends whatever it holds.
 ///
@@ -68,7 +68,10 @@ pub async fn exchange(
         note.told = Some(Told::new(format, &parts.headers, downstream.client.is_tls()));
     }
     let mut finish = Finish::open(&worker, &downstream, parts.method.clone(), parts.version, note);
-    let grpc = is_grpc(&parts.headers);
+    let grpc = parts.headers.get(CONTENT_TYPE).is_some_and(singletons::is_grpc);
+    if grpc {
+        finish.is_call();
+    }
     // Calls of gRPC bring their own.
     if let Some(limit) = downstream.listener.limits(&settings.proxy).request.filter(|_| !grpc) {
         finish.limit(limit);
@@ -77,6 +80,9 @@ pub async fn exchange(
     let Ok(host) = host else {
         return Ok(refuse(&settings, finish, &ProxyError::BadRequest("the host is not clear"), grpc));
     };
+    if let Some(reason) = singletons::repeated_anywhere(&parts.headers) {
+        return Ok(refuse(&settings, finish, &ProxyError::BadRequest(reason), grpc));
+    }
     // In HTTP/1 the guard counts; what HTTP/2 sends, the library has bounded by size alone.
     if parts.headers.len() > settings.proxy.max_headers {
         return Ok(refuse(&settings, finish, &ProxyError::TooManyHeaders, grpc));
@@ -116,9 +122,14 @@ pub async fn exchange(
         return Ok(refuse(&settings, finish, &ProxyError::BadRequest("the path cannot be decoded"), grpc));
     };
 
-    let Some(route) = find_route(&worker, &downstream, &original, &path) else {
-        downstream.listener.no_route_of_request();
-        return Ok(refuse(&settings, finish, &ProxyError::NoRoute, grpc));
+    let (routed_host, route) = match find_route(&worker, &downstream, &original, &path) {
+        Ok(found) => found,
+        Err(error) => {
+            if matches!(error, ProxyError::NoRoute | ProxyError::Misdirected) {
+                downstream.listener.no_route_of_request();
+            }
+            return Ok(refuse(&settings, finish, &error, grpc));
+        }
     };
     if let Some(note) = finish.note() {
         note.route = Some(Arc::clone(&route));
@@ -140,6 +151,7 @@ pub async fn exchange(
         settings: &settings,
         original: &original,
         path: &path,
+        routed_host,
         admitted_by: None,
     };
     let Some(first) = asking.pick(&[]) else {
@@ -150,6 +162,10 @@ pub async fn exchange(
     };
     finish.belongs_to(&first.service);
     if let Some(name) = exchange.wanted_scheme(first) {
+        if singletons::is_repeated(&original.headers, &AUTHORIZATION) {
+            let error = ProxyError::BadRequest("more than one Authorization field");
+            return Ok(refuse(&settings, finish, &error, grpc));
+        }
         // Boxed: it is rare, and larger than all the rest.
         let admitting = Box::pin(settings.auth.admit(name, &original.headers, || exchange.fields_for_auth(first)));
         match admitting.await {
@@ -166,9 +182,16 @@ pub async fn exchange(
             Admission::Unavailable => return Ok(refuse(&settings, finish, &ProxyError::AuthUnavailable, grpc)),
             Admission::Refused(challenge) => {
                 let mut response = refuse(&settings, finish, &ProxyError::Unauthorized, grpc);
-                response.headers_mut().extend(challenge.map(|challenge| (WWW_AUTHENTICATE, challenge)));
+                response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
                 return Ok(response);
             }
+            // As Fabio answers, and with a challenge, which it forgets.
+            Admission::Unknown if settings.proxy.bare_errors => {
+                let mut response = refuse(&settings, finish, &ProxyError::Unauthorized, grpc);
+                response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"lb\""));
+                return Ok(response);
+            }
+            Admission::Unknown => return Ok(refuse(&settings, finish, &ProxyError::AuthUnknown, grpc)),
             Admission::Busy => return Ok(refuse(&settings, finish, &ProxyError::AuthBusy, grpc)),
         }
     }
@@ -234,6 +257,8 @@ struct Exchange<'a> {
     settings: &'a Arc<Settings>,
     original: &'a Original,
     path: &'a NormalPath<'a>,
+    /// The host by which the route was found.
+    routed_host: Option<&'a HeaderValue>,
     /// The authentication scheme that let the request in.
     admitted_by: Option<&'a str>,
 }
@@ -282,18 +307,19 @@ impl<'a> Exchange<'a> {
         permits(&target.options.access, self.downstream, &self.original.headers).then_some(name)
     }
 
-    /// What a service is told that decides about the request.
+    /// What a service is told that decides about the request. The path is the one that was routed: the client's own may
+    /// have led elsewhere (`/public/../admin`) before it was cleaned.
     fn fields_for_auth(&self, target: &Target) -> HeaderMap {
         let rules = &self.settings.header_rules;
-        let mut fields =
-            forward::fields(self.original, &forward::context(self.original, self.downstream, rules, target));
-        let uri = self.original.uri.path_and_query().map_or("/", |uri| uri.as_str());
-        for (name, text) in [(&X_FORWARDED_METHOD, self.original.method.as_str()), (&X_FORWARDED_URI, uri)] {
-            match HeaderValue::from_str(text) {
-                Ok(value) => fields.insert(name, value),
-                Err(_) => fields.remove(name),
-            };
+        let context = forward::context(self.original, self.downstream, rules, target);
+        let mut fields = forward::fields(self.original, &context);
+        let mut uri = self.path.wire.to_string();
+        if let Some(query) = self.original.uri.query() {
+            uri.push('?');
+            uri.push_str(query);
         }
+        let wanted = Wanted { method: &self.original.method, host: self.routed_host, uri: &uri };
+        headers::tell_decider(&mut fields, &context, &wanted);
         fields
     }
 
@@ -325,33 +351,49 @@ impl<'a> Exchange<'a> {
     }
 }
 
-fn find_route(
+/// The route of a request, and the host by which it was found.
+fn find_route<'a>(
     worker: &Worker,
     downstream: &Downstream,
-    original: &Original,
+    original: &'a Original,
     path: &NormalPath<'_>,
-) -> Option<Arc<Route>> {
-    let host = dsthost(downstream, &original.headers).or(original.host.as_ref());
-    let host = host.and_then(|host| host.to_str().ok()).unwrap_or("");
+) -> Result<(Option<&'a HeaderValue>, Arc<Route>), ProxyError> {
+    let value = dsthost(downstream, &original.headers)?.or(original.host.as_ref());
+    let host = value.and_then(|host| host.to_str().ok()).unwrap_or("");
     let websocket = original.upgrade.as_ref().is_some_and(|upgrade| upgrade.websocket);
     let mut table = worker.table.borrow_mut();
+    let table = table.load();
+    if downstream.is_elsewhere(host.as_bytes()) {
+        let name = std::str::from_utf8(headers::without_port(host.as_bytes())).unwrap_or("");
+        if table.is_passed_through(name) {
+            return Err(ProxyError::Misdirected);
+        }
+    }
+    let mut unclear = false;
     let accept = |route: &Route| {
         let redirecting =
             route.targets.first().and_then(|target| target.options.redirect.as_ref().map(|to| (target, to)));
         let Some((target, redirect)) = redirecting else { return true };
+        unclear |= singletons::is_repeated(&original.headers, &X_FORWARDED_PROTO);
         let scheme = headers::scheme(&original.headers, downstream.client.is_tls(), websocket);
         !redirect::is_self_redirect(&redirect.url, scheme, &redirect_source(original, path, &target.options))
     };
-    table.load().lookup(downstream.scheme, host, &path.decoded, accept).cloned()
+    let route = table.lookup(downstream.scheme, host, &path.decoded, accept).cloned();
+    if unclear {
+        return Err(ProxyError::BadRequest("more than one X-Forwarded-Proto field"));
+    }
+    route.map(|route| (value, route)).ok_or(ProxyError::NoRoute)
 }
 
 /// A gRPC client says in its metadata which host it means, as for Fabio, if its `:authority` names something else.
-fn dsthost<'h>(downstream: &Downstream, headers: &'h HeaderMap) -> Option<&'h HeaderValue> {
+fn dsthost<'h>(downstream: &Downstream, headers: &'h HeaderMap) -> Result<Option<&'h HeaderValue>, ProxyError> {
     if !downstream.listener.config.protocol.is_grpc() {
-        return None;
+        return Ok(None);
     }
-    let mut values = headers.get_all("dsthost").iter();
-    values.next().filter(|_| values.next().is_none())
+    if singletons::is_repeated(headers, &DSTHOST) {
+        return Err(ProxyError::BadRequest("more than one dsthost field"));
+    }
+    Ok(headers.get(&DSTHOST))
 }
 
 fn redirect_source<'a>(
@@ -368,21 +410,19 @@ fn redirect_source<'a>(
     }
 }
 
-/// The peer and every address in X-Forwarded-For must pass: a client cannot hide behind a header, and a proxy in
-/// front cannot hide a client.
+/// The peer and every hop that the request claims to have come through must pass: a client cannot hide behind a header,
+/// and a proxy in front cannot hide a client. A hop that cannot be read does not pass: it may be an
+/// address that the rule shuts out.
 fn permits(access: &Access, downstream: &Downstream, headers: &HeaderMap) -> bool {
     if *access == Access::Open {
         return true;
     }
     let peer = downstream.client.ip();
     access.permits(peer)
-        && headers
-            .get_all(&X_FORWARDED_FOR)
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| value.split(','))
-            .filter_map(|element| element.trim().parse().ok())
-            .all(|address| address == peer || access.permits(address))
+        && forwarded::hops(headers).all(|hop| match hop {
+            Hop::Address(address) => address == peer || access.permits(address),
+            Hop::Unknown => false,
+        })
 }
 
 /// The number by which routes with a hash strategy choose; 0 for others.
@@ -414,10 +454,6 @@ fn cookie<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
         .flat_map(|value| value.split(';'))
         .filter_map(|pair| pair.trim().split_once('='))
         .find_map(|(key, value)| (key == name).then_some(value))
-}
-
-fn is_grpc(headers: &HeaderMap) -> bool {
-    headers.get(http::header::CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
 }
 
 /// An id for a request, where one is configured.

@@ -10,7 +10,10 @@
 //!   `proxy.forwarded_host` says otherwise, as for `lb fabio`);
 //! - IPv6 addresses in `Forwarded` are bracketed and quoted, as RFC 7239 section 6 demands;
 //! - `Trailer` passes, because trailers do, both ways;
-//! - `Connection` cannot name `Host` or `Content-Length`, besides the forwarding fields Fabio protects.
+//! - `Connection` cannot name `Host` or `Content-Length`, besides the forwarding fields Fabio protects;
+//! - fields of a client whose names are only [`alike`] those that are written here are dropped.
+
+mod decider;
 
 use std::cell::RefCell;
 use std::fmt::Write as _;
@@ -24,8 +27,11 @@ use http::header::{
 use http::{Uri, Version};
 use smallvec::SmallVec;
 
+use super::alike::{alike, is_odd};
 use crate::catalog::options::HostRewrite;
 use crate::config::ProxyConfig;
+
+pub use decider::{Wanted, tell_decider};
 
 static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 static X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -93,7 +99,8 @@ impl HeaderRules {
         self.forwarded_host_sent && *rewrite != HostRewrite::Keep
     }
 
-    /// Whether one of these fields of a client has a name that is written here, or some that are have the same name.
+    /// Whether one of these fields of a client has a name that is written here (or is like one), or some that are have the
+    /// same name. What resembles a name that is written whatever is configured is for [`resembles_ours`] to say.
     pub fn overwrite_any<'a>(&self, mut names: impl Iterator<Item = &'a [u8]>) -> bool {
         if self.collide {
             return true;
@@ -102,9 +109,15 @@ impl HeaderRules {
         if configured.iter().all(Option::is_none) {
             return false;
         }
-        names.any(|name| {
-            configured.iter().flatten().any(|configured| name.eq_ignore_ascii_case(configured.as_str().as_bytes()))
-        })
+        names.any(|name| configured.iter().flatten().any(|configured| alike(name, configured.as_str().as_bytes())))
+    }
+
+    /// Whether a program could take this field of a client for one that is written here, and it is not that one.
+    fn is_lookalike(&self, name: &HeaderName) -> bool {
+        let resembles = |configured: &&HeaderName| {
+            *configured != name && alike(name.as_str().as_bytes(), configured.as_str().as_bytes())
+        };
+        resembles_ours(name.as_str().as_bytes()) || self.configured().iter().flatten().any(resembles)
     }
 
     fn configured(&self) -> [Option<&HeaderName>; 3] {
@@ -130,20 +143,40 @@ impl HeaderRules {
     }
 }
 
-/// Whether a field is written, or looked after, whatever is configured.
+/// Fields that are written, or looked after, whatever is configured.
+const FIXED: [&str; 9] = [
+    "host",
+    "content-length",
+    "forwarded",
+    "x-real-ip",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-port",
+    "x-forwarded-proto",
+    "x-forwarded-prefix",
+];
+
 fn is_ours(name: &[u8]) -> bool {
-    const FIXED: [&str; 9] = [
-        "host",
-        "content-length",
-        "forwarded",
-        "x-real-ip",
-        "x-forwarded-for",
-        "x-forwarded-host",
-        "x-forwarded-port",
-        "x-forwarded-proto",
-        "x-forwarded-prefix",
-    ];
     FIXED.iter().any(|fixed| name.eq_ignore_ascii_case(fixed.as_bytes()))
+}
+
+/// Whether a name of a client's field is like one of those that are written whatever is configured, or that frame a
+/// message, and is not that name itself.
+#[must_use]
+pub fn resembles_ours(name: &[u8]) -> bool {
+    is_odd(name) && FIXED.iter().chain(&["transfer-encoding"]).any(|fixed| alike(name, fixed.as_bytes()))
+}
+
+/// Takes away the fields whose names are like `name` but not the same.
+pub fn remove_lookalikes(headers: &mut HeaderMap, name: &HeaderName) {
+    remove_where(headers, |present| present != name && alike(present.as_str().as_bytes(), name.as_str().as_bytes()));
+}
+
+fn remove_where(headers: &mut HeaderMap, condemned: impl Fn(&HeaderName) -> bool) {
+    let names: SmallVec<[HeaderName; 2]> = headers.keys().filter(|name| condemned(name)).cloned().collect();
+    for name in names {
+        headers.remove(name);
+    }
 }
 
 /// Fabio's spelling; none for 0 seconds.
@@ -165,6 +198,14 @@ pub struct TlsDetails {
     pub version: &'static str,
     /// IANA number of the cipher suite.
     pub cipher: u16,
+}
+
+impl TlsDetails {
+    /// The version as the access log writes it.
+    #[must_use]
+    pub fn version_name(self) -> &'static str {
+        if self.version == "tls12" { "TLSv1.2" } else { "TLSv1.3" }
+    }
 }
 
 /// What every request of one client connection has in common. Made once, at accept.
@@ -383,6 +424,9 @@ pub fn upstream_host(ctx: &RequestContext<'_>) -> HeaderValue {
 /// Makes the fields of a request those that the upstream gets.
 pub fn prepare_request(headers: &mut HeaderMap, ctx: &RequestContext<'_>) {
     let seen = Seen::scan(headers);
+    if seen.has(Seen::LOOKALIKE) || ctx.rules.configured().iter().any(Option::is_some) {
+        remove_where(headers, |name| ctx.rules.is_lookalike(name));
+    }
     forward_scheme(headers, ctx, seen);
     drop_hop_by_hop(headers, ctx.rules, seen);
     keep_trailers(headers, ctx, seen);
@@ -448,6 +492,7 @@ impl Seen {
     const COOKIE: u16 = 1 << 8;
     const COOKIES: u16 = 1 << 9;
     const FORWARDED: u16 = 1 << 10;
+    const LOOKALIKE: u16 = 1 << 11;
 
     fn scan(headers: &HeaderMap) -> Self {
         let mut seen = 0;
@@ -466,6 +511,7 @@ impl Seen {
                 "cookie" => Self::COOKIE,
                 "keep-alive" | "proxy-connection" | "proxy-authenticate" | "proxy-authorization" => Self::HOP,
                 "transfer-encoding" | "upgrade" => Self::HOP,
+                other if resembles_ours(other.as_bytes()) => Self::LOOKALIKE,
                 _ => 0,
             };
         }
@@ -654,6 +700,16 @@ pub(super) fn port_of(host: &[u8]) -> Option<&[u8]> {
     let colon = memchr::memrchr(b':', host)?;
     let port = &host[colon + 1..];
     (!port.is_empty() && port.iter().all(u8::is_ascii_digit)).then_some(port)
+}
+
+/// The host alone, without its port and without the dot of an absolute name.
+#[must_use]
+pub fn without_port(host: &[u8]) -> &[u8] {
+    let name = match port_of(host) {
+        Some(port) => &host[..host.len() - port.len() - 1],
+        None => host,
+    };
+    name.strip_suffix(b".").unwrap_or(name)
 }
 
 fn set_configured(headers: &mut HeaderMap, ctx: &RequestContext<'_>) {

@@ -1,5 +1,6 @@
 //! HTTP on a worker: from a client's connection to an instance and back.
 
+pub mod alike;
 pub mod ask;
 pub mod body;
 mod clear;
@@ -10,6 +11,8 @@ pub mod direct;
 pub mod ends_by;
 pub mod exchange;
 pub mod forward;
+pub mod forwarded;
+pub mod grpc;
 pub mod guarded_io;
 pub mod h2;
 pub mod headers;
@@ -19,6 +22,7 @@ pub mod path;
 pub mod record;
 pub mod redirect;
 pub mod scrape;
+pub mod singletons;
 pub mod source;
 pub mod strict;
 pub mod told;

@@ -174,7 +174,19 @@ pub struct PathEdit<'a> {
 #[must_use]
 pub fn edited<'p>(path: &'p NormalPath<'_>, strip: Option<&str>, prepend: Option<&str>) -> Cow<'p, str> {
     let cut = strip.and_then(|prefix| stripped_len(&path.wire, prefix)).unwrap_or(0);
-    let rest = after_cut(&path.wire, cut);
+    prepended(after_cut(&path.wire, cut), prepend)
+}
+
+/// The same for a place inside a URL, where nothing may be left: a path that `strip` cuts whole is empty there, and not `/`
+/// (as Fabio does since 1.6.0).
+#[must_use]
+pub fn edited_inside<'p>(path: &'p NormalPath<'_>, strip: Option<&str>, prepend: Option<&str>) -> Cow<'p, str> {
+    let cut = strip.and_then(|prefix| stripped_len(&path.wire, prefix)).unwrap_or(0);
+    let rest = if cut == path.wire.len() { Cow::Borrowed("") } else { after_cut(&path.wire, cut) };
+    prepended(rest, prepend)
+}
+
+fn prepended<'p>(rest: Cow<'p, str>, prepend: Option<&str>) -> Cow<'p, str> {
     let Some(prepend) = prepend.filter(|prepend| !prepend.is_empty()) else {
         return rest;
     };

@@ -15,11 +15,13 @@ use hyper::client::conn::http1;
 use super::body::{RequestBody, UploadProgress};
 use super::connection::Downstream;
 use super::ends_by::EndsBy;
+use super::grpc;
 use super::guarded_io::ExchangeMark;
 use super::observed::Observed;
 use super::told::Told;
 use crate::log::access::AccessRecord;
 use crate::metrics::ServiceMetrics;
+use crate::metrics::outcomes::Outcomes;
 use crate::proxy::error::ProxyError;
 use crate::proxy::pool::{PoolKey, StreamGuard};
 use crate::proxy::worker::Worker;
@@ -108,6 +110,8 @@ pub struct Finish {
     bytes_out: u64,
     note: Option<Box<RequestNote>>,
     observed: Observed,
+    /// Of a call of gRPC: its status, once that is known.
+    call: Option<Option<u32>>,
     ended: bool,
     ends_by: Option<EndsBy>,
     _mark: Option<ExchangeMark>,
@@ -154,6 +158,7 @@ impl Finish {
             bytes_out: 0,
             note,
             observed: Observed::new(&downstream.listener),
+            call: None,
             ended: false,
             ends_by: None,
             _mark: downstream.watch.begin(),
@@ -220,10 +225,23 @@ impl Finish {
         self.upstream_took = Some(took);
     }
 
+    /// It is a call of gRPC.
+    pub fn is_call(&mut self) {
+        self.call = Some(None);
+    }
+
     /// The proxy answers by itself.
     pub fn refused(&mut self, error: &ProxyError, status: u16) {
         self.status = status;
         self.error = Some(error.class());
+        // That one gets no answer.
+        if *error != ProxyError::ClientClosed {
+            self.outcomes().record_error(error.class());
+        }
+    }
+
+    fn outcomes(&self) -> &Outcomes {
+        self.service.as_ref().map_or_else(|| self.worker.metrics.unrouted(), |service| &service.outcomes)
     }
 
     /// The proxy answers by itself, and that is what was asked for (redirects, `OPTIONS *`).
@@ -242,6 +260,15 @@ impl Finish {
     /// Header fields, or trailers, of the answer: where gRPC says how the call went.
     pub fn metadata(&mut self, fields: &HeaderMap) {
         self.observed.metadata(fields);
+        if let Some(call) = &mut self.call
+            && let Some(status) = grpc::status_in(fields)
+        {
+            *call = Some(status);
+        }
+    }
+
+    fn grpc_status(&self) -> Option<u32> {
+        self.call.map(|told| grpc::status_of(told, self.status, self.error))
     }
 
     /// Counts body bytes towards the client.
@@ -338,6 +365,9 @@ impl Finish {
         self.ends_by = None;
         let took = now.saturating_duration_since(self.started);
         self.observed.end(self.status, took);
+        if let Some(status) = self.grpc_status() {
+            self.outcomes().record_call(status);
+        }
         if let Some(service) = &self.service {
             service.in_flight.fetch_sub(1, Relaxed);
             service.record_request(&self.method, self.status, took);
@@ -371,7 +401,9 @@ impl Finish {
             request_id: note.request_id.as_ref().and_then(|id| id.to_str().ok()),
             user_agent: note.bytes(note.user_agent.as_ref()),
             referer: note.bytes(note.referer.as_ref()),
-            tls: self.downstream.tls_version,
+            tls: self.downstream.tls_version(),
+            grpc_status: self.grpc_status(),
+            tcp: None,
             more: note.told.as_ref().map(|told| told.more(self.downstream.port)),
         });
     }

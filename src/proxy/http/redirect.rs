@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::header::{CONTENT_TYPE, LOCATION};
 use http::{HeaderValue, Method, Response, StatusCode};
 
-use super::path::{NormalPath, edited, normalise};
+use super::path::{NormalPath, edited_inside, normalise};
 
 /// What of a request goes into a redirect.
 #[derive(Clone, Copy, Debug)]
@@ -84,14 +84,28 @@ fn location_text(template: &str, source: &RedirectSource<'_>) -> String {
         text.push_str(rest);
         return text;
     };
-    text.push_str(before.strip_suffix('/').unwrap_or(before));
-    text.push_str(&edited(source.path, source.strip, source.prepend));
+    let before = before.strip_suffix('/').unwrap_or(before);
+    let path = edited_inside(source.path, source.strip, source.prepend);
+    // Without a host in front, two slashes would begin one (RFC 3986 section 4.2).
+    let path = if scheme.is_empty() && before.is_empty() { rooted(&path) } else { &path };
+    text.push_str(before);
+    text.push_str(path);
+    if before.is_empty() && path.is_empty() && !after.starts_with('/') {
+        // What comes next must not become a part of the host.
+        text.push('/');
+    }
     text.push_str(after);
     if let Some(query) = source.query.filter(|query| !query.is_empty() && !rest.contains('?')) {
         text.push('?');
         text.push_str(query);
     }
     text
+}
+
+/// A path with one slash at its beginning.
+fn rooted(path: &str) -> &str {
+    let slashes = path.bytes().take_while(|byte| *byte == b'/').count();
+    &path[slashes.saturating_sub(1)..]
 }
 
 /// Whether the redirect would lead back to the same request: same scheme, host and path. Such a route is skipped and
@@ -150,6 +164,26 @@ mod tests {
             ("https://n.example$path", "/a%2Fx%20y", None, None, None, "https://n.example/a%2Fx%20y"),
             ("https://n.example/$path/$path", "/x", None, None, None, "https://n.example/x/$path"),
             ("/elsewhere$path", "/x", None, None, None, "/elsewhere/x"),
+            // Nothing is left of the path.
+            ("http://to.test/bbb$path", "/s", None, Some("/s"), None, "http://to.test/bbb"),
+            ("http://to.test/bbb/$path", "/s", None, Some("/s"), None, "http://to.test/bbb"),
+            ("http://to.test/bbb$path", "/s/", None, Some("/s"), None, "http://to.test/bbb/"),
+            ("http://to.test/bbb$path", "/s/", None, Some("/s/"), None, "http://to.test/bbb"),
+            ("http://to.test/bbb$path", "/s/a", None, Some("/s"), None, "http://to.test/bbb/a"),
+            ("http://to.test/bbb$path", "/s", Some("q=1"), Some("/s"), None, "http://to.test/bbb?q=1"),
+            ("http://to.test/bbb$path?k=v", "/s", Some("q=1"), Some("/s"), None, "http://to.test/bbb?k=v"),
+            ("http://to.test$path", "/s", None, Some("/s"), None, "http://to.test/"),
+            ("http://to.test/$path", "/s", Some("q=1"), Some("/s"), None, "http://to.test/?q=1"),
+            ("http://to.test$path.evil", "/s", None, Some("/s"), None, "http://to.test/.evil"),
+            ("http://to.test$path/end", "/s", None, Some("/s"), None, "http://to.test/end"),
+            ("http://to.test$path", "/s", None, Some("/s"), Some("/x"), "http://to.test/x"),
+            ("http://to.test$path", "/", None, None, Some("/x"), "http://to.test/x/"),
+            ("http://to.test/bbb$path", "/", None, None, None, "http://to.test/bbb/"),
+            ("http://to.test/bbb$path", "/%73", None, Some("/s"), None, "http://to.test/bbb"),
+            ("https://$host$path", "/s", None, Some("/s"), None, "https://h.example:8080/"),
+            ("/bbb$path", "/s", None, Some("/s"), None, "/bbb"),
+            ("/$path", "/s", None, Some("/s"), None, "/"),
+            ("/$path", "/s/evil.test", None, Some("/s"), None, "/evil.test"),
         ];
         for (template, path, query, strip, prepend, wanted) in cases {
             let path = normalise(path).unwrap();

@@ -66,7 +66,7 @@ impl Tunnel {
         let idle = worker.settings().proxy.tcp_idle_timeout;
         // Fabio counts bytes per target for TCP alone.
         let to = Tunnelled { state: &self.state, service: &self.service, series: None };
-        let bytes_out = pump_until_cut(worker, client, upstream, to, idle).await;
-        self.finish.tunnelled(bytes_out);
+        let pumped = pump_until_cut(worker, client, upstream, to, idle).await;
+        self.finish.tunnelled(pumped.bytes_out);
     }
 }

@@ -63,9 +63,8 @@ use self::lines::Lines;
 use self::resting::Resting;
 use self::serve::{Client, End};
 use super::client_io::ClientStream;
-use super::connection::{Place, TOO_SLOW, Verdict, farewell, last_call, refused, watchdog};
+use super::connection::{HEAD_TOO_SLOW, Place, Refusal, TOO_SLOW, Verdict, farewell, last_call, refused, watchdog};
 use crate::config::ListenerProtocol;
-use crate::metrics::ClientFault;
 use crate::proxy::beside::Beside;
 use crate::proxy::drain::Phase;
 use crate::proxy::listener::Listener;
@@ -180,8 +179,7 @@ async fn watched<T: ClientStream>(place: &Place, io: &mut T) -> End {
         match next.await {
             Err(end) => return end,
             Ok(Signal::Verdict(Verdict::HeadTooSlow)) => {
-                let reason = "the head did not come to its end in time";
-                refused(worker, downstream, ClientFault::TooSlow, 408, &reason);
+                refused(worker, downstream, Refusal::HEAD_TOO_SLOW, &HEAD_TOO_SLOW);
                 return End::Orderly(TOO_SLOW);
             }
             Ok(Signal::Verdict(_) | Signal::Cut) => return End::Abrupt,

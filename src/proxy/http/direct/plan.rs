@@ -28,6 +28,9 @@ impl Plan {
     /// The plan for a request; none: there is no route for it, or one that may answer by itself.
     #[must_use]
     pub fn of(worker: &Worker, downstream: &Downstream, received: &Received<'_>) -> Option<Self> {
+        if downstream.is_elsewhere(received.host()) {
+            return None;
+        }
         let host = received.head.host.text(received.bytes);
         let mut redirects = false;
         let accept = |route: &Route| {

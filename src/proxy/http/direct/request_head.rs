@@ -6,7 +6,7 @@
 use http::Method;
 
 use super::scan::{self, End, Field, Kind, LineEnd, Span};
-use crate::proxy::http::headers::{is_host, tokens_of};
+use crate::proxy::http::headers::{is_host, resembles_ours, tokens_of};
 use crate::proxy::http::strict::Limits;
 
 /// Longest body that is read before the request is sent on, in bytes: short bodies come with their head. Longer ones
@@ -105,6 +105,7 @@ impl RequestHead {
             // Whose errors have a form of their own.
             Kind::ContentType if value.starts_with(b"application/grpc") => return None,
             Kind::TransferEncoding | Kind::Upgrade | Kind::Expect => return None,
+            Kind::Other => self.mapped |= resembles_ours(field.name.of(bytes)),
             _ => {}
         }
         Some(())
@@ -212,9 +213,16 @@ mod tests {
 
     #[test]
     fn fields_that_decide_about_others_are_mapped() {
-        for field in
-            ["X-Forwarded-For: 1.1.1.1", "Forwarded: for=a", "TE: trailers", "Connection: x-secret", "X-Real-Ip: 1"]
-        {
+        for field in [
+            "X-Forwarded-For: 1.1.1.1",
+            "Forwarded: for=a",
+            "TE: trailers",
+            "Connection: x-secret",
+            "X-Real-Ip: 1",
+            "X_Forwarded_For: 1",
+            "x.real.ip: 1",
+            "Content_Length: 1",
+        ] {
             assert!(head(&format!("GET / HTTP/1.1\r\nHost: a\r\n{field}\r\n\r\n")).unwrap().mapped, "{field}");
         }
         let closing = head("GET / HTTP/1.1\r\nHost: a\r\nConnection: Close\r\n\r\n").unwrap();

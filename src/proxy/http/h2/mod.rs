@@ -11,6 +11,7 @@ pub mod body;
 pub mod client;
 pub mod keep_alive;
 pub mod pump;
+pub mod refusals;
 pub mod server;
 
 use http::HeaderMap;

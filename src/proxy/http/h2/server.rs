@@ -10,18 +10,20 @@ use bytes::Bytes;
 use h2::server::{Builder, Connection, SendResponse};
 use h2::{Reason, RecvStream};
 use http::header::{CONTENT_LENGTH, DATE};
-use http::{HeaderValue, Method, Request, Response};
+use http::{HeaderValue, Method, Request, Response, Version};
 use http_body::Body as _;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::body::StreamBody;
 use super::keep_alive::{self, Heard, Patience, Signs};
 use super::pump::Pump;
+use super::refusals::{Refusals, Refused, Watched};
 use super::without_hop;
+use crate::metrics::ClientFault;
 use crate::proxy::beside::Beside;
 use crate::proxy::drain::Phase;
 use crate::proxy::http::body::ResponseBody;
-use crate::proxy::http::connection::{Downstream, Verdict, watchdog};
+use crate::proxy::http::connection::{Downstream, Refusal, Verdict, refused, watchdog};
 use crate::proxy::http::exchange::exchange;
 use crate::proxy::http::source::Source;
 use crate::proxy::pool::H2_SEND_BUFFER_BYTES;
@@ -42,17 +44,18 @@ where
 {
     let watchdog = watchdog(&worker, downstream.listener.limits(&settings.proxy), &downstream.watch);
     tokio::pin!(watchdog);
-    let signs = Rc::<Signs>::default();
+    let (signs, refusals) = (Rc::<Signs>::default(), Rc::<Refusals>::default());
+    let io = Watched::new(Heard::new(io, &signs), &refusals);
     // A drain waits for it: the first request may be on its way.
     let shaken = tokio::select! {
         biased;
-        shaken = builder(settings).handshake::<_, Bytes>(Heard::new(io, &signs)) => shaken,
+        shaken = builder(settings).handshake::<_, Bytes>(io) => shaken,
         _ = &mut watchdog => return,
         () = worker.phase.reached(Phase::Cut) => return,
     };
     let mut connection = match shaken {
         Ok(connection) => connection,
-        Err(error) => return tracing::trace!(%error, "client connection ended"),
+        Err(error) => return ended_with(&worker, &downstream, &error),
     };
     let ping_pong = connection.ping_pong();
     let lost = keep_alive::lost(ping_pong, Patience::Any, PONG_MAX, &signs, || true);
@@ -77,7 +80,11 @@ where
     })));
     loop {
         let next = poll_fn(|cx| {
-            if let Poll::Ready(ended) = poll_streams(&mut connection, &worker, &downstream, cx) {
+            let ended = poll_streams(&mut connection, &worker, &downstream, &refusals, cx);
+            for refusal in refusals.take() {
+                note_refusal(&worker, &downstream, refusal);
+            }
+            if let Poll::Ready(ended) = ended {
                 return Poll::Ready(Err(ended));
             }
             signals.as_mut().poll(false, cx).map(Ok)
@@ -85,7 +92,7 @@ where
         match next.await {
             Err(ended) => {
                 if let Err(error) = ended {
-                    tracing::trace!(%error, "client connection ended");
+                    ended_with(&worker, &downstream, &error);
                 }
                 return;
             }
@@ -93,6 +100,24 @@ where
             Ok(Signal::Leave) => connection.graceful_shutdown(),
         }
     }
+}
+
+/// A connection whose client broke the protocol is one that is refused; a connection that was lost is not.
+fn ended_with(worker: &Worker, downstream: &Downstream, error: &h2::Error) {
+    tracing::trace!(%error, "client connection ended");
+    if error.is_library() {
+        refused(worker, downstream, Refusal { version: Version::HTTP_2, ..Refusal::MALFORMED }, error);
+    }
+}
+
+/// Counts and logs a request that the library has refused.
+fn note_refusal(worker: &Worker, downstream: &Downstream, found: Refused) {
+    let (fault, status, reason) = match found {
+        Refused::Malformed => (ClientFault::Malformed, 400, "a malformed request: its stream was reset"),
+        Refused::TooLarge => (ClientFault::Malformed, 431, "a header larger than proxy.max_header_bytes"),
+        Refused::TooMany => (ClientFault::TooManyStreams, 503, "more streams than proxy.max_streams"),
+    };
+    refused(worker, downstream, Refusal { fault, status, version: Version::HTTP_2 }, &reason);
 }
 
 /// What happens to a connection beside its streams.
@@ -120,6 +145,7 @@ fn poll_streams<T>(
     connection: &mut Connection<T, Bytes>,
     worker: &Rc<Worker>,
     downstream: &Rc<Downstream>,
+    refusals: &Refusals,
     cx: &mut Context<'_>,
 ) -> Poll<Result<(), h2::Error>>
 where
@@ -128,6 +154,7 @@ where
     loop {
         match std::task::ready!(connection.poll_accept(cx)) {
             Some(Ok((request, respond))) => {
+                refusals.accepted(respond.stream_id().as_u32());
                 // Boxed: a task is moved several times while it is made.
                 tokio::task::spawn_local(Box::pin(serve(Rc::clone(worker), Rc::clone(downstream), request, respond)));
             }
