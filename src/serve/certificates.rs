@@ -51,7 +51,7 @@ struct Present {
 
 impl Certificates {
     /// Reads files, and starts to fetch everything else. A source of files without one usable pair is empty until its files
-    /// change: what was let in or shut out before a restart must be the same after it.
+    /// change: a restart must be as calm about a bad file as a reload is.
     ///
     /// # Errors
     /// The TLS library refuses its own settings, or the thread that fetches cannot be made.

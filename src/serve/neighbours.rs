@@ -31,7 +31,7 @@ impl Neighbours {
     pub(super) fn look(&self, workers: &Workers) {
         let mut open = workers.open_listeners();
         open.push(self.admin.clone());
-        // Before the sockets of others are looked up: what is opened in between is ours.
+        // Read before our own sockets are listed: one that is opened in between must not look like another's.
         let listening = sharing::listening();
         let mut own = workers.inodes();
         own.extend(&self.admin.inodes);
