@@ -220,11 +220,16 @@ fn with_keys(mut command: Command) -> Command {
         for key in section.keys {
             let path = section.path(key);
             let mut arg = Arg::new(path.clone()).long(path).value_name(key.kind.placeholder()).action(ArgAction::Set);
+            if section.name.is_empty() && key.name.contains('_') {
+                // As flags are usually written.
+                arg = arg.visible_alias(key.name.replace('_', "-"));
+            }
             if key.kind == Kind::Bool {
                 arg = arg.num_args(0..=1).default_missing_value("true");
             }
             let default = key.default.filter(|text| !text.is_empty()).map(|text| format!(" [default: {text}]"));
-            let heading = if section.name.is_empty() { "Routes".to_owned() } else { format!("[{}]", section.name) };
+            let heading =
+                if section.name.is_empty() { "Top of the file".to_owned() } else { format!("[{}]", section.name) };
             let help = format!("{}{}", key.doc, default.unwrap_or_default());
             command = command.arg(arg.help(help).help_heading(heading).hide_short_help(true));
         }

@@ -26,8 +26,9 @@ pub(crate) fn build(
 ) -> Config {
     let given = |section| settings.present.contains(section) || settings.once.contains_key(section);
     let routes_http = one(settings, "routes_http", mistakes, |reader| routes_http::routes_http(reader, warnings));
-    let has_static =
-        settings.lists.contains_key("static.route") || settings.once.contains_key("") || routes_http.is_some();
+    let of_top = |key: &str| settings.once.get("").is_some_and(|top| top.entries.contains_key(key));
+    let has_routes = settings.lists.contains_key("static.route") || of_top("routes_file") || of_top("routes");
+    let has_static = has_routes || routes_http.is_some();
     let has_consul = given("consul") || given("consul.register") || around.consul.any || !has_static;
     let certificates = sources::certificates(settings, has_consul, mistakes, warnings);
     // What `VAULT_*` say concerns only those who use it here.
@@ -41,6 +42,7 @@ pub(crate) fn build(
         static_routes: Vec::new(),
         routes_file: one(settings, "", mistakes, |reader| reader.path("routes_file")),
         routes: one(settings, "", mistakes, |reader| reader.text_or_empty("routes")),
+        take_over: one(settings, "", mistakes, |reader| reader.bool("take_over")),
         routes_http,
         dns: one(settings, "dns", mistakes, dns),
         listeners: Vec::new(),

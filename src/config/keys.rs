@@ -253,6 +253,14 @@ pub const SECTIONS: &[Section] = &[
                 "route add web www.example.com/ http://10.0.0.5:8080/",
                 "The same as text, a command on each line. They act after those of [[static.route]].",
             ),
+            key(
+                "take_over",
+                Kind::Bool,
+                "false",
+                "Listen also where another lb of the same user listens already, to relieve it without a closed port. The \
+                 kernel deals connections out to both until the other one is stopped, and both say so. Without it an \
+                 address in use is an error. Meant for a flag (--take-over) or the environment (LB_TAKE_OVER=1).",
+            ),
         ],
     },
     Section {

@@ -72,6 +72,8 @@ pub struct Config {
     pub routes_file: Option<PathBuf>,
     /// `routes`: commands in Fabio's route language, one a line; empty without any.
     pub routes: String,
+    /// Addresses may be shared with other processes (`take_over`).
+    pub take_over: bool,
     /// `[routes_http]`.
     pub routes_http: Option<RoutesHttpConfig>,
     /// `[dns]`.

@@ -15,6 +15,7 @@ impl Config {
         json!({
             "routes_file": self.routes_file,
             "routes": self.routes,
+            "take_over": self.take_over,
             "routes_http": self.routes_http.as_ref().map(routes_http),
             "consul": self.consul.as_ref().map(consul),
             "listener": self.listeners.iter().map(listener).collect::<Vec<_>>(),

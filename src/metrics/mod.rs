@@ -80,6 +80,12 @@ pub struct Control {
     pub table_targets: BTreeMap<(Arc<str>, &'static str), u64>,
     /// What a reload could not take over.
     pub reload_errors: ReloadErrors,
+    /// Certificates, keys and CAs that cannot be used or are outside their validity period, by where they come from.
+    pub certificate_errors: BTreeMap<String, u64>,
+    /// Whether another process listens on the same address, by listener; the admin listener is one of them.
+    pub listener_shared: BTreeMap<String, bool>,
+    /// Whether all that `[consul.register]` asks for is registered; none: it asks for nothing.
+    pub registered: Option<bool>,
     /// End of certificates (unix time, s) by source and name.
     pub certificate_expiry: BTreeMap<(String, String), f64>,
 }

@@ -76,6 +76,11 @@ families! {
     TABLE_TARGETS = Gauge "lb_table_targets", "Instances by service and state: healthy, ejected or excluded.";
     RELOAD_ERRORS = Counter "lb_reload_errors_total",
         "What a reload could not take over and left as it was, by kind: config or certificates.";
+    CERTIFICATE_ERRORS = Gauge "lb_certificate_errors",
+        "Certificates, keys and CAs that cannot be used or are outside their validity period, by where they come from.";
+    LISTENER_SHARED = Gauge "lb_listener_shared",
+        "1 while another process listens on the listener's address too and takes a part of its connections, else 0.";
+    REGISTERED = Gauge "lb_registered", "1 while all that lb registers of itself in Consul is registered, else 0.";
     CERTIFICATE_EXPIRY = Gauge "lb_certificate_expiry_timestamp_seconds", "Unix time at which a certificate ends.";
     ACCESS_LOG_DROPPED = Counter "lb_access_log_dropped_total", "Access log lines dropped because the reader was slow.";
     BUILD_INFO = Gauge "lb_build_info", "Version and revision of the program; the value is always 1.";

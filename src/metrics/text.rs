@@ -169,6 +169,17 @@ fn write_control(out: &mut Exposition, control: &Control) {
     let mut family = out.family(names::RELOAD_ERRORS);
     family.sample(&[("kind", "config")], control.reload_errors.config as f64);
     family.sample(&[("kind", "certificates")], control.reload_errors.certificates as f64);
+    let mut family = out.family(names::CERTIFICATE_ERRORS);
+    for (source, &count) in &control.certificate_errors {
+        family.sample(&[("source", source)], count as f64);
+    }
+    let mut family = out.family(names::LISTENER_SHARED);
+    for (listener, &shared) in &control.listener_shared {
+        family.sample(&[("listener", listener)], f64::from(u8::from(shared)));
+    }
+    if let Some(registered) = control.registered {
+        out.one(names::REGISTERED, &[], f64::from(u8::from(registered)));
+    }
     let mut family = out.family(names::CERTIFICATE_EXPIRY);
     for ((source, name), &time) in &control.certificate_expiry {
         family.sample(&[("source", source), ("name", name)], time);

@@ -19,6 +19,7 @@ use tokio::task::coop::consume_budget;
 
 use super::drain::{LocalPhase, Phase};
 use super::http::connection::Greeted;
+use super::sharing;
 use super::tls::{CertStore, ServerUse};
 use super::worker::Worker;
 use crate::config::{ListenerConfig, ListenerProtocol, ProxyConfig};
@@ -137,24 +138,89 @@ pub struct BindError {
     source: io::Error,
 }
 
-/// Binds one socket per worker to `address`. The sockets do not listen yet: until [`open`] the kernel sends no
+impl BindError {
+    /// With the process that has the address, where that is the reason.
+    fn new(address: SocketAddr, source: io::Error) -> Self {
+        if source.kind() != io::ErrorKind::AddrInUse {
+            return Self { address, source };
+        }
+        let holder = sharing::holder(&sharing::others(address, &[], &sharing::listening()));
+        let text = format!("address in use by {holder}; stop it, or take over from another lb with --take-over");
+        Self { address, source: io::Error::new(io::ErrorKind::AddrInUse, text) }
+    }
+}
+
+/// Whether other processes may listen on the same address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sharing {
+    /// None may: an address that one has is an error.
+    Alone,
+    /// They may, if they allow it too and are of the same user: the kernel deals connections out to all.
+    WithOthers,
+}
+
+/// The sockets of one listener, bound and not listening.
+#[derive(Debug)]
+pub struct Sockets {
+    /// Where; port 0 has become a real one.
+    pub address: SocketAddr,
+    sharing: Sharing,
+    /// One per worker.
+    sockets: Vec<Socket>,
+    /// Keeps the address from other processes until the sockets listen.
+    reservation: Option<Socket>,
+}
+
+/// Binds one socket per worker to `address`. The sockets do not listen yet: until [`Sockets::open`] the kernel sends no
 /// connection here, so a predecessor on the same address keeps getting all of them.
 ///
 /// # Errors
-/// The address is taken by somebody else, or not ours to take.
-pub fn bind(address: SocketAddr, workers: usize) -> Result<(SocketAddr, Vec<Socket>), BindError> {
+/// The address is taken by another process, or not ours to take.
+pub fn bind(address: SocketAddr, workers: usize, sharing: Sharing) -> Result<Sockets, BindError> {
+    let failed = |source| BindError::new(address, source);
+    let reservation = match sharing {
+        Sharing::Alone => reserve(address).map_err(failed)?,
+        Sharing::WithOthers => None,
+    };
+    let mut actual = match &reservation {
+        Some(socket) => bound_to(socket).map_err(failed)?,
+        None => address,
+    };
     let mut sockets = Vec::with_capacity(workers);
-    let mut actual = address;
     for _ in 0..workers {
-        let socket = bind_one(actual).map_err(|source| BindError { address: actual, source })?;
+        let socket = bind_one(actual).map_err(failed)?;
         // With port 0 the first socket finds the port for all.
-        actual = socket
-            .local_addr()
-            .and_then(|address| address.as_socket().ok_or_else(|| io::Error::other("no IP address")))
-            .map_err(|source| BindError { address, source })?;
+        actual = bound_to(&socket).map_err(failed)?;
         sockets.push(socket);
     }
-    Ok((actual, sockets))
+    Ok(Sockets { address: actual, sharing, sockets, reservation })
+}
+
+/// Finds out whether another process has the address, and keeps it from others where that is possible.
+///
+/// A socket with neither `SO_REUSEADDR` nor `SO_REUSEPORT` conflicts with every other one that is bound, listening or not.
+/// It also conflicts with connections that a predecessor left behind; then only listening sockets can be looked for, and
+/// two processes that start at the same instant are told apart in [`Sockets::open`].
+fn reserve(address: SocketAddr) -> io::Result<Option<Socket>> {
+    let new = || Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP));
+    let socket = new()?;
+    match socket.bind(&SockAddr::from(address)) {
+        Ok(()) => {
+            // From now on sockets with the same option may be bound beside it: those of the workers.
+            socket.set_reuse_port(true)?;
+            Ok(Some(socket))
+        }
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            let probe = new()?;
+            probe.set_reuse_address(true)?;
+            probe.bind(&SockAddr::from(address)).map(|()| None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn bound_to(socket: &Socket) -> io::Result<SocketAddr> {
+    socket.local_addr()?.as_socket().ok_or_else(|| io::Error::other("no IP address"))
 }
 
 fn bind_one(address: SocketAddr) -> io::Result<Socket> {
@@ -167,14 +233,43 @@ fn bind_one(address: SocketAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Makes a bound socket listen.
-///
-/// # Errors
-/// Another process took the address without `SO_REUSEPORT` in between.
-pub fn open(socket: Socket) -> io::Result<TcpListener> {
-    socket.listen(BACKLOG)?;
-    socket.set_nonblocking(true)?;
-    Ok(socket.into())
+impl Sockets {
+    /// By which numbers the kernel's tables know them.
+    #[must_use]
+    pub fn inodes(&self) -> Vec<u64> {
+        self.sockets.iter().filter_map(sharing::inode_of).collect()
+    }
+
+    /// The same, to listen beside another address of this process that meets theirs.
+    #[must_use]
+    pub fn with_others(self) -> Self {
+        Self { sharing: Sharing::WithOthers, ..self }
+    }
+
+    /// Makes them listen.
+    ///
+    /// # Errors
+    /// Another process has taken the address in between.
+    pub fn open(self) -> Result<Vec<TcpListener>, BindError> {
+        let Self { address, sharing, sockets, reservation } = self;
+        drop(reservation);
+        let mut alone = sharing == Sharing::Alone;
+        let open = |socket: Socket| {
+            // Without the option to listen is refused while anything else listens there: the kernel decides between two
+            // processes that get this far.
+            if std::mem::take(&mut alone) {
+                socket.set_reuse_port(false)?;
+                socket.listen(BACKLOG)?;
+                socket.set_reuse_port(true)?;
+            } else {
+                socket.listen(BACKLOG)?;
+            }
+            socket.set_nonblocking(true)?;
+            Ok(socket.into())
+        };
+        let opened: io::Result<Vec<TcpListener>> = sockets.into_iter().map(open).collect();
+        opened.map_err(|source| BindError::new(address, source))
+    }
 }
 
 /// Accepts until `phase` says to stop (the worker drains, or the listener alone was removed); then takes what already
@@ -313,26 +408,78 @@ mod tests {
 
     #[test]
     fn port_0_is_found_once_for_all_workers() {
-        let (address, sockets) = bind("127.0.0.1:0".parse().expect("address"), 3).expect("binds");
-        assert_ne!(address.port(), 0);
-        for socket in sockets {
-            assert_eq!(open(socket).expect("listens").local_addr().expect("address"), address);
+        for sharing in [Sharing::Alone, Sharing::WithOthers] {
+            let sockets = bind("127.0.0.1:0".parse().expect("address"), 3, sharing).expect("binds");
+            let address = sockets.address;
+            assert_ne!(address.port(), 0);
+            let open = sockets.open().expect("listens");
+            assert_eq!(open.len(), 3);
+            assert!(open.iter().all(|socket| socket.local_addr().expect("address") == address));
         }
     }
 
     #[test]
     fn a_bound_socket_takes_no_connection_before_it_is_opened() {
-        let (address, sockets) = bind("127.0.0.1:0".parse().expect("address"), 1).expect("binds");
+        let sockets = bind("127.0.0.1:0".parse().expect("address"), 1, Sharing::Alone).expect("binds");
+        let address = sockets.address;
         assert!(std::net::TcpStream::connect(address).is_err());
-        let open: Vec<_> = sockets.into_iter().map(|socket| open(socket).expect("listens")).collect();
+        let open = sockets.open().expect("listens");
         assert!(std::net::TcpStream::connect(address).is_ok());
         drop(open);
     }
 
+    fn at(ip: &str, port: u16) -> SocketAddr {
+        SocketAddr::new(ip.parse().expect("address"), port)
+    }
+
+    #[test]
+    fn an_address_is_had_alone_unless_it_is_shared_on_purpose() {
+        for (first, second) in [("127.0.0.1", "127.0.0.1"), ("127.0.0.1", "0.0.0.0"), ("0.0.0.0", "127.0.0.1")] {
+            let ours = bind(at(first, 0), 2, Sharing::Alone).expect("binds");
+            let there = at(second, ours.address.port());
+            // Bound and not listening, then listening.
+            bind(there, 2, Sharing::Alone).expect_err("reserved");
+            let open = ours.open().expect("listens");
+            let error = bind(there, 2, Sharing::Alone).expect_err("in use");
+            let error = std::error::Error::source(&error).expect("a source").to_string();
+            assert!(error.contains(&format!("address in use by pid {} (", std::process::id())), "{error}");
+            let shared = bind(there, 2, Sharing::WithOthers).expect("binds beside");
+            assert_eq!(shared.open().expect("listens beside").len(), 2);
+            drop(open);
+        }
+        // Of another program, which shares with nothing.
+        let other = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
+        for sharing in [Sharing::Alone, Sharing::WithOthers] {
+            bind(other.local_addr().expect("address"), 1, sharing).expect_err("in use");
+        }
+    }
+
+    #[test]
+    fn of_two_that_got_past_the_look_one_opens() {
+        // As if a connection of a predecessor had kept both from reserving the address.
+        let unreserved =
+            |port| Sockets { reservation: None, ..bind(at("127.0.0.1", port), 2, Sharing::Alone).expect("binds") };
+        let one = unreserved(0);
+        let other = unreserved(one.address.port());
+        let _open = one.open().expect("listens");
+        other.open().expect_err("the other was first");
+    }
+
+    #[test]
+    fn connections_that_a_predecessor_left_do_not_count() {
+        let predecessor = bind(at("127.0.0.1", 0), 1, Sharing::Alone).expect("binds");
+        let (address, open) = (predecessor.address, predecessor.open().expect("listens"));
+        let _client = std::net::TcpStream::connect(address).expect("connects");
+        let _left = open[0].accept().expect("accepts");
+        drop(open);
+        bind(address, 2, Sharing::Alone).expect("binds").open().expect("listens");
+    }
+
     #[tokio::test]
     async fn everybody_in_the_queue_is_accepted_and_whoever_comes_later() {
-        let (address, mut sockets) = bind("127.0.0.1:0".parse().expect("address"), 1).expect("binds");
-        let acceptor = Acceptor::new(open(sockets.remove(0)).expect("listens")).expect("registers");
+        let sockets = bind("127.0.0.1:0".parse().expect("address"), 1, Sharing::Alone).expect("binds");
+        let (address, mut sockets) = (sockets.address, sockets.open().expect("listens"));
+        let acceptor = Acceptor::new(sockets.remove(0)).expect("registers");
         for crowd in [3, 1, 2] {
             let clients: Vec<_> =
                 (0..crowd).map(|_| std::net::TcpStream::connect(address).expect("connects")).collect();
@@ -351,8 +498,9 @@ mod tests {
     fn others_get_their_turns_while_the_queue_is_full() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
         tokio::task::LocalSet::new().block_on(&runtime, async {
-            let (address, mut sockets) = bind("127.0.0.1:0".parse().expect("address"), 1).expect("binds");
-            let acceptor = Acceptor::new(open(sockets.remove(0)).expect("listens")).expect("registers");
+            let sockets = bind("127.0.0.1:0".parse().expect("address"), 1, Sharing::Alone).expect("binds");
+            let (address, mut sockets) = (sockets.address, sockets.open().expect("listens"));
+            let acceptor = Acceptor::new(sockets.remove(0)).expect("registers");
             let clients: Vec<_> = (0..400).map(|_| std::net::TcpStream::connect(address).expect("connects")).collect();
             let turns = Rc::new(std::cell::Cell::new(0));
             tokio::task::spawn_local({
@@ -378,7 +526,7 @@ mod tests {
     fn a_taken_address_is_named() {
         let other = TcpListener::bind("127.0.0.1:0").expect("binds");
         let address = other.local_addr().expect("address");
-        let error = bind(address, 1).expect_err("taken").to_string();
+        let error = bind(address, 1, Sharing::Alone).expect_err("taken").to_string();
         assert!(error.contains(&address.to_string()), "{error}");
     }
 }

@@ -18,6 +18,7 @@ pub mod proxy_protocol;
 pub mod server_name;
 pub mod session;
 pub mod settings;
+pub mod sharing;
 pub mod splice;
 pub mod tcp;
 pub mod tls;

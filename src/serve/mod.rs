@@ -12,6 +12,7 @@ mod certificates;
 mod control_thread;
 mod files;
 mod metrics;
+mod neighbours;
 mod notify;
 mod overrides;
 mod registration;
@@ -34,13 +35,15 @@ use crate::log::AccessLogWriter;
 use crate::metrics::Metrics;
 use crate::metrics::fabio::send::Reporter;
 use crate::proxy::drain::{Phase, PhaseSender};
-use crate::proxy::listener;
+use crate::proxy::listener::{self, Sharing};
 use crate::proxy::page::LivePage;
 use crate::proxy::settings::SharedSettings;
+use crate::proxy::sharing;
 use crate::registry::{SourceName, Update};
 use crate::table::SharedTable;
 use crate::table::clock::Clock;
 
+use neighbours::Neighbours;
 pub use run::{RunOptions, run};
 pub use shadow::shadow;
 
@@ -66,6 +69,7 @@ pub struct Running {
     thread: control_thread::ControlThread,
     workers: workers::Workers,
     follower: workers::Follower,
+    neighbours: Neighbours,
     access_writer: AccessLogWriter,
     /// Sends metrics until it is dropped.
     _reporter: Option<Reporter>,
@@ -90,10 +94,13 @@ pub fn start(config: &Config, extra: Vec<ExtraSource>) -> anyhow::Result<Running
     let shared_settings: SharedSettings = Arc::new(ArcSwap::from_pointee(settings::build(config, None, &live_page)?));
 
     let workers = workers::Workers::bind(config, &certificates.stores(), &metrics)?;
-    // Shared with a predecessor on the same address, as the listeners are, so that it can be relieved.
     certificates::check_admin(&config.admin, &certificates.stores())?;
-    let admin = bind_admin(config.admin.address).context("admin listener (key admin.address)")?;
+    // Shared with a predecessor on the same address where the listeners are, so that it can be relieved.
+    let sharing = workers.sharing(config.admin.address);
+    let admin = bind_admin(config.admin.address, sharing).context("admin listener (key admin.address)")?;
     let admin_address = admin.local_addr().context("admin listener")?;
+    workers.note_admin(admin_address);
+    let neighbours = Neighbours::new(admin_address, sharing::inode_of(&admin), metrics.clone());
 
     let context = crate::proxy::worker::WorkerContext {
         table: table.clone(),
@@ -131,21 +138,21 @@ pub fn start(config: &Config, extra: Vec<ExtraSource>) -> anyhow::Result<Running
         thread,
         workers,
         follower,
+        neighbours,
         access_writer,
         _reporter: reporter,
     })
 }
 
-fn bind_admin(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    let (_, mut sockets) = listener::bind(address, 1)?;
-    let socket = sockets.pop().context("no socket")?;
-    Ok(listener::open(socket)?)
+fn bind_admin(address: SocketAddr, sharing: Sharing) -> anyhow::Result<TcpListener> {
+    listener::bind(address, 1, sharing)?.open()?.pop().context("no socket")
 }
 
 impl Running {
-    /// Looks at what changes without a reload: files of users.
+    /// Looks at what changes without a reload: files of users, and other processes on the same addresses.
     pub fn look_around(&self) {
         self.settings.load().auth.refresh(Instant::now());
+        self.neighbours.look(&self.workers);
     }
 
     /// Waits until clients are served; false when that can not happen any more.

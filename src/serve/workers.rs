@@ -9,12 +9,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use anyhow::Context as _;
-use socket2::Socket;
 use tokio::sync::{mpsc, watch};
 
 use crate::config::{Config, ListenerConfig, ListenerProtocol};
 use crate::metrics::Metrics;
-use crate::proxy::listener::{self, Listener};
+use crate::proxy::listener::{self, Listener, Sharing, Sockets};
+use crate::proxy::sharing::overlaps;
 use crate::proxy::tls::CertStore;
 use crate::proxy::worker::{self, ListenerNumber, Order, WorkerContext};
 
@@ -51,7 +51,13 @@ struct State {
     dynamic: Vec<Dynamic>,
     /// Of dynamic listeners that were changed or removed: to be closed as soon as their successors are open.
     leaving: Vec<Bound>,
+    /// Sockets of listeners that were told to close.
+    closing: Vec<u64>,
+    /// Where the admin listener is.
+    admin: Option<SocketAddr>,
     next_number: ListenerNumber,
+    /// Addresses are shared with other processes that allow it.
+    take_over: bool,
     /// One per worker, once they run.
     orders: Vec<mpsc::Sender<Order>>,
 }
@@ -63,8 +69,18 @@ struct Bound {
     /// As configured: port 0 is still 0 here.
     asked: ListenerConfig,
     listener: Listener,
-    /// One per worker; taken when they are opened.
-    sockets: Vec<Socket>,
+    /// Taken when they are opened.
+    sockets: Option<Sockets>,
+    /// By which numbers the kernel's tables know them.
+    inodes: Vec<u64>,
+}
+
+/// A listener that is open: its name in metrics, what is spoken there, where, and by which numbers the kernel knows it.
+#[derive(Clone, Debug)]
+pub(super) struct Open {
+    pub(super) protocol: &'static str,
+    pub(super) address: SocketAddr,
+    pub(super) inodes: Vec<u64>,
 }
 
 /// What a reload will do to the listeners.
@@ -100,6 +116,11 @@ impl Workers {
         Ok(workers)
     }
 
+    /// Takes note of where the admin listener is.
+    pub(super) fn note_admin(&self, address: SocketAddr) {
+        lock(&self.state).admin = Some(address);
+    }
+
     /// Protocol and address of each listener that is not dynamic.
     pub(super) fn addresses(&self) -> Vec<(String, SocketAddr)> {
         let state = lock(&self.state);
@@ -113,8 +134,9 @@ impl Workers {
         Box::new(move || {
             let mut state = lock(&state);
             let mut first: Vec<Vec<Order>> = (0..count).map(|_| Vec::new()).collect();
+            let own = state.addresses();
             for bound in &mut state.listeners {
-                for (orders, socket) in first.iter_mut().zip(bound.open()?) {
+                for (orders, socket) in first.iter_mut().zip(bound.open(&own)?) {
                     orders.push(Order::Open(bound.number, bound.listener.clone(), socket));
                 }
             }
@@ -146,6 +168,7 @@ impl Workers {
     /// An address that cannot be bound; nothing has changed then.
     pub(super) fn prepare(&self, config: &Config, stores: &Stores, metrics: &Metrics) -> anyhow::Result<Replacement> {
         let mut state = lock(&self.state);
+        state.take_over = config.take_over;
         let (mut listeners, mut dynamic) = (Vec::new(), Vec::new());
         let mut left: Vec<usize> = (0..state.listeners.len()).collect();
         for asked in &config.listeners {
@@ -164,7 +187,9 @@ impl Workers {
                 continue;
             }
             let address = old.map_or(asked.address, |old| old.listener.config.address);
-            listeners.push(Ok(state.bind(asked, address, store, self.count, metrics)?));
+            let mut own = state.addresses();
+            own.extend(listeners.iter().filter_map(|new: &Result<Bound, _>| Some(new.as_ref().ok()?.address())));
+            listeners.push(Ok(state.bind(asked, address, store, (self.count, metrics), &own)?));
         }
         Ok(Replacement { listeners, dynamic })
     }
@@ -178,37 +203,37 @@ impl Workers {
         let (orders, senders) = {
             let mut state = lock(&self.state);
             let mut orders: Vec<Vec<Order>> = state.orders.iter().map(|_| Vec::new()).collect();
+            let mut own = state.addresses();
+            own.extend(replacement.listeners.iter().filter_map(|new| Some(new.as_ref().ok()?.address())));
             let mut old = std::mem::take(&mut state.listeners);
             let mut outcome = Ok(());
             for listener in replacement.listeners {
-                match listener {
-                    Ok(mut bound) => {
-                        if !orders.is_empty() {
-                            match bound.open() {
-                                Ok(sockets) => {
-                                    for (orders, socket) in orders.iter_mut().zip(sockets) {
-                                        orders.push(Order::Open(bound.number, bound.listener.clone(), socket));
-                                    }
-                                }
-                                Err(error) => {
-                                    outcome = Err(error);
-                                    continue;
-                                }
+                let listener = match listener {
+                    Ok(bound) => Some(bound),
+                    Err(number) => old.iter().position(|bound| bound.number == number).map(|at| old.remove(at)),
+                };
+                let Some(mut bound) = listener else { continue };
+                if !orders.is_empty() && !bound.is_open() {
+                    match bound.open(&own) {
+                        Ok(sockets) => {
+                            for (orders, socket) in orders.iter_mut().zip(sockets) {
+                                orders.push(Order::Open(bound.number, bound.listener.clone(), socket));
                             }
                         }
-                        state.listeners.push(bound);
-                    }
-                    Err(number) => {
-                        let stays = old.iter().position(|bound| bound.number == number).map(|at| old.remove(at));
-                        state.listeners.extend(stays);
+                        Err(error) => {
+                            outcome = Err(error);
+                            continue;
+                        }
                     }
                 }
+                state.listeners.push(bound);
             }
             if outcome.is_err() {
                 state.listeners.append(&mut old);
             }
             for bound in &old {
                 bound.close(&mut orders);
+                state.closing.extend(&bound.inodes);
             }
             outcome.map(|()| {
                 state.replace_dynamic(replacement.dynamic);
@@ -217,6 +242,34 @@ impl Workers {
         };
         send(orders, &senders).await;
         Ok(())
+    }
+
+    /// How an address beside theirs is to be bound: with them, if it meets one of them, and else alone unless taking over
+    /// is asked for.
+    pub(super) fn sharing(&self, address: SocketAddr) -> Sharing {
+        let state = lock(&self.state);
+        state.sharing(address, &state.addresses())
+    }
+
+    /// Those that are open.
+    pub(super) fn open_listeners(&self) -> Vec<Open> {
+        let state = lock(&self.state);
+        let open = state.all().filter(|bound| bound.is_open()).map(|bound| Open {
+            protocol: bound.listener.config.protocol.as_str(),
+            address: bound.address(),
+            inodes: bound.inodes.clone(),
+        });
+        open.collect()
+    }
+
+    /// By which numbers the kernel knows all their sockets, those of listeners that are being closed included.
+    pub(super) fn inodes(&self) -> Vec<u64> {
+        let mut state = lock(&self.state);
+        let mut inodes: Vec<u64> = state.all().flat_map(|bound| bound.inodes.iter().copied()).collect();
+        let listening = crate::proxy::sharing::listening();
+        state.closing.retain(|inode| listening.iter().any(|it| it.inode == *inode));
+        inodes.extend(&state.closing);
+        inodes
     }
 
     /// Waits until they are open; false when they have ended.
@@ -247,16 +300,33 @@ async fn send(orders: Vec<Vec<Order>>, senders: &[mpsc::Sender<Order>]) {
 }
 
 impl State {
-    /// Binds sockets for a listener of this configuration at `address`.
+    /// Every listener, dynamic ones and those that are about to leave included.
+    fn all(&self) -> impl Iterator<Item = &Bound> {
+        let dynamic = self.dynamic.iter().flat_map(Dynamic::open_ports);
+        self.listeners.iter().chain(dynamic).chain(&self.leaving)
+    }
+
+    fn addresses(&self) -> Vec<SocketAddr> {
+        self.all().map(Bound::address).chain(self.admin).collect()
+    }
+
+    fn sharing(&self, address: SocketAddr, own: &[SocketAddr]) -> Sharing {
+        let is_ours = own.iter().any(|own| overlaps(*own, address) || overlaps(address, *own));
+        // Beside one of our own that nobody else may share either.
+        if self.take_over || is_ours { Sharing::WithOthers } else { Sharing::Alone }
+    }
+
+    /// Binds sockets for a listener of this configuration at `address`, beside listeners at these addresses of ours.
     fn bind(
         &mut self,
         asked: &ListenerConfig,
         address: SocketAddr,
         store: Option<Arc<CertStore>>,
-        count: usize,
-        metrics: &Metrics,
+        (count, metrics): (usize, &Metrics),
+        own: &[SocketAddr],
     ) -> anyhow::Result<Bound> {
-        let (address, sockets) = listener::bind(address, count)?;
+        let sockets = listener::bind(address, count, self.sharing(address, own))?;
+        let (address, inodes) = (sockets.address, sockets.inodes());
         let listener = Listener {
             metrics: metrics.listener(&address.to_string()),
             config: Arc::new(ListenerConfig { address, ..asked.clone() }),
@@ -265,7 +335,7 @@ impl State {
         };
         let number = self.next_number;
         self.next_number += 1;
-        Ok(Bound { number, asked: asked.clone(), listener, sockets })
+        Ok(Bound { number, asked: asked.clone(), listener, sockets: Some(sockets), inodes })
     }
 }
 
@@ -279,11 +349,22 @@ impl Bound {
         }
     }
 
-    /// Makes its sockets listen.
-    fn open(&mut self) -> anyhow::Result<Vec<TcpListener>> {
+    fn is_open(&self) -> bool {
+        self.sockets.is_none()
+    }
+
+    fn address(&self) -> SocketAddr {
+        self.listener.config.address
+    }
+
+    /// Makes its sockets listen. `own` are the addresses of this process, its own one among them: what meets another of them
+    /// cannot be had alone.
+    fn open(&mut self, own: &[SocketAddr]) -> anyhow::Result<Vec<TcpListener>> {
         let (listener, address) = (self.listener.config.protocol.as_str(), self.listener.config.address);
-        let sockets = std::mem::take(&mut self.sockets).into_iter().map(listener::open);
-        let sockets = sockets.collect::<Result<_, _>>().with_context(|| format!("listener {address}"))?;
+        let meets = own.iter().filter(|own| overlaps(**own, address) || overlaps(address, **own));
+        let meets_another = meets.count() > 1;
+        let Some(sockets) = self.sockets.take() else { return Ok(Vec::new()) };
+        let sockets = if meets_another { sockets.with_others() } else { sockets }.open()?;
         tracing::info!(target: "lb::serve", listener, %address, "listening");
         Ok(sockets)
     }

@@ -132,7 +132,7 @@ fn a_successor_takes_over_without_a_failed_request() {
         });
         tokio::time::sleep(Duration::from_millis(300)).await;
         let successor = tokio::task::block_in_place(|| {
-            let successor = Lb::start(&text);
+            let successor = Lb::start_with(&text, &["--take-over"], &[]);
             successor.address("http");
             successor
         });

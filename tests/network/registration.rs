@@ -27,7 +27,9 @@ fn healthy(agent: &ConsulAgent, service: &str) -> Vec<String> {
 fn fabio(agent: &ConsulAgent, ui: &str, more: &[&str]) -> Lb {
     let address = agent.address();
     let own = ["-proxy.addr=127.0.0.1:0", "-ui.addr", ui, "-registry.consul.addr", &address];
-    let lb = Lb::start_fabio(tempfile::tempdir().unwrap(), &[&own[..], more].concat(), &[]);
+    // Where two have the same address, the second one relieves the first.
+    let environment = [("LB_TAKE_OVER", "1")];
+    let lb = Lb::start_fabio(tempfile::tempdir().unwrap(), &[&own[..], more].concat(), &environment);
     lb.wait_ready();
     lb
 }

@@ -29,6 +29,9 @@ fn busy() -> Metrics {
     control.table_build_seconds = 0.5;
     control.table_routes = 12;
     control.table_targets.insert((Arc::from("web"), "healthy"), 2);
+    control.certificate_errors.insert("certificates.main".to_owned(), 2);
+    control.listener_shared.insert("0.0.0.0:9999".to_owned(), true);
+    control.registered = Some(false);
     control.certificate_expiry.insert(("file".to_owned(), "main".to_owned()), 1_800_000_000.0);
     drop(control);
     metrics
@@ -89,6 +92,9 @@ fn samples_carry_what_was_counted() {
         "lb_table_build_seconds_count 3",
         "lb_table_routes 12",
         r#"lb_table_targets{service="web",state="healthy"} 2"#,
+        r#"lb_certificate_errors{source="certificates.main"} 2"#,
+        r#"lb_listener_shared{listener="0.0.0.0:9999"} 1"#,
+        "lb_registered 0",
         r#"lb_certificate_expiry_timestamp_seconds{source="file",name="main"} 1800000000"#,
         "lb_access_log_dropped_total 5",
         "process_max_fds +Inf",

@@ -42,6 +42,11 @@ impl Dynamic {
         Self { asked, store, open: BTreeMap::new(), reported: BTreeMap::new() }
     }
 
+    /// The ports that it has open.
+    pub(super) fn open_ports(&self) -> impl Iterator<Item = &Bound> {
+        self.open.values()
+    }
+
     fn is_as(&self, other: &Self) -> bool {
         let same_store = match (&self.store, &other.store) {
             (Some(a), Some(b)) => Arc::ptr_eq(a, b),
@@ -89,18 +94,20 @@ impl State {
         orders: &mut [Vec<Order>],
     ) -> BTreeMap<u16, Refusal> {
         let plan = self.plan(table, admin);
+        let own = self.addresses();
         let mut all = std::mem::take(&mut self.dynamic);
         let mut closed = std::mem::take(&mut self.leaving);
         for (dynamic, wanted) in all.iter_mut().zip(&plan.ports) {
             let gone = dynamic.open.extract_if(.., |port, _| !wanted.contains(port));
             closed.extend(gone.map(|(_, bound)| bound));
             dynamic.open_missing(wanted, orders, |dynamic, address| {
-                self.bind(&dynamic.asked, address, dynamic.store.clone(), workers, metrics)
+                self.bind(&dynamic.asked, address, dynamic.store.clone(), (workers, metrics), &own)
             });
         }
         self.dynamic = all;
         for bound in closed {
             bound.close(orders);
+            self.closing.extend(&bound.inodes);
             let address = bound.listener.config.address;
             if !self.has(address) {
                 metrics.remove_listener(&address.to_string());
@@ -123,7 +130,7 @@ impl Dynamic {
             let room = self.open.len() < PORTS_OPEN_MAX;
             let opened = if room {
                 bind(self, SocketAddr::new(self.asked.address.ip(), port))
-                    .and_then(|mut bound| bound.open().map(|sockets| (bound, sockets)))
+                    .and_then(|mut bound| bound.open(&[]).map(|sockets| (bound, sockets)))
             } else {
                 Err(anyhow::anyhow!("{PORTS_OPEN_MAX} ports are open already"))
             };
