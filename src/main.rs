@@ -74,7 +74,10 @@ fn dispatch(cli: cli::Cli) -> Result<u8> {
 }
 
 fn run(args: &ConfigArgs) -> Result<u8> {
-    let (findings, draft) = load(args);
+    let (mut findings, draft) = load(args);
+    // A file that is bad at the start is taken as calmly as one that turns bad later: a reboot must not find less than what
+    // ran before it.
+    findings.extend(warnings_of_files(&draft.config));
     let report = Report::new(findings);
     if report.exit_code() != 0 {
         show(&report);
@@ -156,7 +159,12 @@ fn serve_as_fabio(source: Source) -> Result<u8> {
     };
     let mut findings: Vec<Finding> =
         loaded.warnings.iter().map(|warning| Finding::from_mistake(warning, Severity::Warning)).collect();
-    findings.extend(files_of(&loaded.config));
+    // Fabio refuses to start without its files of routes and users. Certificates are taken as calmly as by `lb run`.
+    let refuses = |finding: &Finding| finding.subject == "routes_file" || finding.subject.starts_with("auth.");
+    findings.extend(files_of(&loaded.config).into_iter().map(|finding| match refuses(&finding) {
+        true => finding,
+        false => Finding { severity: Severity::Warning, ..finding },
+    }));
     let report = Report::new(findings);
     if report.exit_code() != 0 {
         show(&report);
@@ -192,14 +200,18 @@ fn log_warnings(report: &Report) {
     }
 }
 
-/// The configuration as far as it goes, and everything found in it and in the files it names.
+/// The configuration as far as it goes, and everything found in it.
 fn load(args: &ConfigArgs) -> (Vec<Finding>, Draft) {
     let draft = config::read_draft(args.config.as_deref(), args.settings.clone());
     let finding = |severity| move |mistake| Finding::from_mistake(mistake, severity);
     let mut findings: Vec<Finding> = draft.mistakes.iter().map(finding(Severity::Error)).collect();
     findings.extend(draft.warnings.iter().map(finding(Severity::Warning)));
-    findings.extend(files_of(&draft.config));
     (findings, draft)
+}
+
+/// The same as [`files_of`], as warnings.
+fn warnings_of_files(config: &Config) -> impl Iterator<Item = Finding> {
+    files_of(config).into_iter().map(|finding| Finding { severity: Severity::Warning, ..finding })
 }
 
 /// What there is to say about the files that a configuration names.
@@ -210,6 +222,7 @@ fn files_of(config: &Config) -> Vec<Finding> {
 
 fn check_all(args: &CheckArgs, json: bool) -> Result<u8> {
     let (mut findings, draft) = load(&args.config);
+    findings.extend(files_of(&draft.config));
     let mut jobs = Vec::new();
     for path in &args.jobs {
         match std::fs::read_to_string(path) {

@@ -1,4 +1,7 @@
-//! Trust without proof, for those who ask for it: `tlsskipverify=true` of a route, `skip_verify` towards Consul.
+//! Trust without proof, for those who ask for it: `tlsskipverify=true` of a route, `skip_verify` towards Consul. And the
+//! reading of CA files, for all the others ([`bundle`]).
+
+pub mod bundle;
 
 use std::sync::Arc;
 

@@ -60,11 +60,7 @@ fn exit_codes_are_fabios() {
         (&["-cfg="], 1, "-cfg needs the path or URL"),
         (&["-cfg", "/nonexistent/f"], 1, "-cfg /nonexistent/f: No such file"),
         (&["-proxy.strategy", "best"], 1, "proxy.strategy (command line): \"best\" is not one of rnd, rr"),
-        (
-            &["-proxy.addr", "127.0.0.1:0;cs=x", "-proxy.cs", "cs=x;type=file;cert=/nonexistent.pem"],
-            1,
-            "/nonexistent.pem",
-        ),
+        (&["-proxy.auth", "name=a;type=basic;file=/nonexistent"], 1, "/nonexistent"),
     ] {
         let shown = fabio(args);
         assert_eq!((shown.code, shown.out.as_str()), (Some(code), ""), "{args:?}: {}", shown.err);
@@ -73,6 +69,38 @@ fn exit_codes_are_fabios() {
     let help = fabio(&["-help"]);
     assert_eq!((help.code, help.out.as_str()), (Some(0), ""));
     assert!(help.err.contains("  -proxy.addr TEXT") && help.err.contains("-print-config"), "{}", help.err);
+}
+
+/// Other than in Fabio, which ends: an https port less must not close all the others after a reboot.
+#[test]
+fn a_certificate_that_cannot_be_used_closes_its_listener_alone() {
+    let upstream = Upstream::start("web");
+    for source in ["type=file;cert=certs/a.pem", "type=path;cert=certs"] {
+        for content in [None, Some("garbage"), Some("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")] {
+            let folder = tempfile::tempdir().unwrap();
+            fs::write(folder.path().join("routes.txt"), format!("route add web / http://{}/\n", upstream.address))
+                .unwrap();
+            if let Some(content) = content {
+                fs::create_dir(folder.path().join("certs")).unwrap();
+                fs::write(folder.path().join("certs/a.pem"), content).unwrap();
+            }
+            let cs = format!("-proxy.cs=cs=x;{source}");
+            let args = [
+                "-registry.backend=file",
+                "-registry.file.path=routes.txt",
+                "-proxy.addr=127.0.0.1:0;cs=x,127.0.0.1:0",
+                "-ui.addr=127.0.0.1:0",
+                &cs,
+            ];
+            let lb = Lb::start_fabio(folder, &args, &[]);
+            assert_eq!(client::get(lb.address("http"), "any.test", "/").status, 200, "{source} {content:?}");
+            lb.wait_for_line("what is closed", |line| line.contains("ERROR") && line.contains("listener not opened"));
+            let pair = support::certs::Ca::new("ca").pair(&["a.test"]);
+            fs::create_dir_all(lb.folder().join("certs")).unwrap();
+            fs::write(lb.folder().join("certs/a.pem"), pair.cert_pem + &pair.key_pem).unwrap();
+            lb.address("https");
+        }
+    }
 }
 
 #[test]

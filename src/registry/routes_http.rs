@@ -4,6 +4,7 @@
 //! last good commands stay, and the trouble is reported. An entry that makes no command costs itself only, but a list of
 //! nothing else counts as no answer; and a list that is suddenly empty is believed when a second one confirms it.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,6 +39,8 @@ const CONFIRM_EMPTY: Duration = Duration::from_millis(500);
 enum ReadError {
     #[error("{0}")]
     Web(#[from] WebError),
+    #[error("routes_http.ca_file: {0}")]
+    Trust(#[from] TrustError),
     #[error("{url}: status {status}, where 200 is expected")]
     Status { url: String, status: StatusCode },
     #[error("{url}: the answer is no JSON list of route commands: {reason}")]
@@ -56,29 +59,24 @@ struct Listing {
 }
 
 /// Starts the source on the current runtime. It sends its commands after the first good answer and whenever they differ,
-/// and is synced after the first good answer.
-///
-/// # Errors
-/// `ca_file` cannot be used.
-pub fn spawn(
-    config: &RoutesHttpConfig,
-    metrics: Metrics,
-    updates: mpsc::Sender<Update>,
-) -> Result<SourceTask, TrustError> {
-    let trust = Trust { ca_file: config.ca_file.as_deref(), skip_verify: config.skip_verify, ..Trust::default() };
-    let client = Client::new(trust.client_config()?, None);
+/// and is synced after the first good answer. A `ca_file` that cannot be used is read again each time.
+pub fn spawn(config: &RoutesHttpConfig, metrics: Metrics, updates: mpsc::Sender<Update>) -> SourceTask {
     // Shown before the first error, else the first one is no rise.
     metrics.control().registry_errors.entry(KIND).or_default();
     let mut ask = Ask::get(config.url.reveal().parse().expect("the configuration has looked at it"));
     ask.headers.push((ACCEPT, HeaderValue::from_static("application/json")));
     ask.headers.extend(config.headers.iter().cloned());
     let limits = Limits { time: config.timeout, bytes: BODY_BYTES_MAX };
-    let source = HttpSource { client, ask, limits, metrics, updates, known: None, trouble: None };
-    Ok(SourceTask::spawn(source.run(config.refresh)))
+    let (ca_file, skip_verify) = (config.ca_file.clone(), config.skip_verify);
+    let source =
+        HttpSource { client: None, ca_file, skip_verify, ask, limits, metrics, updates, known: None, trouble: None };
+    SourceTask::spawn(source.run(config.refresh))
 }
 
 struct HttpSource {
-    client: Client,
+    client: Option<Client>,
+    ca_file: Option<PathBuf>,
+    skip_verify: bool,
     ask: Ask,
     limits: Limits,
     metrics: Metrics,
@@ -122,7 +120,7 @@ impl HttpSource {
     }
 
     /// The present list; none when it is the one that is known. An emptied one is asked for twice.
-    async fn read_confirmed(&self) -> Result<Option<Listing>, ReadError> {
+    async fn read_confirmed(&mut self) -> Result<Option<Listing>, ReadError> {
         let listing = self.read().await?;
         let was_full = self.known.as_ref().is_some_and(|known| !known.commands.is_empty());
         if !was_full || listing.as_ref().is_none_or(|listing| !listing.commands.is_empty()) {
@@ -132,10 +130,17 @@ impl HttpSource {
         self.read().await
     }
 
-    async fn read(&self) -> Result<Option<Listing>, ReadError> {
+    async fn read(&mut self) -> Result<Option<Listing>, ReadError> {
         let mut ask = self.ask.clone();
         ask.headers.extend(self.known.iter().filter_map(|known| Some((IF_NONE_MATCH, known.tag.clone()?))));
-        let answer = self.client.ask(ask, self.limits).await?;
+        let client = match self.client.take() {
+            Some(client) => client,
+            None => {
+                let (ca_file, skip_verify) = (self.ca_file.as_deref(), self.skip_verify);
+                Client::new(Trust { ca_file, skip_verify, ..Trust::default() }.client_config()?, None)
+            }
+        };
+        let answer = self.client.insert(client).ask(ask, self.limits).await?;
         let url = self.shown();
         match answer.status() {
             StatusCode::OK => {}

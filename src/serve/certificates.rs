@@ -19,11 +19,14 @@ use self::fetcher::Fetcher;
 use self::shelf::StoreShelf;
 use crate::admin::TlsSettings;
 use crate::certificates::{Demand, Demands, Surroundings, Tokens};
-use crate::config::{AdminConfig, CertificateSource, Config, TokenPlace};
+use crate::config::{AdminConfig, CertificateConfig, CertificateSource, Config, TokenPlace};
 use crate::metrics::Metrics;
-use crate::proxy::tls::{CertStore, ServerUse, TlsError};
+use crate::proxy::tls::{CertStore, Problems, ServerUse, TlsError};
 
 type Stores = BTreeMap<String, Arc<CertStore>>;
+
+/// What the names of these sources begin with in `lb_certificate_errors`.
+const SOURCE_LABEL: &str = "certificates.";
 
 /// Clients of one source that may ask for a certificate at a time, beside those that wait for one.
 const DEMANDS_MAX: usize = 256;
@@ -47,10 +50,11 @@ struct Present {
 }
 
 impl Certificates {
-    /// Reads files, and starts to fetch everything else.
+    /// Reads files, and starts to fetch everything else. A source of files without one usable pair is empty until its files
+    /// change: a restart must be as calm about a bad file as a reload is.
     ///
     /// # Errors
-    /// The first source of files that has not one usable pair.
+    /// The TLS library refuses its own settings, or the thread that fetches cannot be made.
     pub(super) fn load(config: &Config, metrics: &Metrics) -> anyhow::Result<Self> {
         let present = Present { stores: ArcSwap::default(), reported: Mutex::default(), metrics: metrics.clone() };
         let all = Self {
@@ -59,7 +63,7 @@ impl Certificates {
             fetcher: Mutex::default(),
             tokens: Arc::default(),
         };
-        let stores = all.prepare(config)?;
+        let stores = all.build(config, CertStore::open)?;
         all.present.stores.store(Arc::new(stores));
         all.present.report_expiry();
         all.fetch(config)?;
@@ -69,23 +73,35 @@ impl Certificates {
     /// The stores that `config` names: the present one where nothing about it changed, else a new one.
     ///
     /// # Errors
-    /// As [`Certificates::load`]; nothing has changed then.
+    /// The first new source of files that has not one usable pair; nothing has changed then.
     pub(super) fn prepare(&self, config: &Config) -> anyhow::Result<Stores> {
+        self.build(config, |source| CertStore::load(source).map_err(|errors| anyhow::anyhow!(joined(&errors))))
+    }
+
+    fn build<E: Into<anyhow::Error>>(
+        &self,
+        config: &Config,
+        read: impl Fn(CertificateConfig) -> Result<(CertStore, Problems), E>,
+    ) -> anyhow::Result<Stores> {
         let present = self.present.stores.load();
         let mut stores = Stores::new();
         for (name, source) in &config.certificates {
             let before = present.get(name);
-            let failed = |errors: &[TlsError]| anyhow::anyhow!("certificates.{name}: {}", joined(errors));
+            let failed = || format!("certificates.{name}");
             let store = match before {
                 Some(store) if store.is_of(source) => Arc::clone(store),
                 _ if source.source.is_remote() => {
                     let demands = self.demands_of(name, &source.source).map(|(sender, _)| sender);
-                    let store = CertStore::remote(source.clone(), before.map(Arc::as_ref), demands);
-                    Arc::new(store.map_err(|error| failed(&[error]))?)
+                    let mut problems = Problems::default();
+                    let before = before.map(Arc::as_ref);
+                    let store = CertStore::remote(source.clone(), before, demands, &mut problems);
+                    let store = store.with_context(failed)?;
+                    self.present.report(name, &problems);
+                    Arc::new(store)
                 }
                 _ => {
-                    let (store, first) = CertStore::load(source.clone()).map_err(|errors| failed(&errors))?;
-                    self.present.report(name, &first.errors);
+                    let (store, problems) = read(source.clone()).map_err(Into::into).with_context(failed)?;
+                    self.present.report(name, &problems);
                     Arc::new(store)
                 }
             };
@@ -98,8 +114,10 @@ impl Certificates {
     /// cannot be used is reported and stays as it was.
     pub(super) fn commit(&self, stores: Stores, config: &Config) {
         for (name, store) in &stores {
-            self.present.report(name, &store.reload().errors);
+            self.present.report(name, &store.reload());
         }
+        let is_there = |source: &str| source.strip_prefix(SOURCE_LABEL).is_none_or(|name| stores.contains_key(name));
+        self.present.metrics.control().certificate_errors.retain(|source, _| is_there(source));
         self.present.stores.store(Arc::new(stores));
         self.present.report_expiry();
         if let Err(error) = self.fetch(config) {
@@ -156,27 +174,6 @@ impl Certificates {
         let present = Arc::clone(&self.present);
         Arc::new(move |config| admin_settings(config, &present.stores.load()))
     }
-
-    /// Files to watch.
-    pub(super) fn paths(&self, config: &Config) -> Vec<PathBuf> {
-        let mut paths: Vec<PathBuf> = self.present.stores.load().values().flat_map(|store| store.paths()).collect();
-        let mut uses_vault = false;
-        for source in config.certificates.values() {
-            uses_vault |= source.source.uses_vault();
-            if let Some(TokenPlace::File(path)) = source.source.token() {
-                paths.push(path.clone());
-            }
-        }
-        if uses_vault {
-            let vault = &config.vault;
-            let files = [&vault.ca_file, &vault.ca_path, &vault.cert_file, &vault.key_file];
-            paths.extend(files.into_iter().flatten().cloned());
-            if let TokenPlace::File(path) = &vault.token {
-                paths.push(path.clone());
-            }
-        }
-        paths
-    }
 }
 
 impl Present {
@@ -196,20 +193,49 @@ impl Present {
         control.certificate_expiry.extend(now);
     }
 
-    fn report(&self, source: &str, errors: &[TlsError]) {
+    /// Says what is wrong with a source, and sets its gauge.
+    fn report(&self, source: &str, Problems { errors, out_of_date }: &Problems) {
+        let wrong = errors.len() + out_of_date.len();
+        self.metrics.control().certificate_errors.insert(format!("{SOURCE_LABEL}{source}"), wrong as u64);
         if !errors.is_empty() {
             self.count(errors.len());
-            tracing::error!(
+            tracing::warn!(
                 source,
                 errors = joined(errors),
-                "certificates not taken over; what was there before stays"
+                "certificates not taken over; what was there before stays, everything else is used"
             );
+        }
+        if !out_of_date.is_empty() {
+            let certificates = joined(out_of_date);
+            tracing::warn!(source, certificates, "certificates outside their validity period; used all the same");
         }
     }
 
     fn count(&self, errors: usize) {
         self.metrics.control().reload_errors.certificates += errors as u64;
     }
+}
+
+/// Files to watch.
+pub(super) fn paths(config: &Config) -> Vec<PathBuf> {
+    let mut paths = Vec::new();
+    let mut uses_vault = false;
+    for certificates in config.certificates.values() {
+        paths.extend(crate::proxy::tls::store::paths(certificates));
+        uses_vault |= certificates.source.uses_vault();
+        if let Some(TokenPlace::File(path)) = certificates.source.token() {
+            paths.push(path.clone());
+        }
+    }
+    if uses_vault {
+        let vault = &config.vault;
+        let files = [&vault.ca_file, &vault.ca_path, &vault.cert_file, &vault.key_file];
+        paths.extend(files.into_iter().flatten().cloned());
+        if let TokenPlace::File(path) = &vault.token {
+            paths.push(path.clone());
+        }
+    }
+    paths
 }
 
 /// Whether the admin listener can use what it names. A source that has not answered yet is waited for.

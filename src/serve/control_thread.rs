@@ -184,8 +184,7 @@ impl Parts {
             tasks.push(file::spawn(path.clone(), metrics.clone(), updates.clone()));
         }
         if let Some(endpoint) = &config.routes_http {
-            let source = routes_http::spawn(endpoint, metrics.clone(), updates.clone());
-            tasks.push(source.context("key routes_http.ca_file")?);
+            tasks.push(routes_http::spawn(endpoint, metrics.clone(), updates.clone()));
         }
         for (_, received) in extra {
             tokio::task::spawn_local(pass_on(received, updates.clone()));

@@ -91,7 +91,8 @@ pub fn start(config: &Config, extra: Vec<ExtraSource>) -> anyhow::Result<Running
     let phase = PhaseSender::new(Phase::Serving);
     let certificates = certificates::Certificates::load(config, &metrics)?;
     let live_page = LivePage::default();
-    let shared_settings: SharedSettings = Arc::new(ArcSwap::from_pointee(settings::build(config, None, &live_page)?));
+    let shared_settings: SharedSettings =
+        Arc::new(ArcSwap::from_pointee(settings::build(config, None, &live_page, &metrics)?));
 
     let workers = workers::Workers::bind(config, &certificates.stores(), &metrics)?;
     certificates::check_admin(&config.admin, &certificates.stores())?;
@@ -166,7 +167,7 @@ impl Running {
     /// What is wrong with the new configuration; the old one then stays in force, whole.
     pub async fn reload(&self, present: &Config, next: &Config) -> anyhow::Result<Vec<String>> {
         // What can fail comes first, so that a refused configuration changed nothing.
-        let built = settings::build(next, Some(&self.settings.load()), &self.live_page)?;
+        let built = settings::build(next, Some(&self.settings.load()), &self.live_page, &self.metrics)?;
         let stores = self.certificates.prepare(next)?;
         certificates::check_admin(&next.admin, &stores)?;
         let listeners = self.workers.prepare(next, &stores, &self.metrics)?;

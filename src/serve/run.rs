@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::files::Watched;
-use super::{Running, notify, start};
+use super::{Running, certificates, notify, start};
 use crate::config::Config;
 use crate::log;
 
@@ -40,34 +40,36 @@ pub fn run(config: Config, options: &RunOptions) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     // Before anything else: from here on no signal ends the process by surprise.
     let signals = runtime.block_on(async { Signals::new() })?;
+    // Before anything is read: what changes meanwhile is a change.
+    let watched = Watched::new(&watched_files(options, &config));
     let running = start(&config, Vec::new())?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), admin = %running.admin, "lb started");
-    runtime.block_on(attend(options, config, running, &logs, signals))
+    runtime.block_on(attend(options, config, running, watched, &logs, signals))
 }
 
 async fn attend(
     options: &RunOptions,
     mut config: Config,
     running: Running,
+    mut watched: Watched,
     logs: &log::LogHandle,
     Signals { mut end, mut hangup }: Signals,
 ) -> anyhow::Result<()> {
     let mut look = tokio::time::interval(Duration::from_secs(1));
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut alive = tokio::time::interval(notify::watchdog().unwrap_or(Duration::from_secs(3600)));
-    let mut watched = Watched::new(&watched_files(options, &config, &running));
     loop {
         tokio::select! {
             () = end.came() => break,
             _ = hangup.recv() => {
                 tracing::info!("SIGHUP: reloading");
                 // Before reading: what changes meanwhile is a change.
-                watched.note(&watched_files(options, &config, &running));
+                watched.note(&watched_files(options, &config));
                 reload(options, &mut config, &running, logs).await;
             }
             _ = look.tick() => {
                 running.look_around();
-                if watched.settled_change(&watched_files(options, &config, &running)) {
+                if watched.settled_change(&watched_files(options, &config)) {
                     tracing::info!("a file of the configuration changed: reloading");
                     reload(options, &mut config, &running, logs).await;
                 }
@@ -85,8 +87,8 @@ async fn attend(
 }
 
 /// Everything a reload would read.
-fn watched_files(options: &RunOptions, config: &Config, running: &Running) -> Vec<PathBuf> {
-    let mut paths = running.certificates.paths(config);
+fn watched_files(options: &RunOptions, config: &Config) -> Vec<PathBuf> {
+    let mut paths = certificates::paths(config);
     paths.extend(options.files.iter().cloned());
     paths.extend([&config.proxy.no_route_page, &config.proxy.upstream_ca_file].into_iter().flatten().cloned());
     if let Some(consul) = &config.consul {

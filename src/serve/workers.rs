@@ -136,6 +136,9 @@ impl Workers {
             let mut first: Vec<Vec<Order>> = (0..count).map(|_| Vec::new()).collect();
             let own = state.addresses();
             for bound in &mut state.listeners {
+                if bound.is_held() {
+                    continue;
+                }
                 for (orders, socket) in first.iter_mut().zip(bound.open(&own)?) {
                     orders.push(Order::Open(bound.number, bound.listener.clone(), socket));
                 }
@@ -213,7 +216,8 @@ impl Workers {
                     Err(number) => old.iter().position(|bound| bound.number == number).map(|at| old.remove(at)),
                 };
                 let Some(mut bound) = listener else { continue };
-                if !orders.is_empty() && !bound.is_open() {
+                // One that stays may have waited for its certificates.
+                if !orders.is_empty() && !bound.is_open() && !bound.is_held() {
                     match bound.open(&own) {
                         Ok(sockets) => {
                             for (orders, socket) in orders.iter_mut().zip(sockets) {
@@ -355,6 +359,15 @@ impl Bound {
 
     fn address(&self) -> SocketAddr {
         self.listener.config.address
+    }
+
+    /// Whether it must stay closed: none of its clients could be served, or they would not be verified. Says so.
+    fn is_held(&self) -> bool {
+        let Some(error) = self.listener.certificates.as_ref().and_then(|store| store.problem()) else { return false };
+        let ListenerConfig { address, protocol, certificates, .. } = &*self.listener.config;
+        let (listener, certificates) = (protocol.as_str(), certificates.as_deref());
+        tracing::error!(target: "lb::serve", listener, %address, certificates, %error, "listener not opened; it opens when the files of its certificates are mended");
+        true
     }
 
     /// Makes its sockets listen. `own` are the addresses of this process, its own one among them: what meets another of them

@@ -9,7 +9,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
 
-use crate::trust::AcceptAny;
+use crate::trust::{AcceptAny, bundle};
 
 /// Which CAs are believed, and who we are. The default: the system's CAs, and nobody.
 #[derive(Clone, Copy, Debug, Default)]
@@ -67,8 +67,14 @@ impl Trust<'_> {
 
     fn roots(&self) -> Result<RootCertStore, TrustError> {
         let mut roots = RootCertStore::empty();
+        let mut unusable = None;
+        // A CA that cannot be used is left out: fewer are trusted then.
         let mut add = |path: &Path, text: &[u8]| {
-            for certificate in certificates(path, text)? {
+            let found = bundle::read(text, 0);
+            if found.certificates.is_empty() {
+                return Err(wrong(path, bundle::nothing_in(text)));
+            }
+            for certificate in found.certificates {
                 roots.add(certificate).map_err(|error| wrong(path, error))?;
             }
             Ok(())
@@ -83,12 +89,18 @@ impl Trust<'_> {
             for entry in fs::read_dir(folder).map_err(|error| wrong(folder, error))? {
                 let path = entry.map_err(|error| wrong(folder, error))?.path();
                 if path.is_file() && path.extension().is_some_and(|ext| ext == "pem" || ext == "crt" || ext == "cer") {
-                    add(&path, &read(&path)?)?;
+                    // One file that cannot be used costs itself.
+                    let added = read(&path).and_then(|text| add(&path, &text));
+                    unusable = unusable.or(added.err());
                 }
             }
         }
         if self.ca_file.is_none() && self.ca_pem.is_none() && self.ca_path.is_none() {
             roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        }
+        match unusable {
+            Some(error) if roots.is_empty() => return Err(error),
+            _ => {}
         }
         Ok(roots)
     }

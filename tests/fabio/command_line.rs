@@ -278,7 +278,8 @@ const COMMAND_LINES: &[(&[&str], Fate)] = &[
     (&["-proxy.cs=cs=a;type=odd;cert=x"], REFUSES),
     (&["-proxy.cs=cs=a;type=path;cert=x;refresh=z"], REFUSES),
     (&["-proxy.cs=cs=a;type=file;cert=/nonexistent"], SERVES),
-    (&["-proxy.cs=cs=a;type=file;cert=/nonexistent", "-proxy.addr=<ip>:9999;cs=a"], REFUSES),
+    // Fabio refuses this with a listener that uses it; lb opens the other listeners (docs/migrating-from-fabio.md).
+    (&["-proxy.cs=cs=a;type=file;cert=/nonexistent", "-proxy.addr=<ip>:9999"], SERVES),
     (&["-proxy.auth=name=a"], REFUSES),
     (&["-proxy.auth=type=basic;file=x"], REFUSES),
     (&["-proxy.auth=name=a;type=basic"], REFUSES),

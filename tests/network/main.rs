@@ -17,6 +17,7 @@ mod reload;
 mod resting;
 mod server_name;
 mod sharing;
+mod startup;
 mod tcp;
 mod tls;
 mod wire;

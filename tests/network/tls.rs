@@ -39,7 +39,7 @@ impl Trust {
         Self::with_text(ca, None, versions)
     }
 
-    fn with_identity(ca: &Ca, identity: Option<&Pair>) -> Self {
+    pub fn with_identity(ca: &Ca, identity: Option<&Pair>) -> Self {
         let versions = &[&rustls::version::TLS13, &rustls::version::TLS12];
         Self::with(ca, identity, versions)
     }
@@ -79,7 +79,7 @@ impl Trust {
 
     /// One exchange in HTTP/1.1; none when the connection ended before an answer. In TLS 1.3 a client learns after
     /// its handshake that it is not let in.
-    async fn get(&self, address: SocketAddr, name: &str) -> std::io::Result<String> {
+    pub async fn get(&self, address: SocketAddr, name: &str) -> std::io::Result<String> {
         let mut stream = self.connect(address, name).await?;
         let request = format!("GET / HTTP/1.1\r\nHost: {name}\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await?;

@@ -34,10 +34,19 @@ pub struct PairFiles {
 impl Ca {
     /// A fresh one.
     pub fn new(name: &str) -> Self {
+        Self::valid(name, None)
+    }
+
+    /// The same, valid from the first to the second year.
+    pub fn valid(name: &str, years: Option<(i32, i32)>) -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        if let Some((from, until)) = years {
+            params.not_before = rcgen::date_time_ymd(from, 1, 1);
+            params.not_after = rcgen::date_time_ymd(until, 1, 1);
+        }
         let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
         let pem = issuer.pem();
         Self { issuer, pem }
@@ -45,12 +54,29 @@ impl Ca {
 
     /// Signs a pair for these names (DNS names or addresses), good for servers and clients.
     pub fn pair(&self, names: &[&str]) -> Pair {
+        self.pair_with(names, None, &KeyPair::generate().unwrap())
+    }
+
+    /// The same, valid from the first to the second year.
+    pub fn pair_valid(&self, names: &[&str], years: (i32, i32)) -> Pair {
+        self.pair_with(names, Some(years), &KeyPair::generate().unwrap())
+    }
+
+    /// The same with an RSA key.
+    pub fn pair_rsa(&self, names: &[&str]) -> Pair {
+        self.pair_with(names, None, &KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).unwrap())
+    }
+
+    fn pair_with(&self, names: &[&str], years: Option<(i32, i32)>, key: &KeyPair) -> Pair {
         let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
         let mut params = CertificateParams::new(names.clone()).unwrap();
         params.distinguished_name.push(DnType::CommonName, names.first().map_or("test", String::as_str));
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        let key = KeyPair::generate().unwrap();
-        let cert = params.signed_by(&key, &self.issuer).unwrap();
+        if let Some((from, until)) = years {
+            params.not_before = rcgen::date_time_ymd(from, 1, 1);
+            params.not_after = rcgen::date_time_ymd(until, 1, 1);
+        }
+        let cert = params.signed_by(key, &self.issuer).unwrap();
         Pair { cert_pem: cert.pem(), key_pem: key.serialize_pem() }
     }
 

@@ -20,6 +20,8 @@ use super::{Admission, AuthError};
 
 /// Longest name and password, together and decoded. Some hashes take time in proportion to it.
 const CREDENTIALS_MAX: usize = 1024;
+/// How long ago a file must have been changed to be taken for whole.
+const QUIET: Duration = Duration::from_millis(250);
 /// Largest file.
 const FILE_MAX: u64 = 16 << 20;
 const BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -45,6 +47,17 @@ pub struct Basic {
 struct Looked {
     at: Instant,
     stamp: Option<SystemTime>,
+    /// To be read at the next look, whatever `refresh` says: it could not be read, or was being written.
+    pending: Option<Pending>,
+}
+
+/// Why a file is read again soon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pending {
+    /// It could not be read.
+    Unreadable,
+    /// It was changed a moment ago, or all users were gone: its writer may not be done.
+    Unfinished,
 }
 
 impl Basic {
@@ -56,8 +69,24 @@ impl Basic {
         let stamp = stamp(file);
         let failed = |source| AuthError::File { name: name.to_owned(), path: file.to_owned(), source };
         let users = read(name, file).map_err(failed)?;
+        Ok(Self::with(name, file, realm, refresh, users, stamp))
+    }
+
+    /// The same; a file that cannot be read lets nobody in, and is read as soon as it can be.
+    pub(super) fn open(name: &str, file: &Path, realm: &str, refresh: Duration) -> Self {
+        let stamp = stamp(file);
+        match read(name, file) {
+            Ok(users) => Self::with(name, file, realm, refresh, users, stamp),
+            Err(error) => {
+                tracing::error!(scheme = name, file = %file.display(), %error, "the file of users cannot be read: nobody is let in until it can");
+                Self::with(name, file, realm, refresh, Users::default(), None)
+            }
+        }
+    }
+
+    fn with(name: &str, file: &Path, realm: &str, refresh: Duration, users: Users, stamp: Option<SystemTime>) -> Self {
         let challenge = format!("Basic realm=\"{realm}\"");
-        Ok(Self {
+        Self {
             name: name.to_owned(),
             file: file.to_owned(),
             realm: realm.to_owned(),
@@ -65,8 +94,12 @@ impl Basic {
             challenge: HeaderValue::try_from(challenge).unwrap_or(HeaderValue::from_static("Basic realm=\"lb\"")),
             users: ArcSwap::from_pointee(users),
             verified: Verified::default(),
-            looked: Mutex::new(Looked { at: Instant::now(), stamp }),
-        })
+            looked: Mutex::new(Looked {
+                at: Instant::now(),
+                stamp,
+                pending: stamp.is_none().then_some(Pending::Unreadable),
+            }),
+        }
     }
 
     /// Whether it was made from these settings.
@@ -77,13 +110,14 @@ impl Basic {
     /// Reads the file again if its time stamp is another one than at the last look, which was `refresh` ago.
     pub(super) fn refresh(&self, now: Instant) {
         let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.refresh.is_zero() || now.saturating_duration_since(looked.at) < self.refresh {
+        let due = !self.refresh.is_zero() && now.saturating_duration_since(looked.at) >= self.refresh;
+        if !due && looked.pending.is_none() {
             return;
         }
         looked.at = now;
         let found = stamp(&self.file);
         // A file whose time cannot be told is read each time.
-        if found.is_none() || found != looked.stamp {
+        if looked.pending.is_some() || found.is_none() || found != looked.stamp {
             self.take_over(&mut looked, found);
         }
     }
@@ -95,10 +129,19 @@ impl Basic {
     }
 
     fn take_over(&self, looked: &mut Looked, stamp: Option<SystemTime>) {
+        let confirmed = looked.pending == Some(Pending::Unfinished);
+        let age = stamp.and_then(|stamp| SystemTime::now().duration_since(stamp).ok());
+        if !confirmed && age.is_some_and(|age| age < QUIET) {
+            looked.pending = Some(Pending::Unfinished);
+            return;
+        }
         // Taken before the file is read: what is written meanwhile is seen at the next look.
         looked.stamp = stamp;
+        looked.pending = None;
         match read(&self.name, &self.file) {
             Ok(users) if users == **self.users.load() => {}
+            // Many writers truncate before they write.
+            Ok(users) if users.len() == 0 && !confirmed => looked.pending = Some(Pending::Unfinished),
             Ok(users) => {
                 tracing::info!(scheme = self.name, users = users.len(), "users read again");
                 self.users.store(Arc::new(users));
@@ -106,6 +149,7 @@ impl Basic {
             // Whoever takes the file away wants nobody let in.
             Err(error) => {
                 looked.stamp = None;
+                looked.pending = Some(Pending::Unreadable);
                 if self.users.load().len() > 0 {
                     tracing::error!(scheme = self.name, file = %self.file.display(), %error, "the file of users cannot be read: nobody is let in until it can");
                     self.users.store(Arc::default());
@@ -280,6 +324,58 @@ mod tests {
         write("a:three", 500);
         look(24);
         assert!(gets_in("a", "three"), "it is back, with the time stamp it had");
+    }
+
+    #[test]
+    fn a_file_that_is_being_written_is_read_when_it_is_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("users");
+        let age = |seconds: u64| {
+            let stamp = SystemTime::now() - Duration::from_secs(seconds);
+            std::fs::File::options().write(true).open(&file).unwrap().set_modified(stamp).unwrap();
+        };
+        std::fs::write(&file, "a:one\nb:two\n").unwrap();
+        // Looked at when it is due, and where that is never, after a reload.
+        for refresh in [Duration::from_secs(5), Duration::ZERO] {
+            let scheme = Basic::load("main", &file, "r", refresh).unwrap();
+            let users = || scheme.users.load().len();
+            let look = |seconds: u64| scheme.refresh(Instant::now() + Duration::from_secs(seconds));
+            std::fs::write(&file, "a:one\n").unwrap();
+            scheme.read_again();
+            assert_eq!(users(), 2, "changed a moment ago");
+            look(1);
+            assert_eq!(users(), 1, "the second look counts");
+            // Emptied some time ago: believed by the second look.
+            std::fs::write(&file, "").unwrap();
+            age(100);
+            scheme.read_again();
+            assert_eq!(users(), 1);
+            look(2);
+            assert_eq!(users(), 0);
+            std::fs::write(&file, "a:one\nb:two\n").unwrap();
+            age(50);
+            scheme.read_again();
+            assert_eq!(users(), 2, "and a whole one at once");
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_missing_at_the_start_lets_people_in_as_soon_as_it_is_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("users");
+        for refresh in [Duration::from_secs(5), Duration::ZERO] {
+            let scheme = Basic::open("main", &file, "r", refresh);
+            let gets_in = || {
+                let (headers, turns) = (with("a", "one"), Turns::default());
+                runtime().block_on(scheme.admit(&headers, &turns)) == Admission::Granted(None)
+            };
+            assert!(!gets_in());
+            std::fs::write(&file, "a:one\n").unwrap();
+            scheme.refresh(Instant::now());
+            scheme.refresh(Instant::now());
+            assert!(gets_in(), "{refresh:?}");
+            std::fs::remove_file(&file).unwrap();
+        }
     }
 
     #[test]

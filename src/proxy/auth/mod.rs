@@ -84,7 +84,8 @@ enum Scheme {
 }
 
 impl Schemes {
-    /// The schemes of a configuration. Those of `present` that did not change are taken over, with what they know.
+    /// The schemes of a configuration. Those of `present` that did not change are taken over, with what they know. Without
+    /// `present` the process starts: a file that cannot be read then lets nobody in until it can.
     ///
     /// # Errors
     /// The first new scheme whose file cannot be read.
@@ -103,6 +104,7 @@ impl Schemes {
                     };
                     match old {
                         Some(old) => Scheme::Basic(old),
+                        None if present.is_none() => Scheme::Basic(Arc::new(Basic::open(name, file, realm, *refresh))),
                         None => Scheme::Basic(Arc::new(Basic::load(name, file, realm, *refresh)?)),
                     }
                 }

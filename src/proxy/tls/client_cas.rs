@@ -4,12 +4,11 @@
 //! it is a CA may be one: the holder of a mere client certificate must not make more of them. `client_ca_upgrade_cn`
 //! names issuers whose certificates are CAs although they do not say so.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
@@ -19,7 +18,7 @@ use rustls::{
 use x509_parser::prelude::{FromDer, X509Certificate, X509Version};
 
 use super::pairs::{Pems, pem_files, read_pem};
-use super::{TlsError, provider};
+use super::{Problems, TlsError, authorities, provider};
 
 /// The configured certificates. At least one.
 #[derive(Debug)]
@@ -30,47 +29,49 @@ pub(super) struct ClientCas {
 }
 
 impl ClientCas {
-    /// Those of a file, or of all `*.pem` in a folder.
-    pub(super) fn read(path: &Path, upgrade_cn: Option<&str>) -> Result<Self, TlsError> {
+    /// Those of a file, or of all `*.pem` in a folder. What cannot be used is added to `problems` and costs itself alone:
+    /// fewer CAs let fewer clients in.
+    pub(super) fn read(path: &Path, upgrade_cn: Option<&str>, problems: &mut Problems) -> Result<Self, TlsError> {
         let mut cas = Self { known: Vec::new(), anchors: Vec::new() };
-        let files = if path.is_dir() { pem_files(path)? } else { vec![path.to_owned()] };
+        let is_folder = path.is_dir();
+        let files = if is_folder { pem_files(path, &mut problems.errors)? } else { vec![path.to_owned()] };
         for file in files {
-            cas.add(&file, &read_pem(&file)?, upgrade_cn)?;
+            match read_pem(&file) {
+                Ok(text) => cas.add(&file, &text, upgrade_cn, problems),
+                Err(error) => problems.errors.push(error),
+            }
         }
-        cas.not_empty(path)
+        cas.not_empty(path, problems)
     }
 
-    /// Those of a remote source.
-    pub(super) fn given(pems: &Pems, upgrade_cn: Option<&str>) -> Result<Self, TlsError> {
+    /// Those of a remote source. One that could not be had leaves all of them as they were.
+    pub(super) fn given(pems: &Pems, upgrade_cn: Option<&str>, problems: &mut Problems) -> Result<Self, TlsError> {
         let mut cas = Self { known: Vec::new(), anchors: Vec::new() };
         for (path, text) in pems {
             let failed = |reason: &String| TlsError::Fetch { path: path.clone(), reason: reason.clone() };
-            cas.add(path, text.as_ref().map_err(failed)?, upgrade_cn)?;
+            cas.add(path, text.as_ref().map_err(failed)?, upgrade_cn, problems);
         }
-        cas.not_empty(Path::new("the source of client CAs"))
+        cas.not_empty(Path::new("the source of client CAs"), problems)
     }
 
-    fn not_empty(self, path: &Path) -> Result<Self, TlsError> {
-        if self.known.is_empty() {
-            return Err(TlsError::Missing { path: path.to_owned(), what: "certificate" });
+    fn not_empty(self, path: &Path, problems: &mut Problems) -> Result<Self, TlsError> {
+        if !self.known.is_empty() {
+            return Ok(self);
         }
-        Ok(self)
+        // The reason, if one was found, says more.
+        let missing = || TlsError::Missing { path: path.to_owned(), what: "certificate" };
+        Err(problems.errors.pop().unwrap_or_else(missing))
     }
 
-    fn add(&mut self, path: &Path, text: &[u8], upgrade_cn: Option<&str>) -> Result<(), TlsError> {
-        let malformed = |reason: String| TlsError::Malformed { path: PathBuf::from(path), reason };
-        for certificate in CertificateDer::pem_slice_iter(text) {
-            let certificate = certificate.map_err(|error| malformed(error.to_string()))?;
-            let (_, read) = X509Certificate::from_der(&certificate).map_err(|error| malformed(error.to_string()))?;
+    fn add(&mut self, path: &Path, text: &[u8], upgrade_cn: Option<&str>, problems: &mut Problems) {
+        for certificate in authorities(path, text, problems) {
+            let Ok((_, read)) = X509Certificate::from_der(&certificate) else { continue };
             let anchor = is_ca(&read) || upgrade_cn.is_some_and(|wanted| issuer_is(&read, wanted));
-            self.known.push(certificate.clone());
             if anchor {
-                self.anchors.push(certificate);
+                self.anchors.push(certificate.clone());
             }
+            self.known.push(certificate);
         }
-        // What the TLS library does not like is found out now.
-        roots(&self.known).map_err(|error| malformed(error.to_string()))?;
-        Ok(())
     }
 
     /// Whether the same clients are let in.

@@ -3,6 +3,7 @@
 //! rustls with aws-lc-rs, TLS 1.2 and 1.3. Handshakes and their deadlines are the listener's and `connect`'s.
 
 mod accept;
+mod choice;
 mod client_cas;
 pub mod pairs;
 pub mod store;
@@ -10,17 +11,17 @@ pub mod upstream;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
-use rustls::RootCertStore;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
 
 use super::http::headers::TlsDetails;
+use crate::trust::bundle;
 
 pub use accept::accept;
 pub use pairs::{Pair, Pems};
-pub use store::{CertStore, Demand, Material, Reload, ServerUse};
+pub use store::{CertStore, Demand, Material, Problems, ServerUse};
 pub use upstream::UpstreamTls;
 
 /// What is wrong with a certificate, a key, or the files that hold them.
@@ -92,6 +93,17 @@ pub enum TlsError {
     /// Nothing has come from a remote source yet.
     #[error("{0} have not been loaded yet")]
     NotLoaded(&'static str),
+    /// Nothing in the files can be used.
+    #[error("none of its {0} can be used")]
+    Unusable(&'static str),
+    /// A certificate that is used although it is outside its validity period.
+    #[error("{path}: the certificate {reason}", path = path.display())]
+    OutOfDate {
+        /// Its file.
+        path: PathBuf,
+        /// Its subject and the end of the period that is passed.
+        reason: String,
+    },
     /// The TLS library refuses the settings.
     #[error("cannot set up TLS: {0}")]
     Setup(#[from] rustls::Error),
@@ -102,19 +114,23 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(aws_lc_rs::default_provider())
 }
 
-/// All certificates of a PEM file, as trust anchors. At least one.
-fn roots_of(path: &Path) -> Result<RootCertStore, TlsError> {
-    let text = pairs::read_pem(path)?;
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(&text) {
-        let malformed = |reason: String| TlsError::Malformed { path: path.to_owned(), reason };
-        let certificate = certificate.map_err(|error| malformed(error.to_string()))?;
-        roots.add(certificate).map_err(|error| malformed(error.to_string()))?;
+/// The usable certificates of a PEM text, as trust anchors; what is wrong with the others is added to `problems`.
+fn authorities(path: &Path, text: &[u8], problems: &mut Problems) -> Vec<CertificateDer<'static>> {
+    let found = bundle::read(text, unix_now());
+    let malformed = |reason| TlsError::Malformed { path: path.to_owned(), reason };
+    problems.errors.extend(found.left_out.into_iter().map(malformed));
+    let out_of_date = |reason| TlsError::OutOfDate { path: path.to_owned(), reason };
+    problems.out_of_date.extend(found.out_of_date.into_iter().map(out_of_date));
+    if found.certificates.is_empty() {
+        problems.errors.push(malformed(bundle::nothing_in(text).to_owned()));
     }
-    if roots.is_empty() {
-        return Err(TlsError::Missing { path: path.to_owned(), what: "certificate" });
-    }
-    Ok(roots)
+    found.certificates
+}
+
+/// The time for validity periods (unix time, s).
+fn unix_now() -> i64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
 /// What the header rules tell of a finished handshake.

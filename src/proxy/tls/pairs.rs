@@ -19,6 +19,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::TlsError;
 use crate::config::CertificateSource;
+use crate::trust::bundle;
 
 /// Largest PEM file in bytes.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -33,7 +34,9 @@ pub struct Pair {
     pub path: PathBuf,
     /// Lower-case names it is good for: DNS names and common name, wildcards included.
     pub names: Vec<String>,
-    /// End of the certificate's life (unix time, s).
+    /// Begin of the certificate's validity (unix time, s).
+    pub not_before: i64,
+    /// Its end (unix time, s).
     pub not_after: i64,
     /// Chain and key as rustls wants them.
     pub key: Arc<CertifiedKey>,
@@ -70,14 +73,19 @@ impl<'a> Texts<'a> {
     }
 }
 
-/// Which pairs a source has, in order of their names: the first is the default.
-pub(super) fn list(source: &CertificateSource, texts: Texts<'_>) -> Result<Vec<PairFiles>, TlsError> {
+/// Which pairs a source has, in order of their names: the first is the default. What of a folder cannot be read is added to
+/// `errors` and costs itself.
+pub(super) fn list(
+    source: &CertificateSource,
+    texts: Texts<'_>,
+    errors: &mut Vec<TlsError>,
+) -> Result<Vec<PairFiles>, TlsError> {
     match (source, texts) {
         (CertificateSource::File { cert_file, key_file }, _) => {
             Ok(vec![PairFiles { cert: cert_file.clone(), key: key_file.clone() }])
         }
         (CertificateSource::Path { path }, _) => {
-            let pairs = in_pairs(&pem_files(path)?);
+            let pairs = in_pairs(&pem_files(path, errors)?);
             if pairs.is_empty() {
                 return Err(TlsError::Directory { path: path.clone(), reason: "holds no `*.pem` with a certificate" });
             }
@@ -92,10 +100,10 @@ pub(super) fn list(source: &CertificateSource, texts: Texts<'_>) -> Result<Vec<P
     }
 }
 
-/// All `*.pem` below a folder, in order.
-pub(super) fn pem_files(folder: &Path) -> Result<Vec<PathBuf>, TlsError> {
+/// All `*.pem` below a folder, in order. A folder below it that cannot be read is added to `errors`.
+pub(super) fn pem_files(folder: &Path, errors: &mut Vec<TlsError>) -> Result<Vec<PathBuf>, TlsError> {
     let mut files = Vec::new();
-    walk(folder, 0, &mut files)?;
+    walk(folder, 0, &mut files, errors)?;
     files.sort_unstable();
     Ok(files)
 }
@@ -105,7 +113,7 @@ fn is_pem(path: &Path) -> bool {
     !hidden && path.extension().is_some_and(|extension| extension == "pem")
 }
 
-fn walk(dir: &Path, depth: usize, files: &mut Vec<PathBuf>) -> Result<(), TlsError> {
+fn walk(dir: &Path, depth: usize, files: &mut Vec<PathBuf>, errors: &mut Vec<TlsError>) -> Result<(), TlsError> {
     let failed = |source| TlsError::Read { path: dir.to_owned(), source };
     for entry in fs::read_dir(dir).map_err(failed)? {
         let entry = entry.map_err(failed)?;
@@ -116,10 +124,11 @@ fn walk(dir: &Path, depth: usize, files: &mut Vec<PathBuf>) -> Result<(), TlsErr
         // Links are followed; the depth bounds a circle. What vanished meanwhile is not there.
         let Ok(metadata) = fs::metadata(&path) else { continue };
         if metadata.is_dir() {
-            if depth == DEPTH_MAX {
-                return Err(TlsError::Directory { path, reason: "is nested too deep" });
-            }
-            walk(&path, depth + 1, files)?;
+            let walked = match depth {
+                DEPTH_MAX => Err(TlsError::Directory { path, reason: "is nested too deep" }),
+                _ => walk(&path, depth + 1, files, errors),
+            };
+            errors.extend(walked.err());
         } else if is_pem(&path) {
             files.push(path);
         }
@@ -152,13 +161,12 @@ fn in_pairs(files: &[PathBuf]) -> Vec<PairFiles> {
 pub(super) fn load(files: &PairFiles, texts: Texts<'_>, provider: &CryptoProvider) -> Result<Pair, TlsError> {
     let path = files.cert.clone();
     let malformed = |path: &Path, reason: String| TlsError::Malformed { path: path.to_owned(), reason };
-    let chain = CertificateDer::pem_slice_iter(&texts.read(&path)?)
+    let text = texts.read(&path)?;
+    let chain = CertificateDer::pem_slice_iter(&text)
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error| malformed(&path, error.to_string()))?;
-    let Some(leaf) = chain.first() else {
-        return Err(TlsError::Missing { path, what: "certificate" });
-    };
-    let (names, not_after) = read_leaf(leaf).map_err(|reason| malformed(&path, reason))?;
+    let Some(leaf) = chain.first() else { return Err(malformed(&path, bundle::nothing_in(&text).to_owned())) };
+    let Leaf { names, not_before, not_after } = read_leaf(leaf).map_err(|reason| malformed(&path, reason))?;
     let key = match PrivateKeyDer::from_pem_slice(&texts.read(&files.key)?) {
         Ok(key) => key,
         Err(rustls::pki_types::pem::Error::NoItemsFound) => {
@@ -169,7 +177,7 @@ pub(super) fn load(files: &PairFiles, texts: Texts<'_>, provider: &CryptoProvide
     };
     let key =
         CertifiedKey::from_der(chain, key, provider).map_err(|source| TlsError::Pair { path: path.clone(), source })?;
-    Ok(Pair { path, names, not_after, key: Arc::new(key) })
+    Ok(Pair { path, names, not_before, not_after, key: Arc::new(key) })
 }
 
 pub(super) fn read_pem(path: &Path) -> Result<Vec<u8>, TlsError> {
@@ -180,8 +188,14 @@ pub(super) fn read_pem(path: &Path) -> Result<Vec<u8>, TlsError> {
     fs::read(path).map_err(failed)
 }
 
-/// Names and end of a certificate.
-fn read_leaf(der: &CertificateDer<'_>) -> Result<(Vec<String>, i64), String> {
+/// What is read of a certificate.
+struct Leaf {
+    names: Vec<String>,
+    not_before: i64,
+    not_after: i64,
+}
+
+fn read_leaf(der: &CertificateDer<'_>) -> Result<Leaf, String> {
     let (_, certificate) = X509Certificate::from_der(der).map_err(|error| error.to_string())?;
     let mut names = Vec::new();
     let mut push = |name: &str| {
@@ -202,5 +216,6 @@ fn read_leaf(der: &CertificateDer<'_>) -> Result<(Vec<String>, i64), String> {
             push(name);
         }
     }
-    Ok((names, certificate.validity().not_after.timestamp()))
+    let validity = certificate.validity();
+    Ok(Leaf { names, not_before: validity.not_before.timestamp(), not_after: validity.not_after.timestamp() })
 }

@@ -2,7 +2,7 @@
 //!
 //! A reload reads everything again, keeps the previous form of whatever turned bad, and swaps whole
 //! [`ServerConfig`]s: handshakes that began use the one they have, open connections notice nothing. Who calls for a
-//! reload (a signal, a watched file) is left to others; [`CertStore::paths`] says what to watch and
+//! reload (a signal, a watched file) is left to others; [`paths`] says what to watch and
 //! [`CertStore::changed`] whether something did change.
 
 use std::collections::{HashMap, HashSet};
@@ -20,10 +20,12 @@ use rustls::server::{ClientHello, ProducesTickets, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use tokio::sync::{mpsc, oneshot};
 
+use super::choice::{Choice, Defaults, find, pick};
 use super::client_cas::ClientCas;
 use super::pairs::{self, Pair, PairFiles, Pems, Texts};
-use super::{TlsError, provider};
+use super::{TlsError, provider, unix_now};
 use crate::config::{CertificateConfig, CertificateSource, TlsLimits, TlsVersion};
+use crate::trust::bundle;
 
 /// Largest record sent, in bytes. Half of what the protocol allows: the memory allocator deals out blocks of this size from
 /// so few pages that they are still in the cache when they come round again, and clients can decrypt sooner.
@@ -40,11 +42,13 @@ pub struct ServerUse {
     pub limits: TlsLimits,
 }
 
-/// What a reload did.
+/// What is wrong with what was read.
 #[derive(Debug, Default)]
-pub struct Reload {
+pub struct Problems {
     /// What could not be read or used. The previous form of it is still in use, if there was one.
     pub errors: Vec<TlsError>,
+    /// What is used although it is outside its validity period.
+    pub out_of_date: Vec<TlsError>,
 }
 
 /// What a remote source has. What it did not tell of stays as it was.
@@ -90,7 +94,8 @@ struct Current {
     stamps: Stamps,
 }
 
-type Names = HashMap<String, Arc<CertifiedKey>>;
+/// The pairs of each name, in the order of their files.
+pub(super) type Names = HashMap<String, Vec<Choice>>;
 
 type Stamps = Vec<(PathBuf, Option<(SystemTime, u64)>)>;
 
@@ -98,46 +103,46 @@ impl CertStore {
     /// Reads all certificates. Bad pairs are reported beside the store as long as one is good.
     ///
     /// # Errors
-    /// When not one pair can be used, or the client CAs cannot be read: all that was wrong.
-    pub fn load(config: CertificateConfig) -> Result<(Self, Reload), Vec<TlsError>> {
-        let mut errors = Vec::new();
+    /// When not one pair can be used, or no client CA: all that was wrong.
+    pub fn load(config: CertificateConfig) -> Result<(Self, Problems), Vec<TlsError>> {
+        let (store, problems) = Self::open(config).map_err(|error| vec![error])?;
+        match store.problem() {
+            None => Ok((store, problems)),
+            Some(_) => Err(problems.errors),
+        }
+    }
+
+    /// As [`CertStore::load`], but where nothing can be used the store is empty: [`CertStore::problem`] tells. For the
+    /// start of the process, where a bad file must not keep everything else from being served.
+    ///
+    /// # Errors
+    /// The TLS library refuses its own settings.
+    pub fn open(config: CertificateConfig) -> Result<(Self, Problems), TlsError> {
+        let mut problems = Problems::default();
         let stamps = stamps_of(&config);
-        let pairs = read_pairs(&config.source, Texts::Files, &[], &mut errors);
-        let client_cas = match read_client_cas(&config) {
-            Ok(cas) => cas,
-            Err(error) => {
-                errors.push(error);
-                return Err(errors);
-            }
-        };
-        if pairs.is_empty() {
-            return Err(errors);
-        }
-        match Current::new(&config, pairs, client_cas, None, stamps) {
-            Ok(current) => Ok((Self::with(config, current, None), Reload { errors })),
-            Err(error) => {
-                errors.push(error);
-                Err(errors)
-            }
-        }
+        let pairs = read_pairs(&config.source, Texts::Files, &[], &mut problems);
+        let client_cas = client_cas_or(&config, None, &mut problems);
+        let current = Current::new(&config, pairs, client_cas, None, stamps)?;
+        Ok((Self::with(config, current, None), problems))
     }
 
     /// The store of a remote source. Handshakes are refused until [`CertStore::take`] brought something, unless there is
     /// a store that this one replaces: its pairs serve until then. `demands` is asked where certificates are made on
-    /// demand.
+    /// demand. Client CAs in files that cannot be used are added to `problems`: nobody is let in until they can.
     ///
     /// # Errors
-    /// When client CAs in files cannot be read.
+    /// The TLS library refuses its own settings.
     pub fn remote(
         config: CertificateConfig,
         before: Option<&Self>,
         demands: Option<mpsc::Sender<Demand>>,
+        problems: &mut Problems,
     ) -> Result<Self, TlsError> {
         let stamps = stamps_of(&config);
         // What was made for one name is no pair for others, and the other way round.
         let before = before.filter(|store| store.is_on_demand() == demands.is_some());
         let before = before.map(|store| store.current.load_full());
-        let client_cas = match read_client_cas(&config)? {
+        let client_cas = match client_cas_or(&config, None, problems) {
             Some(cas) => Some(cas),
             // Those of before are better than none, and none at all lets nobody in.
             None if config.source.has_client_cas() => before.as_ref().and_then(|current| current.client_cas.clone()),
@@ -155,15 +160,15 @@ impl CertStore {
 
     /// Reads all files again. A bad pair keeps its previous form, bad client CAs keep theirs; a pair whose files left
     /// the directory is gone, unless it was the last one. Blocks on files: not for workers.
-    pub fn reload(&self) -> Reload {
+    pub fn reload(&self) -> Problems {
         self.take(&Material::default())
     }
 
     /// Takes what a remote source has, by the same rules, and reads the files that there are beside it.
-    pub fn take(&self, material: &Material) -> Reload {
+    pub fn take(&self, material: &Material) -> Problems {
         let _one_at_a_time = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.current.load_full();
-        let mut errors = Vec::new();
+        let mut problems = Problems::default();
         // Taken before reading: a change in between is seen as one next time.
         let stamps = stamps_of(&self.config);
         let texts = match (&material.pairs, self.config.source.is_remote()) {
@@ -172,7 +177,7 @@ impl CertStore {
             (None, false) => Some(Texts::Files),
         };
         let mut pairs = match texts {
-            Some(texts) => read_pairs(&self.config.source, texts, &before.pairs, &mut errors),
+            Some(texts) => read_pairs(&self.config.source, texts, &before.pairs, &mut problems),
             None => before.pairs.clone(),
         };
         if pairs.is_empty() {
@@ -180,16 +185,18 @@ impl CertStore {
         }
         let upgrade = self.config.client_ca_upgrade_cn.as_deref();
         let client_cas = match &material.client_cas {
-            Some(pems) => ClientCas::given(pems, upgrade).map(|cas| Some(Arc::new(cas))),
-            None if self.config.source.has_client_cas() => Ok(before.client_cas.clone()),
-            None => read_client_cas(&self.config),
+            Some(pems) => match ClientCas::given(pems, upgrade, &mut problems) {
+                Ok(cas) => Some(Arc::new(cas)),
+                Err(error) => {
+                    problems.errors.push(error);
+                    before.client_cas.clone()
+                }
+            },
+            None if self.config.source.has_client_cas() => before.client_cas.clone(),
+            None => client_cas_or(&self.config, before.client_cas.as_ref(), &mut problems),
         };
-        let client_cas = client_cas.unwrap_or_else(|error| {
-            errors.push(error);
-            before.client_cas.clone()
-        });
-        self.replace(&before, pairs, client_cas, stamps, &mut errors);
-        Reload { errors }
+        self.replace(&before, pairs, client_cas, stamps, &mut problems.errors);
+        problems
     }
 
     fn replace(
@@ -260,7 +267,7 @@ impl CertStore {
     /// Sees to it that there is a certificate for this name (in lower case), if that is possible: asks for one and waits.
     pub async fn provide(&self, name: &str) {
         let Some(on_demand) = &self.on_demand else { return };
-        if find(&self.current.load().names, name).is_some() {
+        if find(&self.current.load().names, name).next().is_some() {
             on_demand.used.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned());
             return;
         }
@@ -305,6 +312,17 @@ impl CertStore {
         self.current.load().readiness(&self.config).is_ok()
     }
 
+    /// Why no handshake can succeed until files are mended. What is still to come from a remote source is not a problem.
+    #[must_use]
+    pub fn problem(&self) -> Option<TlsError> {
+        let current = self.current.load();
+        if self.config.client_ca_file.is_some() && current.client_cas.is_none() {
+            return Some(TlsError::Unusable("client CAs"));
+        }
+        let lacks_pairs = current.pairs.is_empty() && !self.config.source.is_remote();
+        lacks_pairs.then_some(TlsError::Unusable("certificates"))
+    }
+
     /// The pairs in use; the first is the default.
     #[must_use]
     pub fn pairs(&self) -> Vec<Pair> {
@@ -318,23 +336,23 @@ impl CertStore {
         current.pairs.iter().map(|pair| (pair.path.display().to_string(), pair.not_after)).collect()
     }
 
-    /// Files, and the directory if there is one, to watch for changes.
-    #[must_use]
-    pub fn paths(&self) -> Vec<PathBuf> {
-        let mut paths = match &self.config.source {
-            CertificateSource::File { cert_file, key_file } => vec![cert_file.clone(), key_file.clone()],
-            CertificateSource::Path { path } => vec![path.clone()],
-            _ => Vec::new(),
-        };
-        paths.extend(self.config.client_ca_file.clone());
-        paths
-    }
-
     /// Whether a file came, went, or has another size or time than when it was last read. For polling.
     #[must_use]
     pub fn changed(&self) -> bool {
         stamps_of(&self.config) != self.current.load().stamps
     }
+}
+
+/// Files, and the directory if there is one, to watch for changes.
+#[must_use]
+pub fn paths(config: &CertificateConfig) -> Vec<PathBuf> {
+    let mut paths = match &config.source {
+        CertificateSource::File { cert_file, key_file } => vec![cert_file.clone(), key_file.clone()],
+        CertificateSource::Path { path } => vec![path.clone()],
+        _ => Vec::new(),
+    };
+    paths.extend(config.client_ca_file.clone());
+    paths
 }
 
 impl Current {
@@ -360,7 +378,7 @@ impl Current {
     /// Whether there is what handshakes need. Without it nobody is let in: not to meet a server without certificate, and
     /// not without being asked for the client's.
     fn readiness(&self, config: &CertificateConfig) -> Result<(), TlsError> {
-        if self.client_cas.is_none() && config.source.has_client_cas() {
+        if self.client_cas.is_none() && (config.source.has_client_cas() || config.client_ca_file.is_some()) {
             return Err(TlsError::NotLoaded("client CAs"));
         }
         let on_demand = matches!(config.source, CertificateSource::VaultPki { .. });
@@ -374,8 +392,8 @@ impl Current {
         if let Some((_, config)) = self.configs.load().iter().find(|(known, _)| known == used) {
             return Ok(Arc::clone(config));
         }
-        let default = self.pairs.first().filter(|_| !used.strict).map(|pair| Arc::clone(&pair.key));
-        let resolver = Arc::new(Resolver { names: Arc::clone(&self.names), default });
+        let defaults = if used.strict { Defaults::default() } else { Defaults::of(&self.pairs) };
+        let resolver = Arc::new(Resolver { names: Arc::clone(&self.names), defaults });
         let config = server_config(self.verifier.clone(), resolver, Arc::clone(&self.tickets), used)?;
         self.configs.rcu(|configs| {
             let mut configs = Vec::clone(configs);
@@ -403,6 +421,8 @@ fn server_config(
     let served = [(TlsVersion::V1_3, &rustls::version::TLS13), (TlsVersion::V1_2, &rustls::version::TLS12)];
     let versions: Vec<_> =
         served.iter().filter(|(version, _)| (limits.min..=limits.max).contains(version)).map(|(_, it)| *it).collect();
+    // The suites say which kinds of keys a client takes: those of a version that is not served must not count.
+    provider.cipher_suites.retain(|suite| versions.contains(&suite.version()));
     let builder = ServerConfig::builder_with_provider(Arc::new(provider)).with_protocol_versions(&versions)?;
     let builder = match verifier {
         Some(verifier) => builder.with_client_cert_verifier(verifier),
@@ -419,27 +439,43 @@ fn server_config(
     Ok(Arc::new(config))
 }
 
-fn read_client_cas(config: &CertificateConfig) -> Result<Option<Arc<ClientCas>>, TlsError> {
-    let read = |path: &PathBuf| ClientCas::read(path, config.client_ca_upgrade_cn.as_deref()).map(Arc::new);
-    config.client_ca_file.as_ref().map(read).transpose()
+/// The client CAs of the configured files, or those of `before` where none of them can be used.
+fn client_cas_or(
+    config: &CertificateConfig,
+    before: Option<&Arc<ClientCas>>,
+    problems: &mut Problems,
+) -> Option<Arc<ClientCas>> {
+    let path = config.client_ca_file.as_ref()?;
+    match ClientCas::read(path, config.client_ca_upgrade_cn.as_deref(), problems) {
+        Ok(cas) => Some(Arc::new(cas)),
+        Err(error) => {
+            problems.errors.push(error);
+            before.cloned()
+        }
+    }
 }
 
 /// Every pair of the source, the previous form of those that are bad now.
-fn read_pairs(source: &CertificateSource, texts: Texts<'_>, before: &[Pair], errors: &mut Vec<TlsError>) -> Vec<Pair> {
-    let listed = match pairs::list(source, texts) {
+fn read_pairs(source: &CertificateSource, texts: Texts<'_>, before: &[Pair], problems: &mut Problems) -> Vec<Pair> {
+    let listed = match pairs::list(source, texts, &mut problems.errors) {
         Ok(listed) => listed,
         Err(error) => {
-            errors.push(error);
+            problems.errors.push(error);
             return before.to_vec();
         }
     };
-    let provider = provider();
+    let (provider, now) = (provider(), unix_now());
     let mut good = Vec::with_capacity(listed.len());
     for files in &listed {
         match pairs::load(files, texts, &provider) {
-            Ok(pair) => good.push(pair),
+            Ok(pair) => {
+                let reason = pair.key.cert.first().and_then(|leaf| bundle::validity(leaf, now));
+                let out_of_date = |reason| TlsError::OutOfDate { path: pair.path.clone(), reason };
+                problems.out_of_date.extend(reason.map(out_of_date));
+                good.push(pair);
+            }
             Err(error) => {
-                errors.push(error);
+                problems.errors.push(error);
                 good.extend(before.iter().find(|pair| pair.path == files.cert).cloned());
             }
         }
@@ -448,7 +484,7 @@ fn read_pairs(source: &CertificateSource, texts: Texts<'_>, before: &[Pair], err
 }
 
 fn stamps_of(config: &CertificateConfig) -> Stamps {
-    let mut files: Vec<PathBuf> = match pairs::list(&config.source, Texts::Files) {
+    let mut files: Vec<PathBuf> = match pairs::list(&config.source, Texts::Files, &mut Vec::new()) {
         Ok(listed) => listed.into_iter().flat_map(|files| [files.cert, files.key]).collect(),
         Err(_) => Vec::new(),
     };
@@ -461,45 +497,27 @@ fn stamps_of(config: &CertificateConfig) -> Stamps {
 }
 
 fn by_name(pairs: &[Pair]) -> Names {
-    let mut names = HashMap::new();
+    let mut names = Names::new();
     for pair in pairs {
         for name in &pair.names {
-            names.entry(name.clone()).or_insert_with(|| Arc::clone(&pair.key));
+            names.entry(name.clone()).or_default().push(Choice::of(pair));
         }
     }
     names
 }
 
-/// Picks the certificate for a name: exact, then with leading labels replaced by `*`, then the default.
+/// Picks the certificate for a client: see [`super::choice`].
 #[derive(Debug)]
 struct Resolver {
     names: Arc<Names>,
-    default: Option<Arc<CertifiedKey>>,
-}
-
-/// Exact, then with one leading label more replaced by `*` each time.
-fn find<'a>(names: &'a Names, name: &str) -> Option<&'a Arc<CertifiedKey>> {
-    let name = name.trim_end_matches('.').to_ascii_lowercase();
-    if let Some(found) = names.get(&name) {
-        return Some(found);
-    }
-    // At most 127 labels: a DNS name has no more than 253 characters.
-    let mut stars = String::new();
-    let mut rest = name.as_str();
-    while let Some((_, parent)) = rest.split_once('.') {
-        stars.push_str("*.");
-        rest = parent;
-        if let Some(found) = names.get(&format!("{stars}{rest}")) {
-            return Some(found);
-        }
-    }
-    None
+    defaults: Defaults,
 }
 
 impl ResolvesServerCert for Resolver {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let found = hello.server_name().and_then(|name| find(&self.names, name));
-        found.or(self.default.as_ref()).cloned()
+        let takes = |key: &CertifiedKey| key.key.choose_scheme(hello.signature_schemes()).is_some();
+        let (name, now) = (hello.server_name(), unix_now());
+        pick(&self.names, name, &takes, now).or_else(|| self.defaults.pick(&takes, now))
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
 
-use super::{TlsError, provider, roots_of};
+use super::{Problems, TlsError, authorities, pairs, provider};
 use crate::catalog::options::HostRewrite;
 use crate::table::Target;
 use crate::trust::AcceptAny;
@@ -43,13 +43,37 @@ impl UpstreamTls {
     /// Trusts the CAs of `ca_file`, or those of the system.
     ///
     /// # Errors
-    /// When the file cannot be used. A system without CAs is no error: every verified handshake fails then, and
-    /// [`has_system_roots`] can say so beforehand.
+    /// When not one certificate of the file can be used. A system without CAs is not an error: every verified handshake
+    /// fails then, and [`has_system_roots`] can say so beforehand.
     pub fn new(ca_file: Option<&Path>) -> Result<Self, TlsError> {
-        let roots = match ca_file {
-            Some(path) => roots_of(path)?,
-            None => system_roots(),
-        };
+        Self::load(ca_file, &mut Problems::default())
+    }
+
+    /// The same; what is wrong with single certificates of the file is added to `problems`.
+    ///
+    /// # Errors
+    /// As [`UpstreamTls::new`].
+    pub fn load(ca_file: Option<&Path>, problems: &mut Problems) -> Result<Self, TlsError> {
+        let Some(path) = ca_file else { return Self::trusting(system_roots()) };
+        let mut roots = RootCertStore::empty();
+        for certificate in authorities(path, &pairs::read_pem(path)?, problems) {
+            roots.add(certificate)?;
+        }
+        match roots.is_empty() {
+            true => Err(problems.errors.pop().unwrap_or(TlsError::Unusable("CAs"))),
+            false => Self::trusting(roots),
+        }
+    }
+
+    /// Trusts no CA: every verified handshake fails.
+    ///
+    /// # Errors
+    /// The TLS library refuses its own settings.
+    pub fn trusting_none() -> Result<Self, TlsError> {
+        Self::trusting(RootCertStore::empty())
+    }
+
+    fn trusting(roots: RootCertStore) -> Result<Self, TlsError> {
         let roots = Arc::new(roots);
         let verified = PerProtocol::new(|| {
             let builder = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;

@@ -105,6 +105,11 @@ impl Client {
         self.pool.reload(settings);
     }
 
+    /// Whether the present settings cannot be used to dial.
+    pub(super) fn is_broken(&self) -> bool {
+        self.pool.is_broken()
+    }
+
     /// Who reads at present.
     pub(super) fn reader(&self) -> Reader {
         self.pool.reader()

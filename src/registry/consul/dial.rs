@@ -56,8 +56,11 @@ pub(super) type Fate = Arc<OnceLock<Arc<hyper::Error>>>;
 /// Opens a connection to this agent.
 ///
 /// # Errors
-/// Resolve, connect, TLS or timeout, with the agent's name.
+/// Resolve, connect, TLS or timeout, with the agent's name; what makes these settings unusable.
 pub(super) async fn dial(settings: &Settings, agent: &Agent) -> Result<Connection, ConsulError> {
+    if let Some(error) = &settings.broken {
+        return Err(error.clone());
+    }
     match &agent.transport {
         Transport::Unix(path) => {
             let stream = within(agent, UnixStream::connect(path)).await?;

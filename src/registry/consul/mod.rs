@@ -65,15 +65,15 @@ pub struct ConsulSource {
 /// Must be called inside a Tokio runtime, of any kind.
 ///
 /// # Errors
-/// A file that `[consul]` names cannot be used, or an address makes no sense. That Consul cannot be reached is no error:
-/// it is tried until it can.
+/// An address makes no sense. That Consul cannot be reached is not an error: it is tried until it can. Nor is a file that
+/// cannot be used: nothing is dialled until a [`ConsulSource::reload`] finds it mended.
 pub fn spawn(
     config: ConsulConfig,
     metrics: Metrics,
     updates: mpsc::Sender<Update>,
 ) -> Result<ConsulSource, ConsulError> {
-    let settings = settings::Settings::load(&config)?;
-    expiry::report(&settings.certificates, &metrics);
+    let settings = settings::Settings::load_or_wait(&config)?;
+    report(&settings, &metrics);
     let client = client::Client::with_settings(settings, config.max_connections);
     init_errors(&metrics);
     let (kv_path, page_path) = (config.kv_path.clone(), config.no_route_kv_path.clone());
@@ -84,6 +84,18 @@ pub fn spawn(
     let (found, page) = page::channel();
     tasks.extend(page_path.map(|path| SourceTask::spawn(page::run(shared.clone(), path, found))));
     Ok(ConsulSource { shared, page, _tasks: tasks })
+}
+
+/// Says what is wrong with the files of `[consul]`, and sets the metrics of its certificates.
+fn report(settings: &settings::Settings, metrics: &Metrics) {
+    expiry::report(&settings.certificates, metrics);
+    if let Some(error) = &settings.broken {
+        tracing::error!(%error, "Consul is not dialled until this file is mended");
+    } else if !settings.problems.is_empty() {
+        let problems = settings.problems.join("; ");
+        tracing::warn!(problems, "certificates towards Consul: what cannot be used is left out");
+    }
+    metrics.control().certificate_errors.insert(shared::SOURCE.to_owned(), settings.problems.len() as u64);
 }
 
 /// Shows every kind of error from the start: what appears with a count of 1 never rose, to those who watch the rise.
@@ -119,8 +131,12 @@ impl ConsulSource {
     /// # Errors
     /// As [`spawn`]; then the old configuration stays in force.
     pub fn reload(&self, config: ConsulConfig) -> Result<(), ConsulError> {
-        let settings = settings::Settings::load(&config)?;
-        expiry::report(&settings.certificates, self.shared.metrics());
+        // What was broken before may be so again: that is not a reason to refuse the rest of a configuration.
+        let settings = match self.shared.client.is_broken() {
+            true => settings::Settings::load_or_wait(&config)?,
+            false => settings::Settings::load(&config)?,
+        };
+        report(&settings, self.shared.metrics());
         self.shared.client.reload(settings);
         self.shared.reload(config);
         Ok(())

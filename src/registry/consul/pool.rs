@@ -136,6 +136,11 @@ impl Pool {
         state.renew();
     }
 
+    /// Whether the present settings cannot be used to dial.
+    pub(super) fn is_broken(&self) -> bool {
+        self.state().settings.broken.is_some()
+    }
+
     /// Who reads at present.
     pub(super) fn reader(&self) -> Reader {
         self.state().settings.reader()

@@ -30,6 +30,10 @@ pub(super) struct Settings {
     pub(super) token: Option<HeaderValue>,
     /// `&ns=…&partition=…&dc=…`, ready to be appended.
     pub(super) scope: String,
+    /// Certificates that were left out, or are used outside their validity period, in words.
+    pub(super) problems: Vec<String>,
+    /// Why no agent may be dialled with these settings.
+    pub(super) broken: Option<ConsulError>,
 }
 
 /// One address of an agent.
@@ -69,7 +73,8 @@ impl Settings {
             return Err(ConsulError::Value { key: "address", value: String::new(), reason });
         }
         let needs_tls = agents.iter().any(Agent::is_tls);
-        let (tls, certificates) = match needs_tls.then(|| tls::client_config(config)).transpose()? {
+        let mut problems = Vec::new();
+        let (tls, certificates) = match needs_tls.then(|| tls::client_config(config, &mut problems)).transpose()? {
             Some((tls, certificates)) => (Some(Arc::new(tls)), certificates),
             None => (None, Vec::new()),
         };
@@ -80,7 +85,30 @@ impl Settings {
             server_name: config.server_name.clone(),
             token: token(config)?,
             scope: scope(config),
+            problems,
+            broken: None,
         })
+    }
+
+    /// As [`Settings::load`]; where a file cannot be used, settings with which no agent is dialled: nothing may be sent to
+    /// one that is not verified, or without the token. They are replaced when the file changes.
+    ///
+    /// # Errors
+    /// [`ConsulError::Value`], which no file can mend.
+    pub(super) fn load_or_wait(config: &ConsulConfig) -> Result<Self, ConsulError> {
+        match Self::load(config) {
+            Err(error @ ConsulError::File { .. }) => Ok(Self {
+                agents: config.addresses.iter().map(|address| Agent::parse(address)).collect::<Result<_, _>>()?,
+                tls: None,
+                certificates: Vec::new(),
+                server_name: None,
+                token: None,
+                scope: scope(config),
+                problems: vec![error.to_string()],
+                broken: Some(error),
+            }),
+            loaded => loaded,
+        }
     }
 }
 

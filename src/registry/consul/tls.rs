@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject;
@@ -14,13 +15,17 @@ use super::error::ConsulError;
 use super::expiry::Expiry;
 use super::settings::read;
 use crate::config::ConsulConfig;
-use crate::trust::AcceptAny;
+use crate::trust::{AcceptAny, bundle};
 
 /// Builds the client side of TLS from the files or texts that `[consul]` gives, and says when these certificates end.
+/// Single CAs that cannot be used, and certificates outside their validity period, are added to `problems`.
 ///
 /// # Errors
 /// [`ConsulError::File`] with the key and the file that cannot be used, [`ConsulError::Value`] for a text.
-pub(super) fn client_config(config: &ConsulConfig) -> Result<(ClientConfig, Vec<Expiry>), ConsulError> {
+pub(super) fn client_config(
+    config: &ConsulConfig,
+    problems: &mut Vec<String>,
+) -> Result<(ClientConfig, Vec<Expiry>), ConsulError> {
     let mut expiries = Vec::new();
     let provider = Arc::new(aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(provider.clone())
@@ -29,7 +34,7 @@ pub(super) fn client_config(config: &ConsulConfig) -> Result<(ClientConfig, Vec<
     let builder = if config.skip_verify {
         builder.dangerous().with_custom_certificate_verifier(Arc::new(AcceptAny::new(provider)))
     } else {
-        builder.with_root_certificates(roots(config, &mut expiries)?)
+        builder.with_root_certificates(roots(config, &mut expiries, problems)?)
     };
     let cert = Pem::given("cert_file", config.cert_file.as_deref(), "cert_pem", config.cert_pem.as_deref());
     let key = Pem::given("key_file", config.key_file.as_deref(), "key_pem", config.key_pem.as_deref());
@@ -38,6 +43,8 @@ pub(super) fn client_config(config: &ConsulConfig) -> Result<(ClientConfig, Vec<
             let (chain, private) = (cert.certificates()?, key.private_key()?);
             // The first is the own one; those above it are the CA's business.
             expiries.extend(Expiry::earliest(&cert.name(), chain.get(..1).unwrap_or_default()));
+            let validity = chain.first().and_then(|own| bundle::validity(own, unix_now()));
+            problems.extend(validity.map(|problem| cert.error(&format!("the certificate {problem}")).to_string()));
             // Fails when the key does not belong to the certificate.
             builder.with_client_auth_cert(chain, private).map_err(|error| cert.error(&error))?
         }
@@ -50,22 +57,28 @@ pub(super) fn client_config(config: &ConsulConfig) -> Result<(ClientConfig, Vec<
 }
 
 /// The CAs of `ca_file` or `ca_pem`, and of `ca_path`; the system's when none is given.
-fn roots(config: &ConsulConfig, expiries: &mut Vec<Expiry>) -> Result<RootCertStore, ConsulError> {
+fn roots(
+    config: &ConsulConfig,
+    expiries: &mut Vec<Expiry>,
+    problems: &mut Vec<String>,
+) -> Result<RootCertStore, ConsulError> {
     let mut roots = RootCertStore::empty();
     let given = Pem::given("ca_file", config.ca_file.as_deref(), "ca_pem", config.ca_pem.as_deref());
     if let Some(pem) = given {
-        expiries.extend(Expiry::earliest(&pem.name(), &add(&mut roots, pem)?));
+        expiries.extend(Expiry::earliest(&pem.name(), &add(&mut roots, pem, problems)?));
     }
     if let Some(directory) = &config.ca_path {
         let entries = fs::read_dir(directory).map_err(|error| file("ca_path", directory, &error))?;
         for entry in entries {
             let path = entry.map_err(|error| file("ca_path", directory, &error))?.path();
             if path.is_file() && path.extension().is_some_and(|ext| ext == "pem" || ext == "crt" || ext == "cer") {
-                add(&mut roots, Pem::File("ca_path", &path))?;
+                // One file that cannot be used costs itself.
+                let added = add(&mut roots, Pem::File("ca_path", &path), problems);
+                problems.extend(added.err().map(|error| error.to_string()));
             }
         }
         if roots.is_empty() {
-            return Err(file("ca_path", directory, &"no *.pem, *.crt or *.cer file in it"));
+            return Err(file("ca_path", directory, &"no *.pem, *.crt or *.cer file with a CA in it"));
         }
     }
     if given.is_none() && config.ca_path.is_none() {
@@ -75,13 +88,31 @@ fn roots(config: &ConsulConfig, expiries: &mut Vec<Expiry>) -> Result<RootCertSt
     Ok(roots)
 }
 
-/// Adds the CAs of one file or text, and returns them.
-fn add(roots: &mut RootCertStore, pem: Pem<'_>) -> Result<Vec<CertificateDer<'static>>, ConsulError> {
-    let certificates = pem.certificates()?;
-    for certificate in &certificates {
+/// Adds the usable CAs of one file or text, at least one, and returns them.
+fn add(
+    roots: &mut RootCertStore,
+    pem: Pem<'_>,
+    problems: &mut Vec<String>,
+) -> Result<Vec<CertificateDer<'static>>, ConsulError> {
+    let bytes = pem.bytes()?;
+    let found = bundle::read(&bytes, unix_now());
+    if found.certificates.is_empty() {
+        return Err(match found.left_out.is_empty() {
+            true => pem.error(&bundle::nothing_in(&bytes)),
+            false => pem.error(&found.left_out.join(", ")),
+        });
+    }
+    let all = found.left_out.iter().chain(&found.out_of_date);
+    problems.extend(all.map(|problem| pem.error(problem).to_string()));
+    for certificate in &found.certificates {
         roots.add(certificate.clone()).map_err(|error| pem.error(&error))?;
     }
-    Ok(certificates)
+    Ok(found.certificates)
+}
+
+fn unix_now() -> i64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
 /// PEM, with the key that gives it.

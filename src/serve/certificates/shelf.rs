@@ -39,8 +39,7 @@ impl StoreShelf {
 impl Shelf for StoreShelf {
     fn take(&self, told: &Told) {
         let material = Material { pairs: told.pairs.clone(), client_cas: told.client_cas.clone() };
-        let errors = self.store.take(&material).errors;
-        self.present.report(&self.source, &errors);
+        self.present.report(&self.source, &self.store.take(&material));
         self.present.report_expiry();
         let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
         said.failure = None;

@@ -128,7 +128,10 @@ impl Dynamic {
         let missing: Vec<u16> = wanted.iter().filter(|port| !self.open.contains_key(port)).copied().collect();
         for port in missing {
             let room = self.open.len() < PORTS_OPEN_MAX;
-            let opened = if room {
+            let problem = self.store.as_ref().and_then(|store| store.problem());
+            let opened = if let Some(error) = problem {
+                Err(anyhow::anyhow!("its certificates: {error}"))
+            } else if room {
                 bind(self, SocketAddr::new(self.asked.address.ip(), port))
                     .and_then(|mut bound| bound.open(&[]).map(|sockets| (bound, sockets)))
             } else {
