@@ -34,8 +34,12 @@ const SETTLE: Duration = Duration::from_millis(50);
 const SETTLE_MAX: Duration = Duration::from_secs(1);
 /// How often the file is read without any sign.
 const POLL: Duration = Duration::from_secs(5);
-/// How long an emptied file is given to be filled again.
-const CONFIRM_EMPTY: Duration = Duration::from_millis(500);
+/// How long a changed file must stay the same to be believed.
+const CONFIRM: Duration = Duration::from_millis(150);
+/// The same for one that was emptied, or lost much.
+const CONFIRM_EMPTY: Duration = Duration::from_secs(1);
+/// How often a file may change while it is looked at, before that is reported.
+const CONFIRM_MAX: usize = 20;
 /// Limit for one read: a hung network file system must not stop the watch for good.
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
 /// Largest file.
@@ -117,15 +121,23 @@ impl FileSource {
         }
     }
 
-    /// The present text; an emptied file is looked at twice, because many writers truncate before they write.
+    /// The present text. One that differs from what is known counts when a second reading agrees with it: many writers
+    /// truncate before they write, and some write bit by bit. One that lost much is given more time to be filled again.
     async fn read_confirmed(&self) -> Result<String, ReadError> {
-        let text = read_limited(&self.path).await?;
-        let was_full = self.text.as_ref().is_some_and(|old| !old.text().trim().is_empty());
-        if !was_full || !text.trim().is_empty() {
-            return Ok(text);
+        let mut text = read_limited(&self.path).await?;
+        let Some(known) = &self.text else { return Ok(text) };
+        for _ in 0..CONFIRM_MAX {
+            if known.text() == text {
+                return Ok(text);
+            }
+            let before = std::mem::take(&mut text);
+            time::sleep(if has_lost_much(known.text(), &before) { CONFIRM_EMPTY } else { CONFIRM }).await;
+            text = read_limited(&self.path).await?;
+            if text == before {
+                return Ok(text);
+            }
         }
-        time::sleep(CONFIRM_EMPTY).await;
-        read_limited(&self.path).await
+        Err(ReadError::Changing)
     }
 
     async fn take(&mut self, text: String) -> Result<(), mpsc::error::SendError<Update>> {
@@ -161,6 +173,12 @@ impl FileSource {
             self.trouble = Some(reason);
         }
     }
+}
+
+/// Whether a text of commands became empty, without a route, or less than half of what it was.
+fn has_lost_much(before: &str, now: &str) -> bool {
+    let has_routes = |text: &str| text.lines().any(|line| line.trim_start().starts_with("route add"));
+    now.len() < before.len() / 2 || (has_routes(before) && !has_routes(now))
 }
 
 async fn read_limited(path: &Path) -> Result<String, ReadError> {
@@ -400,6 +418,34 @@ mod tests {
         put(&source.dir.path().join("routes"), &add("a"));
         assert_eq!(source.commands().await.0, "a");
         assert!(matches!(source.next().await, Update::Synced { .. }));
+    }
+
+    #[tokio::test]
+    async fn a_writer_that_pauses_is_waited_for() {
+        // Without notifications, as on a network file system: the poll may fall into any moment.
+        let poll = Duration::from_millis(10);
+        let whole: String = ["a", "b", "c", "d"].map(add).concat();
+        let mut source = Fixture::start("routes", poll, |dir| put(&dir.join("routes"), &whole));
+        assert_eq!(source.commands().await.0, "a b c d");
+        assert!(matches!(source.next().await, Update::Synced { .. }));
+        let path = source.dir.path().join("routes");
+        let next = whole.replace("10.0.0.1", "10.0.0.2");
+        for cut in [0, 1, add("a").len(), add("a").len() + 7, next.len() - 9] {
+            fs::write(&path, &next[..cut]).expect("written");
+            let pause = if cut < next.len() / 2 { CONFIRM_EMPTY } else { CONFIRM } / 3;
+            time::sleep(pause).await;
+            fs::write(&path, &next).expect("written");
+            time::sleep(CONFIRM_EMPTY + CONFIRM * 2).await;
+            let mut seen = Vec::new();
+            while let Ok(update) = source.updates.try_recv() {
+                seen.push(update);
+            }
+            for update in &seen {
+                let Update::Commands { commands, errors, .. } = update else { panic!("{update:?}") };
+                assert_eq!((services(commands).as_str(), errors.len()), ("a b c d", 0), "cut at {cut}");
+            }
+            assert_eq!(seen.len(), usize::from(cut == 0), "cut at {cut}: the same text is nothing new");
+        }
     }
 
     #[tokio::test]

@@ -4,17 +4,26 @@
 //! files that are replaced through symbolic links or on network file systems, which is how certificates arrive; and
 //! a certificate that is taken over within a second or two is early.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::hash::{DefaultHasher, Hasher as _};
+use std::io::Read as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 /// Bounds of a watched directory: one that links to itself must end somewhere.
 const DEPTH_MAX: usize = 8;
 const FILES_MAX: usize = 20_000;
+/// How much of a text is compared, in bytes.
+const TEXT_BYTES_MAX: u64 = 16 << 20;
 
-type Print = Option<(u64, u64, Option<SystemTime>)>;
+/// How long files must stay the same to be taken for whole, and how long that is waited for.
+const QUIET: Duration = Duration::from_millis(150);
+const QUIET_MAX: Duration = Duration::from_secs(5);
+
+/// Identity, size, time of the content, and time of the last change of anything, rights included.
+type Print = Option<(u64, u64, Option<SystemTime>, (i64, i64))>;
 
 /// What files looked like.
 #[derive(Debug, Default)]
@@ -23,18 +32,32 @@ pub(super) struct Watched {
     taken: BTreeMap<PathBuf, Print>,
     /// As of the last look.
     seen: BTreeMap<PathBuf, Print>,
+    /// Files that were not empty when a configuration was taken over last.
+    full: BTreeSet<PathBuf>,
 }
 
 impl Watched {
     /// Watches `paths` from what they look like now.
     pub(super) fn new(paths: &[PathBuf]) -> Self {
         let taken = look(paths);
-        Self { seen: taken.clone(), taken }
+        Self { seen: taken.clone(), full: full(&taken), taken }
     }
 
     /// Notes that everything is read now, for another reason than a change.
     pub(super) fn note(&mut self, paths: &[PathBuf]) {
-        *self = Self::new(paths);
+        self.taken = look(paths);
+        self.seen.clone_from(&self.taken);
+    }
+
+    /// Notes that what the files hold is in force.
+    pub(super) fn note_taken_over(&mut self, paths: &[PathBuf]) {
+        self.full = full(&look(paths));
+    }
+
+    /// Whether a file is empty that was not so when a configuration was taken over last. Many writers truncate a file
+    /// before they write it.
+    pub(super) fn has_emptied(&self, paths: &[PathBuf]) -> bool {
+        look(paths).iter().any(|(path, print)| is_empty(print) && self.full.contains(path))
     }
 
     /// Whether something changed since the last time this said so, and has been quiet since the last look: a
@@ -49,6 +72,46 @@ impl Watched {
         self.taken.clone_from(&self.seen);
         true
     }
+}
+
+/// Waits until `paths` have looked the same for a moment, and what `texts` hold too; false when they do not for seconds.
+pub(super) async fn quiet(paths: &[PathBuf], texts: &[PathBuf]) -> bool {
+    let state = || (look(paths), texts.iter().map(|path| digest(path)).collect::<Vec<_>>());
+    let begun = Instant::now();
+    let mut before = state();
+    loop {
+        tokio::time::sleep(QUIET).await;
+        let now = state();
+        if now == before {
+            return true;
+        }
+        if begun.elapsed() >= QUIET_MAX {
+            return false;
+        }
+        before = now;
+    }
+}
+
+/// Of what a file holds. A file system may tell times by the second only.
+fn digest(path: &Path) -> Option<u64> {
+    let mut hasher = DefaultHasher::new();
+    let mut file = fs::File::open(path).ok()?.take(TEXT_BYTES_MAX);
+    let mut block = [0; 8192];
+    loop {
+        match file.read(&mut block).ok()? {
+            0 => return Some(hasher.finish()),
+            count => hasher.write(&block[..count]),
+        }
+    }
+}
+
+fn full(prints: &BTreeMap<PathBuf, Print>) -> BTreeSet<PathBuf> {
+    let full = prints.iter().filter(|(_, print)| print.is_some_and(|(_, length, ..)| length > 0));
+    full.map(|(path, _)| path.clone()).collect()
+}
+
+fn is_empty(print: &Print) -> bool {
+    print.is_some_and(|(_, length, ..)| length == 0)
 }
 
 fn look(paths: &[PathBuf]) -> BTreeMap<PathBuf, Print> {
@@ -75,7 +138,7 @@ fn within(path: &Path) -> Vec<PathBuf> {
 
 fn print(path: &Path) -> Print {
     let metadata = fs::metadata(path).ok()?;
-    Some((metadata.ino(), metadata.len(), metadata.modified().ok()))
+    Some((metadata.ino(), metadata.len(), metadata.modified().ok(), (metadata.ctime(), metadata.ctime_nsec())))
 }
 
 #[cfg(test)]
@@ -99,6 +162,53 @@ mod tests {
         fs::write(&key, "333").expect("written");
         watched.note(&paths);
         assert!(!watched.settled_change(&paths), "read already");
+    }
+
+    #[test]
+    fn a_file_that_was_full_and_is_empty_is_noticed_until_that_is_taken_over() {
+        let folder = tempfile::tempdir().expect("folder");
+        let (full, empty) = (folder.path().join("full"), folder.path().join("empty"));
+        fs::write(&full, "x").expect("written");
+        fs::write(&empty, "").expect("written");
+        let paths = [full.clone(), empty, folder.path().join("absent")];
+        let mut watched = Watched::new(&paths);
+        assert!(!watched.has_emptied(&paths));
+        fs::write(&full, "").expect("truncated");
+        watched.note(&paths);
+        assert!(watched.has_emptied(&paths), "a reload that was asked for has taken nothing over yet");
+        watched.note_taken_over(&paths);
+        assert!(!watched.has_emptied(&paths));
+    }
+
+    #[tokio::test]
+    async fn files_that_are_written_are_not_quiet() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("file");
+        fs::write(&path, "1").expect("written");
+        let paths = [path.clone()];
+        assert!(quiet(&paths, &paths).await);
+        let writer = async {
+            for text in ["22", "333", "4444"] {
+                tokio::time::sleep(QUIET / 3).await;
+                fs::write(&path, text).expect("written");
+            }
+        };
+        let (is_quiet, ()) = tokio::join!(quiet(&paths, &paths), writer);
+        assert!(is_quiet);
+        assert_eq!(fs::read_to_string(&path).expect("read"), "4444", "it waited for the last");
+    }
+
+    #[test]
+    fn a_change_of_rights_is_a_change() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("file");
+        fs::write(&path, "1").expect("written");
+        let paths = [path.clone()];
+        let mut watched = Watched::new(&paths);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o400)).expect("changed");
+        assert!(!watched.settled_change(&paths));
+        assert!(watched.settled_change(&paths));
     }
 
     #[test]

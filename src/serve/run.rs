@@ -1,5 +1,6 @@
 //! `lb run`: the balancer as a process, with its signals, its reloads and its exit.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -8,13 +9,16 @@ use std::time::Duration;
 use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::files::Watched;
+use super::files::{self, Watched};
 use super::{Running, certificates, notify, start};
 use crate::config::Config;
 use crate::log;
 
 /// Longest time for a reload.
 const RELOAD_MAX: Duration = Duration::from_secs(30);
+/// How long a configuration that takes something away is given to become another one, and how often that may happen.
+const SECOND_LOOK: Duration = Duration::from_secs(1);
+const LOOKS_MAX: usize = 6;
 
 /// How to come by the configuration again.
 #[derive(Clone)]
@@ -65,20 +69,28 @@ async fn attend(
                 tracing::info!("SIGHUP: reloading");
                 // Before reading: what changes meanwhile is a change.
                 watched.note(&watched_files(options, &config));
-                reload(options, &mut config, &running, logs).await;
             }
             _ = look.tick() => {
                 running.look_around();
-                if watched.settled_change(&watched_files(options, &config)) {
-                    tracing::info!("a file of the configuration changed: reloading");
-                    reload(options, &mut config, &running, logs).await;
+                if !watched.settled_change(&watched_files(options, &config)) {
+                    continue;
                 }
+                tracing::info!("a file of the configuration changed: reloading");
             }
             _ = alive.tick() => {
                 if running.is_alive().await {
                     notify::alive();
                 }
+                continue;
             }
+        }
+        let paths = watched_files(options, &config);
+        let read = tokio::select! {
+            () = end.came() => break,
+            read = read_whole(options, &config, &watched, &paths) => read,
+        };
+        if reload(read, &mut config, &running, logs).await {
+            watched.note_taken_over(&watched_files(options, &config));
         }
     }
     notify::stopping();
@@ -98,21 +110,73 @@ fn watched_files(options: &RunOptions, config: &Config) -> Vec<PathBuf> {
     paths
 }
 
-/// Takes over what changed; a bad new configuration is reported and the old one stays.
-async fn reload(options: &RunOptions, config: &mut Config, running: &Running, logs: &log::LogHandle) {
+/// The configuration once its files are whole. They are taken for that when they have been left alone for a moment; one that
+/// takes something away, and a file that is empty all of a sudden, count only when a second look finds the same: an editor
+/// or a template may have truncated a file that it is about to write.
+async fn read_whole(
+    options: &RunOptions,
+    present: &Config,
+    watched: &Watched,
+    paths: &[PathBuf],
+) -> anyhow::Result<Config> {
+    let mut before = None;
+    for _ in 0..LOOKS_MAX {
+        if !files::quiet(paths, &options.files).await {
+            break;
+        }
+        let next = read(options).await?;
+        let is_odd = watched.has_emptied(paths) || takes_away(present, &next);
+        if !is_odd || before.as_ref() == Some(&next) {
+            return Ok(next);
+        }
+        if before.is_none() {
+            tracing::info!("the new configuration takes something away, or a file is empty: looking at it again");
+        }
+        before = Some(next);
+        tokio::time::sleep(SECOND_LOOK).await;
+    }
+    Err(anyhow::anyhow!("its files keep changing"))
+}
+
+async fn read(options: &RunOptions) -> anyhow::Result<Config> {
     let read = Arc::clone(&options.read);
     // On a thread of its own: a file on a network, or behind a URL, may keep its reader waiting.
-    let next = match tokio::time::timeout(RELOAD_MAX, tokio::task::spawn_blocking(move || read())).await {
+    match tokio::time::timeout(RELOAD_MAX, tokio::task::spawn_blocking(move || read())).await {
         Ok(Ok(read)) => read,
         Ok(Err(_)) => Err(anyhow::anyhow!("reading it failed in an unforeseen way")),
         Err(_) => Err(anyhow::anyhow!("not read within {} s", RELOAD_MAX.as_secs())),
+    }
+}
+
+/// Whether a listener, a source of routes, a route, a pair of certificates or a scheme of authentication is there no more.
+fn takes_away(present: &Config, next: &Config) -> bool {
+    let listeners: HashSet<_> = next.listeners.iter().map(|it| (it.address, it.protocol.as_str())).collect();
+    let routes: HashSet<_> = next.static_routes.iter().map(|it| (&it.service, &it.source)).collect();
+    let sources = |config: &Config| {
+        [
+            config.consul.is_some(),
+            config.routes_file.is_some(),
+            !config.routes.trim().is_empty(),
+            config.routes_http.is_some(),
+        ]
     };
-    let next = match next {
+    let lost = |(had, has): (bool, bool)| had && !has;
+    present.listeners.iter().any(|it| !listeners.contains(&(it.address, it.protocol.as_str())))
+        || present.static_routes.iter().any(|it| !routes.contains(&(&it.service, &it.source)))
+        || sources(present).into_iter().zip(sources(next)).any(lost)
+        || present.certificates.keys().any(|name| !next.certificates.contains_key(name))
+        || present.auth.keys().any(|name| !next.auth.contains_key(name))
+}
+
+/// Takes over what changed, and tells whether it did; a bad new configuration is reported and the old one stays.
+async fn reload(read: anyhow::Result<Config>, config: &mut Config, running: &Running, logs: &log::LogHandle) -> bool {
+    let next = match read {
         Ok(next) => next,
         Err(mistakes) => {
             running.metrics.control().reload_errors.config += 1;
             let mistakes = format!("{mistakes:#}");
-            return tracing::error!(mistakes, "the new configuration is wrong; the old one stays");
+            tracing::error!(mistakes, "the new configuration is wrong; the old one stays");
+            return false;
         }
     };
     // A reload that hangs must not keep signals from being heard.
@@ -130,10 +194,12 @@ async fn reload(options: &RunOptions, config: &mut Config, running: &Running, lo
                 tracing::warn!(keys = restart.join(", "), "reloaded; these keys need a restart");
             }
             *config = next;
+            true
         }
         Err(error) => {
             running.metrics.control().reload_errors.config += 1;
             tracing::error!(error = format!("{error:#}"), "not reloaded; the old configuration stays");
+            false
         }
     }
 }
@@ -163,5 +229,37 @@ impl EndSignals {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Inputs, load};
+
+    fn config(text: &str) -> Config {
+        let inputs = Inputs { file: Some(("lb.toml".into(), text.to_owned())), ..Inputs::default() };
+        load(&inputs).unwrap_or_else(|mistakes| panic!("{mistakes}")).config
+    }
+
+    const ROUTE: &str = "[[static.route]]\nservice = \"a\"\nsource = \"/\"\ntargets = [\"http://h:1\"]\n";
+    const OTHER: &str = "[[static.route]]\nservice = \"a\"\nsource = \"/b\"\ntargets = [\"http://h:1\"]\n";
+    const LISTENER: &str = "[[listener]]\naddress = \"127.0.0.1:81\"\n";
+
+    #[test]
+    fn what_takes_something_away_is_told_from_what_adds_or_changes() {
+        let auth = "[auth.a]\nfile = \"users\"\n";
+        let whole = [ROUTE, OTHER, LISTENER, "[consul]\n", auth].concat();
+        let present = config(&whole);
+        assert!(!takes_away(&present, &present));
+        assert!(!takes_away(&config(&[ROUTE, LISTENER].concat()), &present));
+        assert!(!takes_away(&present, &config(&whole.replace("h:1", "h:2"))), "another target");
+        for cut in ["", ROUTE, OTHER, LISTENER, "[consul]\n", auth] {
+            let rest = if cut.is_empty() { String::new() } else { whole.replace(cut, "") };
+            assert!(takes_away(&present, &config(&rest)), "{cut}");
+        }
+        assert!(takes_away(&present, &config(&whole.replace(":81", ":82"))));
+        let with_file = config(&("routes_file = \"r\"\nroutes = \"route add a / http://h:1\"\n".to_owned() + LISTENER));
+        assert!(takes_away(&with_file, &config(&("routes_file = \"r\"\n".to_owned() + LISTENER))));
     }
 }

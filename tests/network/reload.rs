@@ -205,3 +205,33 @@ fn twenty_reloads_under_load_fail_no_request() {
     outcome.assert_none_failed();
     assert!(reloads(&lb) >= 20);
 }
+
+/// A file that is truncated, written in parts, and read in the midst of it.
+#[test]
+fn a_half_written_configuration_takes_nothing_away() {
+    let upstream = Upstream::start("u");
+    let whole = web(&upstream, "");
+    let lb = Lb::start(&whole);
+    let address = lb.address("http");
+    let load = Load::new(address, "web", "/", 200).start();
+    let cuts = [0, 1, whole.find("[[static.route]]").unwrap(), whole.find("[admin]").unwrap(), whole.len() - 1];
+    for round in 0..15 {
+        rewrite(&lb, &whole[..cuts[round % cuts.len()]]);
+        lb.sighup();
+        std::thread::sleep(Duration::from_millis([5, 60, 300][round % 3]));
+        rewrite(&lb, &whole);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let before = reloads(&lb);
+    lb.sighup();
+    wait_for("a reload of the whole file", || reloads(&lb) > before);
+    load.stop().assert_none_failed();
+    assert!(!lb.stderr().contains("listener closed"), "{}", lb.stderr());
+    // What is meant counts in the end.
+    let (head, rest) = whole.split_at(whole.find("[[static.route]]").unwrap());
+    let without =
+        head.to_owned() + &rest[rest.find("[proxy]").unwrap()..] + "[consul]\naddress = \"http://127.0.0.1:1\"\n";
+    rewrite(&lb, &(without + &route("other", "other/", &[url("http", upstream.address)], "")));
+    wait_for("the route to go", || client::get(address, "web", "/").status == 404);
+    assert_eq!(client::get(address, "other", "/").status, 200);
+}
