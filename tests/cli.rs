@@ -179,6 +179,24 @@ fn check_reads_job_files() {
     assert_eq!(find("that is nearly a route")["value"], "\"urlprefix/b\"");
 }
 
+/// What lb does must be allowed by the unit that it is shipped with.
+#[test]
+fn the_shipped_unit_lets_lb_do_its_work() {
+    let unit = include_str!("../deploy/systemd/lb.service");
+    let values = |key: &str| -> Vec<&str> {
+        let lines = unit.lines().filter_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+        lines.flat_map(str::split_whitespace).collect()
+    };
+    // TCP and DNS; Consul and systemd by their sockets; the addresses of the machine.
+    assert_eq!(values("RestrictAddressFamilies"), ["AF_INET", "AF_INET6", "AF_UNIX", "AF_NETLINK"]);
+    assert_eq!(values("SystemCallFilter"), ["@system-service", "~@privileged", "@resources"]);
+    assert_eq!(values("Type"), ["notify"]);
+    // A mistake that is found must not keep it from starting: files that were good yesterday are served today.
+    assert_eq!(values("ExecStartPre")[..2], ["-/usr/local/bin/lb", "check"]);
+    assert_eq!(values("ExecStart")[..2], ["/usr/local/bin/lb", "run"]);
+    assert!(!unit.contains("take-over") && !unit.contains("TAKE_OVER"), "nothing else runs on its ports");
+}
+
 #[test]
 fn check_names_files_that_are_missing() {
     let flags =

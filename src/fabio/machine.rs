@@ -1,6 +1,7 @@
 //! What the translation has to know of this machine: its addresses, names, and the folder paths start from.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddrs, UdpSocket};
 use std::path::{Path, PathBuf};
 
@@ -46,10 +47,27 @@ pub enum AddressError {
 }
 
 impl Machine {
-    /// Looks at this machine.
+    /// Looks at this machine. Addresses that cannot be listed are none.
     #[must_use]
     pub fn here() -> Self {
-        let addresses = if_addrs::get_if_addrs().unwrap_or_default();
+        Self::with(if_addrs::get_if_addrs().unwrap_or_default())
+    }
+
+    /// Looks at this machine.
+    ///
+    /// # Errors
+    /// Its addresses cannot be listed.
+    pub fn look() -> io::Result<Self> {
+        if_addrs::get_if_addrs().map(Self::with)
+    }
+
+    /// The address that packets to far places leave from.
+    #[must_use]
+    pub fn outward() -> Option<IpAddr> {
+        outward()
+    }
+
+    fn with(addresses: Vec<if_addrs::Interface>) -> Self {
         Self {
             interfaces: addresses.into_iter().map(|it| Interface { ip: it.ip(), name: it.name }).collect(),
             outward: outward(),
@@ -165,7 +183,9 @@ impl Machine {
 }
 
 /// As Go's `IsGlobalUnicast`: private addresses count.
-fn is_global_unicast(ip: &IpAddr) -> bool {
+/// Whether other machines may reach it; private ones count.
+#[must_use]
+pub fn is_global_unicast(ip: &IpAddr) -> bool {
     let link_local = match ip {
         IpAddr::V4(ip) => ip.is_link_local() || ip.is_broadcast(),
         IpAddr::V6(ip) => ip.is_unicast_link_local(),

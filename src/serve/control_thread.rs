@@ -197,7 +197,13 @@ impl Parts {
         let address = admin.local_addr().context("admin listener")?;
         let scheme = scheme(&config.admin);
         let registration = consul.as_ref().zip(config.consul.as_ref()).map(|(source, config)| {
-            SelfRegistration::new(source.registrar(), table.clone(), address, (config.register.clone(), scheme))
+            SelfRegistration::new(
+                source.registrar(),
+                table.clone(),
+                address,
+                (config.register.clone(), scheme),
+                metrics.clone(),
+            )
         });
         let opened = registration.as_ref().map(SelfRegistration::starter);
         let open = open_when_synced(handle.clone(), table.clone(), open, opened, follower);

@@ -1,7 +1,8 @@
 //! What `lb` registers of itself: its own name, and those that routes ask for, as long as there are such routes.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,13 +10,16 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::config::RegisterConfig;
+use crate::config::{RegisterConfig, format_duration};
 use crate::fabio::Machine;
+use crate::metrics::Metrics;
 use crate::registry::consul::register::{Registrar, Registration, Whereabouts};
 use crate::table::{RouteTable, SharedTable};
 
 /// How often the table is compared with the one that the names were taken from.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Pause before an address of this machine is looked for again, the first and the last; each is twice the one before.
+const ADDRESS_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 /// Longest wait for the removal at the end.
 const WITHDRAW_MAX: Duration = Duration::from_secs(3);
 /// Most names taken from routes: each is a registration that is looked after.
@@ -25,6 +29,7 @@ const ALIASES_MAX: usize = 200;
 pub(super) struct SelfRegistration {
     registrar: Rc<Registrar>,
     wanted: watch::Sender<Wanted>,
+    metrics: Metrics,
     follow: JoinHandle<()>,
 }
 
@@ -43,11 +48,13 @@ impl SelfRegistration {
         table: SharedTable,
         admin: SocketAddr,
         (config, scheme): (RegisterConfig, &'static str),
+        metrics: Metrics,
     ) -> Self {
         let registrar = Rc::new(registrar);
         let (wanted, watched) = watch::channel(Wanted { config, scheme, open: false });
-        let follow = tokio::task::spawn_local(follow(Rc::clone(&registrar), table, admin, watched));
-        Self { registrar, wanted, follow }
+        let follow = follow(Rc::clone(&registrar), table, admin, watched, metrics.clone());
+        let follow = tokio::task::spawn_local(follow);
+        Self { registrar, wanted, metrics, follow }
     }
 
     /// What begins the registration: to be called when clients are served.
@@ -64,6 +71,9 @@ impl SelfRegistration {
     /// Removes everything; what cannot be removed in time ends by its check.
     pub(super) async fn withdraw(&self) {
         self.follow.abort();
+        if let Some(registered) = &mut self.metrics.control().registered {
+            *registered = false;
+        }
         if !self.registrar.withdraw(WITHDRAW_MAX).await {
             tracing::warn!("not every registration could be removed from Consul; its check removes what is left");
         }
@@ -76,9 +86,15 @@ impl Drop for SelfRegistration {
     }
 }
 
-async fn follow(registrar: Rc<Registrar>, table: SharedTable, admin: SocketAddr, mut wanted: watch::Receiver<Wanted>) {
+async fn follow(
+    registrar: Rc<Registrar>,
+    table: SharedTable,
+    admin: SocketAddr,
+    mut wanted: watch::Receiver<Wanted>,
+    metrics: Metrics,
+) {
     let mut aliases = Aliases::default();
-    let mut told = false;
+    let mut trouble = Trouble::default();
     loop {
         let (config, scheme, open) = {
             let wanted = wanted.borrow_and_update();
@@ -86,20 +102,60 @@ async fn follow(registrar: Rc<Registrar>, table: SharedTable, admin: SocketAddr,
         };
         if open {
             aliases.follow(config.aliases.then(|| table.load())).await;
-            let found = registrations(&config, (scheme, admin), &aliases.names);
-            // Looked at again each second, and said once.
-            if found.is_none() && !told {
-                tracing::error!(
-                    "lb is not registered: this machine has no global address; set consul.register.address"
-                );
+            match registrations(&config, (scheme, admin), &aliases.names) {
+                Ok(found) => {
+                    trouble = Trouble::default();
+                    let asked = !found.is_empty();
+                    // Whether it is done is the registrar's to say.
+                    let mut control = metrics.control();
+                    control.registered = asked.then(|| control.registered.unwrap_or_default());
+                    registrar.set(found);
+                }
+                // What is registered stays: the address may only not be told for the moment.
+                Err(error) => {
+                    metrics.control().registered = Some(false);
+                    trouble.note(&error);
+                }
             }
-            told = found.is_none();
-            registrar.set(found.unwrap_or_default());
+        } else if config.enabled {
+            metrics.control().registered = Some(false);
         }
-        let looks = open && config.aliases;
+        let looks = (open && config.aliases).then_some(LOOK_EVERY);
+        let pause = trouble.pause.into_iter().chain(looks).min();
         tokio::select! {
             changed = wanted.changed() => if changed.is_err() { return },
-            () = tokio::time::sleep(LOOK_EVERY), if looks => {}
+            () = tokio::time::sleep(pause.unwrap_or_default()), if pause.is_some() => {}
+        }
+    }
+}
+
+/// No address to register with.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+enum NoAddress {
+    #[error("this machine has no global address")]
+    NoGlobal,
+    #[error("the addresses of this machine cannot be read: {0}")]
+    Unreadable(String),
+}
+
+/// What was said of it.
+#[derive(Debug, Default)]
+struct Trouble {
+    told: Option<String>,
+    /// Before the next look.
+    pause: Option<Duration>,
+}
+
+impl Trouble {
+    /// Said once, and again when it is another one.
+    fn note(&mut self, error: &NoAddress) {
+        let next = self.pause.map_or(ADDRESS_PAUSE.0, |pause| (pause * 2).min(ADDRESS_PAUSE.1));
+        self.pause = Some(next);
+        let text = error.to_string();
+        if self.told.as_ref() != Some(&text) {
+            let retry = format_duration(next);
+            tracing::error!(error = text, retry, "lb is not registered: set consul.register.address, or mend this");
+            self.told = Some(text);
         }
     }
 }
@@ -140,32 +196,65 @@ fn aliases(table: &RouteTable) -> BTreeSet<Arc<str>> {
     names
 }
 
-/// `admin`: what is spoken on the admin listener, and where it is. None: that is nowhere that others could reach.
+/// `admin`: what is spoken on the admin listener, and where it is.
+///
+/// # Errors
+/// That is nowhere that others could reach.
 fn registrations(
     config: &RegisterConfig,
     admin: (&'static str, SocketAddr),
     aliases: &BTreeSet<Arc<str>>,
-) -> Option<Vec<Registration>> {
+) -> Result<Vec<Registration>, NoAddress> {
     let own = config.enabled.then_some(config.name.as_str());
     let others = aliases.iter().map(|name| &**name).filter(|name| Some(*name) != own);
     let names: Vec<&str> = own.into_iter().chain(others).collect();
     if names.is_empty() {
-        return Some(Vec::new());
+        return Ok(Vec::new());
     }
     let at = whereabouts(config, admin)?;
-    Some(names.into_iter().map(|name| Registration::new(name, config, &at)).collect())
+    Ok(names.into_iter().map(|name| Registration::new(name, config, &at)).collect())
 }
 
-fn whereabouts(config: &RegisterConfig, (scheme, admin): (&'static str, SocketAddr)) -> Option<Whereabouts> {
+fn whereabouts(config: &RegisterConfig, (scheme, admin): (&'static str, SocketAddr)) -> Result<Whereabouts, NoAddress> {
     let mut address = config.address.unwrap_or(admin);
     if address.port() == 0 {
         address.set_port(admin.port());
     }
     if address.ip().is_unspecified() {
-        address.set_ip(Machine::here().first_global()?);
+        address.set_ip(global(Machine::look(), Machine::outward)?);
     }
-    let hostname = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    Some(Whereabouts { address, scheme, hostname: hostname.trim().to_owned() })
+    // Not from /proc, of which a unit may hide all but processes (ProcSubset=pid).
+    let hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    Ok(Whereabouts { address, scheme, hostname })
+}
+
+/// An address that others may reach this machine by. Where they cannot be listed, the one that packets to far places leave
+/// from is the next best: finding it takes another way through the kernel.
+fn global(machine: io::Result<Machine>, outward: impl FnOnce() -> Option<IpAddr>) -> Result<IpAddr, NoAddress> {
+    match machine {
+        Ok(machine) => machine.first_global().ok_or(NoAddress::NoGlobal),
+        Err(error) => {
+            let error = named(&error);
+            let found = outward().filter(crate::fabio::is_global_unicast);
+            if let Some(address) = found {
+                tracing::debug!(error, %address, "the addresses of this machine cannot be listed; the outward one is taken");
+            }
+            found.ok_or(NoAddress::Unreadable(error))
+        }
+    }
+}
+
+/// An error of the system with its name, and what to do about it in the unit that forbids it.
+fn named(error: &io::Error) -> String {
+    let name = match error.raw_os_error() {
+        Some(97) => "EAFNOSUPPORT: does RestrictAddressFamilies= of the unit lack AF_NETLINK? ",
+        Some(1) => "EPERM: does a filter of system calls forbid sockets of AF_NETLINK? ",
+        Some(13) => "EACCES: ",
+        Some(24) => "EMFILE: ",
+        Some(23) => "ENFILE: ",
+        _ => "",
+    };
+    format!("{name}{error}")
 }
 
 #[cfg(test)]
@@ -197,7 +286,7 @@ mod tests {
             .await;
         let names = |config: &RegisterConfig, aliases: &BTreeSet<Arc<str>>| -> Vec<String> {
             let all = registrations(config, ("http", "127.0.0.1:9998".parse().unwrap()), aliases);
-            all.iter().flatten().map(|registration| registration.name().to_owned()).collect()
+            all.into_iter().flatten().map(|registration| registration.name().to_owned()).collect()
         };
         let own = RegisterConfig { enabled: true, aliases: true, ..RegisterConfig::default() };
         assert_eq!(names(&own, &found.names), ["lb", "x"]);
@@ -211,7 +300,8 @@ mod tests {
         let at = |address: Option<&str>| {
             let address = address.map(|address| address.parse().unwrap());
             let config = RegisterConfig { address, ..RegisterConfig::default() };
-            whereabouts(&config, ("http", "127.0.0.1:4711".parse().unwrap())).map(|at| at.address.to_string())
+            let at = whereabouts(&config, ("http", "127.0.0.1:4711".parse().unwrap()));
+            at.ok().map(|at| at.address.to_string())
         };
         assert_eq!(at(None).as_deref(), Some("127.0.0.1:4711"));
         assert_eq!(at(Some("10.0.0.1:0")).as_deref(), Some("10.0.0.1:4711"));
@@ -219,5 +309,32 @@ mod tests {
         if let Some(global) = Machine::here().first_global() {
             assert_eq!(at(Some("0.0.0.0:80")), Some(SocketAddr::new(global, 80).to_string()));
         }
+    }
+
+    #[test]
+    fn addresses_that_cannot_be_listed_are_told_with_the_name_of_the_error() {
+        let refused = |errno| Err(io::Error::from_raw_os_error(errno));
+        let outward = |ip: &str| Some(ip.parse().unwrap());
+        assert_eq!(global(refused(97), || outward("10.0.0.7")), Ok("10.0.0.7".parse().unwrap()));
+        for useless in [None, outward("127.0.0.1"), outward("169.254.1.1")] {
+            for (errno, name) in [(97, "EAFNOSUPPORT"), (1, "EPERM"), (13, "EACCES")] {
+                let error = global(refused(errno), || useless).unwrap_err().to_string();
+                assert!(error.contains(name) && error.contains(&format!("os error {errno}")), "{error}");
+            }
+        }
+        assert!(global(refused(97), || None).unwrap_err().to_string().contains("AF_NETLINK"));
+        assert_eq!(global(Ok(Machine::bare()), || outward("10.0.0.7")), Err(NoAddress::NoGlobal));
+    }
+
+    #[test]
+    fn trouble_is_looked_at_again_later_and_later() {
+        let mut trouble = Trouble::default();
+        let pauses: Vec<u64> = (0..8)
+            .map(|_| {
+                trouble.note(&NoAddress::NoGlobal);
+                trouble.pause.unwrap().as_secs()
+            })
+            .collect();
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60]);
     }
 }

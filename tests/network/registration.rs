@@ -48,6 +48,7 @@ fn it_is_registered_put_back_and_removed_before_the_grace() {
     let [own, alias] = ["fabio", "shop"].map(|name| format!("{name}-{host}-{}", admin.port()));
 
     wait_for("a healthy registration", || healthy(&agent, "fabio") == [own.clone()]);
+    wait_for("the gauge", || lb.metric("lb_registered") == Some(1.0));
     let found = registered(&agent, &own).unwrap();
     assert_eq!((&found["Address"], &found["Port"]), (&"127.0.0.1".into(), &admin.port().into()), "{found}");
     assert_eq!(found["Tags"], serde_json::json!(["edge", "blue"]));
@@ -62,6 +63,7 @@ fn it_is_registered_put_back_and_removed_before_the_grace() {
     wait_for("the name again", || healthy(&agent, "shop") == [alias.clone()]);
 
     lb.sigterm();
+    wait_for("the gauge to fall", || lb.metric("lb_registered") == Some(0.0));
     wait_for("the removal", || registered(&agent, &own).is_none() && registered(&agent, &alias).is_none());
     assert_eq!(client::get(lb.address("http"), "any.test", "/web").status, 200, "traffic is still served");
     assert_eq!(lb.exit_code(), Some(0));
@@ -99,6 +101,7 @@ fn without_being_told_nothing_is_registered() {
     let consul = format!("[consul]\naddress = \"{}\"\n", agent.address());
     let lb = Lb::start(&config(&(consul.clone() + &listener("http", ""))));
     lb.wait_ready();
+    assert_eq!(lb.metric("lb_registered"), None, "nothing is asked for");
     std::fs::write(
         lb.folder().join("lb.toml"),
         config(&(consul + "[consul.register]\naliases = true\n" + &listener("http", ""))),
@@ -107,6 +110,7 @@ fn without_being_told_nothing_is_registered() {
     lb.sighup();
     // What comes now shows that nothing came before.
     wait_for("the name", || !healthy(&agent, "shop").is_empty());
+    wait_for("the gauge", || lb.metric("lb_registered") == Some(1.0));
     assert!(!lb.stderr().split("reloading").next().unwrap().contains("registered in Consul"), "{}", lb.stderr());
     let services = agent.api("GET", "/v1/agent/services", None);
     let services: Value = serde_json::from_str(&services).unwrap();

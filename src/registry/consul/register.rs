@@ -191,7 +191,12 @@ impl Keeper {
         let mut recovered = self.shared.client.recovered();
         loop {
             let now: Arc<[Registration]> = wanted.borrow_and_update().clone();
-            let pause = match self.turn(&now).await {
+            let outcome = self.turn(&now).await;
+            if !now.is_empty() {
+                let held = |wanted: &Registration| self.held.get(&wanted.id).is_some_and(|held| !held.lost_to_another);
+                self.shared.metrics().control().registered = Some(outcome.is_ok() && now.iter().all(held));
+            }
+            let pause = match outcome {
                 Ok(()) => self.well(),
                 Err(error) => self.failed(&error),
             };
