@@ -226,6 +226,9 @@ fn check_all(args: &CheckArgs, json: bool) -> Result<u8> {
     let mut jobs = Vec::new();
     for path in &args.jobs {
         match std::fs::read_to_string(path) {
+            Ok(text) if check::files::are_commands(&text) => {
+                findings.extend(check::files::check_commands(&path.display().to_string(), "", &text));
+            }
             Ok(text) => jobs.push((path.display().to_string(), text)),
             Err(error) => findings.push(Finding::unreadable(path, &error)),
         }
@@ -233,6 +236,7 @@ fn check_all(args: &CheckArgs, json: bool) -> Result<u8> {
     let prefix = draft.config.consul.as_ref().map_or("urlprefix-", |consul| &consul.tag_prefix);
     findings.extend(check::lints::check_jobs(&jobs, prefix));
     let report = Report::new(findings);
+    let report = if args.strict { report.strict() } else { report };
     let live = match (args.live, draft.consul()) {
         (false, _) => None,
         (true, Some(consul)) => Some(block_on(consul::probe::probe(consul))?),

@@ -179,6 +179,49 @@ fn check_reads_job_files() {
     assert_eq!(find("that is nearly a route")["value"], "\"urlprefix/b\"");
 }
 
+#[test]
+fn check_judges_route_commands_wherever_they_stand() {
+    let dir = tempfile::tempdir().unwrap();
+    let good = "route add web /a http://127.0.0.1:1/\n";
+    let doubtful = "route add web /a http://127.0.0.1:1/ opts \"stirp=/a\"\n";
+    let one_of_seven = "route add web /a http://127.0.0.1:1/\nroute ad\nrout add x\nroute add web\nx\ny\nroute del\n";
+    let job = |option: &str| {
+        format!(
+            "job \"j\" {{\n  group \"g\" {{\n    shutdown_delay = \"3s\"\n    service {{\n      name = \"web\"\n      \
+             tags = [\"urlprefix-/a {option}\"]\n      check {{\n        type = \"tcp\"\n      }}\n    }}\n  }}\n}}\n"
+        )
+    };
+    let command = |option: &str| format!("route add web /a http://127.0.0.1:1/ opts \"{option}\"\n");
+    // The text of a file, its exit code, and that with --strict.
+    let mut cases = vec![
+        (good.to_owned(), 0, 0),
+        (doubtful.to_owned(), 0, 2),
+        (one_of_seven.to_owned(), 2, 2),
+        (job("strip=/a"), 0, 0),
+        (job("stirp=/a"), 0, 2),
+    ];
+    for option in ["rate=5", "ipallow=10.0.0.1", "limit=3", "auth_basic=x", "alow=ip:10.0.0.1", "deny_ip=10.0.0.1"] {
+        cases.push((command(option), 2, 2));
+        cases.push((job(option), 2, 2));
+        let static_route = format!("web /a http://127.0.0.1:1/ {option}");
+        assert_eq!(lb(&["check", "--static.route", &static_route]).code, Some(2), "{option}");
+        assert_eq!(lb(&["check", "--routes", &command(option)]).code, Some(2), "{option}");
+    }
+    for (text, code, strict) in cases {
+        let path = write(dir.path(), "file", &text);
+        let ways: &[&[&str]] = match text.starts_with("route") {
+            true => &[&["check", "--routes_file", &path], &["check", &path]],
+            false => &[&["check", &path]],
+        };
+        for way in ways {
+            let shown = lb(way);
+            assert_eq!(shown.code, Some(code), "{way:?} {text}{}", shown.out);
+            let shown = lb(&[*way, &["--strict"]].concat());
+            assert_eq!(shown.code, Some(strict), "--strict {way:?} {text}{}", shown.out);
+        }
+    }
+}
+
 /// What lb does must be allowed by the unit that it is shipped with.
 #[test]
 fn the_shipped_unit_lets_lb_do_its_work() {

@@ -78,7 +78,16 @@ pub struct CommandError {
     pub reason: String,
 }
 
+/// How the reason ends where the line's command counts all the same.
+const LINE_KEPT: &str = " (line kept)";
+
 impl CommandError {
+    /// Whether it is about a part of a line whose command counts all the same.
+    #[must_use]
+    pub fn is_remark(&self) -> bool {
+        self.reason.ends_with(LINE_KEPT)
+    }
+
     /// An error in a line of a text that is one whole.
     pub(super) fn at(line: usize, text: String, reason: String) -> Self {
         Self { part: None, line, text, reason }
@@ -124,7 +133,7 @@ pub(super) fn parse_line(line: &str) -> (Vec<Command>, Vec<String>) {
     }
     match command_line::parse(line).and_then(interpret) {
         Ok((commands, remarks)) => {
-            (commands, remarks.into_iter().map(|remark| format!("{remark} (line kept)")).collect())
+            (commands, remarks.into_iter().map(|remark| format!("{remark}{LINE_KEPT}")).collect())
         }
         Err(reason) => (Vec::new(), vec![reason]),
     }

@@ -269,7 +269,66 @@ fn network(text: &str) -> Option<IpNet> {
     Some(net)
 }
 
+/// Options that protect, here or in other balancers, and parts of their names.
+const PROTECTIONS: [&str; 12] =
+    ["allow", "deny", "auth", "rate", "burst", "limit", "inflight", "maxbody", "maxconn", "policy", "access", "quota"];
+const PROTECTING_PARTS: [&str; 27] = [
+    "allow",
+    "deny",
+    "auth",
+    "limit",
+    "inflight",
+    "maxbody",
+    "bodysize",
+    "maxconn",
+    "policy",
+    "quota",
+    "throttle",
+    "whitelist",
+    "blacklist",
+    "sourcerange",
+    "acl",
+    "firewall",
+    "waf",
+    "jwt",
+    "oidc",
+    "forbid",
+    "permit",
+    "restrict",
+    "protect",
+    "reject",
+    "passw",
+    "clientcert",
+    "trusted",
+];
+/// What is said of an unknown option that looks like one of them.
+const LOOKS_PROTECTING: &str = "looks like a protection, and protects nothing";
+
+/// Whether a remark or reason is about an unknown option that looks like a protection.
+#[must_use]
+pub fn tells_of_protection(remark: &str) -> bool {
+    remark.contains(LOOKS_PROTECTING)
+}
+
+/// Whether an unknown option is hardly meant as anything but a protection: one of another balancer, or misspelt.
+fn looks_protecting(key: &str) -> bool {
+    let plain: String = key.to_ascii_lowercase().chars().filter(char::is_ascii_alphanumeric).collect();
+    let is_near = |known: &&str| {
+        // A short word has too many neighbours that mean something else.
+        let far = if known.len() <= 4 { !plain.starts_with(&known[..1]) || plain.len() < 3 } else { plain.len() < 4 };
+        !far && strsim::osa_distance(&plain, known) <= 1
+    };
+    PROTECTING_PARTS.iter().any(|part| plain.contains(part))
+        || plain.starts_with("rate")
+        || PROTECTIONS.iter().any(is_near)
+}
+
 fn unknown_text(key: &str) -> String {
+    let text = nearest_text(key);
+    if looks_protecting(key) { format!("{text}: it {LOOKS_PROTECTING}") } else { text }
+}
+
+fn nearest_text(key: &str) -> String {
     let nearest = KNOWN
         .iter()
         .map(|&known| (strsim::jaro_winkler(&key.to_ascii_lowercase(), known), known))
@@ -427,6 +486,60 @@ mod tests {
         }
         assert_eq!(parse("strip=/a strip=/b").options.strip.as_deref(), Some("/b"));
         assert_eq!(parse("proto=https proto=ftp").options.proto, Proto::Http);
+    }
+
+    #[test]
+    fn unknown_options_that_look_like_protections_are_told_from_others() {
+        let protecting = [
+            "rate=10",
+            "ratelimit=5",
+            "rate_limit=5/s",
+            "limit=3",
+            "limit_req=zone",
+            "ipallow=10.0.0.0/8",
+            "ip_deny=x",
+            "deny_ip=10.0.0.1",
+            "alow=ip:10.0.0.1",
+            "allw=x",
+            "Allow=ip:10.0.0.1",
+            "DENY=x",
+            "dney=ip:1.2.3.4",
+            "deni=x",
+            "atuh=main",
+            "auht=main",
+            "auth_basic=main",
+            "basicauth=x",
+            "basic-auth=x",
+            "auth_request=/x",
+            "whitelist=x",
+            "ipWhiteList=x",
+            "sourcerange=x",
+            "inflight=5",
+            "in_flight=5",
+            "maxbody=1m",
+            "client_max_body_size=1m",
+            "maxconn=3",
+            "max-conn=3",
+            "policy=strict",
+            "polcy=strict",
+            "burst=5",
+            "acl=x",
+            "jwt=main",
+            "throttle=1",
+            "acess=x",
+            "rate",
+            "deny-all",
+        ];
+        for text in protecting {
+            let unknown = parse(text).unknown;
+            assert!(unknown.len() == 1 && tells_of_protection(&unknown[0]), "{text}: {unknown:?}");
+        }
+        for text in
+            ["q=1", "stirp=/x", "colour=red", "date=x", "gate=1", "name=a", "team=payments", "flag", "hots=dst", "a=1"]
+        {
+            let unknown = parse(text).unknown;
+            assert!(unknown.len() == 1 && !tells_of_protection(&unknown[0]), "{text}: {unknown:?}");
+        }
     }
 
     #[test]

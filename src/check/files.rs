@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::{Finding, Severity, certificates};
 use crate::catalog::command::parse_commands;
+use crate::catalog::option_text;
 use crate::config::{AuthKind, Config};
 
 /// Largest file that is read.
@@ -32,6 +33,7 @@ pub fn check_files(config: &Config, now: i64) -> Vec<Finding> {
     if let Some(path) = &config.routes_file {
         routes(&mut files, path);
     }
+    files.findings.extend(check_commands("configuration", "routes", &config.routes));
     if let Some(path) = config.routes_http.as_ref().and_then(|endpoint| endpoint.ca_file.as_ref()) {
         files.read("routes_http.ca_file", path);
     }
@@ -40,19 +42,38 @@ pub fn check_files(config: &Config, now: i64) -> Vec<Finding> {
 
 fn routes(files: &mut Files, path: &Path) {
     let Some(bytes) = files.read("routes_file", path) else { return };
-    let (_, errors) = parse_commands(&String::from_utf8_lossy(&bytes));
-    for error in errors {
-        files.findings.push(Finding {
-            // A line that cannot be read is skipped at run time, the others count: so here.
-            severity: Severity::Warning,
-            file: path.display().to_string(),
-            line: Some(error.line),
-            subject: String::new(),
-            value: None,
-            problem: format!("{:?}: {}", error.text, error.reason),
-            advice: String::new(),
-        });
+    match String::from_utf8(bytes) {
+        Ok(text) => files.findings.extend(check_commands(&path.display().to_string(), "", &text)),
+        Err(_) => files.error("routes_file", path, "is not UTF-8 text", "save it as UTF-8"),
     }
+}
+
+/// What is wrong with a text of route commands. A line that makes no command is an error, as a tag that makes no route is
+/// one: at run time it is passed over, and its route is missing.
+#[must_use]
+pub fn check_commands(file: &str, subject: &str, text: &str) -> Vec<Finding> {
+    let (_, errors) = parse_commands(text);
+    let findings = errors.into_iter().map(|error| Finding {
+        severity: match error.is_remark() && !option_text::tells_of_protection(&error.reason) {
+            true => Severity::Warning,
+            false => Severity::Error,
+        },
+        file: file.to_owned(),
+        line: Some(error.line),
+        subject: subject.to_owned(),
+        value: None,
+        problem: format!("{:?}: {}", error.text, error.reason),
+        advice: String::new(),
+    });
+    findings.collect()
+}
+
+/// Whether a text is one of route commands: its first line that is not a comment begins like one.
+#[must_use]
+pub fn are_commands(text: &str) -> bool {
+    let is_comment = |line: &&str| line.is_empty() || line.starts_with('#') || line.starts_with("//");
+    let first = text.lines().map(str::trim).find(|line| !is_comment(line));
+    first.is_some_and(|line| line.split_whitespace().next() == Some("route"))
 }
 
 /// Reads files and collects what is wrong with them.
@@ -158,5 +179,31 @@ mod tests {
         assert!(has("consul.token_file", "is empty"), "{found:#?}");
         assert!(has("proxy.no_route_page", "cannot be read"), "{found:#?}");
         assert_eq!(found.iter().filter(|finding| finding.line == Some(3)).count(), 1, "{found:#?}");
+    }
+
+    #[test]
+    fn lines_are_judged_as_tags_of_job_files_are() {
+        let cases = [
+            ("route add web /a http://127.0.0.1:1/", None),
+            ("route ad", Some(Severity::Error)),
+            ("nonsense", Some(Severity::Error)),
+            ("route add web /a", Some(Severity::Error)),
+            ("route add web /a ftp://127.0.0.1:1/", Some(Severity::Error)),
+            ("route add web /a http://127.0.0.1:1/ weight x", Some(Severity::Error)),
+            ("route add web /a http://127.0.0.1:1/ opts \"stirp=/x\"", Some(Severity::Warning)),
+            ("route add web /a http://127.0.0.1:1/ opts \"rate=5\"", Some(Severity::Error)),
+            ("route add web /a http://127.0.0.1:1/ opts \"ipallow=10.0.0.1\"", Some(Severity::Error)),
+        ];
+        for (line, wanted) in cases {
+            let text = format!("# comment\n{line}\n");
+            let found = check_commands("f", "", &text);
+            assert_eq!(found.first().map(|finding| finding.severity), wanted, "{line}: {found:?}");
+            assert!(found.iter().all(|finding| finding.line == Some(2)), "{found:?}");
+            let routes = Config { routes: text.clone(), routes_file: None, consul: None, ..Config::default() };
+            let of_key = check_files(&routes, 0);
+            assert_eq!(of_key.first().map(|finding| finding.severity), wanted, "{line}: {of_key:?}");
+            assert_eq!(are_commands(&text), line.starts_with("route"));
+        }
+        assert!(!are_commands("job \"x\" {}"));
     }
 }

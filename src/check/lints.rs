@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::jobs::{JobService, JobTag, services};
 use super::{Finding, Severity};
+use crate::catalog::option_text;
 use crate::catalog::tag::{RouteKey, parse_tag};
 
 /// Where a route was seen first.
@@ -85,7 +86,11 @@ impl Judge<'_> {
             }
             Some(Ok(parsed)) => {
                 for text in parsed.unknown.iter().chain(&parsed.warnings) {
-                    self.note(Severity::Warning, tag.line, value(), &format!("has a tag with a doubt: {text}"), "");
+                    let severity = match option_text::tells_of_protection(text) {
+                        true => Severity::Error,
+                        false => Severity::Warning,
+                    };
+                    self.note(severity, tag.line, value(), &format!("has a tag with a doubt: {text}"), "");
                 }
                 if !tag.open {
                     self.claim(parsed.spec.key, tag);

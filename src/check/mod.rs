@@ -119,6 +119,13 @@ impl Report {
         Self { findings }
     }
 
+    /// With every warning as an error.
+    #[must_use]
+    pub fn strict(mut self) -> Self {
+        self.findings.iter_mut().for_each(|finding| finding.severity = Severity::Error);
+        self
+    }
+
     /// What was found.
     #[must_use]
     pub fn findings(&self) -> &[Finding] {

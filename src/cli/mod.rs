@@ -43,7 +43,7 @@ pub enum Action {
     Demo(DemoArgs),
     /// Find every mistake at once: configuration, certificates, tags in Nomad job files.
     ///
-    /// Exit code 2 with any error, 0 with warnings alone.
+    /// Exit code 2 with any error, 0 with warnings alone (2 with --strict).
     Check(CheckArgs),
     /// Print the live routing table.
     Routes(RoutesArgs),
@@ -105,7 +105,10 @@ pub struct CheckArgs {
     /// Also dial Consul step by step: resolve, connect, TLS, token, first read.
     #[arg(long)]
     pub live: bool,
-    /// Nomad job files.
+    /// Warnings are errors.
+    #[arg(long)]
+    pub strict: bool,
+    /// Nomad job files, and files of route commands.
     #[arg(value_name = "JOB")]
     pub jobs: Vec<PathBuf>,
 }
