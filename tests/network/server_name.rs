@@ -258,8 +258,10 @@ fn names_without_a_tcp_route_are_served_as_https() {
         let error = mine.connect(address, "127.0.0.1").await.unwrap_err().to_string();
         assert!(error.contains("not valid for name"), "{error}");
     });
-    // What is no TLS gets an alert, as on an https listener.
-    let answer = RawClient::connect(address).send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").rest();
+    // What is not TLS gets an alert, and plain HTTP an answer in its own words, as on an https listener.
+    let answer = RawClient::connect(address).send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").response().unwrap();
+    assert_eq!(answer.status, 400);
+    let answer = RawClient::connect(address).send("SSH-2.0-client\r\n").rest();
     assert_eq!(answer.first(), Some(&0x15), "{answer:?}");
 }
 

@@ -381,3 +381,40 @@ fn other_bad_files_cost_what_depends_on_them() {
     wait_for("the CAs", || errors("consul") == Some(0.0) && errors("proxy.upstream_ca_file") == Some(0.0));
     assert_eq!(client::get(address, "nowhere", "/").text(), "nothing here");
 }
+
+#[test]
+fn plain_http_on_a_port_of_tls_is_told_so() {
+    let (ca, upstream) = (Ca::new("ca"), Upstream::start("u"));
+    let folder = tempfile::tempdir().unwrap();
+    let files = ca.pair(&["a.test"]).write(folder.path(), "site");
+    let source =
+        format!("[certificates.main]\nsource = \"file\"\ncert_file = {:?}\nkey_file = {:?}\n", files.cert, files.key);
+    for protocol in ["https", "grpcs", "https+tcp+sni"] {
+        let text = listener(protocol, "certificates = \"main\"\nproxy_protocol = true")
+            + &source
+            + "[log]\naccess = \"json\"\n"
+            + &route("web", "/", &[url("http", upstream.address)], "");
+        let lb = Lb::start(&config(&text));
+        let address = lb.address(protocol);
+        let requests = [
+            "GET / HTTP/1.1\r\nHost: a.test:8443\r\n\r\n",
+            "POST /x HTTP/1.1\r\nhost: a.test:8443\r\ncontent-length: 3\r\n\r\nabc",
+            "PROXY TCP4 10.0.0.1 10.0.0.2 1 2\r\nGET / HTTP/1.1\r\nHost: a.test:8443\r\n\r\n",
+        ];
+        for request in requests {
+            let answer = client::exchange(address, request).unwrap();
+            assert_eq!((answer.status, answer.header("connection")), (400, Some("close")), "{protocol} {request}");
+            assert!(answer.text().contains("use https://a.test:8443/"), "{protocol}: {}", answer.text());
+        }
+        let preface = client::exchange(address, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").unwrap();
+        assert_eq!(preface.status, 400, "{protocol}");
+        let faults = format!("lb_client_faults_total{{listener=\"{address}\",fault=\"tls\"}}");
+        wait_for("the count", || lb.metric(&faults) == Some(4.0));
+        lb.wait_stdout("a line of the access log", |line| line.contains("\"status\":400") && line.contains("\"tls\""));
+        // TLS is served all the same.
+        let stream = std::net::TcpStream::connect(address).unwrap();
+        drop(stream);
+        let answer = block_on(async { Trust::new(&ca).with_alpn(&["http/1.1"]).get(address, "a.test").await });
+        assert!(answer.unwrap().starts_with("HTTP/1.1 "), "{protocol}");
+    }
+}

@@ -371,7 +371,10 @@ fn clients_without_tls_are_let_go() {
         socket.set_read_timeout(Some(client::PATIENCE)).unwrap();
         socket.write_all(bytes).unwrap();
         let answer = read_to_end(&mut socket);
-        assert!(!answer.starts_with(b"HTTP"), "{answer:?}");
+        // Plain HTTP is told what is wrong, and gets nothing else.
+        let told = bytes.starts_with(b"GET");
+        assert_eq!(answer.starts_with(b"HTTP/1.1 400 "), told, "{answer:?}");
+        assert!(told || !answer.starts_with(b"HTTP"), "{answer:?}");
     }
 }
 

@@ -29,6 +29,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
 use super::body::ResponseBody;
+use super::clear;
 use super::client_io::{Activity, ClientIo, ClientStream};
 use super::direct;
 use super::direct::prefixed::Prefixed;
@@ -283,6 +284,13 @@ pub struct Begun<T> {
     h2: bool,
 }
 
+/// How a client begins where TLS is spoken.
+enum Handshake {
+    Done(Box<TlsStream<ClientIo>>),
+    /// With a request in the clear.
+    InTheClear(ClientIo),
+}
+
 /// Ends TLS, where it is to be ended, and finds out what the client speaks. None: it left, or is not understood.
 /// What was peeked at is read again.
 pub(in crate::proxy) async fn greeted(
@@ -309,18 +317,30 @@ pub(in crate::proxy) async fn greeted(
     };
     let used = listener.server_use();
     // Boxed: who comes without TLS does not need the room.
-    let handshake = tokio::time::timeout(header_timeout, Box::pin(tls::accept(certificates, &used, io)));
+    let handshake = Box::pin(async {
+        match clear::begins(&mut io).await? {
+            true => Ok(Handshake::InTheClear(io)),
+            false => Ok::<_, io::Error>(Handshake::Done(Box::new(tls::accept(certificates, &used, io).await?))),
+        }
+    });
+    let handshake = tokio::time::timeout(header_timeout, handshake);
     let handshake = tokio::select! {
         biased;
         handshake = handshake => handshake,
         () = last_call(&phase, &activity) => return None,
     };
     match handshake {
-        Ok(Ok(stream)) => {
+        Ok(Ok(Handshake::InTheClear(io))) => {
+            let answer = clear::answer(io.peeked());
+            let downstream = downstream(&listener, phase, peer, None, activity);
+            refused(&worker, &downstream, ClientFault::Tls, 400, &"plain HTTP where TLS is spoken");
+            farewell(io, &answer).await;
+        }
+        Ok(Ok(Handshake::Done(stream))) => {
             let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
             let downstream = downstream(&listener, phase, peer, Some(tls::details(stream.get_ref().1)), activity);
             let place = Place { worker, settings, downstream };
-            return Some(Greeted::Tls(Begun { place, io: Some(Box::new(stream)), h2 }));
+            return Some(Greeted::Tls(Begun { place, io: Some(stream), h2 }));
         }
         Ok(Err(error)) => listener.client_fault(peer, ClientFault::Tls, &error),
         Err(elapsed) => listener.client_fault(peer, ClientFault::Tls, &elapsed),

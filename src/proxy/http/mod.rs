@@ -2,6 +2,7 @@
 
 pub mod ask;
 pub mod body;
+mod clear;
 pub mod client_io;
 pub mod compression;
 pub mod connection;
