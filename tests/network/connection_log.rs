@@ -88,7 +88,9 @@ fn every_end_of_a_connection_has_its_line() {
 
     let mut client = connect(at[1]);
     client.write_all(b"x").unwrap();
-    let upstream = sockets.accept();
+    let mut upstream = sockets.accept();
+    // Only then it is certain that the connection is carried.
+    upstream.read_exact(&mut [0]).unwrap();
     socket2::SockRef::from(&upstream).set_linger(Some(Duration::ZERO)).unwrap();
     drop(upstream);
     let _ = client.read_to_end(&mut Vec::new());

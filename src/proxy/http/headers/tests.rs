@@ -331,3 +331,15 @@ fn strict_transport_security_texts() {
     assert_eq!(text(60, false, false).as_deref(), Some("max-age=60"));
     assert_eq!(text(60, true, true).as_deref(), Some("max-age=60; includeSubdomains; preload"));
 }
+
+#[test]
+fn every_name_that_is_written_has_lookalikes_that_are_known() {
+    for name in FIXED.iter().chain(&["transfer-encoding"]) {
+        assert!(!resembles_ours(name.as_bytes()), "{name}");
+        for punctuation in ["_", ".", "~"] {
+            let other = name.replace('-', punctuation);
+            assert_eq!(resembles_ours(other.as_bytes()), name.contains('-'), "{other}");
+        }
+    }
+    assert!(!resembles_ours(b"x_forwarded_user") && !resembles_ours(b"accept_encoding"));
+}
