@@ -411,7 +411,13 @@ pub const SECTIONS: &[Section] = &[
         shape: Shape::Once,
         doc: "Resolving of names in static routes, and of registrations that carry a name instead of an address.",
         keys: &[
-            key("servers", Kind::Sockets, "", "Servers to ask. Empty: the system's (/etc/resolv.conf)."),
+            key(
+                "servers",
+                Kind::Sockets,
+                "",
+                "Servers to ask. Empty: the system's, with its search list (/etc/resolv.conf). /etc/hosts comes before either. \
+                 Both files are read again when they change.",
+            ),
             key("min_ttl", Kind::Time(100, DAY), "1s", "An answer is kept at least this long."),
             key("max_ttl", Kind::Time(SECOND, DAY), "5m", "An answer is kept at most this long."),
             key("timeout", Kind::Time(10, MINUTE), "2s", "Limit for one query."),
