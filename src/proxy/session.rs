@@ -140,7 +140,8 @@ async fn connect_somewhere<'r>(
     let settings = worker.settings();
     let peer = carried.ends.source;
     let mut tried: SmallVec<[u64; 4]> = SmallVec::new();
-    for attempt in 0..settings.proxy.retry_attempts.max(1) {
+    let mut failed = 0;
+    while failed < settings.proxy.retry_attempts.max(1) {
         let context = PickContext {
             now_ms: worker.clock.now_ms(),
             tried: &tried,
@@ -153,7 +154,7 @@ async fn connect_somewhere<'r>(
             tracing::debug!(%peer, service = %target.service.name(), "access denied");
             return None;
         }
-        if attempt > 0 {
+        if failed > 0 {
             target.service.record_retry(RetryReason::Connect);
         }
         let in_flight = InFlight::new(Arc::clone(&target.state));
@@ -168,8 +169,12 @@ async fn connect_somewhere<'r>(
             }
             Err(error) => {
                 tracing::debug!(%error, instance = %target.state.id, "connect failed");
-                worker.note_failure(route, target);
-                tried.push(target.state.key);
+                // Else it went away meanwhile: others come first, and where there are none it is asked again.
+                if error.blames_instance() {
+                    worker.note_failure(route, target);
+                    tried.push(target.state.key);
+                    failed += 1;
+                }
             }
         }
     }
@@ -222,6 +227,9 @@ where
         }
     };
     let pumped = pump(&mut client, &mut upstream, context, stop).await;
+    if pumped.upstream_first {
+        to.state.note_tunnel_end(worker.clock.now_ms());
+    }
     tracing::trace!(end = ?pumped.end, bytes_in = pumped.bytes_in, bytes_out = pumped.bytes_out, "tunnel ended");
     pumped.bytes_out
 }

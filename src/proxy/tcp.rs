@@ -81,6 +81,8 @@ pub struct Pumped {
     pub bytes_out: u64,
     /// Why it ended.
     pub end: End,
+    /// The upstream ended first, or its connection failed; the client had not said that it was done.
+    pub upstream_first: bool,
 }
 
 /// What a pump needs beside its streams.
@@ -112,6 +114,7 @@ where
     let mut outward = Direction::new(context.buffers, context.pipes);
     let mut stop = pin!(stop);
     let mut idle = pin!(IdleTimer::new(context.idle));
+    let mut upstream_first = None;
     let end = poll_fn(|cx| {
         let before = (inward.moved, outward.moved);
         let there = inward.poll(client, upstream, cx);
@@ -123,6 +126,9 @@ where
             series.tx.add(moved.0);
             series.rx.add(moved.1);
         }
+        if upstream_first.is_none() && (inward.has_ended() || outward.has_ended()) {
+            upstream_first = Some(!inward.has_ended() || matches!(there, Poll::Ready(Err(Failure::Write(_)))));
+        }
         if let Some(end) = ended(&there, &back) {
             return Poll::Ready(end);
         }
@@ -132,7 +138,8 @@ where
         idle.as_mut().poll(inward.moved + outward.moved, cx).map(|()| End::Idle)
     })
     .await;
-    Pumped { bytes_in: inward.moved, bytes_out: outward.moved, end }
+    let upstream_first = upstream_first.unwrap_or(false);
+    Pumped { bytes_in: inward.moved, bytes_out: outward.moved, end, upstream_first }
 }
 
 fn ended(there: &Poll<Result<(), Failure>>, back: &Poll<Result<(), Failure>>) -> Option<End> {
@@ -223,6 +230,11 @@ impl<'a> Direction<'a> {
     fn end(&mut self, result: Result<(), Failure>) {
         self.phase = Phase::Done(result);
         self.release();
+    }
+
+    /// Its reader has ended, or one side failed.
+    fn has_ended(&self) -> bool {
+        !matches!(self.phase, Phase::Copying)
     }
 
     fn release(&mut self) {
@@ -461,7 +473,7 @@ mod tests {
             };
             let (pumped, answer) = setup(64).with(NO_LIMIT, pending(), ends).await;
             assert_eq!(answer, "answer to question");
-            assert_eq!(pumped, Pumped { bytes_in: 8, bytes_out: 18, end: End::Closed });
+            assert_eq!(pumped, Pumped { bytes_in: 8, bytes_out: 18, end: End::Closed, upstream_first: false });
         });
     }
 
@@ -481,7 +493,7 @@ mod tests {
             };
             let (pumped, heard) = setup(64).with(NO_LIMIT, pending(), ends).await;
             assert_eq!(heard, ("hello".to_owned(), "still here".to_owned()));
-            assert_eq!(pumped.end, End::Closed);
+            assert_eq!((pumped.end, pumped.upstream_first), (End::Closed, true));
         });
     }
 
@@ -514,7 +526,7 @@ mod tests {
             };
             let (pumped, (there, back)) = setup(1000).with(NO_LIMIT, pending(), ends).await;
             assert!(there == wanted && back == wanted);
-            assert_eq!(pumped, Pumped { bytes_in: 300_000, bytes_out: 300_000, end: End::Closed });
+            assert_eq!((pumped.bytes_in, pumped.bytes_out, pumped.end), (300_000, 300_000, End::Closed));
         });
     }
 
@@ -555,7 +567,7 @@ mod tests {
                 client.read_to_end(&mut Vec::new()).await.unwrap();
             };
             let (pumped, ()) = setup.with(Duration::from_secs(10), pending(), ends).await;
-            assert_eq!(pumped, Pumped { bytes_in: 5, bytes_out: 0, end: End::Idle });
+            assert_eq!(pumped, Pumped { bytes_in: 5, bytes_out: 0, end: End::Idle, upstream_first: false });
             let took = began.elapsed().as_millis();
             assert!((50_000..=52_600).contains(&took), "{took} ms");
         });
@@ -573,7 +585,7 @@ mod tests {
             };
             let stop = async { drop(told.await) };
             let (pumped, ()) = setup(64).with(NO_LIMIT, stop, ends).await;
-            assert_eq!(pumped, Pumped { bytes_in: 1, bytes_out: 0, end: End::Stopped });
+            assert_eq!(pumped, Pumped { bytes_in: 1, bytes_out: 0, end: End::Stopped, upstream_first: false });
         });
     }
 
@@ -591,6 +603,7 @@ mod tests {
             let (pumped, last) = setup(64).with(NO_LIMIT, pending(), ends).await;
             assert_eq!(last, "bye");
             assert_eq!(pumped.end, End::UpstreamFailed(io::ErrorKind::BrokenPipe));
+            assert!(pumped.upstream_first);
         });
     }
 }

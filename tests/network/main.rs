@@ -16,6 +16,7 @@ mod registration;
 mod reload;
 mod resting;
 mod server_name;
+mod slow;
 mod tcp;
 mod tls;
 mod wire;
