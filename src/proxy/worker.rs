@@ -186,6 +186,13 @@ impl Worker {
         }
     }
 
+    /// Notes that `target` did not answer within the limit, which may eject it.
+    pub fn note_no_answer(&self, route: &Route, target: &Target) {
+        if target.state.record_no_answer(self.clock.now_ms(), &self.settings().health, &route.targets) {
+            ejected_for(target, "it does not answer in time while others do");
+        }
+    }
+
     async fn tick(self: Rc<Self>) {
         let mut every = tokio::time::interval(Duration::from_secs(1));
         every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

@@ -6,6 +6,8 @@
 //! - eject the instance, as failed connections do, when `eject_after` come in a row *and others of the route do better*:
 //!   others were heard since the run began, answered well the last time, and failed at most half as often. What fails everywhere (an overload, a path
 //!   that answers 503 by design, a database that is away) ejects nothing.
+//!
+//! An answer that does not come within its limit counts like these: a request that takes too long takes it anywhere.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -65,6 +67,11 @@ impl TargetState {
         if latency_us as f64 > self.latency_at(now_ms) {
             self.note_latency(now_ms, latency_us);
         }
+        self.record_no_answer(now_ms, config, targets)
+    }
+
+    /// The same for an answer that did not come in time.
+    pub fn record_no_answer(&self, now_ms: u64, config: &HealthConfig, targets: &[Target]) -> bool {
         if self.is_ejected(now_ms) {
             return false;
         }

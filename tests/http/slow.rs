@@ -188,3 +188,17 @@ fn asking_elsewhere_for_slowness_alone_is_opt_in() {
     outcome.assert_none_failed();
     assert!(outcome.percentile(1.0) >= SLOW && retries(&lb) == before, "no PUT runs twice");
 }
+
+#[test]
+fn answers_that_are_late_everywhere_eject_none() {
+    for (slow, ejected) in [(3, 0.0), (1, 1.0)] {
+        let three = upstreams::<3>(Duration::ZERO);
+        three[..slow].iter().for_each(|upstream| upstream.set_delay(SLOW));
+        let lb = in_front_of(&three, "[proxy]\nstrategy = \"rr\"\nresponse_timeout = \"200ms\"\n");
+        let load = Load { connections: 9, method: Method::POST, ..Load::new(lb.address("http"), "h", "/", 30) };
+        let outcome = runtime().block_on(load.run(Duration::from_secs(2)));
+        assert!(outcome.statuses.contains_key(&504), "{:?} {:?}", outcome.statuses, outcome.errors);
+        let ejections = lb.metric("lb_upstream_ejections_total{service=\"s0\"}").unwrap_or(0.0);
+        assert_eq!(ejections, ejected, "{slow} of three: {:?}", outcome.statuses);
+    }
+}

@@ -232,13 +232,13 @@ impl<'a> Asking<'a> {
                     if deadlines.end.is_some_and(|end| end <= now) {
                         // While it still sends, the client has taken that time.
                         for attempt in state.running.iter().filter(|_| upload.done.get()) {
-                            self.blame(attempt.target, true);
+                            self.worker.note_no_answer(self.route, attempt.target);
                         }
                         return Err(ProxyError::RequestTimeout);
                     }
                     if deadlines.response_passed(now, upload, self.worker.clock.now_ms()) {
                         for attempt in &state.running {
-                            self.blame(attempt.target, true);
+                            self.worker.note_no_answer(self.route, attempt.target);
                         }
                         return Err(ProxyError::ResponseTimeout);
                     }
@@ -450,6 +450,9 @@ async fn first_done<'a, A: Attempts<'a>>(running: &mut [Running<'a, A>]) -> (usi
     .await
 }
 
+/// A late request looks at its instance no more often than this.
+const LOOK_EVERY_MIN: Duration = Duration::from_millis(10);
+
 /// Longer than a process lives.
 const NEVER: Duration = Duration::from_secs(30 * 365 * 86_400);
 
@@ -489,7 +492,7 @@ impl Deadlines {
             try_every,
             next_try: try_every.map(|limit| now + limit),
             next_look: (doublable && !silent_max.is_zero()).then(|| now + silent_max / 2),
-            look_every: silent_max / 8,
+            look_every: (silent_max / 8).max(LOOK_EVERY_MIN),
             response: now + response_timeout,
             end: None,
             response_timeout_ms: ms(response_timeout),
