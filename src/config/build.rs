@@ -6,7 +6,7 @@ use super::overlay::ConsulEnvironment;
 use super::raw::{Group, Settings};
 use super::reader::Reader;
 use super::*;
-use crate::table::Matcher;
+use crate::table::{ErrorStatus, Matcher};
 
 /// What cannot be read from settings.
 #[derive(Clone, Copy, Debug, Default)]
@@ -195,6 +195,12 @@ fn health(reader: &mut Reader<'_>) -> HealthConfig {
         eject_max_ms: reader.millis("eject_max"),
         eject_max_percent: reader.count("eject_max_percent"),
         slow_start_ms: reader.millis("slow_start"),
+        error_status: match reader.text("error_status").as_deref() {
+            Some("off") => ErrorStatus::Off,
+            Some("5xx") => ErrorStatus::All,
+            _ => ErrorStatus::Gateway,
+        },
+        frozen_after_ms: reader.millis("frozen_after"),
     };
     if config.eject_max_ms < config.eject_base_ms {
         reader.wrong("eject_max", "is shorter than eject_base", "make it at least as long");

@@ -407,6 +407,22 @@ pub const SECTIONS: &[Section] = &[
                 "Largest share of a service's instances ejected at the same time, in percent.",
             ),
             key(
+                "error_status",
+                Kind::Word(&["off", "gateway", "5xx"]),
+                "gateway",
+                "Answers that count as failures of their instance while other instances do better: off, gateway (502, \
+                 503, 504; of gRPC, UNAVAILABLE in place of an answer) or 5xx (all of them). What all instances answer \
+                 ejects none.",
+            ),
+            key(
+                "frozen_after",
+                Kind::Time(0, HOUR),
+                "2s",
+                "An instance that owes an answer for so long, and answers none of the further requests it is given while \
+                 other instances do, is frozen: it is ejected, and GETs and HEADs that wait for it are asked elsewhere too, \
+                 as far as the retry budget's share of recent requests goes. A slow request is asked once. 0s: never.",
+            ),
+            key(
                 "slow_start",
                 Kind::Time(0, HOUR),
                 "0s",
@@ -419,7 +435,13 @@ pub const SECTIONS: &[Section] = &[
         shape: Shape::Once,
         doc: "Resolving of names in static routes, and of registrations that carry a name instead of an address.",
         keys: &[
-            key("servers", Kind::Sockets, "", "Servers to ask. Empty: the system's (/etc/resolv.conf)."),
+            key(
+                "servers",
+                Kind::Sockets,
+                "",
+                "Servers to ask. Empty: the system's, with its search list (/etc/resolv.conf). /etc/hosts comes before either. \
+                 Both files are read again when they change.",
+            ),
             key("min_ttl", Kind::Time(100, DAY), "1s", "An answer is kept at least this long."),
             key("max_ttl", Kind::Time(SECOND, DAY), "5m", "An answer is kept at most this long."),
             key("timeout", Kind::Time(10, MINUTE), "2s", "Limit for one query."),
@@ -1116,8 +1138,10 @@ const PROXY: &[Key] = &[
     key(
         "try_timeout",
         Kind::Time(0, DAY),
-        "2s",
-        "When an idempotent request has no first byte after this, another instance is asked too. 0s: never.",
+        "0s",
+        "When a GET or HEAD has no first byte after this, another instance is asked too, within the retry budget, and the \
+         first answer counts. It doubles requests that are slow by nature. 0s: never; frozen instances are found by \
+         health.frozen_after.",
     ),
     key(
         "upstream_idle_timeout",

@@ -370,8 +370,7 @@ pub struct ProxyConfig {
     pub response_timeout: Duration,
     /// Limit from the request's head to the end of the answer (`request_timeout`); zero: none.
     pub request_timeout: Duration,
-    /// When an idempotent request has no first byte after this, another instance is asked too (`try_timeout`);
-    /// zero: never.
+    /// When a GET or HEAD has no first byte after this, another instance is asked too (`try_timeout`); zero: never.
     pub try_timeout: Duration,
     /// How long an idle upstream connection is kept (`upstream_idle_timeout`): below the common 5 s of applications.
     pub upstream_idle_timeout: Duration,

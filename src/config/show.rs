@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::keys::TLS_CIPHERS;
 use super::*;
-use crate::table::Matcher;
+use crate::table::{ErrorStatus, Matcher};
 
 const MASK: &str = "***";
 
@@ -41,6 +41,12 @@ impl Config {
                 "eject_max": time(Duration::from_millis(self.health.eject_max_ms)),
                 "eject_max_percent": self.health.eject_max_percent,
                 "slow_start": time(Duration::from_millis(self.health.slow_start_ms)),
+                "error_status": match self.health.error_status {
+                    ErrorStatus::Off => "off",
+                    ErrorStatus::Gateway => "gateway",
+                    ErrorStatus::All => "5xx",
+                },
+                "frozen_after": time(Duration::from_millis(self.health.frozen_after_ms)),
             },
             "dns": {
                 "servers": self.dns.servers,

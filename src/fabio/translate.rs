@@ -248,10 +248,13 @@ max_header_bytes = 1048576 # Fabio takes request heads up to 1 MiB
 max_headers = 1024 # Fabio does not count header fields
 connect_timeout = "30s" # proxy.dialtimeout
 response_timeout = "24h" # proxy.responseheadertimeout: no limit
-try_timeout = "0s" # Fabio asks one target, however slow it is
 upstream_idle_timeout = "15s" # proxy.idleconntimeout
 upstream_max_idle = 10000 # proxy.maxconn
 tcp_idle_timeout = "0s" # Fabio lets quiet connections be
+
+[health]
+error_status = "off" # Fabio sends a target its share whatever it answers
+frozen_after = "0s" # Fabio asks one target, however slow it is
 
 [admin]
 address = "0.0.0.0:9998" # ui.addr

@@ -52,6 +52,11 @@ impl RetryBudget {
             slot.floor += 1;
             return true;
         }
+        self.try_of_share(now_ms)
+    }
+
+    /// The same without the floor: what nothing but recent requests may pay for.
+    pub fn try_of_share(&mut self, now_ms: u64) -> bool {
         let oldest = (now_ms / 1000).saturating_sub(WINDOW_S - 1);
         let recent = self.slots.iter().filter(|slot| slot.second >= oldest);
         let (requests, share) =
@@ -99,6 +104,15 @@ mod tests {
         assert_eq!(granted(&mut budget, 10_000, 50), 0, "forgotten");
         (0..10).for_each(|_| budget.record_request(10_500));
         assert_eq!(granted(&mut budget, 19_999, 50), 2);
+    }
+
+    #[test]
+    fn without_the_floor_only_requests_pay() {
+        let mut budget = RetryBudget::new(20, 1000);
+        assert!(!budget.try_of_share(500));
+        (0..60).for_each(|_| budget.record_request(500));
+        assert_eq!((0..50).filter(|_| budget.try_of_share(900)).count(), 12);
+        assert!(budget.try_retry(900), "the floor is as it was");
     }
 
     #[test]

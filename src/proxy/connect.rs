@@ -43,6 +43,9 @@ pub enum ConnectError {
     /// The TLS handshake failed.
     #[error("TLS: {0}")]
     Tls(io::Error),
+    /// Meanwhile the instance left the table, or its connections were lost together: another process may listen there.
+    #[error("the instance went away while it was connected to")]
+    Gone,
     /// The name to verify is not a DNS name or address.
     #[error("TLS server name `{0}` is neither a DNS name nor an address")]
     ServerName(String),
@@ -67,8 +70,14 @@ impl ConnectError {
         match self {
             Self::Tls(error) => error.kind() == io::ErrorKind::InvalidData,
             Self::ServerName(_) => true,
-            Self::Io(_) | Self::Exhausted(_) | Self::Timeout(_) => false,
+            Self::Io(_) | Self::Exhausted(_) | Self::Timeout(_) | Self::Gone => false,
         }
+    }
+
+    /// Whether it speaks against the instance.
+    #[must_use]
+    pub fn blames_instance(&self) -> bool {
+        !matches!(self, Self::Gone | Self::Exhausted(_))
     }
 
     /// For the connects metric.
@@ -77,6 +86,8 @@ impl ConnectError {
         match self {
             Self::Io(_) => ConnectResult::Refused,
             Self::Exhausted(_) => ConnectResult::Exhausted,
+            // It was connected to.
+            Self::Gone => ConnectResult::Ok,
             Self::Timeout(_) => ConnectResult::Timeout,
             Self::Tls(_) | Self::ServerName(_) => ConnectResult::Tls,
         }
@@ -106,7 +117,9 @@ async fn connect_with(
     dial: impl Future<Output = Result<UpstreamStream, ConnectError>>,
 ) -> Result<UpstreamStream, ConnectError> {
     let limit = settings.proxy.connect_timeout;
+    let before = target.state.presence();
     let result = match tokio::time::timeout(limit, dial).await {
+        Ok(Ok(_)) if target.state.presence() != before => Err(ConnectError::Gone),
         Ok(result) => result,
         Err(_elapsed) => Err(ConnectError::Timeout(limit)),
     };

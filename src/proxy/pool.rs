@@ -32,6 +32,11 @@ const H2_STREAMS_PER_CONNECTION: u32 = 100;
 /// Most HTTP/2 connections to one instance, per worker.
 const H2_CONNECTIONS_MAX: usize = 8;
 
+/// A connection that was used so shortly (ms) before it was found closed was not closed because it was idle.
+const FRESH_MS: u64 = 1_000;
+/// An instance has kept connections open for further requests if one was used again within this time (ms).
+const KEEPS_MS: u64 = 10_000;
+
 /// Bytes of one stream that are held ready for a connection that does not take them yet, on either side.
 pub(crate) const H2_SEND_BUFFER_BYTES: usize = 64 << 10;
 
@@ -77,6 +82,8 @@ struct Slot {
     /// HTTP/1.1 connections that hyper does not drive.
     direct: Vec<IdleDirect>,
     shared: Vec<SharedH2>,
+    /// When a connection was used again.
+    reused_ms: u64,
     /// One dial at a time for HTTP/2: a burst of streams must not open a connection each.
     dialing: Rc<tokio::sync::Mutex<()>>,
 }
@@ -148,16 +155,22 @@ impl UpstreamPool {
             return slot.stream(now_ms, H2_STREAMS_PER_CONNECTION as usize);
         }
         // Last in, first out: the warmest connection, and the others get to age out.
+        let mut closed_since = None;
         while let Some(idle) = slot.idle.pop() {
             if now_ms.saturating_sub(idle.since_ms) >= idle_max_ms {
                 // All below are older.
                 slot.idle.clear();
-                return None;
+                break;
             }
             if idle.sender.is_ready() {
+                slot.reused_ms = now_ms;
                 return Some(Connection::H1(idle.sender));
             }
+            if idle.sender.is_closed() {
+                closed_since.get_or_insert(idle.since_ms);
+            }
         }
+        slot.all_closed(closed_since, now_ms);
         None
     }
 
@@ -257,17 +270,52 @@ impl UpstreamPool {
     ) -> Option<UpstreamStream> {
         let mut instances = self.instances.borrow_mut();
         let slot = instances.get_mut(key)?;
+        let mut closed_since = None;
         while let Some(mut idle) = slot.direct.pop() {
             if now_ms.saturating_sub(idle.since_ms) >= idle_max_ms {
                 // All below are older.
                 slot.direct.clear();
-                return None;
+                break;
             }
             if idle.stream.is_quiet(surely) {
+                slot.reused_ms = now_ms;
                 return Some(idle.stream);
             }
+            closed_since.get_or_insert(idle.since_ms);
         }
+        slot.all_closed(closed_since, now_ms);
         None
+    }
+
+    /// Drops the warmest connections as long as they are closed; when all are, that is noted as a loss.
+    pub fn drop_closed(&self, key: &PoolKey, now_ms: u64) {
+        let mut instances = self.instances.borrow_mut();
+        let Some(slot) = instances.get_mut(key) else { return };
+        if key.h2 {
+            slot.drop_closed_h2(now_ms);
+            return;
+        }
+        let mut closed_since = None;
+        while let Some(closed) = slot.direct.pop_if(|idle| !idle.stream.is_quiet(false)) {
+            closed_since.get_or_insert(closed.since_ms);
+        }
+        while let Some(closed) = slot.idle.pop_if(|idle| idle.sender.is_closed()) {
+            closed_since.get_or_insert(closed.since_ms);
+        }
+        slot.all_closed(closed_since, now_ms);
+    }
+
+    /// A connection to `target` ended under a request. If all others are closed too, that is noted as a loss.
+    pub fn look_for_loss(&self, key: &PoolKey, target: &TargetState, now_ms: u64) {
+        let mut instances = self.instances.borrow_mut();
+        let Some(slot) = instances.get_mut(key) else { return };
+        // What has arrived counts, whether or not the event loop knows: it is rare, and worth some system calls.
+        while slot.direct.pop_if(|idle| !idle.stream.is_quiet(true)).is_some() {}
+        while slot.idle.pop_if(|idle| idle.sender.is_closed()).is_some() {}
+        slot.shared.retain(|shared| !shared.connection.is_closed());
+        if slot.is_empty() && slot.keeps(now_ms) {
+            target.note_loss(now_ms);
+        }
     }
 
     /// Keeps such a connection, whose last answer was read to its end.
@@ -294,21 +342,27 @@ impl UpstreamPool {
     pub fn sweep(&self, now_ms: u64, idle_max_ms: u64) {
         self.instances.borrow_mut().retain(|_, slot| {
             let retired = slot.target.retired.load(Relaxed);
+            let mut closed_since = None;
+            let mut closed = |since_ms: u64, closed: bool| {
+                closed_since = closed_since.max(closed.then_some(since_ms));
+                closed
+            };
             slot.idle.retain(|idle| {
-                !retired && !idle.sender.is_closed() && now_ms.saturating_sub(idle.since_ms) < idle_max_ms
+                let old = retired || now_ms.saturating_sub(idle.since_ms) >= idle_max_ms;
+                !old && !closed(idle.since_ms, idle.sender.is_closed())
             });
             slot.direct.retain_mut(|idle| {
-                !retired && now_ms.saturating_sub(idle.since_ms) < idle_max_ms && idle.stream.is_quiet(false)
+                let old = retired || now_ms.saturating_sub(idle.since_ms) >= idle_max_ms;
+                !old && !closed(idle.since_ms, !idle.stream.is_quiet(false))
             });
+            slot.all_closed(closed_since, now_ms);
+            slot.drop_closed_h2(now_ms);
             slot.shared.retain(|shared| {
                 let idle = shared.streams.get() == 0
                     && (retired || now_ms.saturating_sub(shared.last_used_ms.get()) >= idle_max_ms);
                 !shared.connection.is_closed() && !idle
             });
-            !slot.idle.is_empty()
-                || !slot.direct.is_empty()
-                || !slot.shared.is_empty()
-                || Rc::strong_count(&slot.dialing) > 1
+            !slot.is_empty() || Rc::strong_count(&slot.dialing) > 1 || (!retired && slot.keeps(now_ms))
         });
     }
 
@@ -324,13 +378,40 @@ impl Slot {
             idle: Vec::new(),
             direct: Vec::new(),
             shared: Vec::new(),
+            reused_ms: 0,
             dialing: Rc::default(),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.idle.is_empty() && self.direct.is_empty() && self.shared.is_empty()
+    }
+
+    /// Whether the instance has kept connections open.
+    fn keeps(&self, now_ms: u64) -> bool {
+        self.reused_ms > 0 && now_ms.saturating_sub(self.reused_ms) < KEEPS_MS
+    }
+
+    /// Connections were found closed, the warmest of which was last used at `warmest_ms`, if any was.
+    fn all_closed(&self, warmest_ms: Option<u64>, now_ms: u64) {
+        let fresh = warmest_ms.is_some_and(|since_ms| now_ms.saturating_sub(since_ms) < FRESH_MS);
+        if fresh && self.is_empty() && self.keeps(now_ms) {
+            self.target.note_loss(now_ms);
+        }
+    }
+
+    fn drop_closed_h2(&mut self, now_ms: u64) {
+        let closed = self.shared.iter().filter(|shared| shared.connection.is_closed());
+        let warmest_ms = closed.map(|shared| shared.last_used_ms.get()).max();
+        if warmest_ms.is_some() {
+            self.shared.retain(|shared| !shared.connection.is_closed());
+            self.all_closed(warmest_ms, now_ms);
         }
     }
 
     /// A stream on the least used HTTP/2 connection with fewer than `most` streams.
     fn stream(&mut self, now_ms: u64, most: usize) -> Option<Connection> {
-        self.shared.retain(|shared| !shared.connection.is_closed());
+        self.drop_closed_h2(now_ms);
         let shared = self.shared.iter().min_by_key(|shared| shared.streams.get())?;
         // Beyond what the upstream takes only if there may be no other connection.
         let most = if most == usize::MAX { most } else { most.min(shared.connection.streams_max()) };
@@ -338,6 +419,7 @@ impl Slot {
             return None;
         }
         shared.last_used_ms.set(now_ms);
+        self.reused_ms = now_ms;
         Some(Connection::H2(shared.connection.clone(), StreamGuard::enter(&shared.streams)))
     }
 }

@@ -19,7 +19,7 @@ use super::listener::Listener;
 use super::passage::{Ended, Passage};
 use super::proxy_protocol::{self, Addresses, HEADER_BYTES_MAX, Received};
 use super::splice::Stream;
-use super::tcp::{PumpContext, Pumped, pump};
+use super::tcp::{PumpContext, Pumped, Side, pump};
 use super::tls;
 use super::worker::Worker;
 use crate::catalog::options::ProxyHeader;
@@ -170,7 +170,8 @@ async fn connect_somewhere<'r>(
     let peer = carried.ends.source;
     let mut tried: SmallVec<[u64; 4]> = SmallVec::new();
     passage.ends(Ended::NoInstance);
-    for attempt in 0..settings.proxy.retry_attempts.max(1) {
+    let mut failed = 0;
+    while failed < settings.proxy.retry_attempts.max(1) {
         let context = PickContext {
             now_ms: worker.clock.now_ms(),
             tried: &tried,
@@ -185,7 +186,7 @@ async fn connect_somewhere<'r>(
             passage.ends(Ended::AccessDenied);
             return None;
         }
-        if attempt > 0 {
+        if failed > 0 {
             target.service.record_retry(RetryReason::Connect);
         }
         passage.tries(target);
@@ -202,13 +203,18 @@ async fn connect_somewhere<'r>(
             }
             Err(error) => {
                 tracing::debug!(%error, instance = %target.state.id, "connect failed");
+                passage.ends(Ended::ConnectFailed);
+                // One that went away meanwhile is not counted: others come first, and where there are none it is asked
+                // again.
                 if error.is_exhaustion() {
                     worker.note_exhaustion(&error);
-                } else {
+                } else if error.blames_instance() {
                     worker.note_failure(route, target);
                 }
-                passage.ends(Ended::ConnectFailed);
-                tried.push(target.state.key);
+                if error.is_exhaustion() || error.blames_instance() {
+                    tried.push(target.state.key);
+                    failed += 1;
+                }
             }
         }
     }
@@ -261,6 +267,9 @@ where
         }
     };
     let pumped = pump(&mut client, &mut upstream, context, stop).await;
+    if pumped.first == Some(Side::Upstream) {
+        to.state.note_tunnel_end(worker.clock.now_ms());
+    }
     tracing::trace!(end = ?pumped.end, bytes_in = pumped.bytes_in, bytes_out = pumped.bytes_out, "tunnel ended");
     pumped
 }

@@ -128,7 +128,9 @@ where
         let before = (inward.moved, outward.moved);
         let there = inward.poll(client, upstream, cx);
         if first.is_none() && inward.has_ended() {
-            first = Some(Side::Client);
+            // An upstream that takes no more has ended, too.
+            let refused = matches!(there, Poll::Ready(Err(Failure::Write(_))));
+            first = Some(if refused { Side::Upstream } else { Side::Client });
         }
         let back = outward.poll(upstream, client, cx);
         if first.is_none() && outward.has_ended() {
@@ -238,14 +240,14 @@ impl<'a> Direction<'a> {
         }
     }
 
-    /// Its reader has said all it had to say.
-    fn has_ended(&self) -> bool {
-        matches!(self.phase, Phase::Closing | Phase::Done(Ok(())))
-    }
-
     fn end(&mut self, result: Result<(), Failure>) {
         self.phase = Phase::Done(result);
         self.release();
+    }
+
+    /// Its reader has ended, or one side failed.
+    fn has_ended(&self) -> bool {
+        !matches!(self.phase, Phase::Copying)
     }
 
     fn release(&mut self) {
@@ -614,6 +616,7 @@ mod tests {
             let (pumped, last) = setup(64).with(NO_LIMIT, pending(), ends).await;
             assert_eq!(last, "bye");
             assert_eq!(pumped.end, End::UpstreamFailed(io::ErrorKind::BrokenPipe));
+            assert_eq!(pumped.first, Some(Side::Upstream));
         });
     }
 }

@@ -36,7 +36,7 @@ use crate::metrics::Metrics;
 use crate::system::vital;
 use crate::table::balancer::PickState;
 use crate::table::clock::Clock;
-use crate::table::{Route, SharedTable, TableReader, Target};
+use crate::table::{Probe, Route, SharedTable, TableReader, Target};
 
 /// Pause between two lines about a lack.
 const EXHAUSTION_EVERY: Duration = Duration::from_secs(10);
@@ -54,6 +54,8 @@ pub struct WorkerContext {
     pub access: AccessLoggers,
     /// The process clock.
     pub clock: Clock,
+    /// The instance of which the workers find out whether it answers.
+    pub probe: Probe,
     /// When to stop.
     pub phase: PhaseReceiver,
 }
@@ -82,6 +84,8 @@ pub struct Worker {
     pub compressing: compression::Memory,
     /// The process clock.
     pub clock: Clock,
+    /// The instance of which it is to be found out whether it answers.
+    pub probe: Probe,
     /// The access log.
     pub access: AccessLogger,
     /// The counters.
@@ -124,6 +128,7 @@ impl Worker {
             tunnels: Rc::default(),
             compressing: compression::Memory::default(),
             clock: context.clock,
+            probe: context.probe.clone(),
             access: context.access.logger(),
             metrics: context.metrics.clone(),
             phase: Rc::default(),
@@ -169,14 +174,32 @@ impl Worker {
     /// Notes a failure of `target`, which may eject it.
     pub fn note_failure(&self, route: &Route, target: &Target) {
         let now_ms = self.clock.now_ms();
-        let total = route.targets.len();
-        let ejected = route.targets.iter().filter(|other| other.state.is_ejected(now_ms)).count();
+        let (ejected, total) = (route.ejected_count(now_ms), route.targets.len());
         if target.state.record_failure(now_ms, &self.settings().health, ejected, total) {
-            target.service.ejections.fetch_add(1, Relaxed);
-            tracing::info!(
-                service = %target.service.name(), instance = %target.state.id, address = %target.state.addr,
-                "instance ejected after failures in a row"
-            );
+            ejected_for(target, "failures in a row");
+        }
+    }
+
+    /// Notes that `target` is frozen, which ejects it.
+    pub fn note_frozen(&self, route: &Route, target: &Target) {
+        let now_ms = self.clock.now_ms();
+        let (ejected, total) = (route.ejected_count(now_ms), route.targets.len());
+        if target.state.record_frozen(now_ms, &self.settings().health, ejected, total) {
+            ejected_for(target, "it answers nothing while others do");
+        }
+    }
+
+    /// Notes an answer of `target` that counts as its failure, which may eject it.
+    pub fn note_bad_answer(&self, route: &Route, target: &Target, latency_us: u64, now_ms: u64) {
+        if target.state.record_bad_answer(now_ms, latency_us, &self.settings().health, &route.targets) {
+            ejected_for(target, "it answers with errors while others do not");
+        }
+    }
+
+    /// Notes that `target` did not answer within the limit, which may eject it.
+    pub fn note_no_answer(&self, route: &Route, target: &Target) {
+        if target.state.record_no_answer(self.clock.now_ms(), &self.settings().health, &route.targets) {
+            ejected_for(target, "it does not answer in time while others do");
         }
     }
 
@@ -255,6 +278,14 @@ impl Worker {
         resting.abort();
         follower.abort();
     }
+}
+
+fn ejected_for(target: &Target, reason: &str) {
+    target.service.ejections.fetch_add(1, Relaxed);
+    tracing::info!(
+        service = %target.service.name(), instance = %target.state.id, address = %target.state.addr, reason,
+        "instance ejected"
+    );
 }
 
 /// What a worker does with its listeners.

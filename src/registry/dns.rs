@@ -3,6 +3,8 @@
 //! [`Resolve`] is the seam: the stage in `resolve` decides when to ask and what to believe, this file only asks.
 //! Answers are in canonical order, so that two of them can be compared.
 
+pub mod system;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -10,14 +12,16 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream;
-use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig};
+use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig};
 use hickory_resolver::lookup::Lookup;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::{Name, RData, RecordType};
 use hickory_resolver::{MAX_TTL, TokioResolver};
+use tokio::sync::{Mutex, MutexGuard};
 
+use self::system::{Files, Hosts, ResolvConf, Watched};
 use crate::config::DnsConfig;
 
 /// Tries of one question over all servers.
@@ -77,68 +81,149 @@ pub enum ResolveError {
 pub trait Resolve: Send + Sync + 'static {
     /// Asks, within bounded time.
     fn resolve(&self, question: &Question) -> impl Future<Output = Result<Answer, ResolveError>> + Send;
+
+    /// A number that changes when what answers depend on (the system's files) has changed: every answer may be another one
+    /// then.
+    fn generation(&self) -> impl Future<Output = u64> + Send {
+        std::future::ready(0)
+    }
 }
 
-/// DNS itself, through hickory-resolver.
+/// Names as the system's own resolver finds them (`hosts` before DNS, as nsswitch's `files dns`), DNS through
+/// hickory-resolver.
 ///
-/// Its cache is off, because the stage keeps answers for their TTL and must see a confirmation as a new answer.
-/// `/etc/hosts` and the search list are honoured as usual. IPv6 addresses are asked for only when a name has no
-/// IPv4 ones: with both, each dual-stack host would count twice.
-pub struct Dns(Result<TokioResolver, String>);
+/// Its cache is off, because the stage keeps answers for their TTL and must see a confirmation as a new answer. IPv6
+/// addresses are asked for only when a name has no IPv4 ones: with both, each dual-stack host would count twice.
+pub struct Dns {
+    config: DnsConfig,
+    port: u16,
+    sources: Mutex<Sources>,
+}
+
+/// The system's files, and what was made of them.
+struct Sources {
+    hosts: Watched,
+    resolv_conf: Watched,
+    generation: u64,
+    present: Arc<Present>,
+}
+
+/// What questions are answered with.
+struct Present {
+    hosts: Hosts,
+    resolv_conf: ResolvConf,
+    /// Or why there are no servers: who uses no names needs none.
+    resolver: Result<TokioResolver, String>,
+}
 
 impl Dns {
-    /// A resolver for the servers of `config`, or the system's. When the system has no usable configuration every
-    /// question fails with the reason: who uses no names needs none.
+    /// A resolver for the servers of `config`, or the system's.
     #[must_use]
     pub fn new(config: &DnsConfig) -> Self {
-        let builder = if config.servers.is_empty() {
-            TokioResolver::builder_tokio()
-        } else {
-            let servers = config.servers.iter().map(|server| {
-                let connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()].map(|mut connection| {
-                    connection.port = server.port();
-                    connection
-                });
-                NameServerConfig::new(server.ip(), true, connections.into())
-            });
-            let servers = ResolverConfig::from_parts(None, Vec::new(), servers.collect());
-            Ok(TokioResolver::builder_with_config(servers, TokioRuntimeProvider::default()))
-        };
-        let resolver = builder.and_then(|mut builder| {
-            let options = builder.options_mut();
-            options.timeout = config.timeout;
-            options.attempts = ATTEMPTS;
-            options.cache_size = 0;
-            builder.build()
-        });
-        Self(resolver.map_err(|error| format!("no DNS servers are configured ([dns] servers): {error}")))
+        Self::with_files(config, &Files::default())
     }
 
-    async fn lookup(&self, name: &str, kind: RecordType) -> Result<Lookup, ResolveError> {
-        let resolver = self.0.as_ref().map_err(|reason| ResolveError::Failed(reason.clone()))?;
-        resolver.lookup(name, kind).await.map_err(|error| classify(&error))
+    /// The same, with the system's files elsewhere.
+    #[must_use]
+    pub fn with_files(config: &DnsConfig, files: &Files) -> Self {
+        let present = Present {
+            hosts: Hosts::default(),
+            resolv_conf: ResolvConf::default(),
+            resolver: match config.servers.is_empty() {
+                true => Err(no_servers(&format!("{} was not read", files.resolv_conf.display()))),
+                false => resolver(config, servers(config)),
+            },
+        };
+        let sources = Sources {
+            hosts: Watched::new(&files.hosts),
+            resolv_conf: Watched::new(&files.resolv_conf),
+            generation: 0,
+            present: Arc::new(present),
+        };
+        Self { config: config.clone(), port: files.port, sources: Mutex::new(sources) }
+    }
+
+    /// What holds now.
+    async fn present(&self) -> Arc<Present> {
+        Arc::clone(&self.look().await.present)
+    }
+
+    /// Looks at the files, and takes over what changed.
+    async fn look(&self) -> MutexGuard<'_, Sources> {
+        let mut sources = self.sources.lock().await;
+        let Sources { hosts, resolv_conf, generation, present } = &mut *sources;
+        if let Some(text) = hosts.look(true).await {
+            let (hosts, Present { resolv_conf, resolver, .. }) = (Hosts::parse(text), &**present);
+            *present = Arc::new(Present { hosts, resolv_conf: resolv_conf.clone(), resolver: resolver.clone() });
+            *generation += 1;
+        }
+        // With servers of its own lb has nothing to learn from that file: its search list belongs to its servers.
+        if !self.config.servers.is_empty() {
+            return sources;
+        }
+        let path = resolv_conf.path().display().to_string();
+        match resolv_conf.look(false).await.map(ResolvConf::parse) {
+            Some(Ok(resolv_conf)) => {
+                let resolver = resolver(&self.config, resolv_conf.to_config(self.port));
+                *present = Arc::new(Present { hosts: present.hosts.clone(), resolv_conf, resolver });
+                *generation += 1;
+            }
+            Some(Err(reason)) if present.resolver.is_ok() => {
+                tracing::warn!(path, reason, "names no servers; those it named before are asked on");
+            }
+            Some(Err(reason)) => *present = present.without_servers(&format!("{path}: {reason}")),
+            None => {
+                if let (Err(_), Some(reason)) = (&present.resolver, resolv_conf.trouble()) {
+                    *present = present.without_servers(&format!("{path}: {reason}"));
+                }
+            }
+        }
+        sources
+    }
+}
+
+impl Present {
+    fn without_servers(&self, reason: &str) -> Arc<Self> {
+        let resolver = Err(no_servers(reason));
+        Arc::new(Self { hosts: self.hosts.clone(), resolv_conf: self.resolv_conf.clone(), resolver })
+    }
+
+    /// Records of the first of the names that `name` can mean which has some.
+    async fn lookup(&self, name: &str, kinds: &[RecordType]) -> Result<Lookup, ResolveError> {
+        let resolver = self.resolver.as_ref().map_err(|reason| ResolveError::Failed(reason.clone()))?;
+        let mut failed = None;
+        for candidate in self.resolv_conf.candidates(name) {
+            for &kind in kinds {
+                match resolver.lookup(candidate.as_str(), kind).await.map_err(|error| classify(&error)) {
+                    Ok(lookup) if lookup.answers().iter().any(|record| record.record_type() == kind) => {
+                        return Ok(lookup);
+                    }
+                    Ok(_) | Err(ResolveError::Absent) => {}
+                    // Another server's trouble does not hide a name that is known elsewhere.
+                    Err(error) => {
+                        failed.get_or_insert(error);
+                        break;
+                    }
+                }
+            }
+        }
+        Err(failed.unwrap_or(ResolveError::Absent))
     }
 
     /// Addresses of a name with the TTL (s) that they share.
     async fn addresses(&self, name: &str) -> Result<(Vec<IpAddr>, u32), ResolveError> {
-        for kind in [RecordType::A, RecordType::AAAA] {
-            match self.lookup(name, kind).await {
-                Ok(lookup) => {
-                    let records = lookup.answers();
-                    let addrs: Vec<IpAddr> = records.iter().filter_map(|record| record.data.ip_addr()).collect();
-                    if !addrs.is_empty() {
-                        return Ok((addrs, least_ttl(&lookup)));
-                    }
-                }
-                Err(ResolveError::Absent) => {}
-                Err(error) => return Err(error),
-            }
+        let own = self.hosts.addresses(name);
+        if !own.is_empty() {
+            // Until the file changes.
+            return Ok((own, MAX_TTL));
         }
-        Err(ResolveError::Absent)
+        let lookup = self.lookup(name, &[RecordType::A, RecordType::AAAA]).await?;
+        let addrs = lookup.answers().iter().filter_map(|record| record.data.ip_addr()).collect();
+        Ok((addrs, least_ttl(&lookup)))
     }
 
     async fn services(&self, name: &str) -> Result<Answer, ResolveError> {
-        let lookup = self.lookup(name, RecordType::SRV).await?;
+        let lookup = self.lookup(name, &[RecordType::SRV]).await?;
         let records = lookup.answers().iter().filter_map(|record| match &record.data {
             RData::SRV(srv) if !srv.target.is_root() => Some(srv),
             // A target of `.` says that the service is decidedly not offered (RFC 2782).
@@ -176,13 +261,44 @@ impl Dns {
 
 impl Resolve for Dns {
     async fn resolve(&self, question: &Question) -> Result<Answer, ResolveError> {
+        let present = self.present().await;
         if question.srv {
-            return self.services(&question.name).await;
+            return present.services(&question.name).await;
         }
-        let (addrs, ttl) = self.addresses(&question.name).await?;
+        let (addrs, ttl) = present.addresses(&question.name).await?;
         let at = |addr| Found { target: Arc::clone(&question.name), addr, port: 0, weight: 0 };
         canonical(addrs.into_iter().map(at).collect(), Vec::new(), ttl)
     }
+
+    async fn generation(&self) -> u64 {
+        self.look().await.generation
+    }
+}
+
+fn no_servers(reason: &str) -> String {
+    format!("no DNS servers are known: {reason}; name some in [dns] servers")
+}
+
+/// The servers of `[dns] servers`.
+fn servers(config: &DnsConfig) -> ResolverConfig {
+    let servers = config.servers.iter().map(|server| {
+        let connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()].map(|mut connection| {
+            connection.port = server.port();
+            connection
+        });
+        NameServerConfig::new(server.ip(), true, connections.into())
+    });
+    ResolverConfig::from_parts(None, Vec::new(), servers.collect())
+}
+
+fn resolver(config: &DnsConfig, servers: ResolverConfig) -> Result<TokioResolver, String> {
+    let mut builder = TokioResolver::builder_with_config(servers, TokioRuntimeProvider::default());
+    let options = builder.options_mut();
+    options.timeout = config.timeout;
+    options.attempts = ATTEMPTS;
+    options.cache_size = 0;
+    options.use_hosts_file = ResolveHosts::Never;
+    builder.build().map_err(|error| no_servers(&error.to_string()))
 }
 
 fn canonical(mut found: Vec<Found>, failed_targets: Vec<Arc<str>>, ttl: u32) -> Result<Answer, ResolveError> {

@@ -12,7 +12,8 @@
 //! then, and again whenever an answer changes it. A newer update of a slot takes the place of the one that waits, so
 //! the order per slot holds, and a slow name delays nobody but its own slot. `Synced` of a source waits for the
 //! source's slots. What to believe of an answer is decided in `names`, asking is left to `dns`. What has
-//! no address keeps its place, as an end that cannot be dialled and says why.
+//! no address keeps its place, as an end that cannot be dialled and says why. When the system's own files about names
+//! change, all names in use are asked for again at once.
 
 mod expand;
 mod names;
@@ -41,6 +42,8 @@ use names::{Names, News};
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Most questions that are asked at a time.
 const LOOKUPS_MAX: usize = 64;
+/// How often the system's files about names are looked at while names are in use.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Limit of one question, in timeouts of one query: servers, tries, search list and SRV targets add up.
 const LOOKUP_TIMEOUTS_MAX: u32 = 8;
 
@@ -120,6 +123,7 @@ type Sent = Result<(), mpsc::error::SendError<Update>>;
 
 impl<R: Resolve> Stage<R> {
     async fn run(mut self, mut input: mpsc::Receiver<Update>) -> Sent {
+        let mut changed = Box::pin(changed(Arc::clone(&self.resolver)));
         loop {
             self.start_lookups();
             let wake = self.next_wake();
@@ -130,6 +134,12 @@ impl<R: Resolve> Stage<R> {
                 },
                 Some((question, result)) = self.lookups.next() => self.answered(&question, result).await?,
                 () = sleep_until(wake) => self.give_up_waiting().await?,
+                () = changed.as_mut(), if !self.slots.is_empty() => {
+                    changed.set(self::changed(Arc::clone(&self.resolver)));
+                    // Those under way may ask servers that are gone.
+                    self.lookups.clear();
+                    self.names.ask_again(Instant::now());
+                }
                 () = self.output.closed() => return Ok(()),
             }
         }
@@ -263,6 +273,17 @@ impl Content {
         match self {
             Self::Service(snapshot) => Update::Service { source, snapshot, seen_at },
             Self::Commands(commands, errors) => Update::Commands { source, commands, errors, seen_at },
+        }
+    }
+}
+
+/// Waits until the system's files about names differ from how they are when this is polled first.
+async fn changed(resolver: Arc<impl Resolve>) {
+    let before = resolver.generation().await;
+    loop {
+        time::sleep(LOOK_EVERY).await;
+        if resolver.generation().await != before {
+            return;
         }
     }
 }

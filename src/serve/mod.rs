@@ -124,6 +124,7 @@ pub fn start(config: &Config, extra: Vec<ExtraSource>) -> anyhow::Result<Running
         metrics: metrics.clone(),
         access,
         clock,
+        probe: crate::table::Probe::default(),
         phase: phase.subscribe(),
     };
     let listeners = workers.addresses();

@@ -2,10 +2,12 @@
 //!
 //! Every strategy follows the same list of wishes, and gives up the last first:
 //! 1. never a target whose share is 0, nor one that was tried for this request already;
-//! 2. not one that is ejected (or on probation while another request tries it), unless no other is left;
+//! 2. not one that is ejected (or on probation while another request tries it), whose connections were lost just now, or
+//!    that has left the table meanwhile, unless no other is left;
 //! 3. a young target (slow start) only with the chance its age gives it.
 //!
-//! A draw follows the shares; load then decides between two draws (`p2c`, `ewma`) or all targets (`least`).
+//! A draw follows the shares; load then decides between two draws (`p2c`, `ewma`) or all targets (`least`). An instance
+//! that answers with errors is quick and has little to do: errors come before load, so that neither is a reason for more.
 //! Nothing here allocates, waits or locks; every search is bounded by the number of targets.
 
 use std::sync::Arc;
@@ -44,7 +46,12 @@ const SLOW_START_MIN: f64 = 0.05;
 enum Mercy {
     None,
     Ejected,
+    /// Also those that left the table: all of the route did, while the request was on its way.
+    Retired,
 }
+
+/// What one step of errors weighs against load: more than any load.
+const ERROR_WEIGHT: f64 = 1e9;
 
 impl PickState {
     /// State with its own seed.
@@ -63,6 +70,7 @@ impl PickState {
         picked
             .and_then(|_| self.pick_with(route, &context, Mercy::None))
             .or_else(|| self.pick_with(route, &context, Mercy::Ejected))
+            .or_else(|| self.pick_with(route, &context, Mercy::Retired))
     }
 
     fn pick_with<'a>(&mut self, route: &'a Route, context: &PickContext<'_>, mercy: Mercy) -> Option<&'a Target> {
@@ -188,12 +196,20 @@ impl<'a> Scope<'a, '_> {
     fn is_usable(&self, target: &Target) -> bool {
         target.share > 0.0
             && !self.context.tried.contains(&target.state.key)
-            && (self.mercy == Mercy::Ejected || target.state.is_open(self.context.now_ms))
+            && match self.mercy {
+                Mercy::None => target.state.is_open(self.context.now_ms),
+                Mercy::Ejected => !target.state.retired.load(Relaxed),
+                Mercy::Retired => true,
+            }
     }
 
     /// Requests in flight per share; a tie says nothing, so the first draw stays.
     fn load(&self, target: &Target) -> f64 {
-        f64::from(target.state.in_flight.load(Relaxed)) / target.share
+        let load = f64::from(target.state.in_flight.load(Relaxed)) / target.share;
+        match target.state.error_level(self.context.now_ms) {
+            0 => load,
+            level => load + f64::from(level) * ERROR_WEIGHT,
+        }
     }
 
     /// Latency times load. An instance that never answered costs nothing per microsecond but counts its load, so
@@ -201,7 +217,12 @@ impl<'a> Scope<'a, '_> {
     fn cost(&self, target: &Target) -> f64 {
         let part = target.share * self.route.targets.len() as f64;
         let load = f64::from(target.state.in_flight.load(Relaxed)) / part;
-        target.state.latency_at(self.context.now_ms).max(1.0) * (load + 1.0)
+        let cost = target.state.latency_at(self.context.now_ms).max(1.0) * (load + 1.0);
+        match target.state.error_level(self.context.now_ms) {
+            0 => cost,
+            // Microseconds: a latency of minutes times a load of thousands stays below one step.
+            level => cost + f64::from(level) * ERROR_WEIGHT * 1e6,
+        }
     }
 
     /// Weighted rendezvous hashing: each target has a score for the key, and the highest usable one wins. When a

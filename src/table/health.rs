@@ -13,7 +13,7 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::TargetState;
+use super::{ErrorStatus, TargetState};
 
 /// Rules of passive ejection (`[health]`).
 #[derive(Clone, Debug, PartialEq)]
@@ -28,11 +28,24 @@ pub struct HealthConfig {
     pub eject_max_percent: u32,
     /// Time to full share after coming in or back, in milliseconds (`health.slow_start`); 0: at once.
     pub slow_start_ms: u64,
+    /// Which answers count as failures of the instance (`health.error_status`).
+    pub error_status: ErrorStatus,
+    /// How long an instance has to be silent, in milliseconds, until it counts as frozen (`health.frozen_after`); 0:
+    /// nothing is looked at.
+    pub frozen_after_ms: u64,
 }
 
 impl Default for HealthConfig {
     fn default() -> Self {
-        Self { eject_after: 5, eject_base_ms: 5_000, eject_max_ms: 60_000, eject_max_percent: 50, slow_start_ms: 0 }
+        Self {
+            eject_after: 5,
+            eject_base_ms: 5_000,
+            eject_max_ms: 60_000,
+            eject_max_percent: 50,
+            slow_start_ms: 0,
+            error_status: ErrorStatus::Gateway,
+            frozen_after_ms: 2_000,
+        }
     }
 }
 
@@ -44,10 +57,12 @@ const LATENCY_DECAY_MS: f64 = 10_000.0;
 const TRIAL_MS: u64 = 1_000;
 
 impl TargetState {
-    /// Whether the instance may get a request: not ejected, and not just being tried after an ejection.
+    /// Whether the instance may get a request while others may too: not ejected, not just being tried after an ejection,
+    /// and its connections were not lost just now.
     #[must_use]
     pub fn is_open(&self, now_ms: u64) -> bool {
-        !self.is_ejected(now_ms) && (!self.probation.load(Relaxed) || self.trial_until_ms.load(Relaxed) <= now_ms)
+        self.closed_until_ms.load(Relaxed) <= now_ms
+            && (!self.probation.load(Relaxed) || self.trial_until_ms.load(Relaxed) <= now_ms)
     }
 
     /// To be called for a picked target: false when it is on probation and another request got the trial.
@@ -72,6 +87,7 @@ impl TargetState {
     ///
     /// While the instance is ejected only the latency is noted: an answer to a request from before says little.
     pub fn record_success(&self, now_ms: u64, latency_us: u64) {
+        self.note_heard(now_ms, latency_us);
         self.note_latency(now_ms, latency_us);
         if self.is_ejected(now_ms) {
             return;
@@ -79,8 +95,20 @@ impl TargetState {
         if self.failures.load(Relaxed) != 0 {
             self.failures.store(0, Relaxed);
         }
-        if self.probation.load(Relaxed) && self.probation.swap(false, Relaxed) {
-            // Back: slow start counts from here.
+        let outcomes = self.outcomes.load(Relaxed);
+        if outcomes != 0 {
+            self.outcomes.store(outcomes << 1, Relaxed);
+        }
+        if self.probation.load(Relaxed) {
+            self.end_probation(now_ms);
+        }
+    }
+
+    /// Back after an ejection.
+    pub(super) fn end_probation(&self, now_ms: u64) {
+        if self.probation.swap(false, Relaxed) {
+            self.outcomes.store(0, Relaxed);
+            // Slow start counts from here.
             self.since_ms.store(now_ms, Relaxed);
         }
     }
@@ -91,12 +119,29 @@ impl TargetState {
     /// Two workers that eject two instances in the same instant can pass the cap by one: the counts are theirs, not
     /// locked. Picking ignores ejection when nobody is left, so that costs nothing.
     pub fn record_failure(&self, now_ms: u64, config: &HealthConfig, ejected: usize, total: usize) -> bool {
-        let until = self.ejected_until_ms.load(Relaxed);
-        if until > now_ms || config.eject_after == 0 {
+        if self.is_ejected(now_ms) || config.eject_after == 0 {
             return false;
         }
         let failures = self.failures.fetch_add(1, Relaxed).saturating_add(1);
         if failures < config.eject_after && !self.probation.load(Relaxed) {
+            return false;
+        }
+        self.eject(now_ms, config, ejected, total)
+    }
+
+    /// Notes that it is frozen, which counts as failures enough in a row; true when that ejected it.
+    pub fn record_frozen(&self, now_ms: u64, config: &HealthConfig, ejected: usize, total: usize) -> bool {
+        if self.is_ejected(now_ms) || config.eject_after == 0 {
+            return false;
+        }
+        self.failures.fetch_max(config.eject_after, Relaxed);
+        self.eject(now_ms, config, ejected, total)
+    }
+
+    /// Ejects it if the cap lets it, and says whether that happened.
+    pub(super) fn eject(&self, now_ms: u64, config: &HealthConfig, ejected: usize, total: usize) -> bool {
+        let until = self.ejected_until_ms.load(Relaxed);
+        if until > now_ms {
             return false;
         }
         let cap = total.saturating_mul(config.eject_max_percent as usize);
@@ -108,6 +153,7 @@ impl TargetState {
         let ejects =
             self.ejected_until_ms.compare_exchange(until, now_ms.saturating_add(length), Relaxed, Relaxed).is_ok();
         if ejects {
+            self.closed_until_ms.fetch_max(now_ms.saturating_add(length), Relaxed);
             self.ejections.store(before.saturating_add(1), Relaxed);
             self.trial_until_ms.store(0, Relaxed);
             self.probation.store(true, Relaxed);
@@ -122,7 +168,7 @@ impl TargetState {
     }
 
     /// A higher latency counts at once, a lower one as the old fades.
-    fn note_latency(&self, now_ms: u64, latency_us: u64) {
+    pub(super) fn note_latency(&self, now_ms: u64, latency_us: u64) {
         let old = self.latency_us.load(Relaxed) as f64;
         let new = latency_us as f64;
         let age = now_ms.saturating_sub(self.latency_at_ms.load(Relaxed)) as f64;
@@ -149,7 +195,7 @@ mod tests {
     }
 
     fn config() -> HealthConfig {
-        HealthConfig { eject_after: 3, eject_base_ms: 100, eject_max_ms: 1000, eject_max_percent: 50, slow_start_ms: 0 }
+        HealthConfig { eject_after: 3, eject_base_ms: 100, eject_max_ms: 1000, ..HealthConfig::default() }
     }
 
     #[test]

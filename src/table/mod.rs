@@ -9,6 +9,7 @@
 //! `build` makes the next table from the present one and shares all that did not change. Nothing here knows where
 //! routes come from, and nothing here does I/O or reads a clock.
 
+pub mod answers;
 pub mod balancer;
 pub mod build;
 pub mod clock;
@@ -22,6 +23,7 @@ mod hosts;
 mod incremental;
 mod interned;
 mod listing;
+pub mod loss;
 mod overlay;
 mod paths;
 mod prefixes;
@@ -31,6 +33,7 @@ pub mod route;
 mod series;
 mod shards;
 mod shares;
+pub mod silence;
 #[cfg(test)]
 mod simulation;
 mod states;
@@ -44,6 +47,7 @@ use std::sync::Arc;
 use crate::catalog::tag::RouteKey;
 use hosts::Hosts;
 
+pub use answers::ErrorStatus;
 pub use balancer::{PickContext, PickState};
 pub use build::{Admission, CommandTarget, Contribution, TableBuilder};
 pub use clock::Clock;
@@ -51,6 +55,7 @@ pub use command_services::CommandServices;
 pub use explain::Explanation;
 pub use publish::{SharedTable, TableReader};
 pub use route::{Excluded, Rotation, Route, Targets};
+pub use silence::Probe;
 pub use target::{InFlight, Target, TargetState};
 
 /// How request paths are compared with route paths (`proxy.matcher`).

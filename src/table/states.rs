@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 
 use super::TargetState;
 use crate::catalog::InstanceId;
@@ -53,7 +52,7 @@ impl States {
     /// Marks those retired that were released for good.
     pub(super) fn retire(&mut self) {
         for state in self.leaving.drain(..) {
-            state.retired.store(true, Relaxed);
+            state.retire();
         }
     }
 }

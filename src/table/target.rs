@@ -43,6 +43,31 @@ pub struct TargetState {
     pub latency_at_ms: AtomicU64,
     /// When (process clock, ms) the instance came in or came back: slow start counts from here; 0: at start.
     pub since_ms: AtomicU64,
+    /// Until when (process clock, ms) others are preferred, for whatever reason: the later end of an ejection and of the
+    /// time after lost connections, and for ever once it is retired. Derived, so that a pick reads one figure.
+    pub closed_until_ms: AtomicU64,
+    /// When the head of an answer came last, and how long it took: see `silence`.
+    pub heard: AtomicU64,
+    /// How many answers came, about; wraps around.
+    pub answers: AtomicU32,
+    /// The last 64 answers, the latest in the lowest bit; set: it counts as a failure. See `answers`.
+    pub outcomes: AtomicU64,
+    /// When (process clock, ms) the present run of such answers began.
+    pub bad_since_ms: AtomicU64,
+    /// When (process clock, ms) the last one came.
+    pub bad_at_ms: AtomicU64,
+    /// Since when (process clock, ms) it is watched because an answer is late; 0: it is not. See `silence`.
+    pub doubt_ms: AtomicU64,
+    /// How many answers the others of the route had given then.
+    pub doubt_answers: AtomicU32,
+    /// When (process clock, ms) it was given the last request that shall tell whether it answers; 0: none.
+    pub probe_ms: AtomicU64,
+    /// How many of them it was given.
+    pub probes: AtomicU32,
+    /// When (process clock, ms) its connections were lost together; 0: never. See `loss`.
+    pub lost_ms: AtomicU64,
+    /// Tunnels that the instance ended shortly after one another: when the first of them ended, and how many.
+    pub tunnel_ends: AtomicU64,
     /// Set when the instance left the table: idle connections are closed, TCP connections drain.
     pub retired: AtomicBool,
 }
@@ -66,6 +91,18 @@ impl TargetState {
             ejections: AtomicU32::new(0),
             latency_us: AtomicU64::new(0),
             since_ms: AtomicU64::new(since_ms),
+            closed_until_ms: AtomicU64::new(0),
+            heard: AtomicU64::new(0),
+            answers: AtomicU32::new(0),
+            outcomes: AtomicU64::new(0),
+            bad_since_ms: AtomicU64::new(0),
+            bad_at_ms: AtomicU64::new(0),
+            doubt_ms: AtomicU64::new(0),
+            doubt_answers: AtomicU32::new(0),
+            probe_ms: AtomicU64::new(0),
+            probes: AtomicU32::new(0),
+            lost_ms: AtomicU64::new(0),
+            tunnel_ends: AtomicU64::new(0),
             retired: AtomicBool::new(false),
         }
     }
@@ -74,6 +111,12 @@ impl TargetState {
     #[must_use]
     pub fn is_ejected(&self, now_ms: u64) -> bool {
         self.ejected_until_ms.load(Relaxed) > now_ms
+    }
+
+    /// The instance left the table for good: no pick from an older table sends it anything while there are others.
+    pub fn retire(&self) {
+        self.retired.store(true, Relaxed);
+        self.closed_until_ms.store(u64::MAX, Relaxed);
     }
 
     /// Its state in a word: `healthy`, `probation` or `ejected`.

@@ -21,6 +21,7 @@ mod reload;
 mod resting;
 mod server_name;
 mod sharing;
+mod slow;
 mod startup;
 mod stuck;
 mod tcp;

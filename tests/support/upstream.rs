@@ -51,12 +51,16 @@ struct Shared {
     name: String,
     delay_ms: AtomicU64,
     status: AtomicU16,
+    grpc_status: AtomicU16,
     requests: AtomicU64,
     connections: AtomicU64,
     closing: AtomicBool,
     frozen: watch::Sender<bool>,
     ticks: watch::Sender<u64>,
 }
+
+/// Answers carry no gRPC status.
+const NO_GRPC_STATUS: u16 = u16::MAX;
 
 type Body = UnsyncBoxBody<Bytes, hyper::Error>;
 
@@ -72,6 +76,7 @@ impl Upstream {
             name: name.to_owned(),
             delay_ms: AtomicU64::new(0),
             status: AtomicU16::new(200),
+            grpc_status: AtomicU16::new(NO_GRPC_STATUS),
             requests: AtomicU64::new(0),
             connections: AtomicU64::new(0),
             closing: AtomicBool::new(false),
@@ -99,6 +104,11 @@ impl Upstream {
     /// From now on, answers have this status.
     pub fn set_status(&self, status: u16) {
         self.shared.status.store(status, SeqCst);
+    }
+
+    /// From now on, answers have no body, and this gRPC status in their head: how a call fails before it said anything.
+    pub fn set_grpc_status(&self, status: u16) {
+        self.shared.grpc_status.store(status, SeqCst);
     }
 
     /// From now on, each request is met by a closed connection instead of an answer.
@@ -313,7 +323,14 @@ async fn answer(mut request: Request<Incoming>, shared: Arc<Shared>) -> Result<R
     if shared.closing.load(SeqCst) || last == "close" {
         return Err(io::Error::other("told to close"));
     }
+    let grpc_status = shared.grpc_status.load(SeqCst);
     let mut response = match last {
+        _ if grpc_status != NO_GRPC_STATUS => {
+            let mut response = Response::new(full(Vec::new()));
+            response.headers_mut().insert("content-type", "application/grpc".parse().map_err(io::Error::other)?);
+            response.headers_mut().insert("grpc-status", grpc_status.into());
+            response
+        }
         "echo" => Response::new(request.into_body().boxed_unsync()),
         "sse" => sse(&shared),
         "chunks" => Response::new(frames(["one ", "two ", "three"].map(|part| Frame::data(Bytes::from(part))).into())),

@@ -12,9 +12,10 @@ const AS_FABIO: &[(&str, Like, &str)] = &[
     ("proxy.forwarded_host", Like::Text("sent"), "Fabio tells the host after host="),
     ("proxy.upstream_errors", Like::Text("bare"), "Fabio's errors have no text"),
     ("proxy.max_headers", Like::Count(1024), "Fabio does not count header fields"),
-    ("proxy.try_timeout", Like::Seconds(0), "Fabio asks one target, however slow it is"),
     ("proxy.tcp_idle_timeout", Like::Seconds(0), "Fabio lets quiet connections be"),
     ("proxy.max_header_bytes", Like::Count(1 << 20), "Fabio takes request heads up to 1 MiB"),
+    ("health.error_status", Like::Text("off"), "Fabio sends a target its share whatever it answers"),
+    ("health.frozen_after", Like::Seconds(0), "Fabio asks one target, however slow it is"),
     ("log.format", Like::Text("text"), "Fabio writes its log for people"),
     ("log.access_tcp", Like::Off, "Fabio's access log knows requests alone"),
 ];

@@ -4,11 +4,13 @@
 //! - the connection could not be made: always, nothing was sent;
 //! - it ended before any byte of an answer: if the request was provably not sent, or is idempotent and has no body; of
 //!   the latter also when it ended between the head of an answer and its body, if the head told that body's length;
-//! - no first byte within `proxy.try_timeout`: idempotent requests without body are asked elsewhere *too*, and the
-//!   first answer wins; a slow instance that answers after all loses nothing, and a hung one costs nobody a request.
+//! - it is frozen (`health.frozen_after`, see [`silence`](crate::table::silence)): a GET or HEAD without body is asked
+//!   elsewhere *too*, and the first answer wins. Slowness alone is no reason: what takes 7 s is done once;
+//! - no first byte within `proxy.try_timeout`, where that is set: likewise.
 //!
 //! All but the first kind draw on the retry budget, and are refused when it is spent (but for the one retry that follows
-//! a pooled connection found closed); none happens after anything of an answer was passed on.
+//! a pooled connection found closed); for frozen instances the budget is the share of recent requests alone. None happens
+//! after anything of an answer was passed on.
 //!
 //! How an attempt is made is left to [`Attempts`].
 
@@ -27,10 +29,11 @@ use super::body::UploadProgress;
 use super::connection::Downstream;
 use super::forward::AttemptError;
 use super::record::Finish;
-use crate::catalog::options::Proto;
+use crate::catalog::options::{Proto, Strategy};
 use crate::metrics::service::RetryReason;
 use crate::proxy::connect::ConnectError;
 use crate::proxy::error::ProxyError;
+use crate::proxy::pool::PoolKey;
 use crate::proxy::settings::Settings;
 use crate::proxy::worker::{Worker, ms};
 use crate::table::balancer::PickContext;
@@ -66,6 +69,9 @@ pub trait Attempts<'a> {
 
     /// From the moment a connection was there to the head of the answer.
     fn took(answer: &Self::Answer) -> Duration;
+
+    /// Whether the answer counts as a failure of its instance.
+    fn failed(&self, answer: &Self::Answer) -> bool;
 
     /// Notes for the access log what `target` is asked.
     fn tell(&self, _target: &Target, _finish: &mut Finish) {}
@@ -106,8 +112,10 @@ pub struct Asking<'a> {
     pub hash: u64,
     /// The version that the client speaks.
     pub version: Version,
-    /// Idempotent and without a body: a second one does no harm.
+    /// Idempotent and without a body: a second one does no harm when the first is lost.
     pub repeatable: bool,
+    /// GET or HEAD without a body: it may be asked twice at the same time.
+    pub doublable: bool,
 }
 
 impl<'a> Asking<'a> {
@@ -122,10 +130,13 @@ impl<'a> Asking<'a> {
     pub fn pick_at(&self, now_ms: u64, tried: &[u64]) -> Option<&'a Target> {
         let context = PickContext { now_ms, tried, hash: self.hash, slow_start_ms: self.settings.health.slow_start_ms };
         let picked = self.worker.picker.borrow_mut().pick(self.route, context)?;
-        if picked.options.proto != Proto::Tcp {
-            return Some(picked);
+        if picked.options.proto == Proto::Tcp {
+            return self.pick_for_requests(context);
         }
-        self.pick_for_requests(context)
+        if self.worker.probe.wanted() != 0 && self.doublable && tried.is_empty() {
+            return Some(self.or_probe(picked, now_ms));
+        }
+        Some(picked)
     }
 
     /// Where instances of HTTP and of TCP share a place, as while a tag changes: none of the latter gets a request.
@@ -136,6 +147,23 @@ impl<'a> Asking<'a> {
         tried.extend(self.route.targets.iter().filter(takes_bytes).map(|target| target.state.key));
         let picked = self.worker.picker.borrow_mut().pick(self.route, PickContext { tried: &tried, ..context })?;
         (picked.options.proto != Proto::Tcp).then_some(picked)
+    }
+
+    /// The instance of which it is to be found out whether it answers, if that is one of the route's; else `picked`.
+    fn or_probe(&self, picked: &'a Target, now_ms: u64) -> &'a Target {
+        let wanted = self.worker.probe.wanted();
+        let fits = |target: &Target| {
+            target.state.key == wanted
+                && target.share > 0.0
+                && target.state.is_open(now_ms)
+                && Arc::ptr_eq(&target.options, &picked.options)
+        };
+        let found = match &self.route.strategy {
+            // Its keys go where they go.
+            Strategy::Hash(_) => Some(picked).filter(|picked| fits(picked)),
+            _ => self.route.targets.iter().find(|target| fits(target)),
+        };
+        found.filter(|target| self.worker.probe.take(&target.state, now_ms)).unwrap_or(picked)
     }
 
     /// Asks the first, and others as the rules above allow, until there is the head of an answer.
@@ -154,6 +182,7 @@ impl<'a> Asking<'a> {
         let mut begun = None;
         let first = match first {
             First::New(target, body) => {
+                let target = self.away_from_loss(attempts, target);
                 begun = Some((target, body));
                 target
             }
@@ -185,7 +214,7 @@ impl<'a> Asking<'a> {
                     let ended = state.running.swap_remove(at);
                     match outcome {
                         Ok(answer) => {
-                            self.judge(&ended, &state.running, A::took(&answer));
+                            self.judge(&ended, &state.running, A::took(&answer), attempts.failed(&answer));
                             attempts.tell(ended.target, finish);
                             self.interim_first().await;
                             return Ok((ended.target, answer));
@@ -199,8 +228,13 @@ impl<'a> Asking<'a> {
                 }
                 () = sleep.as_mut() => {
                     let now = Instant::now();
-                    if deadlines.try_passed(now) {
-                        self.ask_another_too(attempts, &mut state, first, finish);
+                    if deadlines.try_passed(now) && state.left > 0 {
+                        self.ask_another_too(attempts, &mut state, first, finish, |asking| {
+                            asking.may_retry(RetryReason::Timeout)
+                        });
+                    }
+                    if deadlines.look_passed(now) && self.are_frozen(&state.running) {
+                        self.ask_another_too(attempts, &mut state, first, finish, Self::may_ask_beside);
                     }
                     // In HTTP/1 the connection's watchdog sees to that; here other streams may be well.
                     if self.version == Version::HTTP_2
@@ -211,13 +245,13 @@ impl<'a> Asking<'a> {
                     if deadlines.end.is_some_and(|end| end <= now) {
                         // While it still sends, the client has taken that time.
                         for attempt in state.running.iter().filter(|_| upload.done.get()) {
-                            self.blame(attempt.target, true);
+                            self.worker.note_no_answer(self.route, attempt.target);
                         }
                         return Err(ProxyError::RequestTimeout);
                     }
                     if deadlines.response_passed(now, upload, self.worker.clock.now_ms()) {
                         for attempt in &state.running {
-                            self.blame(attempt.target, true);
+                            self.worker.note_no_answer(self.route, attempt.target);
                         }
                         return Err(ProxyError::ResponseTimeout);
                     }
@@ -244,6 +278,10 @@ impl<'a> Asking<'a> {
         if error.blames_instance() || error.exhaustion().is_some() {
             state.tried.push(failed.state.key);
         }
+        if let AttemptError::Closed { .. } = &error {
+            self.worker.pool.look_for_loss(&PoolKey::of(failed), &failed.state, self.worker.clock.now_ms());
+        }
+        let gone = matches!(&error, AttemptError::Connect { source: ConnectError::Gone, .. });
         // At most once, because the next connection is a fresh one: no flood that the budget would have to stop, but
         // what a server does that closes idle connections just then.
         let stale = !state.fresh_only && matches!(error, AttemptError::Closed { reused: true, .. });
@@ -255,6 +293,11 @@ impl<'a> Asking<'a> {
             return Ok(None);
         }
         let Some(again) = again else { return Err(proxy_error) };
+        if gone {
+            // That was no attempt: nothing was asked of it. Without others it may have been restarted in place.
+            state.left += 1;
+            return Ok(Some((self.pick_beside(attempts, first, failed, &state.tried).unwrap_or(failed), again)));
+        }
         if state.left == 0 || !(self.may_retry(reason) || stale) {
             return Err(proxy_error);
         }
@@ -263,25 +306,68 @@ impl<'a> Asking<'a> {
         Ok(Some((target, again)))
     }
 
-    /// The try took too long: another instance is asked beside it.
+    /// Another instance is asked beside those that are, if `may` says so.
     fn ask_another_too<A: Attempts<'a>>(
         &self,
         attempts: &A,
         state: &mut State<'a, A>,
         first: &'a Target,
         finish: &mut Finish,
+        may: impl FnOnce(&Self) -> bool,
     ) {
         let mut asked = state.tried.clone();
         asked.extend(state.running.iter().map(|attempt| attempt.target.state.key));
         if state.left > 0
             && let Some(target) = self.pick_another(attempts, first, &mut asked)
-            && self.may_retry(RetryReason::Timeout)
+            && may(self)
         {
             state.left -= 1;
             target.service.record_retry(RetryReason::Timeout);
             let running = self.start(attempts, target, A::Body::default(), false, finish);
             state.running.push(running);
         }
+    }
+
+    /// Whether all that were asked are frozen.
+    fn are_frozen<A: Attempts<'a>>(&self, running: &[Running<'a, A>]) -> bool {
+        let (now_ms, limit_ms) = (self.worker.clock.now_ms(), self.settings.health.frozen_after_ms);
+        let is_frozen = |attempt: &Running<'a, A>| {
+            let since_ms = self.worker.clock.at(attempt.started.into_std());
+            attempt.target.state.look_for_frost(now_ms, since_ms, limit_ms, self.route, &self.worker.probe)
+        };
+        !running.is_empty() && running.iter().all(is_frozen)
+    }
+
+    fn may_ask_beside(&self) -> bool {
+        self.worker.budget.borrow_mut().try_of_share(self.worker.clock.now_ms())
+    }
+
+    /// `target`, or another one while its connections were lost just now.
+    fn away_from_loss<A: Attempts<'a>>(&self, attempts: &A, target: &'a Target) -> &'a Target {
+        if self.route.targets.len() < 2 {
+            return target;
+        }
+        let now_ms = self.worker.clock.now_ms();
+        self.worker.pool.drop_closed(&PoolKey::of(target), now_ms);
+        if !target.state.is_lost(now_ms) {
+            return target;
+        }
+        self.pick_beside(attempts, target, target, &Tried::new()).unwrap_or(target)
+    }
+
+    /// Another target than `this`, if there is one that nothing speaks against.
+    fn pick_beside<A: Attempts<'a>>(
+        &self,
+        attempts: &A,
+        first: &Target,
+        this: &Target,
+        tried: &Tried,
+    ) -> Option<&'a Target> {
+        let now_ms = self.worker.clock.now_ms();
+        let mut tried = tried.clone();
+        tried.push(this.state.key);
+        let found = self.pick_another(attempts, first, &mut tried);
+        found.filter(|target| !target.state.is_ejected(now_ms) && !target.state.is_lost(now_ms))
     }
 
     /// A target to try after `first`: one whose own options let the request pass, as those of `first` did.
@@ -326,17 +412,25 @@ impl<'a> Asking<'a> {
     }
 
     /// Notes who answered, and who had a head start and did not.
-    fn judge<A: Attempts<'a>>(&self, winner: &Running<'a, A>, losers: &[Running<'a, A>], took: Duration) {
-        self.answered(winner.target, took, self.worker.clock.now_ms());
+    fn judge<A: Attempts<'a>>(&self, winner: &Running<'a, A>, losers: &[Running<'a, A>], took: Duration, failed: bool) {
+        self.answered(winner.target, took, self.worker.clock.now_ms(), failed);
         for loser in losers.iter().filter(|loser| loser.started < winner.started) {
-            self.blame(loser.target, true);
+            if loser.target.state.is_frozen() {
+                self.worker.note_frozen(self.route, loser.target);
+            } else {
+                self.blame(loser.target, true);
+            }
         }
     }
 
-    /// Notes that `target` answered at `now_ms` of the process clock.
-    pub fn answered(&self, target: &Target, took: Duration, now_ms: u64) {
+    /// Notes that `target` answered at `now_ms` of the process clock; `failed`: with what counts as its failure.
+    pub fn answered(&self, target: &Target, took: Duration, now_ms: u64, failed: bool) {
         let latency_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        target.state.record_success(now_ms, latency_us);
+        if failed {
+            self.worker.note_bad_answer(self.route, target, latency_us, now_ms);
+        } else {
+            target.state.record_success(now_ms, latency_us);
+        }
     }
 
     fn blame(&self, target: &Target, guilty: bool) {
@@ -373,6 +467,9 @@ async fn first_done<'a, A: Attempts<'a>>(running: &mut [Running<'a, A>]) -> (usi
     .await
 }
 
+/// A late request looks at its instance no more often than this.
+const LOOK_EVERY_MIN: Duration = Duration::from_millis(10);
+
 /// Longer than a process lives.
 const NEVER: Duration = Duration::from_secs(30 * 365 * 86_400);
 
@@ -382,6 +479,9 @@ pub struct Deadlines {
     started: Instant,
     try_every: Option<Duration>,
     next_try: Option<Instant>,
+    /// When to look whether who was asked is frozen, and how often at most.
+    next_look: Option<Instant>,
+    look_every: Duration,
     response: Instant,
     /// The request as a whole.
     end: Option<Instant>,
@@ -393,20 +493,23 @@ impl Deadlines {
     /// gRPC has no limit here: calls bring their own (`grpc-timeout`) and end their stream when it passes, and a server
     /// that streams may have nothing to say, not even a head, for hours. A dead one is found by HTTP/2's pings.
     #[must_use]
-    pub fn new(settings: &Settings, body_timeout: Duration, hedge: bool, grpc: bool) -> Self {
-        Self::from(Instant::now(), settings, body_timeout, hedge, grpc)
+    pub fn new(settings: &Settings, body_timeout: Duration, doublable: bool, grpc: bool) -> Self {
+        Self::from(Instant::now(), settings, body_timeout, doublable, grpc)
     }
 
     /// The same for a request that begins at `now`.
     #[must_use]
-    pub fn from(now: Instant, settings: &Settings, body_timeout: Duration, hedge: bool, grpc: bool) -> Self {
+    pub fn from(now: Instant, settings: &Settings, body_timeout: Duration, doublable: bool, grpc: bool) -> Self {
         let limit = settings.proxy.try_timeout;
-        let try_every = (hedge && !limit.is_zero()).then_some(limit);
+        let try_every = (doublable && !limit.is_zero()).then_some(limit);
+        let silent_max = Duration::from_millis(settings.health.frozen_after_ms);
         let response_timeout = if grpc { NEVER } else { settings.proxy.response_timeout };
         Self {
             started: now,
             try_every,
             next_try: try_every.map(|limit| now + limit),
+            next_look: (doublable && !silent_max.is_zero()).then(|| now + silent_max / 2),
+            look_every: (silent_max / 8).max(LOOK_EVERY_MIN),
             response: now + response_timeout,
             end: None,
             response_timeout_ms: ms(response_timeout),
@@ -423,7 +526,7 @@ impl Deadlines {
     /// When to look next.
     #[must_use]
     pub fn next(&self) -> Instant {
-        let times = [self.next_try, self.end, Some(self.response)];
+        let times = [self.next_try, self.next_look, self.end, Some(self.response)];
         times.into_iter().flatten().min().unwrap_or(self.response)
     }
 
@@ -431,6 +534,15 @@ impl Deadlines {
         let passed = self.next_try.is_some_and(|at| at <= now);
         if passed {
             self.next_try = self.try_every.map(|limit| now + limit);
+        }
+        passed
+    }
+
+    /// The longer it waits, the less often: thousands of long polls cost little.
+    fn look_passed(&mut self, now: Instant) -> bool {
+        let passed = self.next_look.is_some_and(|at| at <= now);
+        if passed {
+            self.next_look = Some(now + self.look_every.max(now.saturating_duration_since(self.started) / 8));
         }
         passed
     }

@@ -24,7 +24,7 @@ use super::ask::{Asking, Attempted, Attempts, Deadlines, First};
 use super::body::{RequestBody, ResponseBody, UploadProgress};
 use super::compression::Compressing;
 use super::connection::Downstream;
-use super::forward::{self, Answer, Original, ask_directly, attempt, is_idempotent, may_ask_directly};
+use super::forward::{self, Answer, Original, ask_directly, attempt, is_idempotent, may_ask_directly, may_be_doubled};
 use super::forwarded::{self, Hop};
 use super::headers::{self, Wanted};
 use super::path::{self, NormalPath};
@@ -39,7 +39,7 @@ use crate::proxy::auth::{Admission, Denied};
 use crate::proxy::error::{ErrorAnswers, ProxyError};
 use crate::proxy::settings::Settings;
 use crate::proxy::worker::Worker;
-use crate::table::{Route, Target};
+use crate::table::{ErrorStatus, Route, Target};
 
 static X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 static DSTHOST: HeaderName = HeaderName::from_static("dsthost");
@@ -144,6 +144,7 @@ pub async fn exchange(
         hash: hash_of(&route.strategy, &downstream, &original.headers, &path.decoded),
         version: original.version,
         repeatable,
+        doublable: repeatable && original.upgrade.is_none() && may_be_doubled(&original.method),
     };
     let mut exchange = Exchange {
         worker: &worker,
@@ -214,8 +215,7 @@ pub async fn exchange(
         RequestBody::Incoming { body, progress: Rc::clone(&upload), clock: worker.clock }
     };
     let body_timeout = downstream.listener.limits(&settings.proxy).body;
-    let deadlines =
-        Deadlines::new(&settings, body_timeout, repeatable && !wants_upgrade, grpc).with_end(finish.ends_by());
+    let deadlines = Deadlines::new(&settings, body_timeout, asking.doublable, grpc).with_end(finish.ends_by());
     worker.budget.borrow_mut().record_request(worker.clock.now_ms());
     Ok(match asking.ask(&exchange, First::New(first, body), deadlines, &upload, &mut finish).await {
         Ok((target, answer)) => {
@@ -287,6 +287,13 @@ impl<'a> Attempts<'a> for Exchange<'a> {
 
     fn took(answer: &Answer) -> Duration {
         answer.took
+    }
+
+    fn failed(&self, answer: &Answer) -> bool {
+        let (rule, response) = (self.settings.health.error_status, &answer.response);
+        // A call that failed before it said anything has its status in the head (the gRPC protocol: Trailers-Only).
+        let unavailable = || response.headers().get("grpc-status").is_some_and(|status| status == "14");
+        rule.counts(response.status().as_u16()) || (rule != ErrorStatus::Off && unavailable())
     }
 
     fn tell(&self, target: &Target, finish: &mut Finish) {

@@ -144,7 +144,7 @@ impl<B> AttemptError<B> {
     #[must_use]
     pub fn blames_instance(&self) -> bool {
         match self {
-            Self::Connect { source, .. } => !source.is_exhaustion(),
+            Self::Connect { source, .. } => source.blames_instance(),
             Self::Protocol(_) => true,
             Self::Closed { reused, .. } => !reused,
             Self::Request(_) => false,
@@ -173,6 +173,7 @@ pub async fn attempt(
     let in_flight = InFlight::new(Arc::clone(&target.state));
     let now_ms = worker.clock.now_ms();
     let idle_max_ms = ms(settings.proxy.upstream_idle_timeout);
+    let before = target.state.presence();
     let mut warm = if fresh_only { None } else { worker.pool.checkout(&key, now_ms, idle_max_ms) };
     let mut body = body;
     let may_repeat = bodiless && is_idempotent(&original.method);
@@ -188,6 +189,9 @@ pub async fn attempt(
         let reused = warm.is_some();
         let connection = match warm.take() {
             Some(connection) => connection,
+            None if target.state.presence() != before => {
+                return Err(AttemptError::Connect { source: ConnectError::Gone, body });
+            }
             // Boxed: it is rare, and larger than all the rest, which is moved about.
             None => match Box::pin(worker.pool.open(&key, target, settings, now_ms)).await {
                 Ok(connection) => connection,
@@ -293,6 +297,13 @@ fn put_head(
 #[must_use]
 pub fn is_idempotent(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE)
+}
+
+/// Whether two instances may be asked the same at the same time, by the method alone. Other safe methods are too rare to
+/// take part.
+#[must_use]
+pub fn may_be_doubled(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD)
 }
 
 /// Whether a request without content has to say so: some servers answer 411 to a POST that does not (RFC 9110 section 8.6).

@@ -135,6 +135,15 @@ impl Names {
         Some(question)
     }
 
+    /// All names are due at once, those under way too: answers to these are not to be recorded.
+    pub(super) fn ask_again(&mut self, now: Instant) {
+        self.schedule = self.known.keys().map(|question| (now, question.clone())).collect();
+        for state in self.known.values_mut() {
+            state.due = Some(now);
+            (state.failures, state.absences) = (0, 0);
+        }
+    }
+
     /// Takes note of an answer.
     pub(super) fn record(
         &mut self,

@@ -13,6 +13,7 @@ use super::*;
 use crate::catalog::command::{Command, parse_commands};
 use crate::catalog::{Endpoint, Instance, InstanceId, Weights};
 use crate::registry::dns::Found;
+use crate::registry::dns::system::Files;
 
 /// Answers from a table; a name that is not in it never answers.
 #[derive(Clone, Default)]
@@ -310,4 +311,131 @@ async fn a_dns_server_is_asked_again_after_the_ttl() {
     assert_eq!(next().await, "commands: 127.0.0.3:8001");
     change(&|zone| drop(zone.services.remove("srv.test")));
     assert_eq!(next().await, "commands: 0(name srv.test does not resolve: no such name)");
+}
+
+/// The system's files in a folder, two DNS servers on different addresses, and the stage behind them. No answer is asked
+/// for again by its TTL.
+struct Site {
+    folder: tempfile::TempDir,
+    input: mpsc::Sender<Update>,
+    output: mpsc::Receiver<Update>,
+    _tasks: Vec<SourceTask>,
+}
+
+const FIRST: &str = "nameserver 127.0.0.1\n";
+const SECOND: &str = "nameserver 127.0.0.2\n";
+
+impl Site {
+    /// `first` and `second` are what the servers at 127.0.0.1 and 127.0.0.2 know: names and the last byte of an address.
+    async fn new(
+        resolv_conf: Option<&str>,
+        hosts: Option<&str>,
+        first: &[(&'static str, u8)],
+        second: &[(&'static str, u8)],
+    ) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let one = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a socket");
+        let port = one.local_addr().expect("an address").port();
+        let two = UdpSocket::bind((Ipv4Addr::new(127, 0, 0, 2), port)).await.expect("a socket");
+        let mut tasks = Vec::new();
+        for (socket, names) in [(one, first), (two, second)] {
+            let mut zone = Zone::default();
+            zone.addrs.extend(names.iter().map(|(name, last)| (*name, vec![Ipv4Addr::new(10, 0, 0, *last)])));
+            tasks.push(SourceTask::spawn(serve(socket, Arc::new(Mutex::new(zone)))));
+        }
+        let path = |name: &str| folder.path().join(name);
+        let files = Files { resolv_conf: path("resolv.conf"), hosts: path("hosts"), port };
+        for (path, text) in [(&files.resolv_conf, resolv_conf), (&files.hosts, hosts)] {
+            if let Some(text) = text {
+                std::fs::write(path, text).expect("writes");
+            }
+        }
+        let config = DnsConfig { min_ttl: Duration::from_secs(3600), ..config(Vec::new()) };
+        let config = DnsConfig { max_ttl: config.min_ttl, timeout: Duration::from_millis(300), ..config };
+        let (input, stage_input) = mpsc::channel(16);
+        let (stage_output, output) = mpsc::channel(16);
+        let dns = Dns::with_files(&config, &files);
+        tasks.push(spawn_with(dns, &config, Metrics::default(), stage_input, stage_output));
+        Self { folder, input, output, _tasks: tasks }
+    }
+
+    /// Puts a new file in the place of the old one, as most programs do.
+    fn replace(&self, name: &str, text: &str) {
+        let new = self.folder.path().join("new");
+        std::fs::write(&new, text).expect("writes");
+        std::fs::rename(new, self.folder.path().join(name)).expect("renames");
+    }
+
+    async fn asks(&mut self, text: &str) -> String {
+        self.input.send(commands(text)).await.expect("a running stage");
+        self.next().await
+    }
+
+    async fn next(&mut self) -> String {
+        let update = time::timeout(Duration::from_secs(30), self.output.recv()).await.expect("an update in time");
+        show(&update.expect("a running stage"))
+    }
+}
+
+#[tokio::test]
+async fn other_servers_are_asked_when_resolv_conf_changes() {
+    let mut site = Site::new(Some(FIRST), None, &[("web.test", 1)], &[("web.test", 2)]).await;
+    assert_eq!(site.asks("route add a / http://web.test:80").await, "commands: 10.0.0.1:80");
+    site.replace("resolv.conf", SECOND);
+    assert_eq!(site.next().await, "commands: 10.0.0.2:80");
+    // Written over in place, and for a moment empty.
+    let path = site.folder.path().join("resolv.conf");
+    std::fs::write(&path, "").expect("writes");
+    time::sleep(3 * LOOK_EVERY).await;
+    std::fs::write(&path, FIRST).expect("writes");
+    assert_eq!(site.next().await, "commands: 10.0.0.1:80");
+    // A server that nobody runs: the address stays, and comes again with the next change.
+    std::fs::write(&path, "nameserver 127.0.0.3\n").expect("writes");
+    time::sleep(3 * LOOK_EVERY).await;
+    std::fs::write(&path, SECOND).expect("writes");
+    assert_eq!(site.next().await, "commands: 10.0.0.2:80");
+}
+
+#[tokio::test]
+async fn hosts_comes_first_and_is_followed() {
+    let conf = format!("{FIRST}search corp.test\n");
+    let hosts = "127.0.0.1 localhost\n10.0.0.50 db DB.corp.test\n::7 six\n";
+    let names = [("db.corp.test", 1), ("cache.corp.test", 3), ("web.test", 4)];
+    let mut site = Site::new(Some(&conf), Some(hosts), &names, &[]).await;
+    let all = "route add a / http://db:80\nroute add b / http://db.corp.test.:81\nroute add c / http://six:82\n\
+               route add d / http://cache:83\nroute add e / http://web.test:84\nroute add f / http://localhost:85";
+    assert_eq!(
+        site.asks(all).await,
+        "commands: 10.0.0.50:80 10.0.0.50:81 [::7]:82 10.0.0.3:83 10.0.0.4:84 127.0.0.1:85"
+    );
+    site.replace("hosts", "10.0.0.51 db\n10.0.0.60 web.test\n::7 six\n");
+    // `localhost` needs no entry; `db.corp.test` is left to the server.
+    let mut last = site.next().await;
+    while last != "commands: 10.0.0.51:80 10.0.0.1:81 [::7]:82 10.0.0.3:83 10.0.0.60:84 127.0.0.1:85" {
+        last = site.next().await;
+    }
+}
+
+#[tokio::test]
+async fn short_names_go_through_the_search_list_in_order() {
+    let conf = format!("{FIRST}search a.test b.test\noptions ndots:2\n");
+    let names = [("db.b.test", 1), ("x.y.a.test", 2), ("x.y", 9), ("p.q.r", 3), ("bare", 4)];
+    let mut site = Site::new(Some(&conf), None, &names, &[]).await;
+    let all = "route add a / http://db:80\nroute add b / http://x.y:81\nroute add c / http://x.y.:82\n\
+               route add d / http://p.q.r:83\nroute add e / http://bare:84\nroute add f / http://db.:85";
+    assert_eq!(
+        site.asks(all).await,
+        "commands: 10.0.0.1:80 10.0.0.2:81 10.0.0.9:82 10.0.0.3:83 10.0.0.4:84 \
+         85(name db. does not resolve: no such name)"
+    );
+}
+
+#[tokio::test]
+async fn names_in_hosts_need_no_servers() {
+    let mut site = Site::new(None, Some("10.0.0.50 db\n"), &[("web.test", 1)], &[]).await;
+    let first = site.asks("route add a / http://db:80\nroute add b / http://web.test:81").await;
+    assert!(first.starts_with("commands: 10.0.0.50:80 81(name web.test does not resolve: no DNS servers"), "{first}");
+    assert!(first.contains("resolv.conf"), "{first}");
+    site.replace("resolv.conf", FIRST);
+    assert_eq!(site.next().await, "commands: 10.0.0.50:80 10.0.0.1:81");
 }

@@ -64,9 +64,13 @@ impl Way {
     ) -> Result<Self, ConnectError> {
         let (key, now) = (PoolKey::of(target), Instant::now());
         let idle_max_ms = ms(settings.proxy.upstream_idle_timeout);
+        let before = target.state.presence();
         let warm = |key| worker.pool.checkout_direct(key, worker.clock.at(now), idle_max_ms, surely);
         if let Some(stream) = if fresh_only { None } else { warm(&key) } {
             return Ok(Self { key, stream, reused: true, since: now });
+        }
+        if target.state.presence() != before {
+            return Err(ConnectError::Gone);
         }
         // Counts while it connects, so that others go elsewhere.
         let _connecting = InFlight::new(std::sync::Arc::clone(&target.state));
@@ -358,5 +362,9 @@ impl<'a> Attempts<'a> for Sending<'a> {
 
     fn took(answer: &DirectAnswer) -> Duration {
         answer.took
+    }
+
+    fn failed(&self, answer: &DirectAnswer) -> bool {
+        self.settings.health.error_status.counts(answer.head.status)
     }
 }

@@ -156,8 +156,13 @@ impl PassOn<'_> {
                     front.write([b"0\r\n\r\n", b"", b""]).await.map_err(|_| End::Abrupt)?;
                     break;
                 }
-                Some(Ok(0)) => return Err(broken(finish, &"its connection ended")),
-                Some(Err(error)) => return Err(broken(finish, &error)),
+                Some(ended) => {
+                    self.worker.pool.look_for_loss(&key, &target.state, self.worker.clock.now_ms());
+                    return Err(match ended {
+                        Ok(_) => broken(finish, &"its connection ended"),
+                        Err(error) => broken(finish, &error),
+                    });
+                }
             }
         }
         let now = Instant::now();

@@ -28,7 +28,7 @@ use crate::proxy::http::body::UploadProgress;
 use crate::proxy::http::client_io::ClientStream;
 use crate::proxy::http::connection::Downstream;
 use crate::proxy::http::exchange::{error_answers, fresh_id};
-use crate::proxy::http::forward::{AttemptError, is_idempotent};
+use crate::proxy::http::forward::{AttemptError, is_idempotent, may_be_doubled};
 use crate::proxy::http::headers;
 use crate::proxy::http::path::{self, NormalPath};
 use crate::proxy::http::record::{Finish, RequestNote};
@@ -143,6 +143,7 @@ impl<'a, T: ClientStream> Client<'a, T> {
             hash: plan.hash,
             version: Version::HTTP_11,
             repeatable,
+            doublable: repeatable && may_be_doubled(&head.method),
         };
         // Before one is picked: a pick takes a turn, or a trial, that nobody else gets then.
         if !all_carried(&plan.route.targets, &self.downstream.client, &head) {
@@ -262,7 +263,7 @@ impl<'a, T: ClientStream> Client<'a, T> {
         let received = Received { bytes, head, fields, path: &path, id };
         let sending = Sending { worker, downstream, settings, received, lines, repeatable: asking.repeatable };
         let body_timeout = downstream.listener.limits(&settings.proxy).body;
-        let deadlines = Deadlines::from(now, settings, body_timeout, asking.repeatable, false);
+        let deadlines = Deadlines::from(now, settings, body_timeout, asking.doublable, false);
         worker.budget.borrow_mut().record_request(now_ms);
         let begin = match sending.on_warm(first, now.into_std(), now_ms) {
             Ok(None) => First::New(first, Again),
@@ -295,7 +296,8 @@ impl<'a, T: ClientStream> Client<'a, T> {
                     Waited::Over(Err(error)) => First::Failed(first, error),
                     Waited::Over(Ok(())) => match sent.into_answer() {
                         Some(answer) => {
-                            asking.answered(first, answer.took, worker.clock.at(answer.at));
+                            let failed = settings.health.error_status.counts(answer.head.status);
+                            asking.answered(first, answer.took, worker.clock.at(answer.at), failed);
                             return Ok(Ok((first, answer)));
                         }
                         None => First::Failed(first, AttemptError::Request("no head was found".to_owned())),

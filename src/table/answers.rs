@@ -1,0 +1,254 @@
+//! Answers that count as failures: what they do to an instance's place among the others.
+//!
+//! An instance that answers 503 at once looks like the best one: quick, and nothing in flight. So such answers
+//! - never lower the latency that `ewma` sees,
+//! - weigh more than any load while they make up more than a third of an instance's last 16 answers,
+//! - eject the instance, as failed connections do, when `eject_after` come in a row *and others of the route do better*:
+//!   others were heard since the run began, answered well the last time, and failed at most half as often. What fails everywhere (an overload, a path
+//!   that answers 503 by design, a database that is away) ejects nothing.
+//!
+//! An answer that does not come within its limit counts like these: a request that takes too long takes it anywhere.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use smallvec::SmallVec;
+
+use super::health::HealthConfig;
+use super::{Target, TargetState};
+
+/// Which answers count as failures of the instance (`health.error_status`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ErrorStatus {
+    /// None.
+    Off,
+    /// 502, 503 and 504; of gRPC, UNAVAILABLE.
+    #[default]
+    Gateway,
+    /// Every 5xx; of gRPC, UNAVAILABLE.
+    All,
+}
+
+impl ErrorStatus {
+    /// Whether an answer with this status counts as a failure.
+    #[must_use]
+    pub fn counts(self, status: u16) -> bool {
+        match self {
+            Self::Off => false,
+            Self::Gateway => matches!(status, 502..=504),
+            Self::All => matches!(status, 500..=599),
+        }
+    }
+}
+
+/// Answers that the weight against load is taken from.
+const LATEST: u64 = 0xffff;
+/// Errors among them that make one step.
+const STEP: u32 = 6;
+/// How long (ms) errors weigh against load after the last one: then the instance is asked again, and tells. Where it cannot be
+/// ejected this is what keeps it from most requests.
+const WEIGHS_MS: u64 = 500;
+/// By how many errors, of 64 answers, an instance has to be worse than twice the better ones.
+const WORSE_BY: u32 = 4;
+
+impl TargetState {
+    /// How much errors weigh against the instance, from 0 to 2.
+    #[must_use]
+    pub fn error_level(&self, now_ms: u64) -> u32 {
+        let outcomes = self.outcomes.load(Relaxed);
+        if outcomes == 0 || now_ms.saturating_sub(self.bad_at_ms.load(Relaxed)) >= WEIGHS_MS {
+            return 0;
+        }
+        (outcomes & LATEST).count_ones() / STEP
+    }
+
+    /// Notes an answer that counts as a failure; true when it ejected the instance. `targets` are those of the route.
+    pub fn record_bad_answer(&self, now_ms: u64, latency_us: u64, config: &HealthConfig, targets: &[Target]) -> bool {
+        self.note_heard(now_ms, latency_us);
+        if latency_us as f64 > self.latency_at(now_ms) {
+            self.note_latency(now_ms, latency_us);
+        }
+        self.record_no_answer(now_ms, config, targets)
+    }
+
+    /// The same for an answer that did not come in time.
+    pub fn record_no_answer(&self, now_ms: u64, config: &HealthConfig, targets: &[Target]) -> bool {
+        if self.is_ejected(now_ms) {
+            return false;
+        }
+        let before = self.outcomes.load(Relaxed);
+        let outcomes = (before << 1) | 1;
+        self.outcomes.store(outcomes, Relaxed);
+        self.bad_at_ms.store(now_ms, Relaxed);
+        if before & 1 == 0 {
+            self.bad_since_ms.store(now_ms, Relaxed);
+        }
+        let probation = self.probation.load(Relaxed);
+        let run = outcomes.trailing_ones();
+        if config.eject_after == 0 || (run < config.eject_after.min(u64::BITS) && !probation) {
+            return false;
+        }
+        if !self.others_do_better(now_ms, config, targets) {
+            // As good as the others, so it is back.
+            if probation {
+                self.end_probation(now_ms);
+            }
+            return false;
+        }
+        let ejected = targets.iter().filter(|target| target.state.is_ejected(now_ms)).count();
+        self.eject(now_ms, config, ejected, targets.len())
+    }
+
+    /// Whether the better quarter of those that were heard since this one began to fail failed at most half as often.
+    fn others_do_better(&self, now_ms: u64, config: &HealthConfig, targets: &[Target]) -> bool {
+        let since = self.bad_since_ms.load(Relaxed);
+        let heard = |state: &TargetState| state.key != self.key && state.is_open(now_ms) && state.heard_ms() >= since;
+        let others = targets.iter().map(|target| &*target.state).filter(|state| heard(state));
+        // How many answers there were before the first error is not known, so the last one has to be good.
+        let errors = others.map(|state| match state.outcomes.load(Relaxed) {
+            outcomes if outcomes & 1 == 0 => outcomes.count_ones(),
+            _ => u64::BITS,
+        });
+        let mut errors: SmallVec<[u32; 16]> = errors.collect();
+        if errors.is_empty() {
+            return false;
+        }
+        let quarter = (errors.len() - 1) / 4;
+        let (_, better, _) = errors.select_nth_unstable(quarter);
+        self.outcomes.load(Relaxed).count_ones() >= 2 * *better + WORSE_BY.min(config.eject_after)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::catalog::InstanceId;
+    use crate::metrics::ServiceMetrics;
+
+    fn targets(count: u16) -> Vec<Target> {
+        let service = Arc::new(ServiceMetrics::new("s".into()));
+        let target = |n: u16| Target {
+            state: Arc::new(TargetState::new(
+                u64::from(n) + 1,
+                InstanceId { node: "n".into(), id: format!("i{n}").into() },
+                ([127, 0, 0, 1], n + 1).into(),
+                0,
+            )),
+            options: Arc::default(),
+            service: Arc::clone(&service),
+            series: None,
+            query: None,
+            share: 1.0 / f64::from(count),
+            fixed: None,
+            tags: Arc::default(),
+            url: None,
+        };
+        (0..count).map(target).collect()
+    }
+
+    /// Lets targets answer in turn, each with an error where `fails` says so, until one is ejected or `turns` are over.
+    /// Which ones are ejected then.
+    fn ejected(count: u16, turns: u64, fails: impl Fn(usize, u64) -> bool) -> Vec<usize> {
+        let (targets, config) = (targets(count), HealthConfig::default());
+        for turn in 0..turns {
+            for (at, target) in targets.iter().enumerate() {
+                let now_ms = 1 + turn * 10;
+                if fails(at, turn) {
+                    target.state.record_bad_answer(now_ms, 200, &config, &targets);
+                } else {
+                    target.state.record_success(now_ms, 100_000);
+                }
+            }
+        }
+        let now_ms = turns * 10;
+        (0..targets.len()).filter(|at| targets[*at].state.is_ejected(now_ms)).collect()
+    }
+
+    #[test]
+    fn statuses_that_count() {
+        for (rule, counted) in [
+            (ErrorStatus::Off, &[][..]),
+            (ErrorStatus::Gateway, &[502, 503, 504]),
+            (ErrorStatus::All, &[500, 501, 502, 503, 504, 599]),
+        ] {
+            let all: Vec<u16> = [200, 404, 429, 499, 500, 501, 502, 503, 504, 599, 600]
+                .into_iter()
+                .filter(|status| rule.counts(*status))
+                .collect();
+            assert_eq!(all, counted, "{rule:?}");
+        }
+    }
+
+    #[test]
+    fn who_fails_while_others_do_better_is_ejected() {
+        assert_eq!(ejected(4, 20, |at, _| at == 2), [2]);
+        assert_eq!(ejected(2, 20, |at, _| at == 0), [0]);
+        assert_eq!(ejected(4, 20, |at, _| at < 2), [0, 1]);
+        // The cap leaves half of them.
+        assert_eq!(ejected(4, 20, |at, _| at < 3).len(), 2);
+        assert_eq!(ejected(4, 4, |at, _| at == 2), [0; 0], "four in a row are not enough");
+        assert_eq!(ejected(1, 100, |_, _| true), [0; 0], "the only one");
+    }
+
+    #[test]
+    fn what_fails_everywhere_ejects_nothing() {
+        for count in [2, 3, 4, 20] {
+            assert_eq!(ejected(count, 200, |_, _| true), [0; 0], "{count}");
+            // One path of several, an overload: runs of errors on all of them, but none is worse.
+            for percent in [10, 30, 50, 80] {
+                let fails = |at: usize, turn: u64| {
+                    let mixed = (turn * 31 + at as u64 * 17 + 7).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33;
+                    mixed % 100 < percent
+                };
+                assert_eq!(ejected(count, 500, fails), [0; 0], "{percent} % of {count}");
+            }
+        }
+    }
+
+    #[test]
+    fn others_that_were_not_heard_since_say_nothing() {
+        let (targets, config) = (targets(3), HealthConfig::default());
+        targets.iter().for_each(|target| target.state.record_success(10, 100));
+        let bad = |now_ms| targets[0].state.record_bad_answer(now_ms, 100, &config, &targets);
+        assert!((100..120).all(|now_ms| !bad(now_ms)), "all clients may go to this one alone");
+        targets[1].state.record_success(121, 100);
+        assert!(bad(122));
+    }
+
+    #[test]
+    fn one_failure_on_probation_ejects_again_and_a_good_answer_ends_it() {
+        let (targets, config) = (targets(3), HealthConfig::default());
+        let state = &targets[0].state;
+        let others = |now_ms| targets[1..].iter().for_each(|target| target.state.record_success(now_ms, 100));
+        let ejects: Vec<bool> = (0..5)
+            .map(|n| {
+                others(100 + n);
+                state.record_bad_answer(100 + n, 100, &config, &targets)
+            })
+            .collect();
+        assert_eq!(ejects, [false, false, false, false, true]);
+        assert!(!state.is_open(5_000) && state.is_open(5_104));
+        others(5_105);
+        assert!(state.record_bad_answer(5_106, 100, &config, &targets), "on probation one is enough");
+        assert!(!state.is_open(15_000) && state.is_open(15_106), "twice as long");
+        state.record_success(15_107, 100);
+        assert_eq!((state.word(15_107), state.error_level(15_107)), ("healthy", 0));
+    }
+
+    #[test]
+    fn errors_weigh_while_they_are_recent_and_do_not_look_quick() {
+        let (targets, config) = (targets(2), HealthConfig { eject_after: 0, ..HealthConfig::default() });
+        let state = &targets[0].state;
+        state.record_success(1, 50_000);
+        for n in 0..16u32 {
+            assert_eq!(state.error_level(1), n / STEP);
+            assert!(!state.record_bad_answer(1, 100, &config, &targets));
+        }
+        assert_eq!(state.error_level(WEIGHS_MS), 2);
+        assert_eq!(state.error_level(1 + WEIGHS_MS), 0, "asked again after a while");
+        assert!(state.latency_at(1) >= 50_000.0);
+        state.record_bad_answer(2, 90_000, &config, &targets);
+        assert!(state.latency_at(2) >= 90_000.0, "slow errors are slow");
+    }
+}
