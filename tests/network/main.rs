@@ -12,6 +12,7 @@ mod dynamic;
 mod grpc;
 mod h2;
 mod lifecycle;
+mod mesh;
 mod registration;
 mod reload;
 mod resting;

@@ -140,7 +140,7 @@ pub fn routed(list: &ServiceList, tag_prefix: &str) -> BTreeSet<ServiceName> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::catalog::{Endpoint, InstanceId, Weights};
+    use crate::catalog::{Endpoint, InstanceId, Registration, Weights};
 
     fn instances(ids: &[&str]) -> Vec<Instance> {
         ids.iter()
@@ -150,6 +150,7 @@ mod tests {
                 tags: Vec::new(),
                 checks: Vec::new(),
                 weights: Weights::default(),
+                registration: Registration::default(),
             })
             .collect()
     }

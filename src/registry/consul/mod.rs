@@ -23,6 +23,7 @@ pub mod guard;
 mod hint;
 pub mod keys;
 mod list;
+mod mesh;
 mod overrides;
 mod page;
 mod poll;
@@ -43,6 +44,7 @@ use tokio::sync::mpsc;
 
 pub use edit::{KeyEditor, Value};
 pub use error::ConsulError;
+pub use mesh::is_of_mesh;
 pub use page::{Page, PageReceiver};
 pub use probe::{ProbeStep, probe};
 

@@ -1,5 +1,6 @@
 //! `lb check --live`: one attempt to read Consul, step by step, so that the step that fails has a name and a hint.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use tokio::io::AsyncReadExt;
@@ -7,24 +8,32 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::client::TlsStream;
 
+use super::catalog::retain_own;
 use super::client::{Client, Mode};
 use super::dial::{connect, handshake, resolve};
 use super::error::{ConsulError, alert, chain};
 use super::guard::{Sight, routed, sight};
 use super::hint::hint;
 use super::list;
+use super::mesh::not_a_target;
 use super::settings::{Agent, Settings, Transport};
+use super::watch;
+use crate::catalog::ServiceName;
 use crate::config::ConsulConfig;
 
 /// Limit for all steps with one agent, above those of the parts.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(120);
+/// Most routed services whose instances are looked at.
+const SERVICES_MAX: usize = 1000;
+/// Asks for the parts of the service mesh alone: `Service.Kind != "" or Service.Connect.Native == true`.
+const MESH_ONLY: &str = "filter=Service.Kind%20!%3D%20%22%22%20or%20Service.Connect.Native%20%3D%3D%20true";
 /// How long an agent may take to refuse a client certificate after the handshake.
 const FIRST_BYTE: Duration = Duration::from_secs(1);
 
 /// One step, and how it went. The steps after one that failed are left out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProbeStep {
-    /// `config`, `resolve`, `connect`, `tls`, `token` or `first read`.
+    /// `config`, `resolve`, `connect`, `tls`, `token`, `first read`, or `targets` where some instances are none.
     pub name: &'static str,
     /// Whether it went well.
     pub ok: bool,
@@ -183,9 +192,9 @@ async fn first_read(client: &Client, config: &ConsulConfig, steps: &mut Steps) -
     }
     // Rights on services without rights on nodes give a full list and empty answers.
     if let Some(name) = routed.first().cloned().or_else(|| list.keys().next().map(|name| name.as_str().into())) {
-        let path = super::watch::path(&name);
+        let path = watch::path(&name);
         let read = client.get(&path, Mode::Stale, None).await.and_then(|answer| {
-            super::watch::decode(&answer.body)
+            watch::decode(&answer.body)
                 .map_err(|error| ConsulError::Decode { path: path.clone(), reason: error.to_string() })
         });
         if steps.note("first read", read)?.is_empty() {
@@ -197,7 +206,33 @@ async fn first_read(client: &Client, config: &ConsulConfig, steps: &mut Steps) -
     let part = if sight(&list) == Sight::Part { "; the token sees some services only" } else { "" };
     let detail = format!("{} services, {} with a `{}` tag{part}", list.len(), routed.len(), config.tag_prefix);
     steps.good("first read", detail);
+    if let Some(detail) = left_out(client, routed).await {
+        steps.good("targets", detail);
+    }
     Some(())
+}
+
+/// Which registrations of routed services get no traffic because they are parts of the service mesh; none: there are no
+/// such. Services that cannot be read are passed over: that is the business of the steps before.
+async fn left_out(client: &Client, routed: BTreeSet<ServiceName>) -> Option<String> {
+    let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for name in routed.iter().filter(|name| watch::is_readable(name)).take(SERVICES_MAX) {
+        let path = format!("{}?{MESH_ONLY}", watch::path(name));
+        let Ok(answer) = client.get(&path, Mode::Stale, None).await else { continue };
+        let Ok(mut entries) = watch::decode(&answer.body) else { continue };
+        retain_own(name, &mut entries);
+        let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+        for reason in entries.iter().filter_map(|entry| not_a_target(&entry.service)) {
+            *counts.entry(reason).or_default() += 1;
+        }
+        for (reason, count) in counts {
+            found.entry(reason).or_default().push(format!("{count} of {name}"));
+        }
+    }
+    let of_reason = |(reason, services): (&String, &Vec<String>)| format!("{} ({reason})", services.join(", "));
+    let all: Vec<_> = found.iter().map(of_reason).collect();
+    let more = if routed.len() > SERVICES_MAX { "; more services were not looked at" } else { "" };
+    (!all.is_empty()).then(|| format!("left out, although a routing tag is on them: {}{more}", all.join("; ")))
 }
 
 /// Older agents answer plain HTTP on a TLS port with a TLS alert, which no HTTP parser understands.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use tracing::warn;
 
-use super::catalog::{Rejected, snapshot};
+use super::catalog::{Rejected, retain_own, snapshot};
 use super::error::ConsulError;
 use super::guard::{Verdict, lacks_rights, sight, undisputed};
 use super::list;
@@ -39,7 +39,8 @@ pub(super) async fn run(shared: Arc<Shared>, name: ServiceName) {
 
 impl ServiceWatch {
     async fn turn(&mut self) -> Result<(), Closed> {
-        let entries = self.poller.next(decode).await;
+        let mut entries = self.poller.next(decode).await;
+        retain_own(&self.name, &mut entries);
         let Some(what) = self.doubt(&entries) else { return self.believe(&entries).await };
         // What is new should not wait until somebody has confirmed what is gone.
         self.take_undisputed(&entries).await?;
@@ -81,7 +82,8 @@ impl ServiceWatch {
 
     /// Reads from the leader; and emptiness is believed only when the list does not contradict it.
     async fn second_look(&mut self) -> Result<Vec<HealthEntry>, ConsulError> {
-        let entries = self.poller.confirm(None, decode).await?;
+        let mut entries = self.poller.confirm(None, decode).await?;
+        retain_own(&self.name, &mut entries);
         if entries.is_empty() {
             let list = self.poller.confirm(Some(list::PATH), list::decode).await?;
             if lacks_rights(sight(&list), true) {
