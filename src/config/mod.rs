@@ -197,6 +197,13 @@ impl ConsulConfig {
     pub fn has_certificate(&self) -> bool {
         self.cert_file.is_some() || self.cert_pem.is_some()
     }
+
+    /// Whether what is read lies in a namespace or partition other than the default one, which holds the service `consul`.
+    #[must_use]
+    pub fn is_scoped(&self) -> bool {
+        let other = |name: &Option<String>| name.as_deref().is_some_and(|name| !matches!(name, "" | "default"));
+        other(&self.namespace) || other(&self.partition)
+    }
 }
 
 /// One `[[static.route]]`.

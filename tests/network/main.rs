@@ -16,6 +16,7 @@ mod mesh;
 mod registration;
 mod reload;
 mod resting;
+mod rights;
 mod server_name;
 mod tcp;
 mod tls;

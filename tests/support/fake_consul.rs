@@ -53,6 +53,27 @@ pub enum Fault {
     Old(u64),
 }
 
+/// What a token may not see, and what tells so.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Acl {
+    /// Services that are left out of lists and have no instances.
+    pub hidden: BTreeSet<String>,
+    /// Answers that something was left out of say so, as those of Consul 1.11.
+    pub header: bool,
+    /// Configuration entries of these services are refused, those of others are not there, as in Consul 1.5; else there
+    /// are no such paths.
+    pub entries: bool,
+    /// What `/v1/acl/token/self` answers; none: there is no such path.
+    pub token: Option<(u16, &'static str)>,
+}
+
+impl Acl {
+    /// Hides these services.
+    pub fn hiding(names: &[&str]) -> Self {
+        Self { hidden: names.iter().map(|&name| name.to_owned()).collect(), ..Self::default() }
+    }
+}
+
 #[derive(Clone, Debug, Default)]
 struct State {
     index: u64,
@@ -62,6 +83,7 @@ struct State {
     keys: BTreeMap<String, String>,
     broken: HashMap<String, Fault>,
     fault: Fault,
+    acl: Option<Acl>,
     /// How often a snapshot was restored, and what was before.
     restored: Option<(u32, Box<State>)>,
 }
@@ -144,6 +166,14 @@ impl FakeConsul {
     pub fn fault(&self, fault: Fault) {
         self.state.send_modify(|state| {
             state.fault = fault;
+            state.index += 1;
+        });
+    }
+
+    /// From now on the token is one with these rights; blocked queries are answered.
+    pub fn set_acl(&self, acl: Acl) {
+        self.state.send_modify(|state| {
+            state.acl = Some(acl);
             state.index += 1;
         });
     }
@@ -251,10 +281,31 @@ async fn answer(
             _ => {}
         }
     }
+    if let Some(acl) = &now.acl
+        && let Some(answer) = of_rights(acl, request.uri().path())
+    {
+        return Ok(answer);
+    }
     if now.fault == Fault::Hang || matches!(now.fault, Fault::FrozenLeader(_)) && !stale {
         std::future::pending::<()>().await;
     }
     Ok(respond(&now, service, stale))
+}
+
+/// What tells of rights; none: the path has nothing to do with them.
+fn of_rights(acl: &Acl, path: &str) -> Option<Response<Full<Bytes>>> {
+    let (status, text) = match path.strip_prefix("/v1/config/service-defaults/") {
+        Some(_) if !acl.entries => (404, "404 page not found".to_owned()),
+        Some(name) if acl.hidden.contains(name) => (403, "Permission denied".to_owned()),
+        Some(name) => (404, format!("Config entry not found for \"service-defaults\" / \"{name}\"")),
+        None if path == "/v1/acl/token/self" => {
+            let (status, text) = acl.token.unwrap_or((404, ""));
+            (status, text.to_owned())
+        }
+        None if path.starts_with("/v1/coordinate/") => (404, "404 page not found".to_owned()),
+        None => return None,
+    };
+    Some(Response::builder().status(status).body(Full::new(Bytes::from(text))).expect("a valid response"))
 }
 
 fn respond(state: &State, service: Option<&str>, stale: bool) -> Response<Full<Bytes>> {
@@ -272,6 +323,7 @@ fn respond(state: &State, service: Option<&str>, stale: bool) -> Response<Full<B
                 json!({})
             }
         }
+        Some(name) if is_hidden(state, name) => json!([]),
         Some(name) => {
             let check = if state.critical.contains(name) { "critical" } else { "passing" };
             health(name, state.services.get(name).map_or(&[], Vec::as_slice), check)
@@ -288,6 +340,13 @@ fn respond(state: &State, service: Option<&str>, stale: bool) -> Response<Full<B
         Fault::NoIndex => response,
         _ => response.header("X-Consul-Index", state.index.to_string()),
     };
+    let left_out = match service {
+        Some(name) => state.services.contains_key(name) && is_hidden(state, name),
+        None => state.services.keys().map(String::as_str).chain(["consul"]).any(|name| is_hidden(state, name)),
+    };
+    if left_out && state.acl.as_ref().is_some_and(|acl| acl.header) {
+        response = response.header("X-Consul-Results-Filtered-By-ACLs", "true");
+    }
     match state.fault {
         Fault::Status(code, after) => {
             response =
@@ -329,13 +388,17 @@ fn keys(state: &State, prefix: &str) -> Response<Full<Bytes>> {
     response.body(Full::new(Bytes::from(body))).expect("a valid response")
 }
 
+fn is_hidden(state: &State, service: &str) -> bool {
+    state.acl.as_ref().is_some_and(|acl| acl.hidden.contains(service))
+}
+
 fn list(state: &State) -> Value {
     let mut list = json!({});
     let hidden = if let Fault::Without(name) = &state.fault { Some(name) } else { None };
-    if hidden.is_none() {
+    if hidden.is_none() && !is_hidden(state, "consul") {
         list["consul"] = json!([]);
     }
-    for name in state.services.keys().filter(|name| Some(*name) != hidden) {
+    for name in state.services.keys().filter(|name| Some(*name) != hidden && !is_hidden(state, name)) {
         list[name] = json!([format!("urlprefix-/{name}")]);
     }
     list

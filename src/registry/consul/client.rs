@@ -77,6 +77,9 @@ pub struct Answer {
     pub known_leader: Option<bool>,
     /// `X-Consul-LastContact`.
     pub last_contact: Option<Duration>,
+    /// `X-Consul-Results-Filtered-By-ACLs: true`: the token may not see all that belongs to the answer. Sent by Consul 1.11
+    /// and later, and only for requests with a token.
+    pub filtered: bool,
     /// It blocked, and came before its wait was over: something woke it.
     pub early: bool,
     /// JSON.
@@ -275,6 +278,7 @@ async fn exchange(
         index,
         known_leader: text(&parts.headers, "x-consul-knownleader").and_then(|text| text.parse().ok()),
         last_contact: number(&parts.headers, "x-consul-lastcontact").map(Duration::from_millis),
+        filtered: text(&parts.headers, "x-consul-results-filtered-by-acls") == Some("true"),
         early: false,
         body,
     })

@@ -30,6 +30,7 @@ mod poll;
 mod pool;
 pub mod probe;
 pub mod register;
+mod rights;
 mod roll;
 mod settings;
 mod shared;

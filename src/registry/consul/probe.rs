@@ -16,6 +16,7 @@ use super::guard::{Sight, routed, sight};
 use super::hint::hint;
 use super::list;
 use super::mesh::not_a_target;
+use super::rights::{Token, of_token};
 use super::settings::{Agent, Settings, Transport};
 use super::watch;
 use crate::catalog::ServiceName;
@@ -113,8 +114,8 @@ async fn attempt(settings: &Settings, agent: &Agent, config: &ConsulConfig, step
         };
         steps.good("tls", format!("{}: handshake done, {shown}", agent.name));
     }
-    token(&client, settings, config, steps).await?;
-    first_read(&client, config, steps).await
+    let has_policies = token(&client, settings, config, steps).await?;
+    first_read(&client, config, has_policies, steps).await
 }
 
 /// Resolve, connect, and the handshake itself.
@@ -152,13 +153,17 @@ async fn first_byte(agent: &Agent, mut stream: TlsStream<TcpStream>) -> Result<(
     }
 }
 
-async fn token(client: &Client, settings: &Settings, config: &ConsulConfig, steps: &mut Steps) -> Option<()> {
+/// None after a failure; else whether something is granted to the token.
+async fn token(client: &Client, settings: &Settings, config: &ConsulConfig, steps: &mut Steps) -> Option<bool> {
     if settings.token.is_none() {
         steps.good("token", "none configured: reading with the rights of the anonymous token");
-        return Some(());
+        return Some(false);
     }
-    let step = match client.get("/v1/acl/token/self", Mode::Default, None).await {
-        Ok(_) => ProbeStep::good("token", "known to Consul"),
+    let answer = client.get("/v1/acl/token/self", Mode::Default, None).await.map(|answer| answer.body);
+    let has_policies = matches!(of_token(answer.clone()), Ok(Token::Useful));
+    let step = match answer {
+        Ok(_) if has_policies => ProbeStep::good("token", "known to Consul"),
+        Ok(_) => ProbeStep::good("token", "known to Consul, without any policy or role"),
         Err(ConsulError::Status { code: 401, text, .. }) if text.contains("ACL support disabled") => {
             ProbeStep::good("token", "not needed: ACLs are off")
         }
@@ -174,10 +179,10 @@ async fn token(client: &Client, settings: &Settings, config: &ConsulConfig, step
     };
     let ok = step.ok;
     steps.list.push(step);
-    ok.then_some(())
+    ok.then_some(has_policies)
 }
 
-async fn first_read(client: &Client, config: &ConsulConfig, steps: &mut Steps) -> Option<()> {
+async fn first_read(client: &Client, config: &ConsulConfig, has_policies: bool, steps: &mut Steps) -> Option<()> {
     let read = client.get(list::PATH, Mode::Stale, None).await;
     let list = read.and_then(|answer| {
         list::decode(&answer.body)
@@ -185,6 +190,12 @@ async fn first_read(client: &Client, config: &ConsulConfig, steps: &mut Steps) -
     });
     let list = steps.note("first read", list)?;
     let routed = routed(&list, &config.tag_prefix);
+    if sight(&list) == Sight::Nothing && has_policies {
+        let detail = "no service is listed: none is registered that the token may read. \
+                      If that is wrong, its policies lack service_prefix read";
+        steps.good("first read", detail);
+        return Some(());
+    }
     if sight(&list) == Sight::Nothing {
         let what = "the catalog: Consul answered 200 with an empty list".to_owned();
         steps.bad("first read", &ConsulError::Rights { what });
