@@ -13,9 +13,10 @@ use lb::catalog::{CheckScope, CheckStatus, Registration as Listed, ServiceSnapsh
 use lb::config::ConsulConfig;
 use lb::metrics::Metrics;
 use lb::registry::Update;
+use lb::registry::consul::register::Whereabouts;
 use lb::registry::consul::{ConsulSource, OVERRIDES, probe, spawn};
 use support::consul::{Certificates, ConsulAgent, Options, Registration, plain_config};
-use support::fake_consul::{Acl, FakeConsul, Fault};
+use support::fake_consul::{Acl, FakeConsul, Fault, PREFIX};
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
@@ -975,6 +976,64 @@ async fn the_probe_knows_tokens_and_plain_ports() {
         assert_eq!(name, step, "{detail}; {found}");
         assert!(found.contains(hint), "{step}: {detail}: `{found}` lacks `{hint}`");
     }
+}
+
+#[tokio::test]
+async fn every_request_carries_the_credentials_and_the_path_of_a_proxy_in_front() {
+    let fake = FakeConsul::start().await;
+    fake.set("web", &[1001]);
+    fake.set_key("lb/routes", "route del a");
+    let config = plain_config(&format!("{}{PREFIX}", fake.url()));
+    let config = ConsulConfig { http_auth: Some("user:pass".to_owned()), token: Some("t".to_owned()), ..config };
+    let mut watched = Watched::start(with_keys(config.clone()));
+    watched.until_ports("web", &[1001]).await;
+    watched.until_commands(&["route del a"], &[]).await;
+    let at = Whereabouts { address: "127.0.0.1:1".parse().unwrap(), scheme: "http", hostname: "here".to_owned() };
+    let registrar = watched.source.registrar();
+    registrar.set(vec![lb::registry::consul::register::Registration::new("lb", &config.register, &at)]);
+    let registered = |fake: &FakeConsul| fake.requests().iter().any(|request| request.contains("/service/register"));
+    let deadline = Instant::now() + LIMIT;
+    while !registered(&fake) {
+        assert!(Instant::now() < deadline, "never registered: {:?}", fake.requests());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    // Emptied, so that what confirms is asked, too.
+    fake.set("api", &[2001]);
+    fake.remove("web");
+    watched.until("web gone", |view| !view.services.contains_key("web")).await;
+    assert!(probe(&config).await.iter().all(|step| step.ok));
+    assert!(fake.requests().iter().all(|request| request.starts_with(PREFIX)), "{:?}", fake.requests());
+    let (asked, sent) = (fake.requests().len(), fake.authorizations());
+    assert!(sent.len() >= asked && sent.iter().all(|auth| auth == "Basic dXNlcjpwYXNz"), "{sent:?}");
+}
+
+#[tokio::test]
+async fn cas_are_found_in_a_folder_as_openssl_keeps_them() {
+    let agent = ConsulAgent::start();
+    agent.register(&web("a", 1001));
+    let ca = agent.certificates().path("ca.pem");
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(folder.path().join("below/deeper")).unwrap();
+    std::fs::write(folder.path().join("README"), "CAs of this site").unwrap();
+    let other = Certificates::new();
+    std::fs::copy(other.path("ca.pem"), folder.path().join("other.pem")).unwrap();
+    let config = || ConsulConfig { ca_file: None, ca_path: Some(folder.path().to_owned()), ..agent.config() };
+    let steps = probe(&config()).await;
+    assert!(steps.iter().any(|step| step.name == "tls" && !step.ok), "the agent's own is not there yet: {steps:#?}");
+    for name in ["1a2b3c4d.0", "plain", "below/1a2b3c4d.0", "below/deeper/ca"] {
+        let path = folder.path().join(name);
+        std::fs::copy(&ca, &path).unwrap();
+        assert!(probe(&config()).await.iter().all(|step| step.ok), "{name}");
+        std::fs::remove_file(&path).unwrap();
+        // What OpenSSL's `rehash` makes is a link.
+        std::os::unix::fs::symlink(&ca, &path).unwrap();
+        let mut watched = Watched::start(config());
+        watched.until_ports("web", &[1001]).await;
+        std::fs::remove_file(&path).unwrap();
+    }
+    std::fs::remove_file(folder.path().join("other.pem")).unwrap();
+    let (step, detail, _) = failing_step(&config()).await;
+    assert!(step == "config" && detail.contains("ca_path") && detail.contains("no file in it holds a CA"), "{detail}");
 }
 
 fn with_keys(config: ConsulConfig) -> ConsulConfig {

@@ -55,6 +55,7 @@ pub use listeners::overlap;
 pub use load::{Draft, Inputs, Loaded, draft, load, read, read_draft};
 pub use metrics::{MetricsConfig, PrefixTemplate};
 pub use mistake::{Mistake, Mistakes, Place};
+pub use overlay::consul_variable;
 pub use ports::Ports;
 pub use routes_http::RoutesHttpConfig;
 pub use secret::Secret;
@@ -123,6 +124,8 @@ pub struct ConsulConfig {
     pub server_name: Option<String>,
     /// Accept any server certificate (`skip_verify`).
     pub skip_verify: bool,
+    /// `USER:PASSWORD` for HTTP basic authentication (`http_auth`).
+    pub http_auth: Option<String>,
     /// ACL token (`token`).
     pub token: Option<String>,
     /// File that holds it, read again at every reload (`token_file`).

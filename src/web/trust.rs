@@ -8,15 +8,16 @@ use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
+use tracing::warn;
 
-use crate::trust::AcceptAny;
+use crate::trust::{AcceptAny, files_below};
 
 /// Which CAs are believed, and who we are. The default: the system's CAs, and nobody.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Trust<'a> {
     /// PEM bundle of CAs.
     pub ca_file: Option<&'a Path>,
-    /// Directory of such bundles (`*.pem`, `*.crt`, `*.cer`).
+    /// Directory of such bundles, whatever their names, and of directories of them.
     pub ca_path: Option<&'a Path>,
     /// CAs as PEM text.
     pub ca_pem: Option<&'a str>,
@@ -80,11 +81,16 @@ impl Trust<'_> {
             add(Path::new("the CAs given as text"), text.as_bytes())?;
         }
         if let Some(folder) = self.ca_path {
-            for entry in fs::read_dir(folder).map_err(|error| wrong(folder, error))? {
-                let path = entry.map_err(|error| wrong(folder, error))?.path();
-                if path.is_file() && path.extension().is_some_and(|ext| ext == "pem" || ext == "crt" || ext == "cer") {
-                    add(&path, &read(&path)?)?;
+            let mut some = false;
+            for path in files_below(folder).map_err(|error| wrong(folder, error))? {
+                // A file that holds no CA costs itself alone: such folders hold others, too.
+                match read(&path).and_then(|text| add(&path, &text)) {
+                    Ok(()) => some = true,
+                    Err(error) => warn!(%error, "file of CA certificates passed over"),
                 }
+            }
+            if !some {
+                return Err(wrong(folder, "no file in it holds a CA certificate (PEM, BEGIN CERTIFICATE)"));
             }
         }
         if self.ca_file.is_none() && self.ca_pem.is_none() && self.ca_path.is_none() {

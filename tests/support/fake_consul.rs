@@ -94,8 +94,12 @@ pub struct FakeConsul {
     pub address: SocketAddr,
     state: watch::Sender<State>,
     requests: Arc<Mutex<Vec<String>>>,
+    authorizations: Arc<Mutex<Vec<String>>>,
     task: JoinHandle<()>,
 }
+
+/// What stands before the paths of requests, if anything does: as if a proxy took it away.
+pub const PREFIX: &str = "/behind/a/proxy";
 
 impl FakeConsul {
     /// Starts on a free port.
@@ -103,9 +107,9 @@ impl FakeConsul {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
         let address = listener.local_addr().expect("address");
         let state = watch::Sender::new(State { index: 100, ..State::default() });
-        let requests = Arc::new(Mutex::new(Vec::new()));
-        let task = tokio::spawn(accept(listener, state.clone(), requests.clone()));
-        Self { address, state, requests, task }
+        let (requests, authorizations) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Mutex::new(Vec::new())));
+        let task = tokio::spawn(accept(listener, state.clone(), requests.clone(), authorizations.clone()));
+        Self { address, state, requests, authorizations, task }
     }
 
     /// Ends as a killed agent does: connections break, and new ones are refused.
@@ -117,7 +121,8 @@ impl FakeConsul {
     /// Listens again where it did before.
     pub async fn up(&mut self) {
         let listener = TcpListener::bind(self.address).await.expect("the same port");
-        self.task = tokio::spawn(accept(listener, self.state.clone(), self.requests.clone()));
+        let (requests, authorizations) = (self.requests.clone(), self.authorizations.clone());
+        self.task = tokio::spawn(accept(listener, self.state.clone(), requests, authorizations));
     }
 
     /// Its URL.
@@ -205,6 +210,11 @@ impl FakeConsul {
         });
     }
 
+    /// `Authorization` of all requests so far; empty where a request had none.
+    pub fn authorizations(&self) -> Vec<String> {
+        self.authorizations.lock().expect("lock").clone()
+    }
+
     /// Path and query of all requests so far.
     pub fn requests(&self) -> Vec<String> {
         self.requests.lock().expect("lock").clone()
@@ -217,15 +227,26 @@ impl Drop for FakeConsul {
     }
 }
 
-async fn accept(listener: TcpListener, state: watch::Sender<State>, requests: Arc<Mutex<Vec<String>>>) {
+async fn accept(
+    listener: TcpListener,
+    state: watch::Sender<State>,
+    requests: Arc<Mutex<Vec<String>>>,
+    authorizations: Arc<Mutex<Vec<String>>>,
+) {
     // They end with the listener.
     let mut connections = JoinSet::new();
     loop {
         let Ok((stream, _)) = listener.accept().await else { continue };
-        let (state, requests) = (state.clone(), requests.clone());
+        let (state, requests, authorizations) = (state.clone(), requests.clone(), authorizations.clone());
         connections.spawn(async move {
-            let service = service_fn(move |request: Request<Incoming>| {
+            let service = service_fn(move |mut request: Request<Incoming>| {
+                let auth = request.headers().get("authorization").and_then(|value| value.to_str().ok());
+                authorizations.lock().expect("lock").push(auth.unwrap_or_default().to_owned());
                 requests.lock().expect("lock").push(request.uri().to_string());
+                let behind = request.uri().to_string().strip_prefix(PREFIX).map(|rest| rest.parse().expect("a path"));
+                if let Some(uri) = behind {
+                    *request.uri_mut() = uri;
+                }
                 answer(request, state.subscribe())
             });
             // A client that goes away ends its connection with an error that is nobody's fault.

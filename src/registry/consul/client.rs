@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{HOST, HeaderMap, HeaderName, RETRY_AFTER};
+use http::header::{AUTHORIZATION, HOST, HeaderMap, HeaderName, RETRY_AFTER};
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use rustls::AlertDescription;
@@ -231,11 +231,14 @@ fn request(lease: &Lease<'_>, ask: Ask<'_>) -> Result<Request<Full<Bytes>>, Cons
     let settings = lease.settings();
     let (scheme, authority) = lease.agent().authority();
     let joint = if ask.path.contains('?') { '&' } else { '?' };
-    let target = format!("{}{joint}{}{}", ask.path, ask.query, settings.scope);
+    let target = format!("{}{}{joint}{}{}", lease.agent().prefix, ask.path, ask.query, settings.scope);
     let target = if lease.is_multiplexed() { format!("{scheme}://{authority}{target}") } else { target };
     let mut request = Request::builder().method(ask.method).uri(target);
     if !lease.is_multiplexed() {
         request = request.header(HOST, authority);
+    }
+    if let Some(auth) = &settings.auth {
+        request = request.header(AUTHORIZATION, auth.clone());
     }
     if let Some(token) = &settings.token {
         request = request.header("x-consul-token", token.clone());

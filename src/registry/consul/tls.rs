@@ -1,7 +1,6 @@
 //! TLS towards Consul: which CAs to believe, which certificate to show.
 
 use std::borrow::Cow;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -9,12 +8,13 @@ use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
+use tracing::warn;
 
 use super::error::ConsulError;
 use super::expiry::Expiry;
 use super::settings::read;
 use crate::config::ConsulConfig;
-use crate::trust::AcceptAny;
+use crate::trust::{AcceptAny, files_below};
 
 /// Builds the client side of TLS from the files or texts that `[consul]` gives, and says when these certificates end.
 ///
@@ -57,15 +57,15 @@ fn roots(config: &ConsulConfig, expiries: &mut Vec<Expiry>) -> Result<RootCertSt
         expiries.extend(Expiry::earliest(&pem.name(), &add(&mut roots, pem)?));
     }
     if let Some(directory) = &config.ca_path {
-        let entries = fs::read_dir(directory).map_err(|error| file("ca_path", directory, &error))?;
-        for entry in entries {
-            let path = entry.map_err(|error| file("ca_path", directory, &error))?.path();
-            if path.is_file() && path.extension().is_some_and(|ext| ext == "pem" || ext == "crt" || ext == "cer") {
-                add(&mut roots, Pem::File("ca_path", &path))?;
+        let before = roots.len();
+        for path in files_below(directory).map_err(|error| file("ca_path", directory, &error))? {
+            // A file that holds no CA costs itself alone: such folders hold others, too.
+            if let Err(error) = add(&mut roots, Pem::File("ca_path", &path)) {
+                warn!(%error, "Consul: file passed over");
             }
         }
-        if roots.is_empty() {
-            return Err(file("ca_path", directory, &"no *.pem, *.crt or *.cer file in it"));
+        if roots.len() == before {
+            return Err(file("ca_path", directory, &"no file in it holds a CA certificate (PEM, BEGIN CERTIFICATE)"));
         }
     }
     if given.is_none() && config.ca_path.is_none() {
