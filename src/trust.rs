@@ -1,4 +1,4 @@
-//! What servers are trusted by: folders of CAs; and trust without proof, for those who ask for it (`tlsskipverify=true` of
+//! What servers are trusted by: folders of CAs; and trust without proof where that is configured (`tlsskipverify=true` of
 //! a route, `skip_verify` towards Consul).
 
 use std::io;

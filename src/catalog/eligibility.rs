@@ -570,7 +570,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_target_is_out_whatever_its_checks_say_and_keeps_nobody_from_being_held() {
+    fn what_is_not_a_target_is_out_whatever_its_checks_say_and_keeps_no_other_from_being_held() {
         let now = Instant::now();
         let sidecar = |snapshot: &mut ServiceSnapshot| {
             snapshot.instances[1].registration = Registration::NotATarget { reason: "Connect proxy".into() };

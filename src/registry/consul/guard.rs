@@ -24,7 +24,7 @@ const MASS_MIN: usize = 3;
 pub struct Guard {
     counts: HashMap<ServiceName, usize>,
     total: usize,
-    /// Who saw `consul` in the list.
+    /// The reader that saw `consul` in the list.
     whole_seen_by: Option<Reader>,
 }
 

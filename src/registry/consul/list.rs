@@ -130,7 +130,7 @@ impl ListWatch {
     }
 
     /// Adds to `names` what is missing in the list but not known to be gone, and says what the token may not read; none
-    /// when nobody could be asked.
+    /// when the leader could not be asked.
     async fn keep_hidden(
         &mut self,
         list: &ServiceList,
