@@ -227,7 +227,18 @@ fn warnings_of_files(config: &Config) -> impl Iterator<Item = Finding> {
 /// What there is to say about the files that a configuration names.
 fn files_of(config: &Config) -> Vec<Finding> {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    check::files::check_files(config, i64::try_from(now).unwrap_or(i64::MAX))
+    let mut findings = check::files::check_files(config, i64::try_from(now).unwrap_or(i64::MAX));
+    findings.iter_mut().for_each(name_variable);
+    findings
+}
+
+/// Says which of Consul's own variables names a file, where it is one of them.
+fn name_variable(finding: &mut Finding) {
+    let Some(variable) = config::consul_variable(&finding.subject) else { return };
+    let value = std::env::var_os(variable).filter(|value| !value.is_empty());
+    if value.is_some_and(|value| std::path::Path::new(&finding.file).starts_with(value)) {
+        finding.subject = format!("{} ({variable})", finding.subject);
+    }
 }
 
 fn check_all(args: &CheckArgs, json: bool) -> Result<u8> {

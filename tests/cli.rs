@@ -154,6 +154,36 @@ command line
 }
 
 #[test]
+fn check_names_the_variable_of_consul_that_says_something_wrong() {
+    let dir = tempfile::tempdir().unwrap();
+    let empty = dir.path().join("cas");
+    std::fs::create_dir(&empty).unwrap();
+    let file = write(dir.path(), "README", "no certificate");
+    let empty = empty.to_str().unwrap();
+    for (variable, value, part) in [
+        ("CONSUL_HTTP_ADDR", "ftp://h", "unknown scheme"),
+        ("CONSUL_HTTP_ADDR", "http://user:secret@h:1", "credentials"),
+        ("CONSUL_HTTP_SSL", "yes", "neither true nor false"),
+        ("CONSUL_HTTP_SSL_VERIFY", "no", "neither true nor false"),
+        ("CONSUL_TLS_SERVER_NAME", "a b", "not a name a certificate can carry"),
+        ("CONSUL_CLIENT_CERT", "c.pem", "has no key beside it"),
+        ("CONSUL_NAMESPACE", "a b", "cannot be such a name"),
+        ("CONSUL_CACERT", "/nonexistent/ca.pem", "cannot be read"),
+        ("CONSUL_CACERT", &file, "holds no CA certificate"),
+        ("CONSUL_CAPATH", "/nonexistent/cas", "cannot be read"),
+        ("CONSUL_CAPATH", empty, "holds no file with a CA certificate"),
+        ("CONSUL_CAPATH", dir.path().to_str().unwrap(), "holds no file with a CA certificate"),
+        ("CONSUL_HTTP_TOKEN_FILE", "/nonexistent/token", "cannot be read"),
+    ] {
+        let shown = lb_with(&[(variable, value)], &["check"]);
+        assert_eq!(shown.code, Some(2), "{variable}={value}: {}", shown.out);
+        let told = shown.out.lines().any(|line| line.contains(variable));
+        assert!(told && shown.out.contains(part), "{variable}={value}: {}", shown.out);
+        assert!(!shown.out.contains("secret"), "{}", shown.out);
+    }
+}
+
+#[test]
 fn run_refuses_a_bad_configuration_with_the_same_report() {
     let shown = lb(&["run", "--listener", "127.0.0.1:0;protocol=https"]);
     assert_eq!((shown.code, shown.out.as_str()), (Some(2), ""));

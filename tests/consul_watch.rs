@@ -11,13 +11,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lb::catalog::command::CommandError;
-use lb::catalog::{CheckScope, CheckStatus, ServiceSnapshot};
+use lb::catalog::{CheckScope, CheckStatus, Registration as Listed, ServiceSnapshot};
 use lb::config::ConsulConfig;
 use lb::metrics::Metrics;
 use lb::registry::Update;
+use lb::registry::consul::register::Whereabouts;
 use lb::registry::consul::{ConsulSource, OVERRIDES, probe, spawn};
 use support::consul::{Certificates, ConsulAgent, Options, Registration, plain_config};
-use support::fake_consul::{FakeConsul, Fault};
+use support::fake_consul::{Acl, FakeConsul, Fault, PREFIX};
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
@@ -48,6 +49,16 @@ impl View {
             .collect();
         ports.sort_unstable();
         Some(ports)
+    }
+
+    /// Whether every instance of the service is held without being confirmed; and whether that is for lost rights.
+    fn unconfirmed(&self, service: &str) -> Option<bool> {
+        let instances = &self.services.get(service)?.instances;
+        let lost = instances.iter().map(|instance| match &instance.registration {
+            Listed::Unconfirmed { rights_lost, .. } => Some(*rights_lost),
+            _ => None,
+        });
+        lost.reduce(|one, other| if one == other { one } else { None }).flatten()
     }
 
     /// The worst state of checks of this scope, over all instances.
@@ -225,6 +236,230 @@ async fn rights_that_are_lost_cost_no_data() {
 
     agent.set_rules(&policy, "lb", all);
     watched.until_ports("web", &[1001, 1002]).await;
+}
+
+/// Believing is a matter of milliseconds; the limit is far below the time after which anything would be believed.
+const SOON: Duration = Duration::from_secs(15);
+
+/// An agent with ACLs, and a token with these rules; the id of its policy first.
+fn with_rules(rules: &str) -> (ConsulAgent, String, ConsulConfig) {
+    let agent = ConsulAgent::start_with(Options { acl: true, ..Options::default() });
+    let (policy, token) = agent.create_token("lb", rules);
+    let config = ConsulConfig { token: Some(token), ..agent.config() };
+    (agent, policy, config)
+}
+
+const WEB_ALONE: &str = r#"service "web" { policy = "read" } node_prefix "" { policy = "read" }"#;
+
+#[tokio::test]
+async fn a_token_for_one_service_believes_that_it_is_gone_and_waits_for_none() {
+    let (agent, _, config) = with_rules(WEB_ALONE);
+    agent.register(&Registration { service: "api", id: "api-1", port: 1, tags: &["urlprefix-/api"] });
+    // Nothing is registered that it may see: that is all there is to know.
+    let mut watched = Watched::start(config);
+    watched.until("synced without a service", |view| view.synced == 1).await;
+    agent.register(&web("a", 1001));
+    watched.until_ports("web", &[1001]).await;
+    agent.deregister("a");
+    let began = Instant::now();
+    watched.until("web gone", |view| !view.services.contains_key("web")).await;
+    assert!(began.elapsed() < SOON, "believed after {:?}", began.elapsed());
+    // And again: what was believed once is no reason to doubt what comes.
+    agent.register(&web("b", 1002));
+    watched.until_ports("web", &[1002]).await;
+    assert_eq!(watched.view.borrow().synced, 1);
+}
+
+#[tokio::test]
+async fn a_token_for_two_services_loses_one_and_keeps_what_it_may_not_see() {
+    let rules = format!(r#"service "api" {{ policy = "read" }} {WEB_ALONE}"#);
+    let (agent, policy, config) = with_rules(&rules);
+    let api = Registration { service: "api", id: "api-1", port: 2001, tags: &["urlprefix-/api"] };
+    agent.register(&api);
+    agent.register(&web("a", 1001));
+    let mut watched = Watched::start(config);
+    watched.until("synced", |view| view.synced == 1).await;
+    // The token may not see web any more, and api is really gone.
+    agent.set_rules(&policy, "lb", r#"service "api" { policy = "read" } node_prefix "" { policy = "read" }"#);
+    agent.register(&web("b", 1002));
+    watched.until("web is not confirmed", |view| view.unconfirmed("web") == Some(true)).await;
+    agent.deregister("api-1");
+    let began = Instant::now();
+    watched.until("api gone", |view| view.ports("api").is_none_or(|ports| ports.is_empty())).await;
+    assert!(began.elapsed() < SOON, "believed after {:?}", began.elapsed());
+    let errors = watched.errors("token");
+    watched.until_errors("token", errors + 2).await;
+    assert_eq!(watched.view.borrow().ports("web"), Some(vec![1001]), "kept for as long as nothing is known of it");
+    agent.set_rules(&policy, "lb", &rules);
+    watched.until("web confirmed", |view| view.unconfirmed("web").is_none() && view.ports("web").is_some()).await;
+    watched.until_ports("web", &[1001, 1002]).await;
+}
+
+#[tokio::test]
+async fn rights_that_were_taken_away_are_told_from_services_that_left() {
+    let all = r#"service_prefix "" { policy = "read" } node_prefix "" { policy = "read" }"#;
+    let denied = format!(r#"service "web" {{ policy = "deny" }} {all}"#);
+    // One service is denied beside all others; fewer services may be seen than before; nothing may.
+    for rules in [&*denied, r#"service "api" { policy = "read" } node_prefix "" { policy = "read" }"#, ""] {
+        let (agent, policy, config) = with_rules(all);
+        let api = Registration { service: "api", id: "api-1", port: 2001, tags: &["urlprefix-/api"] };
+        agent.register(&api);
+        agent.register(&web("a", 1001));
+        let mut watched = Watched::start(config);
+        watched.until("synced", |view| view.synced == 1).await;
+        agent.set_rules(&policy, "lb", rules);
+        agent.register(&web("b", 1002));
+        watched.until(&format!("web not confirmed with {rules:?}"), |view| view.unconfirmed("web") == Some(true)).await;
+        assert_eq!(watched.view.borrow().ports("web"), Some(vec![1001]), "{rules:?}");
+        if !rules.is_empty() {
+            // What may still be seen is still believed.
+            agent.deregister("api-1");
+            watched.until("api gone", |view| view.ports("api").is_none_or(|ports| ports.is_empty())).await;
+            assert_eq!(watched.view.borrow().ports("web"), Some(vec![1001]), "{rules:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_deleted_token_costs_no_data_and_confirms_nothing() {
+    let (agent, _, config) = with_rules(WEB_ALONE);
+    agent.register(&web("a", 1001));
+    let mut watched = Watched::start(config.clone());
+    watched.until("synced", |view| view.synced == 1).await;
+    let tokens: serde_json::Value = serde_json::from_str(&agent.api("GET", "/v1/acl/tokens", None)).unwrap();
+    let mut others = tokens.as_array().unwrap().iter().filter(|token| token["Policies"][0]["Name"] == "lb");
+    let accessor = others.next().unwrap()["AccessorID"].as_str().unwrap();
+    agent.api("DELETE", &format!("/v1/acl/token/{accessor}"), None);
+    agent.register(&web("b", 1002));
+    watched.until("not confirmed", |view| view.unconfirmed("web") == Some(true)).await;
+    watched.until_errors("token", 4).await;
+    assert_eq!(watched.view.borrow().ports("web"), Some(vec![1001]));
+    let (_, token) = agent.create_token("lb-2", WEB_ALONE);
+    watched.source.reload(ConsulConfig { token: Some(token), ..config }).expect("usable");
+    watched.until_ports("web", &[1001, 1002]).await;
+    assert_eq!(watched.view.borrow().unconfirmed("web"), None);
+}
+
+#[tokio::test]
+async fn instances_on_nodes_that_may_not_be_read_any_more_are_kept() {
+    let all = r#"service_prefix "" { policy = "read" } node_prefix "" { policy = "read" }"#;
+    let (agent, policy, config) = with_rules(all);
+    // Four on a node of their own, and one on the agent's.
+    agent.register_many("api", 1, 4);
+    agent.register(&Registration { service: "api-0", id: "api-own", port: 2001, tags: &["urlprefix-/api-0"] });
+    let mut watched = Watched::start(config);
+    watched.until_ports("api-0", &[1000, 1001, 1002, 1003, 2001]).await;
+    let own = r#"service_prefix "" { policy = "read" } node_prefix "node-" { policy = "read" }"#;
+    agent.set_rules(&policy, "lb", own);
+    agent.set_check("api-own", CheckStatus::Warning);
+    let held = |view: &View| {
+        let is_held = |instance: &lb::catalog::Instance| matches!(instance.registration, Listed::Unconfirmed { .. });
+        view.services["api-0"].instances.iter().filter(|instance| is_held(instance)).count()
+    };
+    watched.until("four are not confirmed", |view| held(view) == 4).await;
+    assert_eq!(watched.view.borrow().ports("api-0").map(|ports| ports.len()), Some(5));
+    watched
+        .until("the fifth is seen", |view| view.worst("api-0", CheckScope::Service) == Some(CheckStatus::Warning))
+        .await;
+    agent.set_rules(&policy, "lb", all);
+    watched.until("all confirmed", |view| held(view) == 0).await;
+    assert_eq!(watched.view.borrow().ports("api-0").map(|ports| ports.len()), Some(5));
+}
+
+#[tokio::test]
+async fn the_anonymous_token_is_asked_about_like_any_other() {
+    let agent = ConsulAgent::start_with(Options { acl: true, ..Options::default() });
+    agent.api("PUT", "/v1/acl/policy", Some(&serde_json::json!({"Name": "anonymous", "Rules": WEB_ALONE})));
+    let body = serde_json::json!({"Policies": [{"Name": "anonymous"}]});
+    agent.api("PUT", "/v1/acl/token/00000000-0000-0000-0000-000000000002", Some(&body));
+    agent.register(&web("a", 1001));
+    let mut watched = Watched::start(ConsulConfig { token: None, ..agent.config() });
+    watched.until("synced", |view| view.synced == 1).await;
+    agent.deregister("a");
+    let began = Instant::now();
+    watched.until("web gone", |view| !view.services.contains_key("web")).await;
+    assert!(began.elapsed() < SOON, "believed after {:?}", began.elapsed());
+    agent.register(&web("b", 1002));
+    watched.until_ports("web", &[1002]).await;
+    agent.api("PUT", "/v1/acl/token/00000000-0000-0000-0000-000000000002", Some(&serde_json::json!({})));
+    agent.register(&web("c", 1003));
+    watched.until("not confirmed", |view| view.unconfirmed("web") == Some(true)).await;
+    assert_eq!(watched.view.borrow().ports("web"), Some(vec![1002]));
+}
+
+#[tokio::test]
+async fn keys_that_may_not_be_read_any_more_are_kept() {
+    let keys = r#"service_prefix "" { policy = "read" } node_prefix "" { policy = "read" }
+        key_prefix "lb/routes" { policy = "read" } key_prefix "lb/page" { policy = "read" }"#;
+    let (agent, policy, config) = with_rules(keys);
+    assert_eq!(agent.put_key("lb/routes/a", "route del a"), "true");
+    assert_eq!(agent.put_key("lb/page", "no such page"), "true");
+    let config = ConsulConfig { no_route_kv_path: Some("lb/page".to_owned()), ..with_keys(config) };
+    let mut watched = Watched::start(config);
+    watched.until_commands(&["route del a"], &[]).await;
+    let mut page = watched.source.no_route_page();
+    timeout(LIMIT, page.wait_for(Option::is_some)).await.expect("the page").expect("its watch");
+    agent.set_rules(&policy, "lb", r#"service_prefix "" { policy = "read" } node_prefix "" { policy = "read" }"#);
+    // A query that blocks already has the rights that it began with: these changes are seen, the next ones are not.
+    assert_eq!(agent.put_key("lb/routes/b", "route del b"), "true");
+    assert_eq!(agent.put_key("lb/page", "another page"), "true");
+    watched.until_commands(&["route del a", "route del b"], &[]).await;
+    let another = |page: &Option<bytes::Bytes>| page.as_deref() == Some(b"another page");
+    timeout(LIMIT, page.wait_for(another)).await.expect("the page").expect("its watch");
+    for key in ["lb/routes/c", "lb/page"] {
+        assert_eq!(agent.put_key(key, "route del c"), "true");
+    }
+    watched.until_errors("token", 4).await;
+    assert_eq!(watched.view.borrow().commands.as_ref().map(|(commands, _)| commands.len()), Some(2));
+    assert!(another(&page.borrow()));
+    agent.set_rules(&policy, "lb", keys);
+    watched.until_commands(&["route del a", "route del b", "route del c"], &[]).await;
+    agent.api("DELETE", "/v1/kv/lb?recurse", None);
+    watched.until_commands(&[], &[]).await;
+    timeout(LIMIT, page.wait_for(Option::is_none)).await.expect("no page").expect("its watch");
+}
+
+#[tokio::test]
+async fn the_header_of_newer_consuls_tells_what_is_hidden_from_what_is_gone() {
+    let fake = FakeConsul::start().await;
+    fake.set("web", &[1001]);
+    fake.set_acl(Acl { header: true, ..Acl::hiding(&["consul"]) });
+    let mut watched = Watched::start(plain_config(&fake.url()));
+    watched.until("synced", |view| view.synced == 1).await;
+    fake.set_acl(Acl { header: true, ..Acl::hiding(&["consul", "web"]) });
+    watched.until("not confirmed", |view| view.unconfirmed("web") == Some(true)).await;
+    watched.until_errors("token", 2).await;
+    assert_eq!(watched.view.borrow().ports("web"), Some(vec![1001]));
+    fake.set_acl(Acl { header: true, ..Acl::hiding(&["consul"]) });
+    watched.until("confirmed", |view| view.unconfirmed("web").is_none()).await;
+    fake.remove("web");
+    let began = Instant::now();
+    watched.until("web gone", |view| !view.services.contains_key("web")).await;
+    assert!(began.elapsed() < SOON, "believed after {:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn where_nothing_tells_distrust_ends_after_half_a_minute() {
+    let fake = FakeConsul::start().await;
+    fake.set("web", &[1001]);
+    let policies = r#"{"AccessorID":"a","Policies":[{"ID":"p","Name":"web"}]}"#;
+    fake.set_acl(Acl { token: Some((200, policies)), ..Acl::hiding(&["consul"]) });
+    let mut watched = Watched::start(plain_config(&fake.url()));
+    watched.until("synced", |view| view.synced == 1).await;
+    let began = Instant::now();
+    fake.remove("web");
+    watched.until("not confirmed", |view| view.unconfirmed("web") == Some(false)).await;
+    assert_eq!(watched.view.borrow().ports("web"), Some(vec![1001]));
+    let gone = watched.view.wait_for(|view| view.ports("web").is_none_or(|ports| ports.is_empty()));
+    assert!(timeout(Duration::from_secs(60), gone).await.is_ok_and(|seen| seen.is_ok()), "held for ever");
+    assert!(began.elapsed() >= Duration::from_secs(30), "after {:?}", began.elapsed());
+
+    // The same, but Consul does not know the token: for ever.
+    fake.set("web", &[1002]);
+    watched.until_ports("web", &[1002]).await;
+    fake.set_acl(Acl { token: Some((403, "ACL not found")), ..Acl::hiding(&["consul"]) });
+    fake.remove("web");
+    watched.until("not confirmed", |view| view.unconfirmed("web") == Some(true)).await;
 }
 
 #[tokio::test]
@@ -743,6 +978,64 @@ async fn the_probe_knows_tokens_and_plain_ports() {
         assert_eq!(name, step, "{detail}; {found}");
         assert!(found.contains(hint), "{step}: {detail}: `{found}` lacks `{hint}`");
     }
+}
+
+#[tokio::test]
+async fn every_request_carries_the_credentials_and_the_path_of_a_proxy_in_front() {
+    let fake = FakeConsul::start().await;
+    fake.set("web", &[1001]);
+    fake.set_key("lb/routes", "route del a");
+    let config = plain_config(&format!("{}{PREFIX}", fake.url()));
+    let config = ConsulConfig { http_auth: Some("user:pass".to_owned()), token: Some("t".to_owned()), ..config };
+    let mut watched = Watched::start(with_keys(config.clone()));
+    watched.until_ports("web", &[1001]).await;
+    watched.until_commands(&["route del a"], &[]).await;
+    let at = Whereabouts { address: "127.0.0.1:1".parse().unwrap(), scheme: "http", hostname: "here".to_owned() };
+    let registrar = watched.source.registrar();
+    registrar.set(vec![lb::registry::consul::register::Registration::new("lb", &config.register, &at)]);
+    let registered = |fake: &FakeConsul| fake.requests().iter().any(|request| request.contains("/service/register"));
+    let deadline = Instant::now() + LIMIT;
+    while !registered(&fake) {
+        assert!(Instant::now() < deadline, "never registered: {:?}", fake.requests());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    // Emptied, so that what confirms is asked, too.
+    fake.set("api", &[2001]);
+    fake.remove("web");
+    watched.until("web gone", |view| !view.services.contains_key("web")).await;
+    assert!(probe(&config).await.iter().all(|step| step.ok));
+    assert!(fake.requests().iter().all(|request| request.starts_with(PREFIX)), "{:?}", fake.requests());
+    let (asked, sent) = (fake.requests().len(), fake.authorizations());
+    assert!(sent.len() >= asked && sent.iter().all(|auth| auth == "Basic dXNlcjpwYXNz"), "{sent:?}");
+}
+
+#[tokio::test]
+async fn cas_are_found_in_a_folder_as_openssl_keeps_them() {
+    let agent = ConsulAgent::start();
+    agent.register(&web("a", 1001));
+    let ca = agent.certificates().path("ca.pem");
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(folder.path().join("below/deeper")).unwrap();
+    std::fs::write(folder.path().join("README"), "CAs of this site").unwrap();
+    let other = Certificates::new();
+    std::fs::copy(other.path("ca.pem"), folder.path().join("other.pem")).unwrap();
+    let config = || ConsulConfig { ca_file: None, ca_path: Some(folder.path().to_owned()), ..agent.config() };
+    let steps = probe(&config()).await;
+    assert!(steps.iter().any(|step| step.name == "tls" && !step.ok), "the agent's own is not there yet: {steps:#?}");
+    for name in ["1a2b3c4d.0", "plain", "below/1a2b3c4d.0", "below/deeper/ca"] {
+        let path = folder.path().join(name);
+        std::fs::copy(&ca, &path).unwrap();
+        assert!(probe(&config()).await.iter().all(|step| step.ok), "{name}");
+        std::fs::remove_file(&path).unwrap();
+        // What OpenSSL's `rehash` makes is a link.
+        std::os::unix::fs::symlink(&ca, &path).unwrap();
+        let mut watched = Watched::start(config());
+        watched.until_ports("web", &[1001]).await;
+        std::fs::remove_file(&path).unwrap();
+    }
+    std::fs::remove_file(folder.path().join("other.pem")).unwrap();
+    let (step, detail, _) = failing_step(&config()).await;
+    assert!(step == "config" && detail.contains("ca_path") && detail.contains("no file in it holds a CA"), "{detail}");
 }
 
 fn with_keys(config: ConsulConfig) -> ConsulConfig {

@@ -112,7 +112,8 @@ struct Rejected {
     reason: String,
 }
 
-/// Routes; below them, if there are any, the instances that are out, the tags that were rejected, and remarks on others.
+/// Routes; below them, if there are any, the instances that are out, those that are held, the tags that were rejected, and
+/// remarks on others.
 fn table(rows: &[Row], services: &[Service]) -> String {
     let shown: Vec<[String; 5]> = rows
         .iter()
@@ -126,19 +127,23 @@ fn table(rows: &[Row], services: &[Service]) -> String {
         })
         .collect();
     let mut text = aligned(["ROUTE", "SERVICE", "TARGET", "SHARE", "OPTIONS"], &shown);
-    let out: Vec<[String; 5]> = services
+    let not_healthy = services
         .iter()
         .flat_map(|service| service.instances.iter().map(move |instance| (service, instance)))
-        .filter(|(_, instance)| instance.state != "healthy")
-        .map(|(service, instance)| {
+        .filter(|(_, instance)| instance.state != "healthy");
+    // Those that are held get traffic.
+    let (held, out): (Vec<_>, Vec<_>) = not_healthy.partition(|(_, instance)| instance.state.starts_with("held"));
+    for (title, list) in [("INSTANCE OUT", out), ("INSTANCE HELD", held)] {
+        let row = |(service, instance): (&Service, &Instance)| {
             let name = format!("{}/{}", instance.node, instance.id);
             let reason = instance.reason.clone().unwrap_or_default();
             [service.name.clone(), name, instance.address.clone(), instance.state.clone(), reason]
-        })
-        .collect();
-    if !out.is_empty() {
-        text.push('\n');
-        text.push_str(&aligned(["SERVICE", "INSTANCE OUT", "ADDRESS", "STATE", "WHY"], &out));
+        };
+        let shown: Vec<[String; 5]> = list.into_iter().map(row).collect();
+        if !shown.is_empty() {
+            text.push('\n');
+            text.push_str(&aligned(["SERVICE", title, "ADDRESS", "STATE", "WHY"], &shown));
+        }
     }
     let rejected: Vec<[String; 3]> = services
         .iter()
@@ -176,6 +181,7 @@ mod tests {
             "instances": [
                 { "node": "n", "id": "1", "address": "10.0.0.1:80", "state": "healthy", "reason": null },
                 { "node": "n", "id": "2", "address": "10.0.0.2:80", "state": "excluded", "reason": "critical" },
+                { "node": "n", "id": "3", "address": "10.0.0.3:80", "state": "held, not confirmed", "reason": "no rights" },
             ],
             "rejected": [{ "tag": "urlprefix-\u{1b}", "reason": "no path" }],
             "unknown_options": ["urlprefix-/a auth=x: no such scheme"],
@@ -189,6 +195,9 @@ mod tests {
              \n\
              SERVICE  INSTANCE OUT  ADDRESS      STATE     WHY\n\
              web      n/2           10.0.0.2:80  excluded  critical\n\
+             \n\
+             SERVICE  INSTANCE HELD  ADDRESS      STATE                WHY\n\
+             web      n/3            10.0.0.3:80  held, not confirmed  no rights\n\
              \n\
              SERVICE  REJECTED TAG      WHY\n\
              web      urlprefix-\\u{1b}  no path\n\

@@ -160,6 +160,13 @@ fn outcome(route: Option<&Route>, http: bool, now_ms: u64) -> String {
     }
 }
 
+impl Answer {
+    /// Puts the answer in words again, after it was changed.
+    pub(super) fn reword(&mut self) {
+        self.text = text(self);
+    }
+}
+
 /// The answer for a terminal; control characters of strangers are shown, not obeyed. (Writing to a String cannot
 /// fail.)
 fn text(answer: &Answer) -> String {

@@ -16,6 +16,7 @@ mod changes;
 pub mod client;
 mod dial;
 mod explain;
+mod held;
 mod html;
 mod overrides;
 mod page;

@@ -142,7 +142,8 @@ fn push_instances(html: &mut String, instances: &[InstanceRow]) {
         push_element(html, "span class=\"mono\"", "span", &format!("{}/{}", instance.node, instance.id));
         html.push_str("</td><td>");
         push_element(html, "span class=\"mono\"", "span", &instance.address);
-        let _ = write!(html, "</td><td><span class=\"pill {0}\">{0}</span></td>", instance.state);
+        let class = instance.state.split(',').next().unwrap_or_default();
+        let _ = write!(html, "</td><td><span class=\"pill {class}\">{}</span></td>", instance.state);
         let _ = write!(html, "<td class=\"number\">{}</td>", instance.in_flight);
         let _ = write!(html, "<td class=\"number\">{}</td><td>", instance.failures);
         push_html(html, instance.reason.as_deref().unwrap_or_default());

@@ -15,7 +15,7 @@ use serde_json::json;
 use super::html::content_security_policy;
 use super::place::{Place, place};
 use super::query::Query;
-use super::{AdminState, changes, explain, page, routes, routes_page, services};
+use super::{AdminState, changes, explain, held, page, routes, routes_page, services};
 use crate::config::AdminConfig;
 use crate::metrics::process::Process;
 use crate::metrics::text;
@@ -56,7 +56,7 @@ pub(super) async fn answer(state: &AdminState, request: Request<Incoming>) -> An
         },
         Place::Config => config(state, &query),
         Place::Version => with_body(StatusCode::OK, PLAIN, format!("{}\n", text::VERSION)),
-        Place::Explain => explained(state, &query),
+        Place::Explain => explained(state, &query).await,
         // Where Fabio would have them, if that is not where ours are.
         Place::Moved(_) | Place::Nothing if fabio_path(state) == Some(head.uri.path()) => metrics(state).await,
         Place::Moved(to) => moved(&format!("{}{to}", settings.path)),
@@ -191,9 +191,14 @@ fn config(state: &AdminState, query: &Query) -> Answer {
     }
 }
 
-fn explained(state: &AdminState, query: &Query) -> Answer {
+async fn explained(state: &AdminState, query: &Query) -> Answer {
     match explain::explain(&state.table.load(), state.normalise_path, state.clock.now_ms(), query) {
-        Ok(explanation) => json_answer(StatusCode::OK, &explanation, query),
+        Ok(mut explanation) => {
+            // The table does not know which of its targets are held; without an answer they are shown as it knows them.
+            let services = tokio::time::timeout(CONTROL_TIMEOUT, state.control.services()).await;
+            held::note(&mut explanation, &services.unwrap_or_default());
+            json_answer(StatusCode::OK, &explanation, query)
+        }
         Err(problem) => error(StatusCode::BAD_REQUEST, &problem.to_string()),
     }
 }

@@ -31,7 +31,7 @@ pub(super) struct InstanceRow {
     pub(super) node: String,
     pub(super) id: String,
     pub(super) address: String,
-    /// `healthy`, `probation`, `ejected` or `excluded`.
+    /// `healthy`, `probation`, `held`, `held, not confirmed`, `ejected` or `excluded`.
     pub(super) state: &'static str,
     pub(super) reason: Option<String>,
     pub(super) tags: Vec<String>,

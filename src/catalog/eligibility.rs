@@ -5,6 +5,7 @@
 //!
 //! | rule | effect |
 //! |---|---|
+//! | not a target (a proxy or gateway of the service mesh) | out for good |
 //! | maintenance of node or service | out at once: somebody wishes it |
 //! | `serfHealth` or another node check critical (or `serfHealth` alone counts) | out; held if that would empty the pool |
 //! | Consul weight 0 | out |
@@ -20,6 +21,10 @@
 //! does not end for all when the first one passes again: after an agent restart they come back one by one, and the
 //! first would meet the traffic of all.
 //!
+//! **Not confirmed.** An instance that its source shows no longer, without proof that it was deregistered, goes on as its
+//! last known checks say, and counts as held. Unless the rights to see it are known to be lost, such a hold ends for all
+//! of them when none can be connected to any more: then they are gone most likely.
+//!
 //! **Start.** Instances that are registered when `lb` starts are admitted without grace: most of them have been
 //! there for long, and after a restart of `lb` nobody should wait.
 
@@ -27,7 +32,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Check, CheckScope, CheckStatus, Endpoint, Instance, InstanceId, ServiceSnapshot};
+use super::{Check, CheckScope, CheckStatus, Endpoint, Instance, InstanceId, Registration, ServiceSnapshot};
 
 /// The user's choices.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,7 +60,7 @@ pub enum Verdict {
     Eligible {
         /// Consul's weight for its state; at least 1.
         weight: u32,
-        /// Its checks fail, but it is kept for now.
+        /// Its checks fail, or its registration is not confirmed, but it is kept for now.
         held: bool,
     },
     /// Gets nothing.
@@ -153,6 +158,7 @@ impl History {
             seen.push(entry);
         }
         note_falls(&mut seen, &standings, now);
+        let doubt = Doubt::of(instances, &is_dead);
 
         let nobody_good = !standings.iter().any(|standing| matches!(standing, Standing::Good { .. }));
         let mut deadline: Option<Instant> = None;
@@ -161,7 +167,15 @@ impl History {
         let mut verdicts = Vec::with_capacity(instances.len());
         for ((instance, standing), seen) in instances.iter().zip(standings).zip(&mut seen) {
             verdicts.push(match standing {
-                Standing::Good { weight } => Verdict::Eligible { weight, held: false },
+                Standing::Good { weight } => match &instance.registration {
+                    Registration::Unconfirmed { reason, rights_lost: false } if doubt.all_dead => {
+                        Verdict::Excluded { reason: format!("{reason}; connections to it fail").into() }
+                    }
+                    registration => {
+                        let held = matches!(registration, Registration::Unconfirmed { .. });
+                        Verdict::Eligible { weight, held }
+                    }
+                },
                 Standing::Barred(reason) => Verdict::Excluded { reason: reason.into() },
                 Standing::Waiting { until } => {
                     wake(until);
@@ -188,6 +202,9 @@ impl History {
         }
         let keys = instances.iter().map(|instance| (instance.id.clone(), instance.endpoint.clone()));
         self.seen = keys.zip(seen).collect();
+        if doubt.ends_by_death && !doubt.all_dead {
+            wake(now + HOLD_LOOK);
+        }
         let held = (held > 0).then(|| {
             format!(
                 "{held} of {} instances turned critical together; kept for at most {:?} while connects succeed",
@@ -195,7 +212,42 @@ impl History {
                 rules.critical_hold
             )
         });
+        let held = doubt.words(instances.len()).into_iter().chain(held).reduce(|one, other| format!("{one}; {other}"));
         Evaluation { verdicts, held, next_deadline: deadline }
+    }
+}
+
+/// What is known of the instances whose registration is not confirmed.
+struct Doubt<'a> {
+    count: usize,
+    reason: Option<&'a str>,
+    /// Some of them are held no longer than one of these can be connected to.
+    ends_by_death: bool,
+    /// And none of these can.
+    all_dead: bool,
+}
+
+impl<'a> Doubt<'a> {
+    fn of(instances: &'a [Instance], is_dead: &impl Fn(&InstanceId, &Endpoint) -> bool) -> Self {
+        let mut doubt = Self { count: 0, reason: None, ends_by_death: false, all_dead: true };
+        for instance in instances {
+            let Registration::Unconfirmed { reason, rights_lost } = &instance.registration else { continue };
+            doubt.count += 1;
+            doubt.reason.get_or_insert(reason);
+            if !rights_lost {
+                doubt.ends_by_death = true;
+                doubt.all_dead &= is_dead(&instance.id, &instance.endpoint);
+            }
+        }
+        doubt.all_dead &= doubt.ends_by_death;
+        doubt
+    }
+
+    fn words(&self, of: usize) -> Option<String> {
+        let Self { count, reason, all_dead, .. } = self;
+        reason
+            .filter(|_| !all_dead)
+            .map(|reason| format!("{count} of {of} instances are held, not confirmed: {reason}"))
     }
 }
 
@@ -231,6 +283,9 @@ fn hold_until(seen: &Seen, rules: &Rules, now: Instant, nobody_good: bool, by_no
 }
 
 fn standing(rules: &Rules, instance: &Instance, grace_until: Instant, now: Instant) -> Standing {
+    if let Registration::NotATarget { reason } = &instance.registration {
+        return Standing::Barred(reason.to_string());
+    }
     let checks = &instance.checks;
     if let Some(check) = checks.iter().find(|check| is_maintenance(check)) {
         let whose = if check.scope == CheckScope::NodeMaintenance { "its node" } else { "the instance" };
@@ -295,7 +350,7 @@ mod tests {
     use std::net::SocketAddr;
 
     use super::*;
-    use crate::catalog::Weights;
+    use crate::catalog::{Registration, Weights};
     use CheckScope::{Node, NodeMaintenance, Service, ServiceMaintenance};
     use CheckStatus::{Critical, Passing, Warning};
 
@@ -326,6 +381,7 @@ mod tests {
             tags: vec![],
             checks: checks.iter().enumerate().map(check).collect(),
             weights: Weights::default(),
+            registration: Registration::default(),
         }
     }
 
@@ -510,6 +566,62 @@ mod tests {
                 expected,
                 "{scope:?}"
             );
+        }
+    }
+
+    #[test]
+    fn what_is_not_a_target_is_out_whatever_its_checks_say_and_keeps_no_other_from_being_held() {
+        let now = Instant::now();
+        let sidecar = |snapshot: &mut ServiceSnapshot| {
+            snapshot.instances[1].registration = Registration::NotATarget { reason: "Connect proxy".into() };
+        };
+        let mut history = History::default();
+        let mut well = states(&[Passing, Passing]);
+        sidecar(&mut well);
+        let got = history.evaluate(&rules(), &well, now, true, |_, _| false);
+        assert_eq!((picture(&got).as_str(), got.next_deadline, got.held), ("+-", None, None));
+        assert_eq!(got.verdicts[1], Verdict::Excluded { reason: "Connect proxy".into() });
+        let mut sick = states(&[Critical, Passing]);
+        sidecar(&mut sick);
+        assert_eq!(picture(&history.evaluate(&rules(), &sick, now, false, |_, _| false)), "h-");
+        let mut alone = service(vec![instance(1, &[])]);
+        alone.instances[0].registration = Registration::NotATarget { reason: "Connect proxy".into() };
+        let got = History::default().evaluate(&rules(), &alone, now, false, |_, _| false);
+        assert_eq!((picture(&got).as_str(), got.next_deadline), ("-", None), "it waits for no check");
+    }
+
+    #[test]
+    fn what_is_not_confirmed_is_held_as_it_was_until_none_of_it_can_be_connected_to() {
+        let now = Instant::now();
+        let unconfirmed = |rights_lost, mut snapshot: ServiceSnapshot, which: &[usize]| {
+            for &at in which {
+                snapshot.instances[at].registration = Registration::Unconfirmed { reason: "why".into(), rights_lost };
+            }
+            snapshot
+        };
+        let all = [Passing, Passing, Critical];
+        // Rights lost, which are unconfirmed, which are dead, expected, looks again.
+        type Case<'a> = (bool, &'a [usize], &'a [&'a str], &'a str, bool);
+        let cases: [Case<'_>; 7] = [
+            (false, &[0, 1, 2], &[], "hh-", true),
+            (false, &[0, 1, 2], &["i0"], "hh-", true),
+            (false, &[0, 1, 2], &["i0", "i1", "i2"], "---", false),
+            (false, &[0], &["i0"], "-+-", false),
+            (false, &[0], &["i1"], "h+-", true),
+            (true, &[0, 1, 2], &[], "hh-", false),
+            // Nothing is known of them, so passive health alone decides.
+            (true, &[0, 1, 2], &["i0", "i1", "i2"], "hh-", false),
+        ];
+        for (rights_lost, which, dead, expected, again) in cases {
+            let snapshot = unconfirmed(rights_lost, states(&all), which);
+            let is_dead = |id: &InstanceId, _: &Endpoint| dead.contains(&&*id.id);
+            let got = History::default().evaluate(&rules(), &snapshot, now, false, is_dead);
+            assert_eq!(picture(&got), expected, "{rights_lost} {which:?} {dead:?}");
+            assert_eq!(got.next_deadline.is_some(), again, "{rights_lost} {which:?} {dead:?}");
+            assert_eq!(got.held.is_some(), expected.contains('h'), "{:?}", got.held);
+            if let Some(held) = got.held {
+                assert_eq!(held, format!("{} of 3 instances are held, not confirmed: why", which.len()));
+            }
         }
     }
 

@@ -144,6 +144,26 @@ impl Default for Weights {
     }
 }
 
+/// What a source says of a registration as such, apart from its checks.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Registration {
+    /// It is registered, and may be routed to.
+    #[default]
+    Confirmed,
+    /// It was registered; the source shows it no longer, but there is no proof that it was deregistered.
+    Unconfirmed {
+        /// Why, in words for the operator.
+        reason: Arc<str>,
+        /// The rights to see it are known to be lost, so that nothing at all is known of it.
+        rights_lost: bool,
+    },
+    /// It is registered, but a plain request or connection cannot be sent there.
+    NotATarget {
+        /// Why, in words for the operator.
+        reason: Arc<str>,
+    },
+}
+
 /// One registered instance of a service, healthy or not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Instance {
@@ -157,6 +177,8 @@ pub struct Instance {
     pub checks: Vec<Check>,
     /// Consul's weights.
     pub weights: Weights,
+    /// Whether the registration is certain, and one to route to.
+    pub registration: Registration,
 }
 
 /// Everything a source knows of one service, at one moment. Order of instances: by id.

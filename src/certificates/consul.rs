@@ -113,7 +113,7 @@ fn connection(keys: &ConsulKeys, token: &TokenPlace, consul: Option<&ConsulConfi
             let same = own.addresses.iter().any(|known| known.trim_end_matches('/') == address);
             let mut config = ConsulConfig { addresses: vec![address.clone()], ..own };
             if !same {
-                (config.token, config.token_file, config.server_name) = (None, None, None);
+                (config.token, config.token_file, config.http_auth, config.server_name) = (None, None, None, None);
                 (config.namespace, config.partition, config.datacenter) = (None, None, None);
             }
             if let Some(token) = token {

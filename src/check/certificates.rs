@@ -9,6 +9,7 @@ use rustls::sign::CertifiedKey;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 
+use super::Severity;
 use super::files::Files;
 use crate::config::{CertificateSource, Config, ConsulConfig};
 
@@ -27,8 +28,8 @@ pub(crate) fn check(config: &Config, now: i64, files: &mut Files) {
         if let Some(text) = &consul.ca_pem {
             authorities_in(files, "consul.ca_pem", Path::new(INLINE), text.as_bytes(), now);
         }
-        for path in consul.ca_path.iter().flat_map(|path| files.folder("consul.ca_path", path)).collect::<Vec<_>>() {
-            authorities(files, "consul.ca_path", Some(&path), now);
+        if let Some(folder) = &consul.ca_path {
+            authorities_below(files, "consul.ca_path", folder, now);
         }
         consul_pair(files, consul, now);
     }
@@ -176,6 +177,29 @@ fn is_pem(path: &Path) -> bool {
 fn authorities(files: &mut Files, key: &str, path: Option<&Path>, now: i64) {
     let Some((path, bytes)) = path.and_then(|path| Some((path, files.read(key, path)?))) else { return };
     authorities_in(files, key, path, &bytes, now);
+}
+
+/// A folder of CAs. A file without any is passed over at run time, as long as there are others.
+fn authorities_below(files: &mut Files, key: &str, folder: &Path, now: i64) {
+    let before = files.findings.len();
+    let mut some = false;
+    for path in files.tree(key, folder) {
+        let Some(bytes) = files.read(key, &path) else { continue };
+        if certificates(&bytes).is_empty() {
+            files.warning(key, &path, "holds no CA certificate and is passed over", "remove it from the folder of CAs");
+        } else {
+            some = true;
+            authorities_in(files, key, &path, &bytes, now);
+        }
+    }
+    if !some && files.findings[before..].iter().all(|finding| finding.severity != Severity::Error) {
+        files.error(
+            key,
+            folder,
+            "holds no file with a CA certificate",
+            "name a folder of PEM files (BEGIN CERTIFICATE)",
+        );
+    }
 }
 
 fn authorities_in(files: &mut Files, key: &str, path: &Path, bytes: &[u8], now: i64) {

@@ -23,6 +23,7 @@ pub(super) fn consul(
         key_pem: reader.text("key_pem"),
         server_name: reader.text("server_name"),
         skip_verify: reader.bool("skip_verify"),
+        http_auth: reader.text("http_auth"),
         token: reader.text("token"),
         token_file: reader.path("token_file"),
         namespace: reader.text("namespace"),
@@ -90,6 +91,16 @@ pub(super) fn consul(
     if config.token.is_some() && config.token_file.is_some() {
         warnings.push(reader.about("token", "is not used, because a token file is set too", "remove one of them"));
     }
+    let both = [reader.place("ca_file"), reader.place("ca_path")];
+    if both.iter().all(|place| matches!(place, Some(Place::Env(name)) if name.starts_with("CONSUL_"))) {
+        // As in Consul's own tools.
+        config.ca_path = None;
+        warnings.push(reader.about(
+            "ca_path",
+            "is not used, because CONSUL_CACERT goes before it",
+            "unset one of them",
+        ));
+    }
     let addresses = consul_addresses(reader, &config, env, warnings);
     let token = if config.token_file.is_some() { None } else { config.token };
     ConsulConfig { addresses, token, ..config }
@@ -150,26 +161,55 @@ fn one_of(
     }
 }
 
-/// The agents' URLs. A bare address gets its scheme from what else is configured.
+/// The agents' URLs. A bare address gets its scheme from what else is configured; one from Consul's own variables, and the
+/// default beside them, means what it means to Consul's own tools (`NewClient` in its package `api`).
 fn consul_addresses(
     reader: &mut Reader<'_>,
     config: &ConsulConfig,
     env: ConsulEnvironment,
     warnings: &mut Vec<Mistake>,
 ) -> Vec<String> {
-    let wants_tls =
-        config.has_certificate() || config.ca_file.is_some() || config.ca_pem.is_some() || config.ca_path.is_some();
-    // Consul's own tools take CONSUL_HTTP_SSL=true as the last word on their own address variable.
-    let forced = env.ssl && matches!(reader.place("address"), Some(Place::Env(name)) if name == "CONSUL_HTTP_ADDR");
-    let mut addresses = Vec::new();
+    let of_consul = |place: Option<&Place>| matches!(place, Some(Place::Env(name)) if name.starts_with("CONSUL_"));
+    let from_variable = of_consul(reader.place("address"));
+    let as_consul = from_variable || !reader.has("address");
+    let asks_for_tls = |key: &&str| reader.has(key) && !(as_consul && of_consul(reader.place(key)));
+    let wants_tls = ["ca_file", "ca_pem", "ca_path", "cert_file", "cert_pem"].iter().any(asks_for_tls);
+    let (mut addresses, mut refused) = (Vec::new(), false);
     let written = reader.list("address").join(",");
     for text in written.split(',').map(str::trim).filter(|text| !text.is_empty()) {
-        let url = match text.split_once("://") {
-            None if wants_tls || env.ssl => format!("https://{}", with_port(text)),
-            None => format!("http://{}", with_port(text)),
-            Some(("http", rest)) if forced => format!("https://{rest}"),
-            Some(_) => text.to_owned(),
+        let (scheme, rest) = match text.split_once("://") {
+            None if wants_tls || env.ssl => ("https", text),
+            None => ("http", text),
+            // The last word on this variable.
+            Some(("http", rest)) if env.ssl && from_variable => ("https", rest),
+            Some(("unix", _)) if env.ssl && from_variable => {
+                reader.wrong("address", "is a unix socket, but CONSUL_HTTP_SSL asks for TLS", "unset CONSUL_HTTP_SSL");
+                refused = true;
+                continue;
+            }
+            Some(parts) => parts,
         };
+        let url = match scheme {
+            "http" | "https" if from_variable && !has_port(rest) => {
+                let port = if scheme == "https" { 443 } else { 80 };
+                let problem = format!("names no port, so {port} is used, as by Consul's own tools");
+                warnings.push(reader.about(
+                    "address",
+                    &problem,
+                    "the port of agents is usually 8500, or 8501 for https",
+                ));
+                let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+                format!("{scheme}://{host}:{port}{path}")
+            }
+            "http" | "https" if text == rest && !has_port(rest) => format!("{scheme}://{}", with_port(rest)),
+            _ => format!("{scheme}://{rest}"),
+        };
+        if url.contains('@') && scheme != "unix" {
+            let advice = "write USER:PASSWORD into consul.http_auth, or CONSUL_HTTP_AUTH";
+            reader.wrong_secret("address", "holds credentials", advice);
+            refused = true;
+            continue;
+        }
         if let Some(problem) = address_problem(&url) {
             let advice = "write http://HOST:PORT, https://HOST:PORT or unix:///path/to/socket";
             reader.wrong("address", &problem, advice);
@@ -179,22 +219,28 @@ fn consul_addresses(
             let advice = "write https:// if the agent speaks TLS (its port is usually 8501)";
             warnings.push(reader.about("address", "is plain HTTP, so the client certificate is not used", advice));
         }
+        let url = url.trim_end_matches('/').to_owned();
         if !addresses.contains(&url) {
-            addresses.push(url.trim_end_matches('/').to_owned());
+            addresses.push(url);
         }
     }
     if addresses.is_empty() && !reader.has("address") {
         addresses.push("http://127.0.0.1:8500".to_owned());
-    } else if addresses.is_empty() {
+    } else if addresses.is_empty() && !refused {
         reader.wrong("address", "names no agent", "write http://HOST:PORT or https://HOST:PORT");
     }
     addresses
 }
 
+/// Whether a port stands behind the host.
+fn has_port(rest: &str) -> bool {
+    let authority = rest.split('/').next().unwrap_or_default();
+    authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok())
+}
+
 /// A bare host gets Consul's usual port.
 fn with_port(text: &str) -> String {
-    let has_port = text.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
-    if has_port || text.contains('/') { text.to_owned() } else { format!("{text}:8500") }
+    if text.contains('/') { text.to_owned() } else { format!("{text}:8500") }
 }
 
 fn address_problem(url: &str) -> Option<String> {
@@ -203,6 +249,9 @@ fn address_problem(url: &str) -> Option<String> {
         "unix" if rest.starts_with('/') => None,
         "unix" => Some("has no absolute path to a socket".to_owned()),
         "http" | "https" => match url.parse::<http::Uri>() {
+            Ok(uri) if uri.port().is_some_and(|port| port.as_str().parse::<u16>().map_or(true, |port| port == 0)) => {
+                Some("has a port that is not between 1 and 65535".to_owned())
+            }
             Ok(uri) if uri.host().is_some_and(|host| !host.is_empty()) && uri.query().is_none() => None,
             _ => Some("is not a URL of an agent".to_owned()),
         },

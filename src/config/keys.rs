@@ -522,8 +522,10 @@ const CONSUL: &[Key] = &[
         "address",
         Kind::Urls,
         "127.0.0.1:8500",
-        "Agents, tried in order, separated by commas: http://, https:// or unix:// URLs. Without a scheme, https is \
-         used when a CA or client certificate is configured, else http. Also CONSUL_HTTP_ADDR and CONSUL_HTTP_SSL.",
+        "Agents, tried in order, separated by commas: http://, https:// or unix:// URLs, with a path where they are behind \
+         a proxy that asks for one. Without a scheme, https is used when a CA or client certificate is configured, else \
+         http. Also CONSUL_HTTP_ADDR and CONSUL_HTTP_SSL, which mean what they mean to Consul's own tools: http unless \
+         it says https, and the scheme's port where none is given. Proxies named in HTTP_PROXY or HTTPS_PROXY are not used.",
     ),
     unset(
         "ca_file",
@@ -537,7 +539,13 @@ const CONSUL: &[Key] = &[
         "-----BEGIN CERTIFICATE-----…",
         "The same as text, in place of ca_file: for a configuration that is one file.",
     ),
-    unset("ca_path", Kind::Path, "ca.d", "Folder of such files. Also CONSUL_CAPATH."),
+    unset(
+        "ca_path",
+        Kind::Path,
+        "ca.d",
+        "Folder of such files, whatever their names, and of folders of them. Files without a CA are passed over. Also \
+         CONSUL_CAPATH, which counts only without CONSUL_CACERT.",
+    ),
     unset(
         "cert_file",
         Kind::Path,
@@ -564,6 +572,13 @@ const CONSUL: &[Key] = &[
         Kind::Bool,
         "false",
         "Accept any server certificate. For experiments only. Also CONSUL_HTTP_SSL_VERIFY=false.",
+    ),
+    unset(
+        "http_auth",
+        Kind::Secret,
+        "USER:PASSWORD",
+        "Sent with every request, as HTTP basic authentication: for something in front of the agents that asks for it. \
+         Also CONSUL_HTTP_AUTH.",
     ),
     unset("token", Kind::Secret, "TOKEN", "ACL token. Better in a file. Also CONSUL_HTTP_TOKEN."),
     unset(
@@ -986,7 +1001,12 @@ const VAULT: &[Key] = &[
         "vault-ca.pem",
         "CAs of its certificate. Also VAULT_CACERT. Without it: the system's.",
     ),
-    unset("ca_path", Kind::Path, "vault-cas", "Folder of CA files. Also VAULT_CAPATH."),
+    unset(
+        "ca_path",
+        Kind::Path,
+        "vault-cas",
+        "Folder of CA files, whatever their names, and of folders of them. Also VAULT_CAPATH.",
+    ),
     unset("ca_pem", Kind::Text, "-----BEGIN CERTIFICATE-----", "The CAs as text. Also VAULT_CACERT_BYTES."),
     unset("cert_file", Kind::Path, "vault-client.pem", "Client certificate. Also VAULT_CLIENT_CERT."),
     unset("key_file", Kind::Path, "vault-client-key.pem", "Its key. Also VAULT_CLIENT_KEY."),

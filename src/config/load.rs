@@ -268,10 +268,24 @@ routes_file = "routes.txt"
         let addresses = |env: &[(&str, &str)]| loaded("", env, &[]).consul.unwrap().addresses;
         let cases: &[(&[(&str, &str)], &str)] = &[
             (&[("CONSUL_HTTP_ADDR", "10.0.0.1:8500")], "http://10.0.0.1:8500"),
-            (&[("CONSUL_HTTP_ADDR", "10.0.0.1")], "http://10.0.0.1:8500"),
+            (&[("CONSUL_HTTP_ADDR", "10.0.0.1")], "http://10.0.0.1:80"),
+            (&[("CONSUL_HTTP_ADDR", "10.0.0.1"), ("CONSUL_HTTP_SSL", "T")], "https://10.0.0.1:443"),
+            (&[("CONSUL_HTTP_ADDR", "https://consul.example.com")], "https://consul.example.com:443"),
+            (
+                &[("CONSUL_HTTP_ADDR", "https://consul.example.com/api/consul/")],
+                "https://consul.example.com:443/api/consul",
+            ),
+            (&[("CONSUL_HTTP_ADDR", "http://[::1]")], "http://[::1]:80"),
+            (&[("CONSUL_HTTP_ADDR", "http://[::1]:8500/x")], "http://[::1]:8500/x"),
+            (&[("CONSUL_HTTP_ADDR", "https://h:1"), ("CONSUL_HTTP_SSL", "false")], "https://h:1"),
             (&[("CONSUL_HTTP_ADDR", "h:8501"), ("CONSUL_HTTP_SSL", "true")], "https://h:8501"),
             (&[("CONSUL_HTTP_ADDR", "http://h:8501"), ("CONSUL_HTTP_SSL", "1")], "https://h:8501"),
-            (&[("CONSUL_HTTP_ADDR", "h:8501"), ("CONSUL_CACERT", "ca.pem")], "https://h:8501"),
+            // TLS is not guessed from the rest, as Consul's own tools do not.
+            (&[("CONSUL_HTTP_ADDR", "h:8500"), ("CONSUL_CACERT", "ca.pem")], "http://h:8500"),
+            (&[("CONSUL_CACERT", "ca.pem")], "http://127.0.0.1:8500"),
+            (&[("CONSUL_HTTP_ADDR", "h:8501"), ("LB_CONSUL_CA_FILE", "ca.pem")], "https://h:8501"),
+            (&[("LB_CONSUL_ADDRESS", "h:8501"), ("CONSUL_CACERT", "ca.pem")], "https://h:8501"),
+            (&[("LB_CONSUL_ADDRESS", "h")], "http://h:8500"),
             (&[("CONSUL_HTTP_ADDR", "http://h:8500"), ("CONSUL_CACERT", "ca.pem")], "http://h:8500"),
             (&[("CONSUL_HTTP_ADDR", "unix:///run/consul.sock")], "unix:///run/consul.sock"),
             (&[("CONSUL_HTTP_ADDR", "")], "http://127.0.0.1:8500"),
@@ -288,6 +302,48 @@ routes_file = "routes.txt"
             loaded("", &[("CONSUL_HTTP_SSL_VERIFY", "false"), ("CONSUL_HTTP_TOKEN", "t")], &[]).consul.unwrap();
         assert!(consul.skip_verify);
         assert_eq!(consul.token.as_deref(), Some("t"));
+        for (written, name) in
+            [("server.dc1.consul", "server.dc1.consul"), ("server.dc1.consul:8501", "server.dc1.consul")]
+        {
+            let consul = loaded("", &[("CONSUL_TLS_SERVER_NAME", written)], &[]).consul.unwrap();
+            assert_eq!(consul.server_name.as_deref(), Some(name));
+        }
+        let consul = loaded("", &[("CONSUL_HTTP_AUTH", "user:pass")], &[]).consul.unwrap();
+        assert_eq!(consul.http_auth.as_deref(), Some("user:pass"));
+        let both = [("CONSUL_CACERT", "a.pem"), ("CONSUL_CAPATH", "cas")];
+        let consul = loaded("", &both, &[]).consul.unwrap();
+        assert_eq!((consul.ca_file, consul.ca_path), (Some("a.pem".into()), None));
+        let consul = loaded("[consul]\nca_file = \"a.pem\"", &both[1..], &[]).consul.unwrap();
+        assert_eq!((consul.ca_file, consul.ca_path), (Some("conf/a.pem".into()), Some("cas".into())));
+    }
+
+    #[test]
+    fn what_consuls_variables_may_not_say_is_refused_by_their_name() {
+        let cases: &[(&[(&str, &str)], &str)] = &[
+            (&[("CONSUL_HTTP_ADDR", "ftp://h:1")], "unknown scheme"),
+            (&[("CONSUL_HTTP_ADDR", "http://h:70000")], "not a URL"),
+            (&[("CONSUL_HTTP_ADDR", "http://h:0")], "port"),
+            (&[("CONSUL_HTTP_ADDR", "http://h:8500/x?y=1")], "not a URL"),
+            (&[("CONSUL_HTTP_ADDR", "unix://relative")], "no absolute path"),
+            (&[("CONSUL_HTTP_ADDR", "unix:///run/x"), ("CONSUL_HTTP_SSL", "1")], "unix socket"),
+            (&[("CONSUL_HTTP_ADDR", "http://user:secret@h:8500")], "credentials"),
+            (&[("CONSUL_HTTP_SSL", "yes")], "neither true nor false"),
+            (&[("CONSUL_HTTP_SSL", "tRuE")], "neither true nor false"),
+            (&[("CONSUL_HTTP_SSL_VERIFY", "no")], "neither true nor false"),
+            (&[("CONSUL_TLS_SERVER_NAME", "a b")], "server_name"),
+            (&[("CONSUL_CLIENT_CERT", "c.pem")], "no key beside it"),
+            (&[("CONSUL_CLIENT_KEY", "k.pem")], "no certificate beside it"),
+            (&[("CONSUL_NAMESPACE", "a b")], "cannot be such a name"),
+            (&[("CONSUL_PARTITION", "a&b")], "cannot be such a name"),
+        ];
+        for (env, part) in cases {
+            let found = mistakes("", env, &[]);
+            let told = |text: &String| {
+                text.contains(&format!("environment {}", env[env.len() - 1].0)) || text.contains(env[0].0)
+            };
+            assert!(found.iter().any(|text| text.contains(part) && told(text)), "{env:?}: {found:?}");
+            assert!(!found.iter().any(|text| text.contains("secret")), "{found:?}");
+        }
     }
 
     #[test]

@@ -55,6 +55,7 @@ pub use listeners::overlap;
 pub use load::{Draft, Inputs, Loaded, draft, load, read, read_draft};
 pub use metrics::{MetricsConfig, PrefixTemplate};
 pub use mistake::{Mistake, Mistakes, Place, nearest};
+pub use overlay::consul_variable;
 pub use ports::Ports;
 pub use routes_http::RoutesHttpConfig;
 pub use secret::Secret;
@@ -125,6 +126,8 @@ pub struct ConsulConfig {
     pub server_name: Option<String>,
     /// Accept any server certificate (`skip_verify`).
     pub skip_verify: bool,
+    /// `USER:PASSWORD` for HTTP basic authentication (`http_auth`).
+    pub http_auth: Option<String>,
     /// ACL token (`token`).
     pub token: Option<String>,
     /// File that holds it, read again at every reload (`token_file`).
@@ -198,6 +201,13 @@ impl ConsulConfig {
     #[must_use]
     pub fn has_certificate(&self) -> bool {
         self.cert_file.is_some() || self.cert_pem.is_some()
+    }
+
+    /// Whether what is read lies in a namespace or partition other than the default one, which holds the service `consul`.
+    #[must_use]
+    pub fn is_scoped(&self) -> bool {
+        let other = |name: &Option<String>| name.as_deref().is_some_and(|name| !matches!(name, "" | "default"));
+        other(&self.namespace) || other(&self.partition)
     }
 }
 

@@ -19,11 +19,19 @@ const CONSUL_VARIABLES: &[(&str, &str)] = &[
     ("CONSUL_CLIENT_CERT", "cert_file"),
     ("CONSUL_CLIENT_KEY", "key_file"),
     ("CONSUL_TLS_SERVER_NAME", "server_name"),
+    ("CONSUL_HTTP_AUTH", "http_auth"),
     ("CONSUL_HTTP_TOKEN", "token"),
     ("CONSUL_HTTP_TOKEN_FILE", "token_file"),
     ("CONSUL_NAMESPACE", "namespace"),
     ("CONSUL_PARTITION", "partition"),
 ];
+
+/// The variable of Consul's own tools that fills this key (`consul.ca_file`), if there is one.
+#[must_use]
+pub fn consul_variable(key: &str) -> Option<&'static str> {
+    let name = key.strip_prefix("consul.")?;
+    CONSUL_VARIABLES.iter().find(|(_, known)| *known == name).map(|(variable, _)| *variable)
+}
 
 /// Vault's own variables and the keys they fill. Of two for one key the first that is set wins.
 const VAULT_VARIABLES: &[(&str, &str)] = &[
@@ -69,7 +77,8 @@ pub(crate) fn consul(
     for (name, key) in CONSUL_VARIABLES {
         if let Some((_, value)) = value_of(name) {
             found.any = true;
-            put(name, key, value.clone());
+            let value = if *name == "CONSUL_TLS_SERVER_NAME" { without_port(value) } else { value };
+            put(name, key, value.to_owned());
         }
     }
     for name in ["CONSUL_HTTP_SSL", "CONSUL_HTTP_SSL_VERIFY"] {
@@ -90,6 +99,14 @@ pub(crate) fn consul(
     found
 }
 
+/// Consul's tools take an address for a name, and leave its port out.
+fn without_port(name: &str) -> &str {
+    match name.rsplit_once(':') {
+        Some((host, port)) if !port.contains(']') && !host.contains(':') => host,
+        _ => name,
+    }
+}
+
 /// Takes `VAULT_*`.
 pub(crate) fn vault(env: &[(String, String)], settings: &mut Settings) {
     let Some(section) = section("vault") else { return };
@@ -105,11 +122,11 @@ pub(crate) fn vault(env: &[(String, String)], settings: &mut Settings) {
     }
 }
 
-/// `true`, `false`, `1`, `0` and their like, as Consul's own tools take them.
+/// `true`, `false`, `1`, `0` and their like, as Consul's own tools take them (Go's `strconv.ParseBool`).
 pub(crate) fn parse_bool(text: &str) -> Option<bool> {
-    match text.to_ascii_lowercase().as_str() {
-        "1" | "t" | "true" => Some(true),
-        "0" | "f" | "false" => Some(false),
+    match text {
+        "1" | "t" | "T" | "true" | "True" | "TRUE" => Some(true),
+        "0" | "f" | "F" | "false" | "False" | "FALSE" => Some(false),
         _ => None,
     }
 }

@@ -74,6 +74,13 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// As [`Reader::wrong`], for a value that is not to be shown.
+    pub(crate) fn wrong_secret(&mut self, name: &str, problem: &str, advice: &str) {
+        let mistake = self.about(name, problem, advice);
+        let value = mistake.value.is_some().then(|| "***".to_owned());
+        self.mistakes.push(Mistake { value, ..mistake });
+    }
+
     /// Notes a mistake about a key of this group.
     pub(crate) fn wrong(&mut self, name: &str, problem: &str, advice: &str) {
         let mistake = self.about(name, problem, advice);

@@ -134,6 +134,7 @@ fn consul(config: &ConsulConfig) -> Value {
         "key_pem": config.key_pem.as_ref().map(|_| MASK),
         "server_name": config.server_name,
         "skip_verify": config.skip_verify,
+        "http_auth": config.http_auth.as_ref().map(|_| MASK),
         "token": config.token.as_ref().map(|_| MASK),
         "token_file": config.token_file,
         "namespace": config.namespace,
@@ -414,7 +415,8 @@ mod tests {
     fn sample() -> Config {
         let text = r#"
             [consul]
-            address = "https://me:secret@127.0.0.1:8501"
+            address = "https://127.0.0.1:8501"
+            http_auth = "me:secret"
             token = "secret"
             cert_pem = "public"
             key_pem = "secret"

@@ -100,7 +100,7 @@ impl fmt::Display for Changed {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::catalog::{Endpoint, Weights};
+    use crate::catalog::{Endpoint, Registration, Weights};
 
     fn seen(ports: &[(&str, u16)], serving: usize) -> Seen {
         let instance = |&(id, port): &(&str, u16)| Instance {
@@ -109,6 +109,7 @@ mod tests {
             tags: Vec::new(),
             checks: Vec::new(),
             weights: Weights::default(),
+            registration: Registration::default(),
         };
         let snapshot =
             ServiceSnapshot { name: "web".into(), datacenter: None, instances: ports.iter().map(instance).collect() };

@@ -56,7 +56,7 @@ pub struct ServiceStatus {
     pub rejected: Vec<(String, String)>,
     /// Options in tags that are unknown (kept, without effect), and other remarks on tags, each as `TAG: REMARK`.
     pub unknown_options: Vec<String>,
-    /// Why the pool is kept although every instance is critical, if it is.
+    /// Why instances are kept that are critical or not confirmed, if some are.
     pub held: Option<String>,
 }
 
@@ -67,9 +67,10 @@ pub struct InstanceStatus {
     pub id: InstanceId,
     /// `address:port`.
     pub address: String,
-    /// `healthy`, `ejected` or `excluded`.
+    /// `healthy`, `held` (gets traffic although its checks fail), `held, not confirmed` (gets traffic although its source
+    /// shows it no longer), `ejected` or `excluded`.
     pub state: &'static str,
-    /// Why it gets no traffic.
+    /// Why it gets no traffic, or is held.
     pub reason: Option<String>,
     /// Tags as registered.
     pub tags: Vec<String>,

@@ -527,7 +527,9 @@ mod tests {
     use crate::catalog::command::{Command, parse_commands};
     use crate::catalog::eligibility::Rules;
     use crate::catalog::options::Strategy;
-    use crate::catalog::{Check, CheckScope, CheckStatus, Endpoint, Instance, InstanceId, ServiceSnapshot, Weights};
+    use crate::catalog::{
+        Check, CheckScope, CheckStatus, Endpoint, Instance, InstanceId, Registration, ServiceSnapshot, Weights,
+    };
     use crate::table::{Matcher, Route, Scheme};
 
     fn settings() -> ControlSettings {
@@ -559,6 +561,7 @@ mod tests {
             tags: tags.iter().map(|tag| Arc::from(*tag)).collect(),
             checks: vec![Check { id: "alive".into(), scope: CheckScope::Service, status }],
             weights: Weights::default(),
+            registration: Registration::default(),
         }
     }
 

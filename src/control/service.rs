@@ -10,8 +10,13 @@ use super::change::Seen;
 use super::tags::{TagMemory, TagRules};
 use super::{ControlSettings, InstanceStatus};
 use crate::catalog::eligibility::{History, Verdict};
-use crate::catalog::{Endpoint, Instance, ServiceSnapshot};
+use crate::catalog::{Endpoint, Instance, Registration, ServiceSnapshot};
 use crate::table::{Admission, Clock, Contribution, TableBuilder};
+
+/// State of an instance whose checks fail, and that is kept for now.
+const HELD: &str = "held";
+/// State of an instance that its source shows no longer, without proof that it was deregistered.
+const UNCONFIRMED: &str = "held, not confirmed";
 
 /// The present state of one service.
 #[derive(Debug)]
@@ -33,7 +38,7 @@ pub(super) struct Counts {
     pub(super) healthy: u64,
     pub(super) excluded: u64,
     pub(super) ejected: u64,
-    /// Critical, and kept for now.
+    /// Critical or not confirmed, and kept for now.
     pub(super) held: u64,
 }
 
@@ -169,7 +174,13 @@ fn status(instance: &Instance, verdict: &Verdict, builder: &TableBuilder, now_ms
     let (word, reason) = match admission {
         Admission::Excluded { reason } => ("excluded", Some(reason.to_string())),
         Admission::Eligible { .. } if ejected => ("ejected", Some("too many failures in a row".to_owned())),
-        Admission::Eligible { .. } => ("healthy", None),
+        Admission::Eligible { .. } => match (&instance.registration, verdict) {
+            (Registration::Unconfirmed { reason, .. }, _) => (UNCONFIRMED, Some(reason.to_string())),
+            (_, Verdict::Eligible { held: true, .. }) => {
+                (HELD, Some("its checks fail; kept for now (consul.critical_hold)".to_owned()))
+            }
+            _ => ("healthy", None),
+        },
     };
     InstanceStatus {
         id: instance.id.clone(),

@@ -103,6 +103,7 @@ fn instance(service: &SampleService, registration: &Registration) -> Instance {
             check(format!("service:{}", registration.id), CheckScope::Service, status),
         ],
         weights: Weights::default(),
+        registration: crate::catalog::Registration::default(),
     }
 }
 

@@ -158,7 +158,7 @@ fn passes(name: &str, settings: &Settings) -> bool {
         "CONSUL_CAPATH" => with_consul(settings) && unset("registry.consul.tls.capath"),
         "CONSUL_CLIENT_CERT" => with_consul(settings) && unset("registry.consul.tls.certfile"),
         "CONSUL_CLIENT_KEY" => with_consul(settings) && unset("registry.consul.tls.keyfile"),
-        "CONSUL_TLS_SERVER_NAME" | "CONSUL_PARTITION" => with_consul(settings),
+        "CONSUL_TLS_SERVER_NAME" | "CONSUL_PARTITION" | "CONSUL_HTTP_AUTH" => with_consul(settings),
         "CONSUL_HTTP_SSL_VERIFY" => with_consul(settings) && !settings.is_on("registry.consul.tls.insecureskipverify"),
         // Fabio's library for Vault reads all of them.
         name => name.starts_with("LB_") || name.starts_with("VAULT_"),

@@ -3,7 +3,7 @@
 //! Pure. A target is the same in both when service, place, destination, options and tags are; then its share is
 //! compared too. The order of targets and of options is no difference.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
 
@@ -23,6 +23,19 @@ struct Row {
     weight: f64,
 }
 
+/// An instance that ours leaves out of its table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeftOut {
+    /// Its service.
+    pub service: String,
+    /// `address:port`.
+    pub address: String,
+    /// Why, in words.
+    pub reason: String,
+    /// It is never routed to, whatever its checks say, and Fabio is wrong to do so.
+    pub never: bool,
+}
+
 /// What two tables have in common, and what not.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Comparison {
@@ -40,15 +53,17 @@ impl Comparison {
     }
 }
 
-/// Compares two answers of `/api/routes`.
+/// Compares two answers of `/api/routes`. `left_out`: what ours has reasons to leave out; differences that come from there
+/// say so.
 ///
 /// # Errors
 /// One of them is no such answer.
-pub fn compare(fabio: &str, ours: &str) -> Result<Comparison, serde_json::Error> {
+pub fn compare(fabio: &str, ours: &str, left_out: &[LeftOut]) -> Result<Comparison, serde_json::Error> {
     let (mut fabio, mut ours) = (rows(fabio)?, rows(ours)?);
+    let causes = Causes::new(fabio.keys().filter(|key| !ours.contains_key(key)), left_out);
     let mut comparison = Comparison::default();
     let mut lines: Vec<(String, String)> = Vec::new();
-    let all: std::collections::BTreeSet<Key> = fabio.keys().chain(ours.keys()).cloned().collect();
+    let all: BTreeSet<Key> = fabio.keys().chain(ours.keys()).cloned().collect();
     for key in all {
         let (theirs, own) = (fabio.remove(&key).unwrap_or_default(), ours.remove(&key).unwrap_or_default());
         for at in 0..theirs.len().max(own.len()) {
@@ -57,8 +72,11 @@ pub fn compare(fabio: &str, ours: &str) -> Result<Comparison, serde_json::Error>
                     comparison.same += 1;
                     continue;
                 }
-                (Some(theirs), Some(own)) => format!("share {theirs:.4} in Fabio, {own:.4} in lb: {}", key.command()),
-                (Some(_), None) => format!("only in Fabio: {}", key.command()),
+                (Some(theirs), Some(own)) => {
+                    let cause = causes.of_share(&key);
+                    format!("share {theirs:.4} in Fabio, {own:.4} in lb: {}{cause}", key.command())
+                }
+                (Some(_), None) => format!("only in Fabio: {}{}", key.command(), causes.of_target(&key)),
                 _ => format!("only in lb: {}", key.command()),
             };
             lines.push((key.src.clone(), line));
@@ -67,6 +85,49 @@ pub fn compare(fabio: &str, ours: &str) -> Result<Comparison, serde_json::Error>
     lines.sort();
     comparison.differences = lines.into_iter().map(|(_, line)| line).collect();
     Ok(comparison)
+}
+
+/// Why targets are in Fabio's table alone, and why shares of others differ: as text to put behind a line.
+#[derive(Default)]
+struct Causes {
+    targets: BTreeMap<Key, String>,
+    /// Places with a target that Fabio is wrong to have.
+    places: BTreeSet<String>,
+}
+
+impl Causes {
+    fn new<'a>(only_fabios: impl Iterator<Item = &'a Key>, left_out: &[LeftOut]) -> Self {
+        let mut causes = Self::default();
+        for key in only_fabios {
+            let is_it = |out: &&LeftOut| out.service == key.service && out.address == address(&key.dst);
+            let Some(LeftOut { reason, never, .. }) = left_out.iter().find(is_it) else { continue };
+            let text =
+                if *never { format!(" (lb is right: {reason})") } else { format!(" (left out by lb: {reason})") };
+            causes.targets.insert(key.clone(), printable(&text));
+            if *never {
+                causes.places.insert(key.src.clone());
+            }
+        }
+        causes
+    }
+
+    fn of_target(&self, key: &Key) -> &str {
+        self.targets.get(key).map_or("", String::as_str)
+    }
+
+    fn of_share(&self, key: &Key) -> &'static str {
+        if self.places.contains(&key.src) { " (lb is right: some of Fabio's targets here cannot serve)" } else { "" }
+    }
+}
+
+/// `address:port` of a destination.
+fn address(destination: &str) -> &str {
+    destination.split_once("://").map_or(destination, |(_, rest)| rest).trim_end_matches('/')
+}
+
+/// On one line whatever stands in it.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 /// What makes a target that target.
@@ -88,7 +149,7 @@ impl Key {
                 text.push_str(&format!(" {clause} \"{}\"", words.join(separator)));
             }
         }
-        text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+        printable(&text)
     }
 }
 
@@ -125,15 +186,15 @@ mod tests {
     fn order_says_nothing() {
         let fabio = list(&[row("a/", "http://1/", "x=1 strip=/a", 0.5), row("a/", "http://2/", "", 0.5)]);
         let ours = list(&[row("a/", "http://2/", "", 0.50001), row("a/", "http://1/", "strip=/a x=1", 0.49999)]);
-        assert_eq!(compare(&fabio, &ours).unwrap(), Comparison { same: 2, differences: Vec::new() });
-        assert!(compare("null", "[]").unwrap().is_equal());
+        assert_eq!(compare(&fabio, &ours, &[]).unwrap(), Comparison { same: 2, differences: Vec::new() });
+        assert!(compare("null", "[]", &[]).unwrap().is_equal());
     }
 
     #[test]
     fn every_kind_of_difference_is_told() {
         let fabio = list(&[row("a/", "http://1/", "", 0.25), row("b/", "http://2/", "k=v", 1.0)]);
         let ours = list(&[row("a/", "http://1/", "", 1.0), row("b/", "http://2/", "", 1.0)]);
-        let comparison = compare(&fabio, &ours).unwrap();
+        let comparison = compare(&fabio, &ours, &[]).unwrap();
         assert_eq!(
             comparison.differences,
             [
@@ -146,16 +207,50 @@ mod tests {
     }
 
     #[test]
+    fn what_ours_leaves_out_is_said_with_the_reason() {
+        let fabio = list(&[
+            row("a/", "http://10.0.0.1:1/", "", 0.5),
+            row("a/", "http://10.0.0.1:2/", "", 0.5),
+            row(":5432", "tcp://10.0.0.1:2", "", 1.0),
+            row("b/", "http://10.0.0.1:3/", "", 1.0),
+            row("c/", "http://10.0.0.1:4/", "", 1.0),
+        ]);
+        let ours = list(&[row("a/", "http://10.0.0.1:1/", "", 1.0)]);
+        let out = |port: u16, service: &str, reason: &str, never| LeftOut {
+            service: service.to_owned(),
+            address: format!("10.0.0.1:{port}"),
+            reason: reason.to_owned(),
+            never,
+        };
+        let left_out = [
+            out(2, "s", "Connect\nproxy", true),
+            out(3, "s", "check x is critical", false),
+            out(4, "other", "Connect proxy", true),
+        ];
+        assert_eq!(
+            compare(&fabio, &ours, &left_out).unwrap().differences,
+            [
+                "only in Fabio: route add s :5432 tcp://10.0.0.1:2 (lb is right: Connect proxy)",
+                "only in Fabio: route add s a/ http://10.0.0.1:2/ (lb is right: Connect proxy)",
+                "share 0.5000 in Fabio, 1.0000 in lb: route add s a/ http://10.0.0.1:1/ \
+                 (lb is right: some of Fabio's targets here cannot serve)",
+                "only in Fabio: route add s b/ http://10.0.0.1:3/ (left out by lb: check x is critical)",
+                "only in Fabio: route add s c/ http://10.0.0.1:4/",
+            ]
+        );
+    }
+
+    #[test]
     fn twice_the_same_target_is_counted() {
         let twice = list(&[row("a/", "http://1/", "", 0.5), row("a/", "http://1/", "", 0.5)]);
         let once = list(&[row("a/", "http://1/", "", 1.0)]);
-        assert_eq!(compare(&twice, &once).unwrap().differences.len(), 2);
+        assert_eq!(compare(&twice, &once, &[]).unwrap().differences.len(), 2);
     }
 
     #[test]
     fn something_else_is_an_error() {
         for text in ["", "{}", "<html>", r#"[{"service":"s"}]"#] {
-            assert!(compare(text, "[]").is_err(), "{text}");
+            assert!(compare(text, "[]", &[]).is_err(), "{text}");
         }
     }
 }

@@ -11,7 +11,9 @@ use anyhow::{Context as _, bail};
 use super::{Running, start};
 use crate::admin::client::{self, Access, AdminClientError};
 use crate::config::Config;
-use crate::fabio::shadow::{Comparison, compare};
+use crate::control::{InstanceStatus, ServiceStatus};
+use crate::fabio::shadow::{Comparison, LeftOut, compare};
+use crate::registry::consul::is_of_mesh;
 
 /// Longest wait for our own table.
 const SYNC_MAX: Duration = Duration::from_secs(30);
@@ -39,7 +41,9 @@ pub fn shadow(mut config: Config, url: &str) -> anyhow::Result<Comparison> {
         loop {
             let ours = client::api_routes(&access(format!("http://{}", running.admin))).await?;
             let theirs = fabio_routes(url).await?;
-            let comparison = compare(&theirs, &ours).with_context(|| format!("{url} does not answer as Fabio does"))?;
+            let left_out: Vec<LeftOut> = running.control.services().await.iter().flat_map(left_out).collect();
+            let comparison =
+                compare(&theirs, &ours, &left_out).with_context(|| format!("{url} does not answer as Fabio does"))?;
             if comparison.is_equal() || tokio::time::Instant::now() >= until {
                 running.thread.stop();
                 return Ok(comparison);
@@ -47,6 +51,17 @@ pub fn shadow(mut config: Config, url: &str) -> anyhow::Result<Comparison> {
             tokio::time::sleep(LOOK).await;
         }
     })
+}
+
+/// The instances of a service that get no traffic.
+fn left_out(service: &ServiceStatus) -> impl Iterator<Item = LeftOut> {
+    let out = |instance: &InstanceStatus| LeftOut {
+        service: service.name.to_string(),
+        address: instance.address.clone(),
+        reason: instance.reason.clone().unwrap_or_default(),
+        never: instance.reason.as_deref().is_some_and(is_of_mesh),
+    };
+    service.instances.iter().filter(|instance| instance.state == "excluded").map(out)
 }
 
 /// Takes out everything by which others would notice: listeners, the registration, the real admin listener.

@@ -8,15 +8,16 @@ use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
+use tracing::warn;
 
-use crate::trust::{AcceptAny, bundle};
+use crate::trust::{AcceptAny, bundle, files_below};
 
 /// Which CAs are believed, and who we are. The default: the system's CAs, and nobody.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Trust<'a> {
     /// PEM bundle of CAs.
     pub ca_file: Option<&'a Path>,
-    /// Directory of such bundles (`*.pem`, `*.crt`, `*.cer`).
+    /// Directory of such bundles, whatever their names, and of directories of them.
     pub ca_path: Option<&'a Path>,
     /// CAs as PEM text.
     pub ca_pem: Option<&'a str>,
@@ -67,7 +68,6 @@ impl Trust<'_> {
 
     fn roots(&self) -> Result<RootCertStore, TrustError> {
         let mut roots = RootCertStore::empty();
-        let mut unusable = None;
         // A CA that cannot be used is left out: fewer are trusted then.
         let mut add = |path: &Path, text: &[u8]| {
             let found = bundle::read(text, 0);
@@ -86,21 +86,20 @@ impl Trust<'_> {
             add(Path::new("the CAs given as text"), text.as_bytes())?;
         }
         if let Some(folder) = self.ca_path {
-            for entry in fs::read_dir(folder).map_err(|error| wrong(folder, error))? {
-                let path = entry.map_err(|error| wrong(folder, error))?.path();
-                if path.is_file() && path.extension().is_some_and(|ext| ext == "pem" || ext == "crt" || ext == "cer") {
-                    // One file that cannot be used costs itself.
-                    let added = read(&path).and_then(|text| add(&path, &text));
-                    unusable = unusable.or(added.err());
+            let mut some = false;
+            for path in files_below(folder).map_err(|error| wrong(folder, error))? {
+                // One file that cannot be used costs itself: such folders hold others, too.
+                match read(&path).and_then(|text| add(&path, &text)) {
+                    Ok(()) => some = true,
+                    Err(error) => warn!(%error, "file of CA certificates passed over"),
                 }
+            }
+            if !some {
+                return Err(wrong(folder, "no file in it holds a CA certificate (PEM, BEGIN CERTIFICATE)"));
             }
         }
         if self.ca_file.is_none() && self.ca_pem.is_none() && self.ca_path.is_none() {
             roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        }
-        match unusable {
-            Some(error) if roots.is_empty() => return Err(error),
-            _ => {}
         }
         Ok(roots)
     }

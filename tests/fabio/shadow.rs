@@ -58,6 +58,44 @@ fn each_difference_is_a_line_and_ends_with_3() {
     assert_eq!(shown.err.lines().last(), Some("0 targets in both tables, 3 differences"), "{}", shown.err);
 }
 
+/// A sidecar proxy has its service's tags. Fabio routes to it, and its shares are others than ours.
+#[test]
+fn what_fabio_is_wrong_to_route_to_is_said_with_the_reason() {
+    let agent = ConsulAgent::start_plain();
+    let body = serde_json::json!({"Name": "web", "ID": "web-1", "Address": "127.0.0.1", "Port": 1001,
+        "Tags": ["urlprefix-www.a.com/", "urlprefix-:7777 proto=tcp"],
+        "Check": {"CheckID": "check:web-1", "TTL": "30m", "Status": "passing"},
+        "Connect": {"SidecarService": {"Address": "127.0.0.1", "Port": 2001,
+            "Check": {"CheckID": "check:proxy", "TTL": "30m", "Status": "passing"}}}});
+    agent.api("PUT", "/v1/agent/service/register", Some(&body));
+    let row = |service: &str, src: &str, dst: &str| serde_json::json!({"service": service, "src": src, "dst": dst, "opts": "", "weight": 0.5, "cmd": "route add"});
+    let table = serde_json::json!([
+        row("web", "www.a.com/", "http://127.0.0.1:1001/"),
+        row("web-sidecar-proxy", "www.a.com/", "http://127.0.0.1:2001/"),
+        row("web", ":7777", "tcp://127.0.0.1:1001"),
+        row("web-sidecar-proxy", ":7777", "tcp://127.0.0.1:2001"),
+    ]);
+    let table = table.to_string();
+    let server = WebServer::start(move |_| (200, table.as_bytes().to_vec()));
+    let consul = agent.address();
+    let consul = consul.trim_start_matches("http://");
+    let shown = fabio(&["-registry.consul.addr", consul, "-shadow", &server.address.to_string()]);
+    let why = "(lb is right: Connect proxy (sidecar): it takes only mutual TLS of the service mesh)";
+    let shares = "(lb is right: some of Fabio's targets here cannot serve)";
+    let expected = format!(
+        "share 0.5000 in Fabio, 1.0000 in lb: route add web :7777 tcp://127.0.0.1:1001 {shares}\n\
+         only in Fabio: route add web-sidecar-proxy :7777 tcp://127.0.0.1:2001 {why}\n\
+         share 0.5000 in Fabio, 1.0000 in lb: route add web www.a.com/ http://127.0.0.1:1001/ {shares}\n\
+         only in Fabio: route add web-sidecar-proxy www.a.com/ http://127.0.0.1:2001/ {why}\n"
+    );
+    let sorted = |text: &str| {
+        let mut lines: Vec<_> = text.lines().map(str::to_owned).collect();
+        lines.sort();
+        lines
+    };
+    assert_eq!((shown.code, sorted(&shown.out)), (Some(3), sorted(&expected)), "{}", shown.err);
+}
+
 #[test]
 fn who_is_no_fabio_is_an_error() {
     for (server, part) in [(stand_in("<html>"), "does not answer as Fabio does"), (stand_in("{}"), "does not answer")] {

@@ -53,6 +53,27 @@ pub enum Fault {
     Old(u64),
 }
 
+/// What a token may not see, and what tells so.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Acl {
+    /// Services that are left out of lists and have no instances.
+    pub hidden: BTreeSet<String>,
+    /// Answers that something was left out of say so, as those of Consul 1.11.
+    pub header: bool,
+    /// Configuration entries of these services are refused, those of others are not there, as in Consul 1.5; else there
+    /// are no such paths.
+    pub entries: bool,
+    /// What `/v1/acl/token/self` answers; none: there is no such path.
+    pub token: Option<(u16, &'static str)>,
+}
+
+impl Acl {
+    /// Hides these services.
+    pub fn hiding(names: &[&str]) -> Self {
+        Self { hidden: names.iter().map(|&name| name.to_owned()).collect(), ..Self::default() }
+    }
+}
+
 #[derive(Clone, Debug, Default)]
 struct State {
     index: u64,
@@ -62,6 +83,7 @@ struct State {
     keys: BTreeMap<String, String>,
     broken: HashMap<String, Fault>,
     fault: Fault,
+    acl: Option<Acl>,
     /// How often a snapshot was restored, and what was before.
     restored: Option<(u32, Box<State>)>,
 }
@@ -72,8 +94,12 @@ pub struct FakeConsul {
     pub address: SocketAddr,
     state: watch::Sender<State>,
     requests: Arc<Mutex<Vec<String>>>,
+    authorizations: Arc<Mutex<Vec<String>>>,
     task: JoinHandle<()>,
 }
+
+/// What stands before the paths of requests, if anything does: as if a proxy took it away.
+pub const PREFIX: &str = "/behind/a/proxy";
 
 impl FakeConsul {
     /// Starts on a free port.
@@ -81,9 +107,9 @@ impl FakeConsul {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
         let address = listener.local_addr().expect("address");
         let state = watch::Sender::new(State { index: 100, ..State::default() });
-        let requests = Arc::new(Mutex::new(Vec::new()));
-        let task = tokio::spawn(accept(listener, state.clone(), requests.clone()));
-        Self { address, state, requests, task }
+        let (requests, authorizations) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Mutex::new(Vec::new())));
+        let task = tokio::spawn(accept(listener, state.clone(), requests.clone(), authorizations.clone()));
+        Self { address, state, requests, authorizations, task }
     }
 
     /// Ends as a killed agent does: connections break, and new ones are refused.
@@ -95,7 +121,8 @@ impl FakeConsul {
     /// Listens again where it did before.
     pub async fn up(&mut self) {
         let listener = TcpListener::bind(self.address).await.expect("the same port");
-        self.task = tokio::spawn(accept(listener, self.state.clone(), self.requests.clone()));
+        let (requests, authorizations) = (self.requests.clone(), self.authorizations.clone());
+        self.task = tokio::spawn(accept(listener, self.state.clone(), requests, authorizations));
     }
 
     /// Its URL.
@@ -148,6 +175,14 @@ impl FakeConsul {
         });
     }
 
+    /// From now on the token is one with these rights; blocked queries are answered.
+    pub fn set_acl(&self, acl: Acl) {
+        self.state.send_modify(|state| {
+            state.acl = Some(acl);
+            state.index += 1;
+        });
+    }
+
     /// Misbehaves when asked for the instances of this service.
     pub fn break_service(&self, service: &str, fault: Fault) {
         self.state.send_modify(|state| {
@@ -175,6 +210,11 @@ impl FakeConsul {
         });
     }
 
+    /// `Authorization` of all requests so far; empty where a request had none.
+    pub fn authorizations(&self) -> Vec<String> {
+        self.authorizations.lock().expect("lock").clone()
+    }
+
     /// Path and query of all requests so far.
     pub fn requests(&self) -> Vec<String> {
         self.requests.lock().expect("lock").clone()
@@ -187,15 +227,26 @@ impl Drop for FakeConsul {
     }
 }
 
-async fn accept(listener: TcpListener, state: watch::Sender<State>, requests: Arc<Mutex<Vec<String>>>) {
+async fn accept(
+    listener: TcpListener,
+    state: watch::Sender<State>,
+    requests: Arc<Mutex<Vec<String>>>,
+    authorizations: Arc<Mutex<Vec<String>>>,
+) {
     // They end with the listener.
     let mut connections = JoinSet::new();
     loop {
         let Ok((stream, _)) = listener.accept().await else { continue };
-        let (state, requests) = (state.clone(), requests.clone());
+        let (state, requests, authorizations) = (state.clone(), requests.clone(), authorizations.clone());
         connections.spawn(async move {
-            let service = service_fn(move |request: Request<Incoming>| {
+            let service = service_fn(move |mut request: Request<Incoming>| {
+                let auth = request.headers().get("authorization").and_then(|value| value.to_str().ok());
+                authorizations.lock().expect("lock").push(auth.unwrap_or_default().to_owned());
                 requests.lock().expect("lock").push(request.uri().to_string());
+                let behind = request.uri().to_string().strip_prefix(PREFIX).map(|rest| rest.parse().expect("a path"));
+                if let Some(uri) = behind {
+                    *request.uri_mut() = uri;
+                }
                 answer(request, state.subscribe())
             });
             // A client that goes away ends its connection with an error that is nobody's fault.
@@ -250,10 +301,31 @@ async fn answer(
             _ => {}
         }
     }
+    if let Some(acl) = &now.acl
+        && let Some(answer) = of_rights(acl, request.uri().path())
+    {
+        return Ok(answer);
+    }
     if now.fault == Fault::Hang || matches!(now.fault, Fault::FrozenLeader(_)) && !stale {
         std::future::pending::<()>().await;
     }
     Ok(respond(&now, request.uri().path(), stale))
+}
+
+/// What tells of rights; none: the path has nothing to do with them.
+fn of_rights(acl: &Acl, path: &str) -> Option<Response<Full<Bytes>>> {
+    let (status, text) = match path.strip_prefix("/v1/config/service-defaults/") {
+        Some(_) if !acl.entries => (404, "404 page not found".to_owned()),
+        Some(name) if acl.hidden.contains(name) => (403, "Permission denied".to_owned()),
+        Some(name) => (404, format!("Config entry not found for \"service-defaults\" / \"{name}\"")),
+        None if path == "/v1/acl/token/self" => {
+            let (status, text) = acl.token.unwrap_or((404, ""));
+            (status, text.to_owned())
+        }
+        None if path.starts_with("/v1/coordinate/") => (404, "404 page not found".to_owned()),
+        None => return None,
+    };
+    Some(Response::builder().status(status).body(Full::new(Bytes::from(text))).expect("a valid response"))
 }
 
 fn respond(state: &State, path: &str, stale: bool) -> Response<Full<Bytes>> {
@@ -272,6 +344,7 @@ fn respond(state: &State, path: &str, stale: bool) -> Response<Full<Bytes>> {
                 json!({})
             }
         }
+        Some(name) if is_hidden(state, name) => json!([]),
         Some(name) => {
             let check = if state.critical.contains(name) { "critical" } else { "passing" };
             health(name, state.services.get(name).map_or(&[], Vec::as_slice), check)
@@ -291,6 +364,13 @@ fn respond(state: &State, path: &str, stale: bool) -> Response<Full<Bytes>> {
         Fault::NoIndex => response,
         _ => response.header("X-Consul-Index", state.index.to_string()),
     };
+    let left_out = match service {
+        Some(name) => state.services.contains_key(name) && is_hidden(state, name),
+        None => state.services.keys().map(String::as_str).chain(["consul"]).any(|name| is_hidden(state, name)),
+    };
+    if left_out && state.acl.as_ref().is_some_and(|acl| acl.header) {
+        response = response.header("X-Consul-Results-Filtered-By-ACLs", "true");
+    }
     match state.fault {
         Fault::Status(code, after) => {
             response =
@@ -347,13 +427,17 @@ fn node(state: &State) -> Value {
     json!({"Node": {"Node": "fake"}, "Services": instances.map(service).collect::<serde_json::Map<_, _>>()})
 }
 
+fn is_hidden(state: &State, service: &str) -> bool {
+    state.acl.as_ref().is_some_and(|acl| acl.hidden.contains(service))
+}
+
 fn list(state: &State) -> Value {
     let mut list = json!({});
     let hidden = if let Fault::Without(name) = &state.fault { Some(name) } else { None };
-    if hidden.is_none() {
+    if hidden.is_none() && !is_hidden(state, "consul") {
         list["consul"] = json!([]);
     }
-    for name in state.services.keys().filter(|name| Some(*name) != hidden) {
+    for name in state.services.keys().filter(|name| Some(*name) != hidden && !is_hidden(state, name)) {
         list[name] = json!([format!("urlprefix-/{name}")]);
     }
     list

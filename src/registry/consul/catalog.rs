@@ -4,9 +4,10 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use super::mesh::not_a_target;
 use super::wire::{self, HealthEntry};
 use crate::catalog::{
-    Check, CheckScope, CheckStatus, Endpoint, Instance, InstanceId, ServiceName, ServiceSnapshot, Weights,
+    Check, CheckScope, CheckStatus, Endpoint, Instance, InstanceId, Registration, ServiceName, ServiceSnapshot, Weights,
 };
 
 /// Longest DNS name (RFC 1035 section 2.3.4).
@@ -21,15 +22,29 @@ pub struct Rejected {
     pub reason: String,
 }
 
-/// Makes the snapshot of one service. Instances that cannot be dialled are left out and reported.
+/// Leaves only the instances of the service of this very name. Consul keeps names in their letter case but looks them up
+/// without regard to it, so that the answer for `Shop` holds the instances of `shop` too. An entry without a name is
+/// taken to be right.
+pub fn retain_own(name: &ServiceName, entries: &mut Vec<HealthEntry>) {
+    entries.retain(|entry| entry.service.service.is_empty() || entry.service.service == **name);
+}
+
+/// Makes the snapshot of one service. Instances that cannot be dialled are left out and reported; those that are parts of
+/// the service mesh stay, as what they are.
 #[must_use]
 pub fn snapshot(name: &ServiceName, entries: &[HealthEntry]) -> (ServiceSnapshot, Vec<Rejected>) {
     let mut instances = Vec::with_capacity(entries.len());
     let mut rejected = Vec::new();
     for entry in entries {
         let id = InstanceId { node: entry.node.node.as_str().into(), id: entry.service.id.as_str().into() };
+        if let Some(reason) = not_a_target(&entry.service) {
+            let reason: Arc<str> = reason.into();
+            let endpoint = undialled(entry, &reason);
+            instances.push(instance(id, endpoint, Registration::NotATarget { reason }, entry));
+            continue;
+        }
         match endpoint(entry) {
-            Ok(endpoint) => instances.push(instance(id, endpoint, entry)),
+            Ok(endpoint) => instances.push(instance(id, endpoint, Registration::Confirmed, entry)),
             Err(reason) => rejected.push(Rejected { id, reason }),
         }
     }
@@ -47,12 +62,12 @@ pub fn snapshot(name: &ServiceName, entries: &[HealthEntry]) -> (ServiceSnapshot
     (ServiceSnapshot { name: name.clone(), datacenter: datacenter.map(Arc::from), instances }, rejected)
 }
 
-fn instance(id: InstanceId, endpoint: Endpoint, entry: &HealthEntry) -> Instance {
+fn instance(id: InstanceId, endpoint: Endpoint, registration: Registration, entry: &HealthEntry) -> Instance {
     let mut checks: Vec<Check> =
         entry.checks.iter().filter(|check| concerns(check, &entry.service.id)).map(check).collect();
     checks.sort_by(|a, b| (&a.id, a.scope).cmp(&(&b.id, b.scope)));
     let tags = entry.service.tags.iter().map(|tag| Arc::from(tag.as_str())).collect();
-    Instance { id, endpoint, tags, checks, weights: weights(entry.service.weights) }
+    Instance { id, endpoint, tags, checks, weights: weights(entry.service.weights), registration }
 }
 
 /// Checks of the node, and of this very instance.
@@ -90,6 +105,16 @@ fn weights(weights: Option<wire::Weights>) -> Weights {
     let weights = weights.unwrap_or_default();
     let bounded = |weight: i64| u32::try_from(weight.max(0)).unwrap_or(u32::MAX);
     Weights { passing: bounded(weights.passing), warning: bounded(weights.warning) }
+}
+
+/// Where an instance listens that is never dialled: its name is not worth a lookup, and it may have no port.
+fn undialled(entry: &HealthEntry, reason: &Arc<str>) -> Endpoint {
+    let nowhere = |host: &str, port| Endpoint::Unresolved { host: host.into(), port, reason: Arc::clone(reason) };
+    match endpoint(entry) {
+        Ok(Endpoint::Name { host, port }) => nowhere(&host, port),
+        Ok(endpoint) => endpoint,
+        Err(_) => nowhere(&entry.service.address.trim().escape_debug().to_string(), 0),
+    }
 }
 
 /// Where the instance listens: its own address, or its node's when it gave none.
@@ -189,6 +214,45 @@ mod tests {
         assert_eq!(snapshot.instances.len(), 1);
         assert_eq!(rejected.len(), 1);
         assert_eq!(&*rejected[0].id.id, "bad");
+    }
+
+    #[test]
+    fn parts_of_the_mesh_stay_as_what_they_are_wherever_they_say_they_listen() {
+        let of = |kind: &str, address: &str, port: i64| {
+            let entry = entry("a", address, port, "10.0.0.9").replace(r#""ID""#, &format!(r#"{kind},"ID""#));
+            let (snapshot, rejected) = parse(&format!("[{entry}]"));
+            assert!(rejected.is_empty(), "{rejected:?}");
+            snapshot.instances[0].clone()
+        };
+        let sidecar = r#""Kind":"connect-proxy""#;
+        let usual = of(r#""Kind":"""#, "10.0.0.1", 80);
+        assert_eq!(usual.registration, Registration::Confirmed);
+        // The last two cannot be dialled, which is worth no warning; and no name is looked up.
+        for (address, port, shown) in [
+            ("10.0.0.1", 80, "10.0.0.1:80"),
+            ("", 80, "10.0.0.9:80"),
+            ("proxy.test", 80, "proxy.test:80"),
+            ("a b", 80, "a b:0"),
+            ("10.0.0.1", 0, "10.0.0.1:0"),
+        ] {
+            let instance = of(sidecar, address, port);
+            let Registration::NotATarget { reason } = &instance.registration else { panic!("{instance:?}") };
+            assert!(reason.starts_with("Connect proxy (sidecar)"), "{reason}");
+            assert_eq!(instance.endpoint.to_string(), shown);
+            assert!(!matches!(instance.endpoint, Endpoint::Name { .. }));
+        }
+    }
+
+    #[test]
+    fn only_instances_under_the_very_name_are_the_services_own() {
+        let entry = |name: &str, id: &str| format!(r#"{{"Service":{{"ID":"{id}","Service":"{name}","Port":1}}}}"#);
+        let text = format!("[{},{},{}]", entry("Shop", "a"), entry("shop", "b"), entry("", "c"));
+        for (name, expected) in [("Shop", ["a", "c"]), ("shop", ["b", "c"])] {
+            let mut entries: Vec<HealthEntry> = serde_json::from_str(&text).unwrap();
+            retain_own(&name.into(), &mut entries);
+            let ids: Vec<_> = entries.iter().map(|entry| entry.service.id.as_str()).collect();
+            assert_eq!(ids, expected, "{name}");
+        }
     }
 
     #[test]

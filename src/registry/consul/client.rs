@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{HOST, HeaderMap, HeaderName, RETRY_AFTER};
+use http::header::{AUTHORIZATION, HOST, HeaderMap, HeaderName, RETRY_AFTER};
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use rustls::AlertDescription;
@@ -80,6 +80,9 @@ pub struct Answer {
     pub known_leader: Option<bool>,
     /// `X-Consul-LastContact`.
     pub last_contact: Option<Duration>,
+    /// `X-Consul-Results-Filtered-By-ACLs: true`: the token may not see all that belongs to the answer. Sent by Consul 1.11
+    /// and later, and only for requests with a token.
+    pub filtered: bool,
     /// It blocked, and came before its wait was over: something woke it.
     pub early: bool,
     /// How long the request was held before the head of the response came.
@@ -274,11 +277,14 @@ fn request(lease: &Lease<'_>, ask: Ask<'_>) -> Result<Request<Full<Bytes>>, Cons
     let settings = lease.settings();
     let (scheme, authority) = lease.agent().authority();
     let joint = if ask.path.contains('?') { '&' } else { '?' };
-    let target = format!("{}{joint}{}{}", ask.path, ask.query, settings.scope);
+    let target = format!("{}{}{joint}{}{}", lease.agent().prefix, ask.path, ask.query, settings.scope);
     let target = if lease.is_multiplexed() { format!("{scheme}://{authority}{target}") } else { target };
     let mut request = Request::builder().method(ask.method).uri(target);
     if !lease.is_multiplexed() {
         request = request.header(HOST, authority);
+    }
+    if let Some(auth) = &settings.auth {
+        request = request.header(AUTHORIZATION, auth.clone());
     }
     if let Some(token) = &settings.token {
         request = request.header("x-consul-token", token.clone());
@@ -323,6 +329,7 @@ async fn exchange(
         index,
         known_leader: text(&parts.headers, "x-consul-knownleader").and_then(|text| text.parse().ok()),
         last_contact: number(&parts.headers, "x-consul-lastcontact").map(Duration::from_millis),
+        filtered: text(&parts.headers, "x-consul-results-filtered-by-acls") == Some("true"),
         early: false,
         held,
         body,

@@ -110,6 +110,12 @@ pub enum ConsulError {
         /// What is missing.
         what: String,
     },
+    /// Keys that were there and that the token may not read any more.
+    #[error("the token may not read the keys at {path} any more; what was known is kept. It needs key_prefix read")]
+    KeyRights {
+        /// Where.
+        path: String,
+    },
     /// A service that cannot be asked for.
     #[error(
         "service {name:?} cannot be read, as agents redirect requests for it: register it under a name without empty, \
@@ -157,7 +163,7 @@ impl ConsulError {
             Self::Tls { .. } | Self::Transport { alert: Some(_), .. } => "tls",
             Self::Timeout { .. } => "timeout",
             Self::Transport { .. } => "transport",
-            Self::Status { code: 401 | 403, .. } | Self::Rights { .. } => "token",
+            Self::Status { code: 401 | 403, .. } | Self::Rights { .. } | Self::KeyRights { .. } => "token",
             Self::Status { .. } => "status",
             Self::Decode { .. } => "decode",
             Self::Unconfirmed { .. } => "unconfirmed",

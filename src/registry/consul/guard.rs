@@ -3,17 +3,18 @@
 //! Consul can answer 200 with too little: around leader elections, and to a token without rights (its answers are
 //! filtered, not refused). So an answer that empties a service, or takes a large share of everything that is known,
 //! has to be confirmed by a second read in default mode; and emptiness is compared with the catalog, which lists the
-//! service `consul` for every token that may read it.
+//! service `consul` for every token that may read it. What the token may read is asked where that is in doubt (`rights`).
 //!
 //! Pure: what is read, and when, is the caller's business.
 
 use std::collections::{BTreeSet, HashMap};
 
+use super::settings::Reader;
 use super::wire::ServiceList;
 use crate::catalog::{Instance, ServiceName};
 
-/// Registered by every Consul cluster that works.
-const CONSUL: &str = "consul";
+/// Registered by every Consul cluster that works, in the default namespace.
+pub(super) const CONSUL: &str = "consul";
 
 /// Fewer instances than this are no mass, whatever their share: in a small catalog every one is a large part.
 const MASS_MIN: usize = 3;
@@ -23,6 +24,8 @@ const MASS_MIN: usize = 3;
 pub struct Guard {
     counts: HashMap<ServiceName, usize>,
     total: usize,
+    /// The reader that saw `consul` in the list.
+    whole_seen_by: Option<Reader>,
 }
 
 /// Whether an answer may be believed as it is.
@@ -78,6 +81,15 @@ impl Guard {
         self.total
     }
 
+    /// Notes what a list shows to this reader; returns whether the same reader saw `consul` before.
+    pub(super) fn note_sight(&mut self, sight: Sight, reader: Reader) -> bool {
+        let before = self.whole_seen_by.as_ref() == Some(&reader);
+        if sight == Sight::Whole {
+            self.whole_seen_by = Some(reader);
+        }
+        before
+    }
+
     /// Forgets a service.
     pub fn forget(&mut self, name: &ServiceName) {
         self.total -= self.counts.remove(name).unwrap_or(0);
@@ -117,17 +129,6 @@ pub fn sight(list: &ServiceList) -> Sight {
     }
 }
 
-/// Whether a list answer shows that the token has no rights (any more). Once `consul` has been seen with this token,
-/// its absence means lost rights; a token that never saw it may be one for some services only, as long as it sees any.
-#[must_use]
-pub fn lacks_rights(now: Sight, seen_whole: bool) -> bool {
-    match now {
-        Sight::Whole => false,
-        Sight::Part => seen_whole,
-        Sight::Nothing => true,
-    }
-}
-
 /// Names of the services that carry a routing tag: one that starts with `tag_prefix` after spaces are trimmed.
 #[must_use]
 pub fn routed(list: &ServiceList, tag_prefix: &str) -> BTreeSet<ServiceName> {
@@ -140,7 +141,7 @@ pub fn routed(list: &ServiceList, tag_prefix: &str) -> BTreeSet<ServiceName> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::catalog::{Endpoint, InstanceId, Weights};
+    use crate::catalog::{Endpoint, InstanceId, Registration, Weights};
 
     fn instances(ids: &[&str]) -> Vec<Instance> {
         ids.iter()
@@ -150,6 +151,7 @@ mod tests {
                 tags: Vec::new(),
                 checks: Vec::new(),
                 weights: Weights::default(),
+                registration: Registration::default(),
             })
             .collect()
     }
@@ -227,21 +229,11 @@ mod tests {
     }
 
     #[test]
-    fn a_list_without_consul_shows_a_token_without_rights() {
+    fn a_list_shows_how_much_of_the_catalog_may_be_seen() {
         let whole = sight(&list(r#"{"consul":[],"web":["x"]}"#));
         let part = sight(&list(r#"{"web":["x"]}"#));
         let nothing = sight(&list("{}"));
         assert_eq!((whole, part, nothing), (Sight::Whole, Sight::Part, Sight::Nothing));
-        for (sight, seen_whole, expected) in [
-            (whole, true, false),
-            (whole, false, false),
-            (part, true, true),
-            (part, false, false),
-            (nothing, true, true),
-            (nothing, false, true),
-        ] {
-            assert_eq!(lacks_rights(sight, seen_whole), expected, "{sight:?} {seen_whole}");
-        }
     }
 
     #[test]

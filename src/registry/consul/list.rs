@@ -10,10 +10,10 @@ use tokio::time::sleep;
 use tracing::warn;
 
 use super::error::ConsulError;
-use super::guard::{Sight, Verdict, lacks_rights, routed, sight};
+use super::guard::{Verdict, routed, sight};
 use super::poll::Poller;
+use super::rights::{self, Absence, Evidence};
 use super::roll::Roll;
-use super::settings::Reader;
 use super::shared::{Closed, Shared};
 use super::watch;
 use super::wire::ServiceList;
@@ -26,14 +26,14 @@ pub(super) const PATH: &str = "/v1/catalog/services";
 /// How long the services of the first list have to answer before those that did not are excused.
 const FIRST_ANSWERS: Duration = Duration::from_secs(5);
 
+/// Most services that an error names.
+const SHOWN_MAX: usize = 3;
+
 /// The list watch, owner of all others.
 struct ListWatch {
     shared: Arc<Shared>,
     poller: Poller,
     watches: HashMap<ServiceName, Running>,
-    /// `consul` was listed for this reader.
-    seen_whole: bool,
-    reader: Reader,
     /// Names that cannot be read, as reported.
     unreadable: BTreeSet<ServiceName>,
     /// Ends the time for first answers.
@@ -54,13 +54,10 @@ impl Drop for Running {
 /// Watches until aborted, or until nobody takes updates any more.
 pub(super) async fn run(shared: Arc<Shared>) {
     let poller = Poller::new(shared.clone(), PATH.to_owned(), ServiceName::from(""));
-    let reader = shared.client.reader();
     let mut list = ListWatch {
         shared,
         poller,
         watches: HashMap::new(),
-        seen_whole: false,
-        reader,
         unreadable: BTreeSet::new(),
         patience: None,
         tags: HashMap::new(),
@@ -72,16 +69,19 @@ impl ListWatch {
     async fn turn(&mut self) -> Result<(), Closed> {
         let list = self.poller.next(decode).await;
         let seen_at = self.poller.seen_at();
-        let Some(names) = self.names(&list) else { return Ok(()) };
+        let Some(names) = self.names(&list).await else { return Ok(()) };
         self.tell(&names, &list, seen_at);
         // Before anything is taken away, which may need a second look: what is new should not wait for that.
         self.shared.listed(names.iter().cloned()).await?;
         let mut useful = self.start(&names, seen_at);
         self.patience.get_or_insert_with(|| Running(tokio::spawn(end_patience(self.shared.clone()))));
-        if let Some(names) = self.confirmed(names).await {
+        if let Some((names, hidden)) = self.confirmed(names).await {
             useful |= self.end_all_but(&names, seen_at).await?;
             useful |= self.start(&names, seen_at);
-            self.poller.believed(useful);
+            match hidden {
+                Some(error) => self.poller.held(&error),
+                None => self.poller.believed(useful),
+            }
         }
         Ok(())
     }
@@ -96,21 +96,21 @@ impl ListWatch {
         self.tags = now;
     }
 
-    /// The routed names, unless the token lacks the rights to see them.
-    fn names(&mut self, list: &ServiceList) -> Option<BTreeSet<ServiceName>> {
-        let reader = self.shared.client.reader();
-        if reader != self.reader {
-            // Another token may be one for some services only. A reload that brought the same one changes nothing.
-            self.reader = reader;
-            self.seen_whole = false;
-        }
+    /// The routed names, unless the list cannot be what there is for this token.
+    async fn names(&mut self, list: &ServiceList) -> Option<BTreeSet<ServiceName>> {
         let sight = sight(list);
-        if lacks_rights(sight, self.seen_whole) {
-            let what = "the catalog (`consul`, which every cluster has, is not listed)".to_owned();
-            self.poller.held(&ConsulError::Rights { what });
-            return None;
+        let seen_whole = self.shared.guard().note_sight(sight, self.shared.client.reader());
+        match rights::accept_list(&self.shared, sight, seen_whole, !self.watches.is_empty()).await {
+            Ok(()) => {}
+            Err(error @ ConsulError::Rights { .. }) => {
+                self.poller.held(&error);
+                return None;
+            }
+            Err(error) => {
+                self.poller.unconfirmed("what the list of services lacks".to_owned(), &error).await;
+                return None;
+            }
         }
-        self.seen_whole |= sight == Sight::Whole;
         let names = routed(list, &self.shared.config().tag_prefix);
         let (names, unreadable) = names.into_iter().partition(|name| watch::is_readable(name));
         self.report(unreadable);
@@ -127,20 +127,73 @@ impl ListWatch {
         self.unreadable = unreadable;
     }
 
-    /// The names, once more from the leader when services with instances are missing; none when they are not believed.
-    async fn confirmed(&mut self, names: BTreeSet<ServiceName>) -> Option<BTreeSet<ServiceName>> {
+    /// The names, once more from the leader when services with instances are missing, with those that are merely hidden from
+    /// the token, and the error that says so; none when they are not believed.
+    async fn confirmed(
+        &mut self,
+        names: BTreeSet<ServiceName>,
+    ) -> Option<(BTreeSet<ServiceName>, Option<ConsulError>)> {
         let missing: Vec<_> = self.watches.keys().filter(|name| !names.contains(*name)).cloned().collect();
         if self.shared.guard().judge_missing(missing.iter()) == Verdict::Believe {
-            return Some(names);
+            return Some((names, None));
         }
         match self.poller.confirm(None, decode).await {
-            Ok(list) => self.names(&list),
+            Ok(list) => {
+                let mut names = self.names(&list).await?;
+                let hidden = self.keep_hidden(&list, &mut names).await?;
+                Some((names, hidden))
+            }
             Err(error) => {
                 let what = format!("{} of {} services leaving the list", missing.len(), self.watches.len());
                 self.poller.unconfirmed(what, &error).await;
                 None
             }
         }
+    }
+
+    /// Adds to `names` what is missing in the list but not known to be gone, and says what the token may not read; none
+    /// when the leader could not be asked.
+    async fn keep_hidden(
+        &mut self,
+        list: &ServiceList,
+        names: &mut BTreeSet<ServiceName>,
+    ) -> Option<Option<ConsulError>> {
+        let sight = sight(list);
+        let seen_whole = self.shared.guard().note_sight(sight, self.shared.client.reader());
+        let evidence = Evidence { sight, seen_whole, list_filtered: self.poller.filtered(), health_filtered: None };
+        // What is listed without a routing tag is not routed any more.
+        let missing = self.watches.keys().filter(|name| !names.contains(*name) && !list.contains_key(&***name));
+        let missing: Vec<ServiceName> = missing.cloned().collect();
+        let (mut hidden, mut unproven) = (Vec::new(), Vec::new());
+        for name in missing {
+            if self.shared.guard().judge_missing([&name].into_iter()) == Verdict::Believe {
+                continue;
+            }
+            match rights::absence(&self.shared, &name, evidence).await {
+                Ok(Absence::Gone) => {}
+                Ok(Absence::Hidden(what)) => {
+                    hidden.push(what);
+                    names.insert(name);
+                }
+                Ok(Absence::Unknown(what)) => {
+                    unproven.push(what);
+                    names.insert(name);
+                }
+                Err(error) => {
+                    self.poller.unconfirmed(format!("{name}, which leaves the list"), &error).await;
+                    return None;
+                }
+            }
+        }
+        hidden.dedup();
+        Some(match (hidden.is_empty(), unproven.is_empty()) {
+            (false, _) => Some(ConsulError::Rights { what: few(&hidden) }),
+            (true, false) => {
+                let reason = "Consul does not say whether the token may see them".to_owned();
+                Some(ConsulError::Unconfirmed { what: few(&unproven), reason })
+            }
+            (true, true) => None,
+        })
     }
 
     /// Starts the watches that do not run: new names, and any that ended against the rules.
@@ -172,6 +225,15 @@ impl ListWatch {
             self.shared.gone(name, seen_at).await?;
         }
         Ok(some)
+    }
+}
+
+/// The first few of them, and how many more there are.
+fn few(all: &[String]) -> String {
+    let shown = all.iter().take(SHOWN_MAX).map(String::as_str).collect::<Vec<_>>().join(", ");
+    match all.len().saturating_sub(SHOWN_MAX) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
     }
 }
 

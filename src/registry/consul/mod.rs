@@ -27,6 +27,7 @@ pub mod guard;
 mod hint;
 pub mod keys;
 mod list;
+mod mesh;
 mod notices;
 mod overrides;
 mod pace;
@@ -35,6 +36,7 @@ mod poll;
 mod pool;
 pub mod probe;
 pub mod register;
+mod rights;
 mod roll;
 mod room;
 mod settings;
@@ -50,6 +52,7 @@ use tokio::sync::mpsc;
 
 pub use edit::{KeyEditor, Value};
 pub use error::ConsulError;
+pub use mesh::is_of_mesh;
 pub use page::{Page, PageReceiver};
 pub use probe::{ProbeStep, probe};
 

@@ -7,6 +7,7 @@ use tracing::{info, warn};
 use super::error::ConsulError;
 use super::keys::{self, Entry, Listing, Parsed};
 use super::poll::Poller;
+use super::rights::{self, Rights};
 use super::shared::{Closed, Shared};
 
 /// Failed first reads (but for those without a connection) after which nobody waits for the commands any more: routes
@@ -21,8 +22,8 @@ struct Overrides {
     parsed: Parsed,
     /// What was sent last.
     known: Option<Listing>,
-    /// There were keys.
-    some: bool,
+    /// One of the keys that there were.
+    some: Option<String>,
     failures: u32,
     synced: bool,
 }
@@ -36,7 +37,7 @@ pub(super) async fn run(shared: Arc<Shared>, path: String) {
         poller,
         parsed: Parsed::default(),
         known: None,
-        some: false,
+        some: None,
         failures: 0,
         synced: false,
     };
@@ -46,18 +47,22 @@ pub(super) async fn run(shared: Arc<Shared>, path: String) {
 impl Overrides {
     async fn turn(&mut self) -> Result<(), Closed> {
         match self.poller.attempt(keys::decode).await {
-            Ok(Some(entries)) if entries.is_empty() && self.some => self.confirm().await,
+            Ok(Some(entries)) if entries.is_empty() && self.some.is_some() => self.confirm().await,
             Ok(Some(entries)) => self.take(entries).await,
             Ok(None) => Ok(()),
             Err(error) => self.failed(error).await,
         }
     }
 
-    /// Keys that are gone all at once are asked for a second time: a token that lost its rights sees none, and a server
-    /// that is behind may not have them yet.
+    /// Keys that are gone all at once are asked for a second time: a server that is behind may not have them yet, and a
+    /// token that lost its rights sees none.
     async fn confirm(&mut self) -> Result<(), Closed> {
-        match self.poller.confirm(None, keys::decode).await {
-            Ok(entries) => self.take(entries).await,
+        match self.second_look().await {
+            Ok(Some(entries)) => self.take(entries).await,
+            Ok(None) => {
+                self.poller.held(&ConsulError::KeyRights { path: self.path.clone() });
+                Ok(())
+            }
             Err(error) => {
                 self.poller.unconfirmed(format!("{}: the loss of every key", self.path), &error).await;
                 Ok(())
@@ -65,8 +70,16 @@ impl Overrides {
         }
     }
 
+    /// What the leader says; none when the token may not see the keys.
+    async fn second_look(&mut self) -> Result<Option<Vec<Entry>>, ConsulError> {
+        let entries = self.poller.confirm(None, keys::decode).await?;
+        let Some(key) = self.some.as_ref().filter(|_| entries.is_empty()) else { return Ok(Some(entries)) };
+        let hidden = self.poller.filtered() || rights::to_key(&self.shared, key).await? == Rights::Denied;
+        Ok((!hidden).then_some(entries))
+    }
+
     async fn take(&mut self, entries: Vec<Entry>) -> Result<(), Closed> {
-        self.some = !entries.is_empty();
+        self.some = entries.first().map(|entry| entry.key.clone());
         let (path, keys) = (&self.path, entries.len());
         let now = self.parsed.take(entries);
         self.poller.believed(self.known.as_ref() != Some(&now));

@@ -10,6 +10,7 @@ use tracing::info;
 use super::error::ConsulError;
 use super::keys;
 use super::poll::Poller;
+use super::rights::{self, Rights};
 use super::shared::Shared;
 
 /// Largest page, all keys together, in bytes: two values of the KV store.
@@ -28,6 +29,7 @@ pub(super) fn channel() -> (watch::Sender<Page>, PageReceiver) {
 
 /// What is known of the page.
 struct PageWatch {
+    shared: Arc<Shared>,
     path: String,
     poller: Poller,
     page: watch::Sender<Page>,
@@ -35,8 +37,8 @@ struct PageWatch {
 
 /// Watches until aborted, or until nobody wants the page any more.
 pub(super) async fn run(shared: Arc<Shared>, path: String, page: watch::Sender<Page>) {
-    let poller = Poller::new(shared, keys::path(&path), format!("kv:{path}").into());
-    let mut watch = PageWatch { path, poller, page };
+    let poller = Poller::new(shared.clone(), keys::path(&path), format!("kv:{path}").into());
+    let mut watch = PageWatch { shared, path, poller, page };
     while !watch.page.is_closed() {
         watch.turn().await;
     }
@@ -47,6 +49,9 @@ impl PageWatch {
         let page = match self.poller.next(decode).await {
             // Keys that are gone are asked for a second time, as those of route commands are.
             Ok(None) if self.page.borrow().is_some() => match self.poller.confirm(None, decode).await {
+                Ok(Ok(None)) if self.is_hidden().await => {
+                    return self.poller.held(&ConsulError::KeyRights { path: self.path.clone() });
+                }
                 Ok(page) => page,
                 Err(error) => {
                     return self.poller.unconfirmed(format!("{}: the loss of the page", self.path), &error).await;
@@ -62,6 +67,11 @@ impl PageWatch {
                 reason: format!("the page there has {bytes} bytes, more than {PAGE_BYTES_MAX}; it is not taken"),
             }),
         }
+    }
+
+    /// Whether the token may not read the page, by what the leader says. No page is worth no more questions than this one.
+    async fn is_hidden(&self) -> bool {
+        self.poller.filtered() || matches!(rights::to_key(&self.shared, &self.path).await, Ok(Rights::Denied))
     }
 
     fn take(&mut self, page: Page) {

@@ -68,6 +68,8 @@ pub(super) struct Poller {
     rng: fastrand::Rng,
     pause: Duration,
     held: bool,
+    /// The last answer says that Consul left something out of it.
+    filtered: bool,
     /// Digest of the body that was believed last: the same again says nothing new.
     believed: Option<u64>,
     /// Digest of the body that the caller is judging.
@@ -122,6 +124,7 @@ impl Poller {
             rng,
             pause: Duration::ZERO,
             held: false,
+            filtered: false,
             believed: None,
             judged: None,
             digest: foldhash::fast::RandomState::default(),
@@ -189,9 +192,15 @@ impl Poller {
     pub(super) async fn confirm<T>(&mut self, path: Option<&str>, decode: Decode<T>) -> Result<T, ConsulError> {
         let path = path.unwrap_or(&self.path);
         let answer = self.shared.client.ask_leader(path, CONFIRM_LIMIT).await?;
+        self.filtered = answer.filtered;
         // What is believed next is not the answer under judgement: that one is to be judged again if it comes again.
         self.judged = None;
         decoded(path, &answer, decode)
+    }
+
+    /// Whether Consul left something out of the last answer, confirming ones included, because of ACLs.
+    pub(super) fn filtered(&self) -> bool {
+        self.filtered
     }
 
     /// The answer was believed. `useful`: it brought something for us.
@@ -379,6 +388,7 @@ impl Poller {
             self.shared.notices.list_woken();
         }
         let answer = self.bound_staleness(answer, mode, config.max_stale).await;
+        self.filtered = answer.filtered;
         let digest = Some(self.digest.hash_one(&answer.body));
         let value = if digest == self.believed { None } else { Some(decoded(&self.path, &answer, decode)?) };
         self.judged = digest;

@@ -1,5 +1,6 @@
 //! `lb check --live`: one attempt to read Consul, step by step, so that the step that fails has a name and a hint.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use tokio::io::AsyncReadExt;
@@ -7,24 +8,33 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::client::TlsStream;
 
+use super::catalog::retain_own;
 use super::client::{Client, Mode};
 use super::dial::{connect, handshake, resolve};
 use super::error::{ConsulError, alert, chain};
 use super::guard::{Sight, routed, sight};
 use super::hint::hint;
 use super::list;
+use super::mesh::not_a_target;
+use super::rights::{Token, of_token};
 use super::settings::{Agent, Settings, Transport};
+use super::watch;
+use crate::catalog::ServiceName;
 use crate::config::ConsulConfig;
 
 /// Limit for all steps with one agent, above those of the parts.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(120);
+/// Most routed services whose instances are looked at.
+const SERVICES_MAX: usize = 1000;
+/// Asks for the parts of the service mesh alone: `Service.Kind != "" or Service.Connect.Native == true`.
+const MESH_ONLY: &str = "filter=Service.Kind%20!%3D%20%22%22%20or%20Service.Connect.Native%20%3D%3D%20true";
 /// How long an agent may take to refuse a client certificate after the handshake.
 const FIRST_BYTE: Duration = Duration::from_secs(1);
 
 /// One step, and how it went. The steps after one that failed are left out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProbeStep {
-    /// `config`, `resolve`, `connect`, `tls`, `token` or `first read`.
+    /// `config`, `resolve`, `connect`, `tls`, `token`, `first read`, or `targets` where some instances are none.
     pub name: &'static str,
     /// Whether it went well.
     pub ok: bool,
@@ -104,8 +114,8 @@ async fn attempt(settings: &Settings, agent: &Agent, config: &ConsulConfig, step
         };
         steps.good("tls", format!("{}: handshake done, {shown}", agent.name));
     }
-    token(&client, settings, config, steps).await?;
-    first_read(&client, config, steps).await
+    let has_policies = token(&client, settings, config, steps).await?;
+    first_read(&client, config, has_policies, steps).await
 }
 
 /// Resolve, connect, and the handshake itself.
@@ -143,13 +153,17 @@ async fn first_byte(agent: &Agent, mut stream: TlsStream<TcpStream>) -> Result<(
     }
 }
 
-async fn token(client: &Client, settings: &Settings, config: &ConsulConfig, steps: &mut Steps) -> Option<()> {
+/// None after a failure; else whether something is granted to the token.
+async fn token(client: &Client, settings: &Settings, config: &ConsulConfig, steps: &mut Steps) -> Option<bool> {
     if settings.token.is_none() {
         steps.good("token", "none configured: reading with the rights of the anonymous token");
-        return Some(());
+        return Some(false);
     }
-    let step = match client.get("/v1/acl/token/self", Mode::Default, None).await {
-        Ok(_) => ProbeStep::good("token", "known to Consul"),
+    let answer = client.get("/v1/acl/token/self", Mode::Default, None).await.map(|answer| answer.body);
+    let has_policies = matches!(of_token(answer.clone()), Ok(Token::Useful));
+    let step = match answer {
+        Ok(_) if has_policies => ProbeStep::good("token", "known to Consul"),
+        Ok(_) => ProbeStep::good("token", "known to Consul, without any policy or role"),
         Err(ConsulError::Status { code: 401, text, .. }) if text.contains("ACL support disabled") => {
             ProbeStep::good("token", "not needed: ACLs are off")
         }
@@ -165,10 +179,10 @@ async fn token(client: &Client, settings: &Settings, config: &ConsulConfig, step
     };
     let ok = step.ok;
     steps.list.push(step);
-    ok.then_some(())
+    ok.then_some(has_policies)
 }
 
-async fn first_read(client: &Client, config: &ConsulConfig, steps: &mut Steps) -> Option<()> {
+async fn first_read(client: &Client, config: &ConsulConfig, has_policies: bool, steps: &mut Steps) -> Option<()> {
     let read = client.get(list::PATH, Mode::Stale, None).await;
     let list = read.and_then(|answer| {
         list::decode(&answer.body)
@@ -176,6 +190,12 @@ async fn first_read(client: &Client, config: &ConsulConfig, steps: &mut Steps) -
     });
     let list = steps.note("first read", list)?;
     let routed = routed(&list, &config.tag_prefix);
+    if sight(&list) == Sight::Nothing && has_policies {
+        let detail = "no service is listed: none is registered that the token may read. \
+                      If that is wrong, its policies lack service_prefix read";
+        steps.good("first read", detail);
+        return Some(());
+    }
     if sight(&list) == Sight::Nothing {
         let what = "the catalog: Consul answered 200 with an empty list".to_owned();
         steps.bad("first read", &ConsulError::Rights { what });
@@ -183,9 +203,9 @@ async fn first_read(client: &Client, config: &ConsulConfig, steps: &mut Steps) -
     }
     // Rights on services without rights on nodes give a full list and empty answers.
     if let Some(name) = routed.first().cloned().or_else(|| list.keys().next().map(|name| name.as_str().into())) {
-        let path = super::watch::path(&name);
+        let path = watch::path(&name);
         let read = client.get(&path, Mode::Stale, None).await.and_then(|answer| {
-            super::watch::decode(&answer.body)
+            watch::decode(&answer.body)
                 .map_err(|error| ConsulError::Decode { path: path.clone(), reason: error.to_string() })
         });
         if steps.note("first read", read)?.is_empty() {
@@ -197,7 +217,33 @@ async fn first_read(client: &Client, config: &ConsulConfig, steps: &mut Steps) -
     let part = if sight(&list) == Sight::Part { "; the token sees some services only" } else { "" };
     let detail = format!("{} services, {} with a `{}` tag{part}", list.len(), routed.len(), config.tag_prefix);
     steps.good("first read", detail);
+    if let Some(detail) = left_out(client, routed).await {
+        steps.good("targets", detail);
+    }
     Some(())
+}
+
+/// Which registrations of routed services get no traffic because they are parts of the service mesh; none: there are no
+/// such. Services that cannot be read are passed over: that is the business of the steps before.
+async fn left_out(client: &Client, routed: BTreeSet<ServiceName>) -> Option<String> {
+    let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for name in routed.iter().filter(|name| watch::is_readable(name)).take(SERVICES_MAX) {
+        let path = format!("{}?{MESH_ONLY}", watch::path(name));
+        let Ok(answer) = client.get(&path, Mode::Stale, None).await else { continue };
+        let Ok(mut entries) = watch::decode(&answer.body) else { continue };
+        retain_own(name, &mut entries);
+        let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+        for reason in entries.iter().filter_map(|entry| not_a_target(&entry.service)) {
+            *counts.entry(reason).or_default() += 1;
+        }
+        for (reason, count) in counts {
+            found.entry(reason).or_default().push(format!("{count} of {name}"));
+        }
+    }
+    let of_reason = |(reason, services): (&String, &Vec<String>)| format!("{} ({reason})", services.join(", "));
+    let all: Vec<_> = found.iter().map(of_reason).collect();
+    let more = if routed.len() > SERVICES_MAX { "; more services were not looked at" } else { "" };
+    (!all.is_empty()).then(|| format!("left out, although a routing tag is on them: {}{more}", all.join("; ")))
 }
 
 /// Older agents answer plain HTTP on a TLS port with a TLS alert, which no HTTP parser understands.

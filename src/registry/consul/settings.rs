@@ -6,7 +6,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use http::HeaderValue;
+use http::uri::PathAndQuery;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use rustls::ClientConfig;
 
@@ -26,6 +29,8 @@ pub(super) struct Settings {
     pub(super) certificates: Vec<Expiry>,
     /// Name to verify instead of the agent's host.
     pub(super) server_name: Option<String>,
+    /// `Authorization: Basic`, for something in front of Consul, marked sensitive likewise.
+    pub(super) auth: Option<HeaderValue>,
     /// `X-Consul-Token`, marked sensitive: its debug form hides the value.
     pub(super) token: Option<HeaderValue>,
     /// `&ns=…&partition=…&dc=…`, ready to be appended.
@@ -43,6 +48,8 @@ pub(super) struct Agent {
     pub(super) name: String,
     /// How to get there.
     pub(super) transport: Transport,
+    /// What stands before the paths of the API, for an agent behind a proxy that takes it away again; empty, or `/…`.
+    pub(super) prefix: String,
 }
 
 /// How an agent is reached.
@@ -83,6 +90,7 @@ impl Settings {
             tls,
             certificates,
             server_name: config.server_name.clone(),
+            auth: config.http_auth.as_deref().filter(|auth| !auth.is_empty()).map(basic),
             token: token(config)?,
             scope: scope(config),
             problems,
@@ -102,6 +110,7 @@ impl Settings {
                 tls: None,
                 certificates: Vec::new(),
                 server_name: None,
+                auth: None,
                 token: None,
                 scope: scope(config),
                 problems: vec![error.to_string()],
@@ -116,6 +125,7 @@ impl Settings {
 /// the token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Reader {
+    auth: Option<HeaderValue>,
     token: Option<HeaderValue>,
     scope: String,
     agents: Vec<Agent>,
@@ -124,24 +134,41 @@ pub(super) struct Reader {
 impl Settings {
     /// Who reads with these settings.
     pub(super) fn reader(&self) -> Reader {
-        Reader { token: self.token.clone(), scope: self.scope.clone(), agents: self.agents.clone() }
+        Reader {
+            auth: self.auth.clone(),
+            token: self.token.clone(),
+            scope: self.scope.clone(),
+            agents: self.agents.clone(),
+        }
     }
 }
 
 impl Agent {
-    /// Parses `http://`, `https://` and `unix://`; a bare `host:port` means `http://`, as Consul's own tools read it.
+    /// Parses `http://`, `https://` and `unix://`; a bare `host:port` means `http://`, as Consul's own tools read it. So
+    /// does a path behind the port.
     pub(super) fn parse(address: &str) -> Result<Self, ConsulError> {
+        // Credentials in it are no business of a log.
+        let shown = if address.contains('@') { "(hidden)" } else { address };
         let bad =
-            |reason: &str| ConsulError::Value { key: "address", value: address.to_owned(), reason: reason.to_owned() };
+            |reason: &str| ConsulError::Value { key: "address", value: shown.to_owned(), reason: reason.to_owned() };
         let (scheme, rest) = address.trim().split_once("://").unwrap_or(("http", address.trim()));
+        let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        let mut prefix = path.trim_end_matches('/').to_owned();
         let transport = match scheme.to_ascii_lowercase().as_str() {
             "unix" if rest.is_empty() => return Err(bad("no path after unix://")),
-            "unix" => Transport::Unix(rest.into()),
-            "http" => tcp(rest, false).ok_or_else(|| bad("expected http://HOST:PORT"))?,
-            "https" => tcp(rest, true).ok_or_else(|| bad("expected https://HOST:PORT"))?,
+            "unix" => {
+                prefix.clear();
+                Transport::Unix(rest.into())
+            }
+            "http" => tcp(authority, false).ok_or_else(|| bad("expected http://HOST:PORT"))?,
+            "https" => tcp(authority, true).ok_or_else(|| bad("expected https://HOST:PORT"))?,
             _ => return Err(bad("unknown scheme: http, https or unix")),
         };
-        Ok(Self { name: address.trim().to_owned(), transport })
+        let is_path = |text: &str| text.parse().is_ok_and(|path: PathAndQuery| path.query().is_none());
+        if !prefix.is_empty() && !is_path(&prefix) {
+            return Err(bad("the path behind the port is not one of a URL"));
+        }
+        Ok(Self { name: address.trim().to_owned(), transport, prefix })
     }
 
     /// Whether TLS is spoken.
@@ -163,7 +190,6 @@ impl Agent {
 }
 
 fn tcp(rest: &str, tls: bool) -> Option<Transport> {
-    let rest = rest.strip_suffix('/').unwrap_or(rest);
     let authority: http::uri::Authority = rest.parse().ok()?;
     // Credentials before an `@` would end up in logs: they make the prefix differ, and are refused.
     let after_host = rest.strip_prefix(authority.host())?;
@@ -181,6 +207,16 @@ fn tcp(rest: &str, tls: bool) -> Option<Transport> {
     let host = authority.host();
     let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
     if host.is_empty() { None } else { Some(Transport::Tcp { host: host.to_owned(), port, tls }) }
+}
+
+/// `USER:PASSWORD` as HTTP sends it (RFC 7617); without a colon, all of it is the user's name.
+fn basic(auth: &str) -> HeaderValue {
+    let text = if auth.contains(':') { auth.to_owned() } else { format!("{auth}:") };
+    // Base64 has no character that a header may not have.
+    let mut value = HeaderValue::from_str(&format!("Basic {}", BASE64_STANDARD.encode(text)))
+        .unwrap_or_else(|_| HeaderValue::from_static(""));
+    value.set_sensitive(true);
+    value
 }
 
 fn token(config: &ConsulConfig) -> Result<Option<HeaderValue>, ConsulError> {
@@ -251,9 +287,43 @@ mod tests {
             ("http://a:", None),
             ("http://a b", None),
             ("http://user:secret@host:80", None),
+            ("http://a:1/x?y", None),
+            ("http://a:1/x y", None),
         ];
         for (address, expected) in cases {
             assert_eq!(Agent::parse(address).ok().map(|agent| agent.transport), expected, "{address}");
+        }
+        let error = Agent::parse("http://user:secret@host:80").unwrap_err().to_string();
+        assert!(!error.contains("secret"), "{error}");
+    }
+
+    #[test]
+    fn a_path_behind_the_port_stands_before_those_of_the_api() {
+        for (address, prefix) in [
+            ("http://a:1", ""),
+            ("http://a:1/", ""),
+            ("http://a:1/consul", "/consul"),
+            ("https://a/x/y/", "/x/y"),
+            ("a:1/consul", "/consul"),
+            ("unix:///run/consul.sock", ""),
+        ] {
+            assert_eq!(Agent::parse(address).unwrap().prefix, prefix, "{address}");
+        }
+    }
+
+    #[test]
+    fn credentials_are_sent_as_http_does_and_never_shown() {
+        for (auth, expected) in [
+            ("user:pass", "Basic dXNlcjpwYXNz"),
+            ("user", "Basic dXNlcjo="),
+            ("user:a:b", "Basic dXNlcjphOmI="),
+            (":p", "Basic OnA="),
+        ] {
+            let config = ConsulConfig { http_auth: Some(auth.to_owned()), ..ConsulConfig::default() };
+            let config = ConsulConfig { addresses: vec!["http://a:1".into()], ..config };
+            let settings = Settings::load(&config).unwrap();
+            assert_eq!(settings.auth.as_ref().unwrap(), expected, "{auth}");
+            assert!(!format!("{settings:?}").contains("Basic"), "{settings:?}");
         }
     }
 

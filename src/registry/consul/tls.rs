@@ -1,7 +1,6 @@
 //! TLS towards Consul: which CAs to believe, which certificate to show.
 
 use std::borrow::Cow;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -15,7 +14,7 @@ use super::error::ConsulError;
 use super::expiry::Expiry;
 use super::settings::read;
 use crate::config::ConsulConfig;
-use crate::trust::{AcceptAny, bundle};
+use crate::trust::{AcceptAny, bundle, files_below};
 
 /// Builds the client side of TLS from the files or texts that `[consul]` gives, and says when these certificates end.
 /// Single CAs that cannot be used, and certificates outside their validity period, are added to `problems`.
@@ -68,17 +67,14 @@ fn roots(
         expiries.extend(Expiry::earliest(&pem.name(), &add(&mut roots, pem, problems)?));
     }
     if let Some(directory) = &config.ca_path {
-        let entries = fs::read_dir(directory).map_err(|error| file("ca_path", directory, &error))?;
-        for entry in entries {
-            let path = entry.map_err(|error| file("ca_path", directory, &error))?.path();
-            if path.is_file() && path.extension().is_some_and(|ext| ext == "pem" || ext == "crt" || ext == "cer") {
-                // One file that cannot be used costs itself.
-                let added = add(&mut roots, Pem::File("ca_path", &path), problems);
-                problems.extend(added.err().map(|error| error.to_string()));
-            }
+        let before = roots.len();
+        for path in files_below(directory).map_err(|error| file("ca_path", directory, &error))? {
+            // One file that cannot be used costs itself: such folders hold others, too.
+            let added = add(&mut roots, Pem::File("ca_path", &path), problems);
+            problems.extend(added.err().map(|error| error.to_string()));
         }
-        if roots.is_empty() {
-            return Err(file("ca_path", directory, &"no *.pem, *.crt or *.cer file with a CA in it"));
+        if roots.len() == before {
+            return Err(file("ca_path", directory, &"no file in it holds a CA certificate (PEM, BEGIN CERTIFICATE)"));
         }
     }
     if given.is_none() && config.ca_path.is_none() {

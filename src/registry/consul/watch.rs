@@ -1,19 +1,26 @@
 //! The watch of one service: health answers in, snapshots out, on difference only.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use tracing::warn;
 
-use super::catalog::{Rejected, snapshot};
+use super::catalog::{Rejected, retain_own, snapshot};
 use super::error::ConsulError;
-use super::guard::{Verdict, lacks_rights, sight, undisputed};
+use super::guard::{Verdict, sight, undisputed};
 use super::list;
 use super::poll::Poller;
+use super::rights::{self, Absence, Evidence, Rights};
 use super::shared::{Closed, Shared};
 use super::wire::HealthEntry;
-use crate::catalog::{InstanceId, ServiceName, ServiceSnapshot};
+use crate::catalog::{Instance, InstanceId, Registration, ServiceName, ServiceSnapshot};
+
+/// How long instances are kept that Consul shows no longer, when nothing tells whether the token may see them.
+const UNPROVEN_MAX: Duration = Duration::from_secs(30);
+/// Most nodes that are asked about for one answer.
+const NODES_MAX: usize = 8;
 
 /// Characters that may stand in a path as they are; a slash may not, though the agent's server decodes it again before
 /// it judges the path (see [`is_readable`]).
@@ -29,33 +36,77 @@ struct ServiceWatch {
     /// but not their loss more credible.
     kept: Vec<InstanceId>,
     rejected: Vec<Rejected>,
+    /// Since when Consul shows no instance, and nothing tells whether that is true.
+    unproven_since: Option<Instant>,
 }
 
 /// Watches until aborted, or until nobody takes updates any more.
 /// `since`: when the service was seen to be there.
 pub(super) async fn run(shared: Arc<Shared>, name: ServiceName, since: Instant) {
     let poller = Poller::of_service(shared.clone(), path(&name), name.clone(), since);
-    let mut watch = ServiceWatch { shared, name, poller, known: None, kept: Vec::new(), rejected: Vec::new() };
+    let mut watch = ServiceWatch {
+        shared,
+        name,
+        poller,
+        known: None,
+        kept: Vec::new(),
+        rejected: Vec::new(),
+        unproven_since: None,
+    };
     while watch.turn().await.is_ok() {}
+}
+
+/// What a second look shows.
+enum Look {
+    /// These are the instances; none of those that are missing is hidden but the ones on these nodes.
+    Believed(Vec<HealthEntry>, BTreeSet<Arc<str>>),
+    /// The token may not see what is missing.
+    Hidden(ConsulError),
+    /// What is missing may be gone or hidden.
+    Unproven(ConsulError),
 }
 
 impl ServiceWatch {
     async fn turn(&mut self) -> Result<(), Closed> {
-        let entries = self.poller.next(decode).await;
-        let Some(what) = self.doubt(&entries) else { return self.believe(&entries).await };
+        let mut entries = match self.poller.attempt(decode).await {
+            Ok(Some(entries)) => entries,
+            Ok(None) => return Ok(()),
+            Err(error) => return self.failed(&error).await,
+        };
+        retain_own(&self.name, &mut entries);
+        let Some(what) = self.doubt(&entries) else { return self.believe(&entries, &BTreeSet::new()).await };
         // What is new should not wait until somebody has confirmed what is gone.
         self.take_undisputed(&entries).await?;
         match self.second_look().await {
-            Ok(confirmed) => self.believe(&confirmed).await,
-            Err(error @ ConsulError::Rights { .. }) => {
+            Ok(Look::Believed(confirmed, hidden)) => self.believe(&confirmed, &hidden).await,
+            Ok(Look::Hidden(error)) => {
+                self.mark_kept(&error, true).await?;
+                self.poller.held(&error);
+                self.shared.roll_call(|roll| roll.lacks_rights(&self.name)).await
+            }
+            Ok(Look::Unproven(error)) => {
+                self.mark_kept(&error, false).await?;
                 self.poller.held(&error);
                 self.shared.roll_call(|roll| roll.lacks_rights(&self.name)).await
             }
             Err(error) => {
+                self.mark_kept(&error, false).await?;
                 self.poller.unconfirmed(what, &error).await;
                 Ok(())
             }
         }
+    }
+
+    /// A read failed. One that is refused shows that nothing is known of the instances any more.
+    async fn failed(&mut self, error: &ConsulError) -> Result<(), Closed> {
+        if error.kind() == "token"
+            && let Some(known) = &self.known
+        {
+            self.kept = known.instances.iter().map(|instance| instance.id.clone()).collect();
+            self.mark_kept(error, true).await?;
+        }
+        self.poller.failed(error).await;
+        Ok(())
     }
 
     /// What is hard to believe in this answer.
@@ -77,37 +128,93 @@ impl ServiceWatch {
             Verdict::Believe if entries.is_empty() && before.is_none() => {
                 Some(format!("{}: no instance of a listed service", self.name))
             }
+            // What is missing may be what was left out.
+            Verdict::Believe if self.poller.filtered() && !self.missing(&fresh.instances).is_empty() => {
+                Some(format!("{}: the loss of known instances, in an answer that is not whole", self.name))
+            }
             Verdict::Believe => None,
         }
     }
 
-    /// Reads from the leader; and emptiness is believed only when the list does not contradict it.
-    async fn second_look(&mut self) -> Result<Vec<HealthEntry>, ConsulError> {
-        let entries = self.poller.confirm(None, decode).await?;
-        if entries.is_empty() {
-            let list = self.poller.confirm(Some(list::PATH), list::decode).await?;
-            if lacks_rights(sight(&list), true) {
-                return Err(ConsulError::Rights { what: "the catalog (`consul` is not listed)".to_owned() });
-            }
-            if list.contains_key(&*self.name) {
-                let what = format!("the instances of `{}`, which is listed", self.name);
-                return Err(ConsulError::Rights { what });
-            }
-        }
-        Ok(entries)
+    /// Known instances that are not among these.
+    fn missing(&self, fresh: &[Instance]) -> Vec<&Instance> {
+        let known = self.known.as_ref().map_or(&[][..], |known| &known.instances);
+        known.iter().filter(|old| fresh.binary_search_by(|new| new.id.cmp(&old.id)).is_err()).collect()
     }
 
-    /// Takes all of the answer.
-    async fn believe(&mut self, entries: &[HealthEntry]) -> Result<(), Closed> {
-        let (fresh, rejected) = snapshot(&self.name, entries);
-        let useful = self.known.as_deref() != Some(&fresh);
-        self.poller.believed(useful);
-        self.kept.clear();
+    /// Reads from the leader, and asks whether the token may see what is missing.
+    async fn second_look(&mut self) -> Result<Look, ConsulError> {
+        let mut entries = self.poller.confirm(None, decode).await?;
+        retain_own(&self.name, &mut entries);
+        let health_filtered = Some(self.poller.filtered());
+        if !entries.is_empty() {
+            let hidden = self.hidden_nodes(&entries).await?;
+            return Ok(Look::Believed(entries, hidden));
+        }
+        let list = self.poller.confirm(Some(list::PATH), list::decode).await?;
+        if list.contains_key(&*self.name) {
+            let what = format!("the instances of `{}`, which is listed", self.name);
+            return Ok(Look::Hidden(ConsulError::Rights { what }));
+        }
+        let sight = sight(&list);
+        let seen_whole = self.shared.guard().note_sight(sight, self.shared.client.reader());
+        let evidence = Evidence { sight, seen_whole, list_filtered: self.poller.filtered(), health_filtered };
+        match rights::absence(&self.shared, &self.name, evidence).await? {
+            Absence::Gone => Ok(Look::Believed(entries, BTreeSet::new())),
+            Absence::Hidden(what) => Ok(Look::Hidden(ConsulError::Rights { what })),
+            Absence::Unknown(what) => {
+                let since = *self.unproven_since.get_or_insert_with(Instant::now);
+                if since.elapsed() >= UNPROVEN_MAX {
+                    warn!(
+                        service = &*self.name,
+                        after = ?UNPROVEN_MAX,
+                        "Consul shows no instance any more, and does not say whether the token may see them: believed"
+                    );
+                    return Ok(Look::Believed(entries, BTreeSet::new()));
+                }
+                let reason = "Consul does not say whether the token may see them".to_owned();
+                Ok(Look::Unproven(ConsulError::Unconfirmed { what, reason }))
+            }
+        }
+    }
+
+    /// Nodes of missing instances that the token may not read, so that their instances are left out of every answer.
+    async fn hidden_nodes(&self, entries: &[HealthEntry]) -> Result<BTreeSet<Arc<str>>, ConsulError> {
+        let (fresh, _) = snapshot(&self.name, entries);
+        let missing = self.missing(&fresh.instances);
+        let is_visible = |node: &str| fresh.instances.iter().any(|instance| *instance.id.node == *node);
+        let nodes: BTreeSet<&Arc<str>> = missing.iter().map(|instance| &instance.id.node).collect();
+        let mut hidden = BTreeSet::new();
+        for node in nodes.into_iter().filter(|node| !is_visible(node)).take(NODES_MAX) {
+            if rights::to_node(&self.shared, node).await? == Rights::Denied {
+                hidden.insert(Arc::clone(node));
+            }
+        }
+        Ok(hidden)
+    }
+
+    /// Takes all of the answer, and keeps what is on nodes that may not be read.
+    async fn believe(&mut self, entries: &[HealthEntry], hidden: &BTreeSet<Arc<str>>) -> Result<(), Closed> {
+        let (mut fresh, rejected) = snapshot(&self.name, entries);
+        self.unproven_since = None;
         if rejected != self.rejected {
             for Rejected { id, reason } in &rejected {
                 warn!(service = &*self.name, instance = %id, reason, "Consul: instance cannot be dialled and is left out");
             }
             self.rejected = rejected;
+        }
+        let kept: Vec<Instance> =
+            self.missing(&fresh.instances).into_iter().filter(|old| hidden.contains(&old.id.node)).cloned().collect();
+        self.kept = kept.iter().map(|instance| instance.id.clone()).collect();
+        let useful = self.known.as_deref() != Some(&fresh);
+        if self.kept.is_empty() {
+            self.poller.believed(useful);
+        } else {
+            let names: Vec<&str> = hidden.iter().map(|node| &**node).collect();
+            let error = ConsulError::Rights { what: format!("the nodes {}", names.join(", ")) };
+            fresh.instances = undisputed(&kept, &fresh.instances);
+            mark(&mut fresh.instances, &self.kept, &error.to_string().into(), true);
+            self.poller.held(&error);
         }
         self.publish(fresh).await?;
         self.shared.roll_call(|roll| roll.answered(&self.name)).await
@@ -123,6 +230,14 @@ impl ServiceWatch {
         self.publish(fresh).await
     }
 
+    /// Passes on that what is kept is not confirmed, and why.
+    async fn mark_kept(&mut self, error: &ConsulError, rights_lost: bool) -> Result<(), Closed> {
+        let Some(known) = &self.known else { return Ok(()) };
+        let mut marked = ServiceSnapshot::clone(known);
+        mark(&mut marked.instances, &self.kept, &error.to_string().into(), rights_lost);
+        self.publish(marked).await
+    }
+
     async fn publish(&mut self, fresh: ServiceSnapshot) -> Result<(), Closed> {
         if self.known.as_deref() != Some(&fresh) {
             let fresh = Arc::new(fresh);
@@ -130,6 +245,15 @@ impl ServiceWatch {
             self.shared.publish(fresh, self.poller.seen_at()).await?;
         }
         Ok(())
+    }
+}
+
+/// Marks these instances as not confirmed. What is not a target stays that.
+fn mark(instances: &mut [Instance], kept: &[InstanceId], reason: &Arc<str>, rights_lost: bool) {
+    for instance in instances.iter_mut().filter(|instance| kept.contains(&instance.id)) {
+        if !matches!(instance.registration, Registration::NotATarget { .. }) {
+            instance.registration = Registration::Unconfirmed { reason: Arc::clone(reason), rights_lost };
+        }
     }
 }
 

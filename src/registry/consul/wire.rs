@@ -47,6 +47,21 @@ pub struct Service {
     /// Id, unique on its node.
     #[serde(rename = "ID", deserialize_with = "null_is_default")]
     pub id: String,
+    /// Name of the service, in its own letter case; Consul looks names up without regard to case.
+    #[serde(deserialize_with = "null_is_default")]
+    pub service: String,
+    /// What it is in the service mesh: `connect-proxy`, `mesh-gateway` and the like; empty: a usual instance.
+    #[serde(deserialize_with = "null_is_default")]
+    pub kind: String,
+    /// Whether it takes part in the mesh without a proxy.
+    #[serde(deserialize_with = "null_is_default")]
+    pub connect: Connect,
+    /// What it is a proxy for.
+    #[serde(deserialize_with = "null_is_default")]
+    pub proxy: Proxy,
+    /// The same in Consul 1.2.
+    #[serde(deserialize_with = "null_is_default")]
+    pub proxy_destination: String,
     /// Address; empty: the node's.
     #[serde(deserialize_with = "null_is_default")]
     pub address: String,
@@ -58,6 +73,24 @@ pub struct Service {
     pub tags: Vec<String>,
     /// Weights, absent before Consul 1.2.3.
     pub weights: Option<Weights>,
+}
+
+/// `Connect` of an instance.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct Connect {
+    /// It speaks the mesh's mutual TLS itself.
+    #[serde(deserialize_with = "null_is_default")]
+    pub native: bool,
+}
+
+/// `Proxy` of an instance.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct Proxy {
+    /// The service it stands in front of.
+    #[serde(deserialize_with = "null_is_default")]
+    pub destination_service_name: String,
 }
 
 /// Weights of an instance.
@@ -98,9 +131,9 @@ mod tests {
     #[test]
     fn nulls_and_unknown_fields_are_tolerated() {
         let text = r#"[{"Node":null,"Service":{"ID":"a","Tags":null,"Port":null,"Weights":null,"New":{}},"Checks":null},
-            {"Service":null}, {}]"#;
+            {"Service":{"Kind":null,"Connect":null,"Proxy":{"DestinationServiceName":null}}}, {"Service":null}, {}]"#;
         let entries: Vec<HealthEntry> = serde_json::from_str(text).unwrap();
-        assert_eq!(entries.len(), 3);
+        assert_eq!(entries.len(), 4);
         assert_eq!(entries[0].service.id, "a");
         assert!(entries[0].checks.is_empty());
     }

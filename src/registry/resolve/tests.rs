@@ -11,7 +11,7 @@ use tokio::net::UdpSocket;
 
 use super::*;
 use crate::catalog::command::{Command, parse_commands};
-use crate::catalog::{Endpoint, Instance, InstanceId, Weights};
+use crate::catalog::{Endpoint, Instance, InstanceId, Registration, Weights};
 use crate::registry::dns::Found;
 use crate::registry::dns::system::Files;
 
@@ -129,6 +129,7 @@ fn service(name: &str, instances: &[(&str, &str)]) -> Update {
         tags: Vec::new(),
         checks: Vec::new(),
         weights: Weights::default(),
+        registration: Registration::default(),
     };
     let instances = instances.iter().map(instance).collect();
     Update::Service {
