@@ -692,7 +692,14 @@ mod tests {
             let tags = ["urlprefix-a.test/ auth=none", "urlprefix-b.test/ auth=known"];
             bench.send(update("web", vec![instance("a", 1, Passing, &tags)])).await;
             let (commands, _) = parse_commands("route add fixed c.test/ http://127.0.0.1:9/ opts \"auth=none\"");
-            bench.send(Update::Commands { source: "routes_file", commands: commands.into(), errors: [].into(), seen_at: Instant::now() }).await;
+            bench
+                .send(Update::Commands {
+                    source: "routes_file",
+                    commands: commands.into(),
+                    errors: [].into(),
+                    seen_at: Instant::now(),
+                })
+                .await;
             // It stands in the table all the same: falling through to a shorter route could open it.
             assert!(bench.route("a.test", "/").is_some() && bench.route("c.test", "/").is_some());
             for (service, place) in [("web", "urlprefix-a.test/ auth=none"), ("fixed", "c.test/")] {
