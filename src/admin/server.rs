@@ -4,6 +4,7 @@
 //! shares a thread with the control loop.
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -56,11 +57,11 @@ async fn accept_all(listener: TcpListener, state: Rc<AdminState>) {
         let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
         while connections.try_join_next().is_some() {}
         match listener.accept().await {
-            Ok((stream, _)) => {
+            Ok((stream, peer)) => {
                 let state = Rc::clone(&state);
                 connections.spawn_local(async move {
                     let _slot = slot;
-                    serve_connection(stream, state).await;
+                    serve_connection(stream, peer, state).await;
                 });
             }
             Err(error) => {
@@ -71,12 +72,15 @@ async fn accept_all(listener: TcpListener, state: Rc<AdminState>) {
     }
 }
 
-async fn serve_connection(stream: TcpStream, state: Rc<AdminState>) {
+async fn serve_connection(stream: TcpStream, peer: SocketAddr, state: Rc<AdminState>) {
     let settings = Arc::clone(&state.settings.borrow());
     match (state.tls)(&settings) {
-        Ok(None) => serve_requests(stream, state).await,
+        Ok(None) => serve_requests(stream, Client { address: peer, handshake: None }, state).await,
         Ok(Some(tls)) => match timeout(HANDSHAKE_TIMEOUT, TlsAcceptor::from(tls).accept(stream)).await {
-            Ok(Ok(stream)) => serve_requests(stream, state).await,
+            Ok(Ok(stream)) => {
+                let handshake = stream.get_ref().1.server_name().map(str::to_owned);
+                serve_requests(stream, Client { address: peer, handshake }, state).await;
+            }
             Ok(Err(error)) => tracing::debug!(%error, "admin connection: no TLS handshake"),
             Err(_) => tracing::debug!("admin connection: the TLS handshake took too long"),
         },
@@ -84,10 +88,19 @@ async fn serve_connection(stream: TcpStream, state: Rc<AdminState>) {
     }
 }
 
-async fn serve_requests(stream: impl AsyncRead + AsyncWrite + Unpin, state: Rc<AdminState>) {
+/// The other end of a connection.
+#[derive(Clone, Debug)]
+pub(super) struct Client {
+    pub(super) address: SocketAddr,
+    /// The name that the TLS handshake was made for.
+    pub(super) handshake: Option<String>,
+}
+
+async fn serve_requests(stream: impl AsyncRead + AsyncWrite + Unpin, client: Client, state: Rc<AdminState>) {
+    let client = Rc::new(client);
     let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
-        let state = Rc::clone(&state);
-        async move { Ok::<_, Infallible>(router::answer(&state, request).await) }
+        let (state, client) = (Rc::clone(&state), Rc::clone(&client));
+        async move { Ok::<_, Infallible>(router::answer(&state, request, &client).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())

@@ -17,6 +17,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use fabio::FabioMetrics;
 
+use crate::journal::Journal;
+
 pub use service::ServiceMetrics;
 
 /// All metric handles of the process. Cheap to clone.
@@ -27,6 +29,7 @@ pub struct Metrics {
     control: Arc<Mutex<Control>>,
     access_log_dropped: Arc<AtomicU64>,
     fabio: Option<Arc<FabioMetrics>>,
+    journal: Journal,
 }
 
 /// Counters of one listener.
@@ -78,6 +81,10 @@ pub struct Control {
     pub table_routes: u64,
     /// Instances by service and state (`healthy`, `held`, `excluded`, `ejected`).
     pub table_targets: BTreeMap<(Arc<str>, &'static str), u64>,
+    /// Traffic may be sent here.
+    pub ready: bool,
+    /// The process is about to end.
+    pub draining: bool,
     /// What a reload could not take over.
     pub reload_errors: ReloadErrors,
     /// End of certificates (unix time, s) by source and name.
@@ -104,6 +111,12 @@ impl Metrics {
     #[must_use]
     pub fn fabio(&self) -> Option<&Arc<FabioMetrics>> {
         self.fabio.as_ref()
+    }
+
+    /// What happened, and how fresh the knowledge is: kept beside the counters, because whoever has one needs the other.
+    #[must_use]
+    pub fn journal(&self) -> &Journal {
+        &self.journal
     }
 
     /// The handle of one service, made at first use.

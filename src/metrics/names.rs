@@ -73,7 +73,9 @@ families! {
     TABLE_BUILDS = Counter "lb_table_builds_total", "Routing tables built.";
     TABLE_BUILD_SECONDS = Summary "lb_table_build_seconds", "Time spent building routing tables.";
     TABLE_ROUTES = Gauge "lb_table_routes", "Routes in the present table.";
-    TABLE_TARGETS = Gauge "lb_table_targets", "Instances by service and state: healthy, ejected or excluded.";
+    TABLE_TARGETS = Gauge "lb_table_targets", "Instances by service and state: healthy, held, ejected or excluded.";
+    READY = Gauge "lb_ready", "Whether /ready says that traffic may be sent here: 1 or 0.";
+    DRAINING = Gauge "lb_draining", "Whether the process is about to end: 1 from SIGTERM on, else 0.";
     RELOAD_ERRORS = Counter "lb_reload_errors_total",
         "What a reload could not take over and left as it was, by kind: config or certificates.";
     CERTIFICATE_EXPIRY = Gauge "lb_certificate_expiry_timestamp_seconds", "Unix time at which a certificate ends.";

@@ -102,7 +102,8 @@ pub async fn serve(
 
 /// Whether the route is one of TCP, so that TLS is its targets' business. One whose instances are all out is nobody's:
 /// the other side then answers for it.
-fn is_tcp(route: &Arc<Route>) -> bool {
+#[must_use]
+pub fn is_tcp(route: &Arc<Route>) -> bool {
     !route.targets.is_empty() && route.targets.iter().all(|target| target.options.proto == Proto::Tcp)
 }
 

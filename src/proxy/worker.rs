@@ -30,6 +30,7 @@ use super::settings::{Settings, SettingsReader, SharedSettings};
 use super::splice::Pipes;
 use super::tcp::BufferPool;
 use super::tunnels::Tunnels;
+use crate::journal::Ejection;
 use crate::log::access::{AccessLogger, AccessLoggers};
 use crate::metrics::Metrics;
 use crate::table::balancer::PickState;
@@ -163,10 +164,15 @@ impl Worker {
         let ejected = route.targets.iter().filter(|other| other.state.is_ejected(now_ms)).count();
         if target.state.record_failure(now_ms, &self.settings().health, ejected, total) {
             target.service.ejections.fetch_add(1, Relaxed);
-            tracing::info!(
-                service = %target.service.name(), instance = %target.state.id, address = %target.state.addr,
-                "instance ejected after failures in a row"
-            );
+            // Told by the control loop: a worker neither waits for a log nor takes a lock.
+            self.metrics.journal().ejected(Ejection {
+                service: Arc::clone(target.service.name()),
+                node: Arc::clone(&target.state.id.node),
+                id: Arc::clone(&target.state.id.id),
+                address: target.state.addr,
+                failures: target.state.failures.load(Relaxed),
+                for_ms: target.state.ejected_until_ms.load(Relaxed).saturating_sub(now_ms),
+            });
         }
     }
 

@@ -11,6 +11,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::files::Watched;
 use super::{Running, notify, start};
 use crate::config::Config;
+use crate::journal::{Draft, Kind};
 use crate::log;
 
 /// Longest time for a reload.
@@ -110,6 +111,7 @@ async fn reload(options: &RunOptions, config: &mut Config, running: &Running, lo
         Err(mistakes) => {
             running.metrics.control().reload_errors.config += 1;
             let mistakes = format!("{mistakes:#}");
+            tell(running, "refused", &format!("the new configuration is wrong; the old one stays: {mistakes}"));
             return tracing::error!(mistakes, "the new configuration is wrong; the old one stays");
         }
     };
@@ -123,17 +125,27 @@ async fn reload(options: &RunOptions, config: &mut Config, running: &Running, lo
                 tracing::error!(%error, "log level not changed");
             }
             if restart.is_empty() {
+                tell(running, "reloaded", "");
                 tracing::info!("reloaded");
             } else {
+                tell(running, "reloaded", &format!("these keys need a restart: {}", restart.join(", ")));
                 tracing::warn!(keys = restart.join(", "), "reloaded; these keys need a restart");
             }
             *config = next;
         }
         Err(error) => {
             running.metrics.control().reload_errors.config += 1;
+            tell(running, "refused", &format!("not reloaded; the old configuration stays: {error:#}"));
             tracing::error!(error = format!("{error:#}"), "not reloaded; the old configuration stays");
         }
     }
+}
+
+/// An event about the configuration.
+fn tell(running: &Running, to: &'static str, reason: &str) {
+    let event = Draft { to: Some(to.into()), ..Draft::new(Kind::Config) };
+    let event = if reason.is_empty() { event } else { event.because(reason) };
+    running.metrics.journal().events().push(event);
 }
 
 struct Signals {

@@ -10,6 +10,7 @@ mod abort;
 mod auth;
 mod both_ways;
 mod compression;
+mod explained;
 mod failover;
 mod hostile;
 mod protocol;

@@ -8,6 +8,7 @@ pub mod connection;
 pub mod direct;
 pub mod ends_by;
 pub mod exchange;
+pub mod explain;
 pub mod forward;
 pub mod guarded_io;
 pub mod h2;

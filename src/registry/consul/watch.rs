@@ -98,6 +98,7 @@ impl ServiceWatch {
     /// Takes all of the answer.
     async fn believe(&mut self, entries: &[HealthEntry]) -> Result<(), Closed> {
         let (fresh, rejected) = snapshot(&self.name, entries);
+        self.shared.note_outputs(&self.name, entries);
         self.poller.believed();
         self.kept.clear();
         if rejected != self.rejected {
@@ -113,6 +114,7 @@ impl ServiceWatch {
     /// Takes what the answer adds and changes. Nothing, while nothing is known.
     async fn take_undisputed(&mut self, entries: &[HealthEntry]) -> Result<(), Closed> {
         let Some(known) = &self.known else { return Ok(()) };
+        self.shared.note_outputs(&self.name, entries);
         let (mut fresh, _) = snapshot(&self.name, entries);
         let lacks = |id: &&InstanceId| fresh.instances.binary_search_by(|new| new.id.cmp(id)).is_err();
         self.kept = known.instances.iter().map(|instance| &instance.id).filter(lacks).cloned().collect();
