@@ -404,7 +404,7 @@ fn answers_are_compressed_for_those_who_take_that_and_sent_only_when_they_change
             assert_eq!(body[..2], [0x1f, 0x8b], "{path}");
         }
         let tag = plain.0.lines().find_map(|line| line.strip_prefix("etag: ")).unwrap().to_owned();
-        let has = format!("if-none-match: {tag}\r\n");
+        let has = format!("if-none-match: {}\r\n", tag.replace("w/", "W/"));
         let (head, body) = ask("/api/routes", &has).await;
         assert!(head.starts_with("http/1.1 304") && body.is_empty(), "{head}");
         assert!(ask("/api/routes?filter=x", &has).await.0.starts_with("http/1.1 200"), "another question");

@@ -3,6 +3,7 @@
 use std::cmp::Ordering;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use crate::catalog::eligibility::{Rules, Verdict, blamed};
 use crate::catalog::{Endpoint, Instance, InstanceId, ServiceSnapshot};
@@ -39,12 +40,19 @@ pub(super) struct Reasons<'a> {
 impl Reasons<'_> {
     /// Why an instance is out, with what its check says. `reason` is the verdict's.
     pub(super) fn with_output(&self, service: &str, instance: &Instance, reason: &str) -> String {
-        let key = |check: &crate::catalog::Check| (instance.id.node.clone(), instance.id.id.clone(), check.id.clone());
-        match blamed(self.rules, instance).and_then(|check| self.outputs.get(service, &key(check))) {
-            // A name without an address is not the check's fault.
-            Some(output) if instance.endpoint.trouble().is_none() => format!("{reason}: {output}"),
-            _ => reason.to_owned(),
+        // A name without an address is not the check's fault.
+        let check = blamed(self.rules, instance).filter(|_| instance.endpoint.trouble().is_none());
+        match check.and_then(|check| self.output(service, instance, &check.id)) {
+            Some(output) => format!("{reason}: {output}"),
+            None => reason.to_owned(),
         }
+    }
+
+    fn output(&self, service: &str, instance: &Instance, check: &Arc<str>) -> Option<Arc<str>> {
+        let of = |id: Arc<str>| self.outputs.get(service, &(instance.id.node.clone(), id, check.clone()));
+        // An instance that is registered under a name is one for each address of it.
+        let registered = || instance.id.id.rsplit_once('#').and_then(|(id, _)| of(id.into()));
+        of(instance.id.id.clone()).or_else(registered)
     }
 
     /// Why an instance is held although its checks fail.
@@ -202,7 +210,6 @@ pub(super) fn summed_up(transitions: &[Transition]) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::time::Duration;
 
     use super::*;
@@ -318,6 +325,17 @@ mod tests {
             format!("n/a#10.0.0.1 10.0.0.1:1: healthy -> gone: {reason}"),
         ];
         assert_eq!(told(Some((&before, &[GOOD])), (&now, &[out(reason)])), expected);
+    }
+
+    #[test]
+    fn each_address_of_a_registered_name_has_the_output_of_its_check() {
+        let of_name =
+            Instance { id: InstanceId { node: "n".into(), id: "a#10.0.0.1".into() }, ..instance("a", 1, Critical) };
+        let (rules, outputs) = (rules(), outputs());
+        let reasons = Reasons { rules: &rules, outputs: &outputs };
+        assert_eq!(reasons.with_output("web", &of_name, "x"), "x: connection refused");
+        assert_eq!(reasons.with_output("web", &instance("b", 1, Critical), "x"), "x");
+        assert_eq!(reasons.with_output("api", &of_name, "x"), "x");
     }
 
     #[test]

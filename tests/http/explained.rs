@@ -113,17 +113,12 @@ fn what_is_explained_is_what_happens() {
     for host in hosts {
         for target in targets {
             for fields in &fields {
-                for method in ["GET", "HEAD"] {
-                    if method == "HEAD" && !fields.is_empty() {
-                        continue;
-                    }
-                    compare(&lb, &names, method, host, target, fields);
-                    compared += 1;
-                }
+                compare(&lb, &names, "GET", host, target, fields);
+                compared += 1;
             }
         }
     }
-    assert_eq!(compared, hosts.len() * targets.len() * (fields.len() + 1));
+    assert_eq!(compared, hosts.len() * targets.len() * fields.len());
     for (method, target) in [("POST", "/login"), ("DELETE", "/away"), ("OPTIONS", "/in"), ("CONNECT", "/in")] {
         // To CONNECT, a target in the form of a path is no real request.
         if method != "CONNECT" {
@@ -144,12 +139,10 @@ fn compare(lb: &Lb, names: &[(SocketAddr, &str)], method: &str, host: &str, targ
         }
         None => {
             assert_eq!(happened.status, 200, "{about}");
-            if method == "HEAD" {
-                return;
-            }
             let arrived: Value = serde_json::from_slice(&happened.body).unwrap();
             assert_eq!(told["upstream_path"], arrived["path"], "{about}");
-            assert_eq!(told["upstream_host"], arrived["headers"]["host"], "{about}");
+            let host = arrived["headers"].as_array().unwrap().iter().find(|field| field[0] == "host").unwrap();
+            assert_eq!(told["upstream_host"], host[1], "{about}");
             // Which instance it is, where explain names one: by its address among the targets.
             if let Some(instance) = told["instance"].as_str() {
                 let targets = told["route"]["targets"].as_array().unwrap();

@@ -16,8 +16,9 @@ use super::trouble::Trouble;
 use super::wire::HealthEntry;
 use crate::catalog::command::CommandError;
 use crate::catalog::command_list::CommandList;
-use crate::catalog::{ServiceName, ServiceSnapshot};
+use crate::catalog::{InstanceId, ServiceName, ServiceSnapshot};
 use crate::config::ConsulConfig;
+use crate::journal::{Draft, Kind};
 use crate::metrics::Metrics;
 use crate::registry::Update;
 
@@ -121,6 +122,13 @@ impl Shared {
         self.metrics.control().registry_success.insert(label.clone(), now);
         self.metrics.journal().source_read(self.source_of(label), label);
         self.note_end(label);
+    }
+
+    /// An instance is registered that cannot be dialled.
+    pub(super) fn tell_left_out(&self, service: &ServiceName, id: &InstanceId, reason: &str) {
+        let event = Draft::new(Kind::Instance).of(service).states("new", "excluded").because(reason);
+        let event = Draft { instance: Some(id.to_string()), ..event };
+        self.metrics.journal().events().push(event);
     }
 
     /// Keeps what the checks of a service say, for reasons.

@@ -104,6 +104,9 @@ impl ServiceWatch {
         if rejected != self.rejected {
             for Rejected { id, reason } in &rejected {
                 warn!(service = &*self.name, instance = %id, reason, "Consul: instance cannot be dialled and is left out");
+                if !self.rejected.iter().any(|known| known.id == *id && known.reason == *reason) {
+                    self.shared.tell_left_out(&self.name, id, reason);
+                }
             }
             self.rejected = rejected;
         }
