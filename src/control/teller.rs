@@ -27,6 +27,9 @@ const NAMED_MAX: usize = 10;
 /// An instance on an address.
 type Place = (InstanceId, SocketAddr);
 
+/// Targets of a service of route commands: why one is out, if it is.
+type Targets = BTreeMap<Place, Option<Arc<str>>>;
+
 /// Collects what changes, and tells it.
 #[derive(Debug)]
 pub(super) struct Teller {
@@ -36,7 +39,7 @@ pub(super) struct Teller {
     ejected: HashMap<Place, Watched>,
     look_at: Option<Instant>,
     /// Targets of route commands as they were told last: why one is out, if it is.
-    commands: BTreeMap<ServiceName, BTreeMap<(InstanceId, SocketAddr), Option<Arc<str>>>>,
+    commands: BTreeMap<ServiceName, Targets>,
 }
 
 /// An instance that was ejected, and is not well again.
@@ -125,13 +128,13 @@ impl Teller {
     /// Compares the targets of route commands with those that were told last. `starting`: whether a source has not
     /// synced yet.
     pub(super) fn note_commands(&mut self, services: &CommandServices, starting: impl Fn(&str) -> bool, now_ms: u64) {
-        let of = |name: &ServiceName| -> BTreeMap<Place, Option<Arc<str>>> {
+        let of = |name: &ServiceName| -> Targets {
             let place = |state: &TargetState| (state.id.clone(), state.addr);
             services.targets(name).map(|target| (place(&target.state), target.excluded.clone())).collect()
         };
         let now: BTreeMap<ServiceName, _> = services.names().map(|name| (Arc::clone(name), of(name))).collect();
         let before = std::mem::replace(&mut self.commands, now);
-        let none = BTreeMap::new();
+        let none = Targets::new();
         let mut found = Vec::new();
         let mut usable = Vec::new();
         let names: std::collections::BTreeSet<&ServiceName> = before.keys().chain(self.commands.keys()).collect();
@@ -141,8 +144,7 @@ impl Teller {
                 continue;
             }
             found.extend(self.of_commands(name, old, new, &starting));
-            let count =
-                |targets: &BTreeMap<Place, Option<Arc<str>>>| targets.values().filter(|out| out.is_none()).count();
+            let count = |targets: &Targets| targets.values().filter(|out| out.is_none()).count();
             usable.push((Arc::clone(name), !old.is_empty(), count(old), count(new), new.len()));
         }
         for (name, known, was, now, registered) in usable {
@@ -158,8 +160,8 @@ impl Teller {
     fn of_commands(
         &self,
         name: &ServiceName,
-        old: &BTreeMap<Place, Option<Arc<str>>>,
-        new: &BTreeMap<Place, Option<Arc<str>>>,
+        old: &Targets,
+        new: &Targets,
         starting: &impl Fn(&str) -> bool,
     ) -> Vec<Transition> {
         let mut found = Vec::new();

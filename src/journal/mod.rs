@@ -140,8 +140,7 @@ impl Journal {
 pub fn bounded(text: &str, max: usize) -> String {
     let text = text.trim();
     let mut shown = String::with_capacity(text.len().min(max + 8));
-    let mut count = 0;
-    for character in text.chars() {
+    for (count, character) in text.chars().enumerate() {
         if count >= max {
             shown.push('…');
             break;
@@ -151,7 +150,6 @@ pub fn bounded(text: &str, max: usize) -> String {
         } else {
             shown.push(character);
         }
-        count += 1;
     }
     shown
 }

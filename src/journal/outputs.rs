@@ -11,14 +11,17 @@ use super::{TEXT_MAX, bounded};
 /// A check of an instance: name of the node, id of the instance, id of the check.
 pub type CheckKey = (Arc<str>, Arc<str>, Arc<str>);
 
+/// Those of one service.
+type OfService = HashMap<CheckKey, Arc<str>>;
+
 /// The outputs of all checks that do not pass, by service.
 #[derive(Debug, Default)]
-pub struct Outputs(Mutex<HashMap<Arc<str>, HashMap<CheckKey, Arc<str>>>>);
+pub struct Outputs(Mutex<HashMap<Arc<str>, OfService>>);
 
 impl Outputs {
     /// Replaces what is known of a service.
     pub fn set(&self, service: &Arc<str>, outputs: impl IntoIterator<Item = (CheckKey, String)>) {
-        let outputs: HashMap<CheckKey, Arc<str>> =
+        let outputs: OfService =
             outputs.into_iter().map(|(key, text)| (key, bounded(&text, TEXT_MAX).into())).collect();
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if outputs.is_empty() {
