@@ -10,6 +10,7 @@ pub mod config;
 pub mod control;
 pub mod demo;
 pub mod fabio;
+pub mod journal;
 pub mod log;
 pub mod manual;
 pub mod metrics;

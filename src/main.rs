@@ -63,6 +63,12 @@ fn dispatch(cli: cli::Cli) -> Result<u8> {
         Action::Check(args) => check_all(&args, cli.json),
         Action::Routes(args) => routes(&args, cli.json),
         Action::Explain(args) => explain(&args, cli.json),
+        Action::Services(args) => print(block_on(admin::client::services(&access(&args.lb), cli.json))??.as_bytes()),
+        Action::Events(args) => {
+            let access = access(&args.lb);
+            let answer = admin::client::events(&access, args.since.as_deref(), cli.json);
+            print(block_on(answer)??.as_bytes())
+        }
         Action::Bootstrap(args) => lb::bootstrap::run(&args, cli.json),
         Action::Completions { shell } => {
             let mut script = Vec::new();
@@ -313,8 +319,9 @@ fn routes(args: &RoutesArgs, json: bool) -> Result<u8> {
 
 fn explain(args: &ExplainArgs, json: bool) -> Result<u8> {
     let access = access(&args.lb);
-    let answer = admin::client::explain(&access, &args.url, &args.method, &args.header, json);
-    print(block_on(answer)??.as_bytes())
+    let question =
+        admin::client::Question { url: &args.url, method: &args.method, headers: &args.header, from: args.from };
+    print(block_on(admin::client::explain(&access, &question, json))??.as_bytes())
 }
 
 fn access(args: &AdminArgs) -> admin::client::Access {

@@ -10,17 +10,18 @@ use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use futures_util::future::LocalBoxFuture;
-use lb::admin::client::{self, Access, AdminClientError, RoutesFormat};
-use lb::admin::{AdminState, ControlView, serve};
+use lb::admin::client::{self, Access, AdminClientError, Question, RoutesFormat};
+use lb::admin::{AdminState, ControlView, DataPath, serve};
 use lb::catalog::InstanceId;
 use lb::catalog::command::parse_commands;
 use lb::catalog::options::Strategy;
 use lb::config::{AdminConfig, AdminHome};
-use lb::control::{InstanceStatus, Readiness, ServiceStatus};
+use lb::control::{InstanceStatus, Readiness, RejectedPlace, ServiceStatus};
 use lb::metrics::Metrics;
 use lb::table::build::TableBuilder;
 use lb::table::clock::Clock;
-use lb::table::{Matcher, SharedTable};
+use lb::table::explain::{Asked, AskedRequest, Decision, Fate, Refusal};
+use lb::table::{Matcher, Scheme, SharedTable};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -38,11 +39,35 @@ impl ControlView for FakeControl {
     fn services(&self) -> LocalBoxFuture<'_, Vec<ServiceStatus>> {
         Box::pin(async { self.services.borrow().clone() })
     }
+    fn rejected(&self, _: Asked) -> LocalBoxFuture<'_, Vec<RejectedPlace>> {
+        Box::pin(async { Vec::new() })
+    }
     fn refresh(&self) -> LocalBoxFuture<'_, ()> {
         Box::pin(async { self.refreshed.set(self.refreshed.get() + 1) })
     }
     fn readiness(&self) -> Readiness {
         self.readiness.borrow().clone()
+    }
+}
+
+/// Looks the route up, and nothing else: what the real one decides is compared with real answers in tests/http.
+struct FakeDataPath(SharedTable);
+
+impl DataPath for FakeDataPath {
+    fn decide<'a>(&'a self, asked: &'a AskedRequest) -> LocalBoxFuture<'a, Decision> {
+        let host = asked.headers["host"].to_str().unwrap().to_owned();
+        let path = asked.target.split('?').next().unwrap().to_owned();
+        if path.contains("%00") {
+            let refused = Some(Refusal { status: 400, why: "the path cannot be decoded: NUL".to_owned() });
+            return Box::pin(async move { Decision { host, refused, ..Decision::default() } });
+        }
+        let route = self.0.load().lookup(Scheme::Http, &host, &path, |_| true).cloned();
+        let refused = route.is_none().then(|| Refusal { status: 404, why: "no route".to_owned() });
+        let fates = route.iter().flat_map(|route| route.targets.iter().map(|_| Fate::default())).collect();
+        Box::pin(async move { Decision { host, path, refused, route, fates, chosen: None } })
+    }
+    fn decide_connection(&self, _: SocketAddr, _: Option<&str>, _: SocketAddr) -> Decision {
+        Decision::default()
     }
 }
 
@@ -86,9 +111,9 @@ struct Admin {
     address: SocketAddr,
     control: Rc<FakeControl>,
     metrics: Metrics,
+    table: SharedTable,
     config: watch::Sender<Arc<str>>,
     settings: watch::Sender<Arc<AdminConfig>>,
-    table: SharedTable,
 }
 
 /// Runs `test` against a fresh listener, in the way the control thread runs it.
@@ -102,9 +127,9 @@ fn with_admin<F: Future<Output = ()>>(test: impl FnOnce(Rc<Admin>) -> F) {
         let (config, config_json) = watch::channel(Arc::from(r#"{"consul":{"token":"***"}}"#));
         let settings = watch::Sender::new(Arc::new(AdminConfig::default()));
         let metrics = Metrics::default();
-        let routes = table();
+        let shared = table();
         let state = AdminState {
-            table: routes.clone(),
+            table: shared.clone(),
             clock: Clock::start(),
             metrics: metrics.clone(),
             control: Rc::clone(&control) as Rc<dyn ControlView>,
@@ -112,10 +137,10 @@ fn with_admin<F: Future<Output = ()>>(test: impl FnOnce(Rc<Admin>) -> F) {
             settings: settings.subscribe(),
             tls: Arc::new(|_| Ok(None)),
             overrides: None,
-            normalise_path: |path| if path.contains("%00") { Err("NUL".to_owned()) } else { Ok(path.to_owned()) },
+            data_path: Rc::new(FakeDataPath(shared.clone())),
         };
         let task = serve(listener, state);
-        let admin = Rc::new(Admin { address, control, metrics, config, settings, table: routes });
+        let admin = Rc::new(Admin { address, control, metrics, table: shared, config, settings });
         tokio::time::timeout(Duration::from_secs(30), test(admin)).await.expect("the test hangs");
         task.abort();
     });
@@ -123,6 +148,10 @@ fn with_admin<F: Future<Output = ()>>(test: impl FnOnce(Rc<Admin>) -> F) {
 
 fn access(url: &str) -> Access {
     Access { url: url.to_owned(), ..Access::default() }
+}
+
+fn question<'a>(url: &'a str, headers: &'a [String]) -> Question<'a> {
+    Question { url, method: "GET", headers, from: None }
 }
 
 struct Answer {
@@ -149,8 +178,18 @@ impl Admin {
         Answer { status, head: head.to_ascii_lowercase(), body: body.to_owned() }
     }
 
+    /// The same for a body that is no text: the head in lower case, and the body.
+    async fn bytes(&self, request: &str) -> (String, Vec<u8>) {
+        let mut stream = TcpStream::connect(self.address).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut all = Vec::new();
+        stream.read_to_end(&mut all).await.unwrap();
+        let end = all.windows(4).position(|window| window == b"\r\n\r\n").unwrap();
+        (String::from_utf8_lossy(&all[..end]).to_ascii_lowercase(), all.split_off(end + 4))
+    }
+
     async fn send(&self, method: &str, path: &str) -> Answer {
-        self.raw(&format!("{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")).await
+        self.raw(&format!("{method} {path} HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n")).await
     }
 
     async fn get(&self, path: &str) -> Answer {
@@ -232,7 +271,9 @@ fn explain_answers_and_refuses() {
         let by_header = admin.get("/api/explain?url=http://127.0.0.1/&header=Host:%20shop.example").await.json();
         assert_eq!(by_header["route"]["host"], "shop.example");
         assert_eq!(admin.get("/api/explain?url=http://other/").await.json()["route"], serde_json::Value::Null);
-        for bad in ["/api/explain", "/api/explain?url=ftp://x/", "/api/explain?url=http://x/%2500"] {
+        let refused = admin.get("/api/explain?url=http://x/%2500").await.json();
+        assert_eq!(refused["status"], 400, "a request that is refused is explained, too");
+        for bad in ["/api/explain", "/api/explain?url=ftp://x/", "/api/explain?url=http://x/&from=x"] {
             let refused = admin.get(bad).await;
             assert_eq!(refused.status, 400, "{bad}");
             assert!(refused.json()["error"].is_string(), "{bad}");
@@ -308,10 +349,107 @@ fn only_get_and_head_are_taken_and_unknown_paths_are_told_in_json() {
     });
 }
 
+/// A listener whose table has this many routes, each of a service of its own.
+fn with_many(count: usize, test: impl AsyncFnOnce(Rc<Admin>)) {
+    with_admin(|admin| async move {
+        let text: String = (0..count)
+            .map(|n| format!("route add svc-{n:05} h{n}.test/ http://10.0.{}.{}:80/\n", n / 250, n % 250))
+            .collect();
+        let (commands, errors) = parse_commands(&text);
+        assert!(errors.is_empty());
+        let mut builder = TableBuilder::new(Matcher::Prefix, Strategy::P2c, Metrics::default());
+        builder.apply_commands("static", commands.into(), 0);
+        admin.table.publish(builder.build());
+        admin.metrics.control().table_builds += 1;
+        test(admin).await;
+    });
+}
+
+#[test]
+fn any_of_ten_thousand_routes_is_found_and_the_list_is_sent_in_parts() {
+    with_many(10_000, async |admin| {
+        let page = admin.get("/routes?filter=svc-09999").await;
+        assert!(page.body.contains("<td>svc-09999</td>") && page.body.matches("<tr><td>").count() == 1);
+        let page = admin.get("/routes").await;
+        assert!(page.body.len() < 300_000 && page.body.contains("1 to 500 of 10000"), "{}", page.body.len());
+        let found = admin.get("/api/routes?filter=SVC-0999&limit=3&offset=1").await;
+        assert!(found.head.contains("x-total-count: 10"), "{}", found.head);
+        let found = found.json();
+        assert_eq!(found.as_array().unwrap().len(), 3);
+        assert!(found.as_array().unwrap().iter().all(|row| row["service"].as_str().unwrap().starts_with("svc-0999")));
+        assert_eq!(admin.get("/api/routes").await.json().as_array().unwrap().len(), 10_000);
+    });
+}
+
+#[test]
+fn answers_are_compressed_for_those_who_take_that_and_sent_only_when_they_changed() {
+    with_many(1_000, async |admin| {
+        let ask = async |path: &str, more: &str| {
+            let request = format!("GET {path} HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n{more}\r\n");
+            admin.bytes(&request).await
+        };
+        let plain = ask("/api/routes", "").await;
+        assert!(!plain.0.contains("content-encoding"), "{}", plain.0);
+        for path in ["/api/routes", "/api/services", "/", "/routes"] {
+            let (head, body) = ask(path, "accept-encoding: br, gzip\r\n").await;
+            let (_, identity) = ask(path, "").await;
+            if identity.len() < 1024 {
+                continue;
+            }
+            assert!(
+                head.contains("content-encoding: gzip") && head.contains("vary: accept-encoding"),
+                "{path}: {head}"
+            );
+            assert!(body.len() * 2 < identity.len(), "{path}: {} of {}", body.len(), identity.len());
+            assert_eq!(body[..2], [0x1f, 0x8b], "{path}");
+        }
+        let tag = plain.0.lines().find_map(|line| line.strip_prefix("etag: ")).unwrap().to_owned();
+        let has = format!("if-none-match: {}\r\n", tag.replace("w/", "W/"));
+        let (head, body) = ask("/api/routes", &has).await;
+        assert!(head.starts_with("http/1.1 304") && body.is_empty(), "{head}");
+        assert!(ask("/api/routes?filter=x", &has).await.0.starts_with("http/1.1 200"), "another question");
+        admin.table.publish(table().load().as_ref().clone());
+        admin.metrics.control().table_builds += 1;
+        assert!(ask("/api/routes", &has).await.0.starts_with("http/1.1 200"), "another table");
+
+        // What an open page asks each second is small, whatever the table's size.
+        let (_, summary) = ask("/api/summary", "").await;
+        assert!(summary.len() < 1_000, "{}", summary.len());
+    });
+}
+
+#[test]
+fn only_names_of_this_machine_may_be_asked() {
+    with_admin(|admin| async move {
+        let ask = async |path: &str, host: &str| {
+            admin.raw(&format!("GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n")).await.status
+        };
+        let machine = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap().trim().to_owned();
+        for path in ["/", "/routes", "/api/routes", "/api/services", "/api/config", "/api/events", "/api/sources"] {
+            for good in ["127.0.0.1", "[::1]:9998", "LOCALHOST.", &machine] {
+                assert_eq!(ask(path, good).await, 200, "{path} {good}");
+            }
+            assert_eq!(ask(path, "evil.example:9998").await, 421, "{path}");
+        }
+        for path in ["/health", "/ready", "/metrics"] {
+            assert_eq!(ask(path, "lb.service.consul:9998").await, 200, "{path}");
+        }
+        let named = AdminConfig { hosts: vec!["lb.service.consul".to_owned()], ..AdminConfig::default() };
+        admin.settings.send_replace(Arc::new(named));
+        assert_eq!(ask("/api/routes", "LB.service.consul:9998").await, 200, "a configured name");
+        let old = admin.raw("GET /api/version HTTP/1.0\r\n\r\n").await;
+        assert_eq!(old.status, 200, "programs of old name no host");
+        let absolute = "GET http://evil.example/api/version HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+        assert_eq!(admin.raw(absolute).await.status, 421);
+        let two = "GET /api/version HTTP/1.1\r\nhost: localhost\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+        assert_eq!(admin.raw(two).await.status, 400);
+    });
+}
+
 #[test]
 fn a_connection_is_kept_for_the_next_request() {
     with_admin(|admin| async move {
-        let two = "GET /health HTTP/1.1\r\nhost: x\r\n\r\nGET /health HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+        let two = "GET /health HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\nGET /health HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n";
         let answer = admin.raw(two).await;
         assert_eq!(answer.body.matches("HTTP/1.1 200").count(), 1, "the second answer follows the first");
     });
@@ -370,8 +508,8 @@ fn clients_that_hold_connections_keep_out_nobody() {
         ("silence", "", b""),
         ("a head that does not end", "GET /health HTTP/1.1\r\nx: ", b""),
         ("a head, byte by byte", "GET /health HTTP/1.1\r\nx: ", b"a"),
-        ("idle after an answer", "GET /health HTTP/1.1\r\nhost: x\r\n\r\n", b""),
-        ("an answer that is not read", "GET /api/routes HTTP/1.1\r\nhost: x\r\n\r\n", b""),
+        ("idle after an answer", "GET /health HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n", b""),
+        ("an answer that is not read", "GET /api/routes HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n", b""),
     ];
     for (name, first, next) in kinds {
         with_admin(|admin| async move {
@@ -399,7 +537,7 @@ fn the_one_that_waited_the_longest_gives_way() {
         let mut clients = Vec::new();
         for _ in 0..65 {
             let mut stream = TcpStream::connect(admin.address).await.unwrap();
-            stream.write_all(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+            stream.write_all(b"GET /health HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n").await.unwrap();
             let mut answer = vec![0; 1024];
             let length = stream.read(&mut answer).await.unwrap();
             assert!(answer[..length].starts_with(b"HTTP/1.1 200"));
@@ -408,7 +546,7 @@ fn the_one_that_waited_the_longest_gives_way() {
         let mut first = clients.remove(0);
         assert_eq!(first.read(&mut [0]).await.unwrap_or(0), 0, "it gave way");
         for stream in &mut clients {
-            stream.write_all(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+            stream.write_all(b"GET /health HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n").await.unwrap();
             assert_ne!(stream.read(&mut [0; 1024]).await.unwrap(), 0, "it is served on");
         }
     });
@@ -426,9 +564,9 @@ fn client_commands() {
         let commands = client::routes(&admin.url(), RoutesFormat::Fabio).await.unwrap();
         assert_eq!(commands, "route add web shop.example/ http://10.0.0.1:80/\n");
         let headers = ["Host: shop.example".to_owned(), "X: a&b+c".to_owned()];
-        let told = client::explain(&admin.url(), "http://x/a?b=c&d", "GET", &headers, false).await.unwrap();
+        let told = client::explain(&admin.url(), &question("http://x/a?b=c&d", &headers), false).await.unwrap();
         assert!(told.contains("route     shop.example/ (strategy p2c)"), "{told}");
-        let json = client::explain(&admin.url(), "http://shop.example/", "GET", &[], true).await.unwrap();
+        let json = client::explain(&admin.url(), &question("http://shop.example/", &[]), true).await.unwrap();
         assert!(serde_json::from_str::<serde_json::Value>(&json).unwrap()["outcome"].is_string());
     });
 }
@@ -436,7 +574,7 @@ fn client_commands() {
 #[test]
 fn client_errors_say_what_to_do() {
     with_admin(|admin| async move {
-        let told = client::explain(&admin.url(), "ftp://x/", "GET", &[], false).await.unwrap_err();
+        let told = client::explain(&admin.url(), &question("ftp://x/", &[]), false).await.unwrap_err();
         assert!(matches!(told, AdminClientError::Answer { .. }), "{told}");
         assert!(told.to_string().contains("`ftp://x/` is not an absolute URL like"), "{told}");
 

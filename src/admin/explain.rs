@@ -1,15 +1,22 @@
-//! `/api/explain`: what would become of a request, and why. The table explains the lookup; here the question is
-//! read, and the answer put in words.
+//! `/api/explain`: what would become of a request, and why. The data path decides (see [`DataPath`](super::DataPath)),
+//! the table explains the lookup; here the question is read, and the answer put in words.
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use http::Uri;
+use http::header::HOST;
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use serde::Serialize;
 
 use super::query::Query;
-use crate::table::explain::{ExplainedRoute, ExplainedTarget, HostStep};
+use crate::control::RejectedPlace;
+use crate::table::explain::{
+    Asked, AskedRequest, Decision, ExplainedExclusion, ExplainedRoute, ExplainedTarget, Fate, HostStep,
+};
 use crate::table::{Route, RouteTable, Scheme};
+
+/// Most edits between a host that has no route and one that was perhaps meant.
+const EDITS_MAX: usize = 2;
 
 /// Why a question cannot be answered.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -18,10 +25,21 @@ pub(super) enum ExplainError {
     NoUrl,
     #[error("`{0}` is not an absolute URL like http://shop.example/cart, https://shop.example/ or tcp://:5432")]
     NotAUrl(String),
-    #[error("path `{path}`: {reason}; a request with it is refused with 400")]
-    BadPath { path: String, reason: String },
-    #[error("header `{0}` has no colon: write `Name: value`")]
+    #[error("header `{0}` is not one: write `Name: value`")]
     BadHeader(String),
+    #[error("method `{0}` is not one: write it like GET")]
+    BadMethod(String),
+    #[error("from `{0}` is not an IP address")]
+    BadFrom(String),
+}
+
+/// What is asked.
+#[derive(Clone, Debug)]
+pub(super) enum Question {
+    /// About a request.
+    Request(AskedRequest),
+    /// About a TCP connection to this address; by this name where that is how TCP is routed; from here.
+    Connection(SocketAddr, Option<String>, IpAddr),
 }
 
 /// The answer.
@@ -29,135 +47,325 @@ pub(super) enum ExplainError {
 pub(super) struct Answer {
     pub(super) url: String,
     pub(super) method: String,
+    /// Address of the client.
+    pub(super) from: String,
     /// Host that was looked up: of the URL, or of a Host header.
     pub(super) host: String,
     /// Path that was looked up, normalised; empty for TCP.
     pub(super) path: String,
     /// What happens, in words.
     pub(super) outcome: String,
+    /// Status of the proxy's own answer; none where an instance answers, or where it depends on which one is picked.
+    pub(super) status: Option<u16>,
+    /// Where a redirect leads.
+    pub(super) location: Option<String>,
+    /// `NODE/ID` of the instance, where only one can be meant: by a hash, or because there is no other.
+    pub(super) instance: Option<String>,
+    /// Path and query as the instance gets them; none where instances differ.
+    pub(super) upstream_path: Option<String>,
+    /// Host as the instance gets it.
+    pub(super) upstream_host: Option<String>,
     /// Hosts of the table that can be meant, in the order they are tried until one has a path that matches.
     pub(super) hosts: Vec<HostStep>,
-    pub(super) route: Option<ExplainedRoute>,
+    pub(super) route: Option<RouteAnswer>,
+    /// Tags and route commands that make no route, and would match if they did.
+    pub(super) rejected: Vec<RejectedAnswer>,
+    /// Hosts that have a route, and were perhaps meant.
+    pub(super) nearest: Vec<String>,
+    /// Sources that cannot be read now.
+    pub(super) warnings: Vec<String>,
     /// All of it for people.
     pub(super) text: String,
 }
 
-/// What to look up.
-struct Question<'a> {
-    url: &'a str,
-    method: &'a str,
-    /// None: a TCP connection.
-    scheme: Option<Scheme>,
-    host: String,
-    port: Option<u16>,
-    path: String,
+/// The route, with what would become of the request at each target.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(super) struct RouteAnswer {
+    pub(super) host: String,
+    pub(super) path: String,
+    pub(super) strategy: String,
+    pub(super) targets: Vec<TargetAnswer>,
+    pub(super) excluded: Vec<ExplainedExclusion>,
 }
 
-/// Explains the request that `query` describes: `url`, `method`, any number of `header`. `now_ms`: process clock.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(super) struct TargetAnswer {
+    #[serde(flatten)]
+    pub(super) target: ExplainedTarget,
+    /// A hash picks it.
+    pub(super) picked: bool,
+    #[serde(flatten)]
+    pub(super) fate: Fate,
+}
+
+/// What makes no route, and would match if it did.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(super) struct RejectedAnswer {
+    pub(super) service: String,
+    pub(super) tag: String,
+    pub(super) reason: String,
+    pub(super) place: String,
+}
+
+/// Reads the question: `url`, `method`, any number of `header`, `from`. `caller`: where it comes from.
+pub(super) fn read(query: &Query, caller: IpAddr) -> Result<Question, ExplainError> {
+    let url = query.first("url").filter(|url| !url.is_empty()).ok_or(ExplainError::NoUrl)?;
+    let not_a_url = || ExplainError::NotAUrl(url.to_owned());
+    let from = match query.first("from").filter(|from| !from.is_empty()) {
+        Some(text) => text.parse().map_err(|_| ExplainError::BadFrom(text.to_owned()))?,
+        None => caller,
+    };
+    let (scheme, rest) = url.split_once("://").unwrap_or(("http", url));
+    if scheme.eq_ignore_ascii_case("tcp") {
+        let (host, port) = rest.trim_end_matches('/').rsplit_once(':').ok_or_else(not_a_url)?;
+        let port = port.parse().map_err(|_| not_a_url())?;
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        // A name, or nothing, means any address of this machine.
+        let name = host.parse::<IpAddr>().is_err().then(|| host.to_owned()).filter(|name| !name.is_empty());
+        let ip = host.parse().unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        return Ok(Question::Connection(SocketAddr::new(ip, port), name, from));
+    }
+    let tls = match scheme.to_ascii_lowercase().as_str() {
+        "http" | "ws" => false,
+        "https" | "wss" => true,
+        _ => return Err(not_a_url()),
+    };
+    let method = query.first("method").filter(|method| !method.is_empty()).unwrap_or("GET");
+    let method = Method::from_bytes(method.as_bytes()).map_err(|_| ExplainError::BadMethod(method.to_owned()))?;
+    // What stands behind `#` is the browser's own business.
+    let rest = rest.split('#').next().unwrap_or_default();
+    let end = rest.find(['/', '?']).unwrap_or(rest.len());
+    let (authority, path) = rest.split_at(end);
+    let authority = authority.rsplit('@').next().unwrap_or(authority);
+    let parsed: http::uri::Authority = authority.parse().map_err(|_| not_a_url())?;
+    let target = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
+    let mut headers = HeaderMap::new();
+    for header in query.all("header") {
+        let bad = || ExplainError::BadHeader(header.to_owned());
+        let (name, value) = header.split_once(':').ok_or_else(bad)?;
+        let name = HeaderName::from_bytes(name.trim().as_bytes()).map_err(|_| bad())?;
+        headers.append(name, HeaderValue::from_str(value.trim()).map_err(|_| bad())?);
+    }
+    if !headers.contains_key(HOST) {
+        headers.insert(HOST, HeaderValue::from_str(authority).map_err(|_| not_a_url())?);
+    }
+    Ok(Question::Request(AskedRequest { method, tls, port: parsed.port_u16(), target, headers, from }))
+}
+
+/// What a rejected tag would have to match; none for a request that is refused before any look-up.
+pub(super) fn asked(question: &Question, decision: &Decision) -> Option<Asked> {
+    match question {
+        Question::Connection(local, ..) => Some(Asked::Tcp(*local)),
+        Question::Request(_) if decision.path.is_empty() => None,
+        Question::Request(request) => {
+            let (host, path) = (decision.host.clone(), decision.path.clone());
+            Some(Asked::Http { scheme: scheme(request), host, path })
+        }
+    }
+}
+
+fn scheme(request: &AskedRequest) -> Scheme {
+    if request.tls { Scheme::Https } else { Scheme::Http }
+}
+
+/// What is known beside the decision.
+#[derive(Debug, Default)]
+pub(super) struct Beside {
+    pub(super) rejected: Vec<RejectedPlace>,
+    pub(super) warnings: Vec<String>,
+    /// Process clock.
+    pub(super) now_ms: u64,
+}
+
+/// Puts the decision in words. `reason`: why an instance of a service is out, as it is known now.
 pub(super) fn explain(
     table: &RouteTable,
-    normalise: fn(&str) -> Result<String, String>,
-    now_ms: u64,
-    query: &Query,
-) -> Result<Answer, ExplainError> {
-    let question = read(query, normalise)?;
-    let (hosts, route, found) = match question.scheme {
-        Some(scheme) => {
-            let explanation = table.explain(scheme, &question.host, &question.path, now_ms);
-            let found = table.lookup(scheme, &question.host, &question.path, |_| true);
-            (explanation.hosts, explanation.route, found)
-        }
-        None => {
-            let found = local_address(&question).and_then(|local| table.lookup_tcp(local));
-            (Vec::new(), found.map(|route| ExplainedRoute::new(route, now_ms)), found)
+    url: &str,
+    question: &Question,
+    decision: &Decision,
+    beside: Beside,
+    reason: impl Fn(&str, &str) -> Option<String>,
+) -> Answer {
+    let Beside { rejected, warnings, now_ms } = beside;
+    let (method, from, hosts) = match question {
+        Question::Connection(_, _, from) => (String::new(), from, Vec::new()),
+        Question::Request(request) => {
+            let steps = table.explain(scheme(request), &decision.host, &decision.path, now_ms).hosts;
+            let hosts = if decision.path.is_empty() { Vec::new() } else { steps };
+            (request.method.to_string(), &request.from, hosts)
         }
     };
+    let http = matches!(question, Question::Request(_));
+    let certain = certain(decision);
+    let rejected: Vec<RejectedAnswer> = rejected
+        .into_iter()
+        .map(|place| RejectedAnswer {
+            service: place.service.to_string(),
+            tag: place.text,
+            reason: place.reason,
+            place: format!("{}{}", place.key.host, place.key.path),
+        })
+        .collect();
+    let nearest = match (http, &decision.route) {
+        (true, None) => nearest(table, &decision.host),
+        _ => Vec::new(),
+    };
+    let of_refusal = decision.refused.as_ref().map(|refusal| refusal.status);
     let mut answer = Answer {
-        url: question.url.to_owned(),
-        method: question.method.to_owned(),
-        host: question.host,
-        path: question.path,
-        outcome: outcome(found.map(AsRef::as_ref), question.scheme.is_some(), now_ms),
+        url: url.to_owned(),
+        method,
+        from: from.to_string(),
+        host: decision.host.clone(),
+        path: decision.path.clone(),
+        outcome: outcome(decision, http, &rejected, now_ms),
+        status: of_refusal.or(certain.and_then(|(_, fate)| fate.status)),
+        location: certain.and_then(|(_, fate)| fate.location.clone()),
+        instance: instance(decision),
+        upstream_path: certain.and_then(|(_, fate)| fate.upstream_path.clone()),
+        upstream_host: certain.and_then(|(_, fate)| fate.upstream_host.clone()),
         hosts,
-        route,
+        route: decision.route.as_ref().map(|route| route_answer(route, decision, now_ms, reason)),
+        rejected,
+        nearest,
+        warnings,
         text: String::new(),
     };
     answer.text = text(&answer);
-    Ok(answer)
+    answer
 }
 
-fn read<'a>(query: &'a Query, normalise: fn(&str) -> Result<String, String>) -> Result<Question<'a>, ExplainError> {
-    let url = query.first("url").filter(|url| !url.is_empty()).ok_or(ExplainError::NoUrl)?;
-    let not_a_url = || ExplainError::NotAUrl(url.to_owned());
-    let method = query.first("method").filter(|method| !method.is_empty()).unwrap_or("GET");
-    if let Some(place) = url.strip_prefix("tcp://") {
-        let (host, port) = place.trim_end_matches('/').rsplit_once(':').ok_or_else(not_a_url)?;
-        let port = Some(port.parse().map_err(|_| not_a_url())?);
-        return Ok(Question { url, method, scheme: None, host: host.to_owned(), port, path: String::new() });
+/// What happens for certain: at the target that a hash picks, or at every one that can be picked. Addresses may differ.
+fn certain(decision: &Decision) -> Option<(usize, &Fate)> {
+    if let Some(chosen) = decision.chosen {
+        return decision.fates.get(chosen).map(|fate| (chosen, fate));
     }
-    let uri: Uri = with_scheme(url).parse().map_err(|_| not_a_url())?;
-    let scheme = match uri.scheme_str() {
-        Some("http") => Scheme::Http,
-        Some("https") => Scheme::Https,
-        _ => return Err(not_a_url()),
+    let route = decision.route.as_ref()?;
+    let candidates = || decision.fates.iter().enumerate().filter(|(at, _)| route.targets[*at].share > 0.0);
+    let (at, first) = candidates().next()?;
+    let same = |fate: &Fate| {
+        (fate.status, fate.closed, &fate.why, &fate.location, &fate.upstream_path)
+            == (first.status, first.closed, &first.why, &first.location, &first.upstream_path)
     };
-    let authority = uri.authority().ok_or_else(not_a_url)?.as_str();
-    let in_url = authority.rsplit('@').next().unwrap_or(authority);
-    let host = host_header(query)?.unwrap_or(in_url).to_owned();
-    let path = normalise(uri.path()).map_err(|reason| ExplainError::BadPath { path: uri.path().to_owned(), reason })?;
-    Ok(Question { url, method, scheme: Some(scheme), host, port: None, path })
+    candidates().all(|(_, fate)| same(fate)).then_some((at, first))
 }
 
-/// A bare `host/path` means http, as in a browser.
-fn with_scheme(url: &str) -> String {
-    if url.contains("://") { url.to_owned() } else { format!("http://{url}") }
+/// The instance that gets the request, where only one can be meant.
+fn instance(decision: &Decision) -> Option<String> {
+    let route = decision.route.as_ref()?;
+    let at = match decision.chosen {
+        Some(chosen) => chosen,
+        None => {
+            let mut candidates = (0..route.targets.len()).filter(|at| route.targets[*at].share > 0.0);
+            candidates.next().filter(|_| candidates.next().is_none())?
+        }
+    };
+    let fate = decision.fates.get(at)?;
+    fate.upstream.is_some().then(|| route.targets[at].state.id.to_string())
 }
 
-fn host_header(query: &Query) -> Result<Option<&str>, ExplainError> {
-    let mut host = None;
-    for header in query.all("header") {
-        let (name, value) = header.split_once(':').ok_or_else(|| ExplainError::BadHeader(header.to_owned()))?;
-        if name.trim().eq_ignore_ascii_case("host") {
-            host = Some(value.trim());
+fn route_answer(
+    route: &std::sync::Arc<Route>,
+    decision: &Decision,
+    now_ms: u64,
+    reason: impl Fn(&str, &str) -> Option<String>,
+) -> RouteAnswer {
+    let ExplainedRoute { host, path, strategy, targets, mut excluded } = ExplainedRoute::new(route, now_ms);
+    for out in &mut excluded {
+        if let Some(known) = reason(&out.service, &out.instance) {
+            out.reason = known;
         }
     }
-    Ok(host)
+    let targets = targets.into_iter().zip(&decision.fates).enumerate().map(|(at, (target, fate))| TargetAnswer {
+        target,
+        picked: decision.chosen == Some(at),
+        fate: fate.clone(),
+    });
+    RouteAnswer { host, path, strategy, targets: targets.collect(), excluded }
 }
 
-/// Where a TCP connection arrives; a name or nothing means any address.
-fn local_address(question: &Question<'_>) -> Option<SocketAddr> {
-    let host = question.host.trim_start_matches('[').trim_end_matches(']');
-    let ip = host.parse().unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-    question.port.map(|port| SocketAddr::new(ip, port))
-}
-
-fn outcome(route: Option<&Route>, http: bool, now_ms: u64) -> String {
-    let Some(route) = route else {
-        let answer = if http { "answered with proxy.no_route_status (404 unless set)" } else { "closed at once" };
-        return format!("no route matches: {answer}");
+fn outcome(decision: &Decision, http: bool, rejected: &[RejectedAnswer], now_ms: u64) -> String {
+    let Some(route) = &decision.route else {
+        let answer = match &decision.refused {
+            Some(refusal) if decision.path.is_empty() => return format!("{}: {}", refusal.status, refusal.why),
+            Some(refusal) => format!("answered with {}", refusal.status),
+            None => "closed at once".to_owned(),
+        };
+        let reject = rejected.first().map(|reject| {
+            format!("; a rejected tag of {} would have matched: `{}`: {}", reject.service, reject.tag, reject.reason)
+        });
+        return format!("no route matches: {answer}{}", reject.unwrap_or_default());
     };
     let out = route.excluded.len();
-    let Some(first) = route.targets.first() else {
-        let answer = if http { "503 with Retry-After" } else { "closed at once" };
+    if route.targets.is_empty() {
+        let answer = match (&decision.refused, http) {
+            (Some(refusal), true) => format!("{} with Retry-After", refusal.status),
+            _ => "closed at once".to_owned(),
+        };
         let which = match out {
             0 => "it has no instance".to_owned(),
             1 => "its only instance is out".to_owned(),
             _ => format!("all {out} of its instances are out"),
         };
         return format!("{answer}: the route exists, but {which}");
+    }
+    let Some((at, fate)) = certain(decision) else {
+        return "it depends on the instance that is picked: their tags differ".to_owned();
     };
-    if let Some(redirect) = &first.options.redirect {
-        return format!("redirected with {} to {}", redirect.code, redirect.url);
+    if let Some(answered) = answered(fate) {
+        return answered;
     }
+    let note = fate.note.as_ref().map(|note| format!(", {note}")).unwrap_or_default();
     let (ejected, total) = (route.ejected_count(now_ms), route.targets.len());
-    if ejected == total {
-        return format!("sent to one of {total}: all are ejected, which is ignored rather than serving nobody");
+    let sent = if decision.chosen.is_some() {
+        format!("sent to {} by {}", route.targets[at].state.id, route.strategy)
+    } else if ejected == total {
+        format!("sent to one of {total}: all are ejected, which is ignored rather than serving nobody")
+    } else {
+        match (total - ejected, ejected + out) {
+            (1, 0) => "sent to the only instance".to_owned(),
+            (able, 0) => format!("sent to one of {able} instances"),
+            (able, out) => format!("sent to one of {able} able instances; {out} more out"),
+        }
+    };
+    format!("{sent}{note}")
+}
+
+/// What the proxy itself does, in words; none where the instance answers.
+fn answered(fate: &Fate) -> Option<String> {
+    let why = fate.why.as_deref().unwrap_or("the proxy answers itself");
+    if fate.closed {
+        return Some(format!("closed at once: {why}"));
     }
-    match (total - ejected, ejected + out) {
-        (1, 0) => "sent to the only instance".to_owned(),
-        (able, 0) => format!("sent to one of {able} instances"),
-        (able, out) => format!("sent to one of {able} able instances; {out} more out"),
+    let status = fate.status?;
+    Some(match &fate.location {
+        Some(location) => format!("redirected with {status} to {location}"),
+        None if why.starts_with(&status.to_string()) => why.to_owned(),
+        None => format!("{status}: {why}"),
+    })
+}
+
+/// Hosts of the table that are almost the one that has no route.
+fn nearest(table: &RouteTable, host: &str) -> Vec<String> {
+    let host = host.to_ascii_lowercase();
+    let bare = |host: &str| {
+        let name = host.rsplit_once(':').filter(|(_, port)| port.bytes().all(|byte| byte.is_ascii_digit()));
+        name.map_or(host, |(name, _)| name).trim_end_matches('.').to_owned()
+    };
+    let wanted = bare(&host);
+    let mut found: Vec<(usize, String)> = Vec::new();
+    for route in table.routes() {
+        let known = &route.key.host;
+        if known.is_empty() || known.starts_with(':') || found.iter().any(|(_, seen)| seen == known) {
+            continue;
+        }
+        let edits = if bare(known) == wanted { 0 } else { strsim::levenshtein(&bare(known), &wanted) };
+        // Short names are all near each other.
+        if edits <= EDITS_MAX && edits * 3 <= wanted.len() && *known != host {
+            found.push((edits, known.clone()));
+        }
     }
+    found.sort();
+    found.into_iter().take(3).map(|(_, host)| host).collect()
 }
 
 impl Answer {
@@ -177,18 +385,34 @@ fn text(answer: &Answer) -> String {
         let _ = writeln!(text, "{} {}{}", answer.method, answer.host, answer.path);
     }
     let _ = writeln!(text, "{}", answer.outcome);
+    for warning in &answer.warnings {
+        let _ = writeln!(text, "warning   {warning}");
+    }
+    let route = answer.route.as_ref();
     for HostStep { host, path } in &answer.hosts {
+        let is_it = path.is_some() && route.is_some_and(|route| route.host == *host);
         let host = if host.is_empty() { "(any host)" } else { host };
         let _ = match path {
-            Some(path) => writeln!(text, "tried     {host}: {path} matches"),
+            Some(path) if is_it => writeln!(text, "tried     {host}: {path} matches"),
+            Some(path) => writeln!(text, "tried     {host}: {path} would redirect to itself, passed over"),
             None => writeln!(text, "tried     {host}: no path matches"),
         };
-        if path.is_some() {
+        if is_it {
             break;
         }
     }
-    let Some(route) = &answer.route else { return super::tabular::printable(&text) };
+    for reject in &answer.rejected {
+        let _ = writeln!(text, "rejected  {} {}: {}", reject.service, reject.tag, reject.reason);
+    }
+    for host in &answer.nearest {
+        let _ = writeln!(text, "nearest   {host} has a route, {} has none", answer.host);
+    }
+    let Some(route) = route else { return super::tabular::printable(&text) };
     let _ = writeln!(text, "route     {}{} (strategy {})", route.host, route.path, route.strategy);
+    let _ = writeln!(text, "from      {}", answer.from);
+    if let (Some(path), Some(host)) = (&answer.upstream_path, &answer.upstream_host) {
+        let _ = writeln!(text, "asked     {path} of host {host}");
+    }
     for target in &route.targets {
         push_target(&mut text, target);
     }
@@ -198,13 +422,20 @@ fn text(answer: &Answer) -> String {
     super::tabular::printable(&text)
 }
 
-fn push_target(text: &mut String, target: &ExplainedTarget) {
+fn push_target(text: &mut String, answer: &TargetAnswer) {
+    let TargetAnswer { target, picked, fate } = answer;
     let ExplainedTarget { service, instance, destination, options, share, state, in_flight, failures, .. } = target;
-    let _ = write!(text, "target    {service} {instance} {destination}: {:.1} %, {state}", share * 100.0);
+    let word = if *picked { "picked" } else { "target" };
+    let _ = write!(text, "{word}    {service} {instance} {destination}: {:.1} %, {state}", share * 100.0);
     if let Some(left_ms) = target.ejected_for_ms {
         let _ = write!(text, " for {:.1} s more", left_ms as f64 / 1000.0);
     }
     let _ = write!(text, ", {in_flight} in flight, {failures} failures in a row");
+    if let Some(answered) = answered(fate) {
+        let _ = write!(text, "; {answered}");
+    } else if let Some(upstream) = &fate.upstream {
+        let _ = write!(text, "; asked for {upstream}");
+    }
     if !options.is_empty() {
         let _ = write!(text, "; options {options}");
     }
@@ -212,14 +443,51 @@ fn push_target(text: &mut String, target: &ExplainedTarget) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
+    use std::sync::Arc;
     use std::sync::atomic::Ordering::Relaxed;
 
     use super::*;
     use crate::admin::routes::tests::{all_out, table};
+    use crate::table::explain::Refusal;
 
-    fn ask(table: &RouteTable, query: &str) -> Result<Answer, ExplainError> {
-        explain(table, |path| Ok(path.to_owned()), 1_000, &Query::parse(query))
+    /// As the data path decides, but that all options are left aside; what it makes of them is tested with requests.
+    fn decide(table: &RouteTable, question: &Question) -> Decision {
+        let found = match question {
+            Question::Connection(local, name, _) => {
+                table.lookup_tcp(*local).or_else(|| name.as_ref().and_then(|name| table.lookup_server_name(name)))
+            }
+            Question::Request(request) => {
+                let (host, path) = (request.headers[HOST].to_str().unwrap(), request.target.split('?').next().unwrap());
+                let route = table.lookup(scheme(request), host, path, |_| true);
+                let status = if route.is_none() { 404 } else { 503 };
+                let refusal = Refusal { status, why: "x".to_owned() };
+                return Decision {
+                    host: host.to_owned(),
+                    path: path.to_owned(),
+                    refused: route.is_none_or(|route| route.targets.is_empty()).then_some(refusal),
+                    ..decision(route)
+                };
+            }
+        };
+        decision(found)
+    }
+
+    fn decision(route: Option<&Arc<Route>>) -> Decision {
+        let fate = |target: &crate::table::Target| match &target.options.redirect {
+            Some(to) => Fate { status: Some(to.code), location: Some(to.url.to_string()), ..Fate::default() },
+            None => Fate { upstream: Some(target.destination()), upstream_path: Some("/".into()), ..Fate::default() },
+        };
+        let fates = route.iter().flat_map(|route| route.targets.iter().map(fate)).collect();
+        Decision { route: route.cloned(), fates, ..Decision::default() }
+    }
+
+    pub(in crate::admin) fn ask(table: &RouteTable, query: &str) -> Result<Answer, ExplainError> {
+        let query = Query::parse(query);
+        let question = read(&query, Ipv4Addr::LOCALHOST.into())?;
+        let beside = Beside { now_ms: 1_000, ..Beside::default() };
+        let url = query.first("url").unwrap();
+        Ok(explain(table, url, &question, &decide(table, &question), beside, |_, _| None))
     }
 
     fn two() -> RouteTable {
@@ -252,7 +520,9 @@ mod tests {
         for (count, words) in
             [(0, "it has no instance"), (1, "its only instance is out"), (3, "all 3 of its instances")]
         {
-            let told = outcome(Some(&all_out("/", count)), true, 0);
+            let route = Arc::new(all_out("/", count));
+            let refusal = Refusal { status: 503, why: String::new() };
+            let told = outcome(&Decision { refused: Some(refusal), ..decision(Some(&route)) }, true, &[], 0);
             assert!(told.starts_with("503 with Retry-After") && told.contains(words), "{told}");
         }
     }
@@ -294,8 +564,72 @@ mod tests {
             let asked = format!("url={}", url.replace(' ', "%20"));
             assert_eq!(ask(&table, &asked).unwrap_err(), ExplainError::NotAUrl(url.to_owned()), "{url}");
         }
-        assert!(matches!(ask(&table, "url=x/&header=Host").unwrap_err(), ExplainError::BadHeader(_)));
-        let refused = explain(&table, |_| Err("not UTF-8".to_owned()), 0, &Query::parse("url=x/"));
-        assert!(matches!(refused, Err(ExplainError::BadPath { .. })));
+        for (query, expected) in [
+            ("url=x/&header=Host", ExplainError::BadHeader("Host".to_owned())),
+            ("url=x/&header=A%20b:c", ExplainError::BadHeader("A b:c".to_owned())),
+            ("url=x/&header=A:c%0Ad", ExplainError::BadHeader("A:c\nd".to_owned())),
+            ("url=x/&method=G%20T", ExplainError::BadMethod("G T".to_owned())),
+            ("url=x/&from=localhost", ExplainError::BadFrom("localhost".to_owned())),
+        ] {
+            assert_eq!(ask(&table, query).unwrap_err(), expected, "{query}");
+        }
+    }
+
+    #[test]
+    fn a_url_becomes_the_request_that_a_client_sends() {
+        let request = |query: &str| match read(&Query::parse(query), Ipv4Addr::LOCALHOST.into()).unwrap() {
+            Question::Request(request) => request,
+            Question::Connection(..) => panic!("{query}"),
+        };
+        for (url, host, target) in [
+            ("shop", "shop", "/"),
+            ("http://shop?a=b", "shop", "/?a=b"),
+            ("https://u:p@Shop.:8443/A%2Fb?c#d", "Shop.:8443", "/A%2Fb?c"),
+            ("wss://[::1]:81/x", "[::1]:81", "/x"),
+        ] {
+            let asked = request(&format!("url={}", url.replace('%', "%25").replace('#', "%23")));
+            assert_eq!((asked.headers[HOST].to_str().unwrap(), asked.target.as_str()), (host, target), "{url}");
+        }
+        let asked = request("url=https://a/&from=10.1.2.3&header=X:+1&header=Host:+b");
+        assert_eq!((asked.from.to_string().as_str(), asked.headers.len(), asked.tls), ("10.1.2.3", 2, true));
+        assert_eq!(asked.headers[HOST], "b");
+    }
+
+    #[test]
+    fn a_404_names_what_was_perhaps_meant() {
+        let table = table("route add web shop.example/ http://10.0.0.1:80/\nroute add db :5432 tcp://10.0.0.9:5432");
+        for (url, near) in [
+            ("http://shop.example:9999/", true),
+            ("http://sop.example/", true),
+            ("http://shop.exmaple/", true),
+            ("http://cart.example/", false),
+            ("http://x/", false),
+        ] {
+            let told = ask(&table, &format!("url={url}")).unwrap();
+            let expected: &[&str] = if near { &["shop.example"] } else { &[] };
+            assert_eq!(told.nearest, expected, "{url}");
+            assert_eq!(told.text.contains("nearest   shop.example has a route"), near, "{}", told.text);
+        }
+    }
+
+    #[test]
+    fn what_makes_no_route_is_told_where_it_would_have_matched() {
+        let table = two();
+        let query = Query::parse("url=http://x/rej");
+        let question = read(&query, Ipv4Addr::LOCALHOST.into()).unwrap();
+        let rejected = RejectedPlace {
+            service: "rej".into(),
+            text: "urlprefix-/rej redirect=abc\u{1b}".to_owned(),
+            reason: "redirect=abc: no URL".to_owned(),
+            key: crate::catalog::tag::RouteKey { host: String::new(), path: "/rej".to_owned() },
+        };
+        let beside = Beside { rejected: vec![rejected], warnings: vec!["consul: refused".to_owned()], now_ms: 0 };
+        let told = explain(&table, "http://x/rej", &question, &decide(&table, &question), beside, |_, _| None);
+        assert!(
+            told.outcome.starts_with("no route matches: answered with 404; a rejected tag of rej would have matched")
+        );
+        let line = "rejected  rej urlprefix-/rej redirect=abc\\u{1b}: redirect=abc: no URL\n";
+        assert!(told.text.contains(line) && told.text.contains("warning   consul: refused\n"), "{}", told.text);
+        assert_eq!(told.rejected[0].place, "/rej");
     }
 }

@@ -7,17 +7,17 @@ use crate::control::ServiceStatus;
 pub(super) fn note(answer: &mut Answer, services: &[ServiceStatus]) {
     let Some(route) = &mut answer.route else { return };
     let mut lines = Vec::new();
-    for target in route.targets.iter_mut().filter(|target| target.state == "healthy") {
-        let of_service = services.iter().filter(|service| *service.name == *target.service);
+    for target in route.targets.iter_mut().filter(|target| target.target.state == "healthy") {
+        let of_service = services.iter().filter(|service| *service.name == *target.target.service);
         let mut instances = of_service.flat_map(|service| &service.instances);
-        let Some(instance) =
-            instances.find(|instance| instance.state.starts_with("held") && instance.id.to_string() == target.instance)
+        let Some(instance) = instances
+            .find(|instance| instance.state.starts_with("held") && instance.id.to_string() == target.target.instance)
         else {
             continue;
         };
-        target.state = instance.state;
+        target.target.state = instance.state;
         if let Some(reason) = &instance.reason {
-            lines.push(format!("held      {} {}: {reason}\n", target.service, target.instance));
+            lines.push(format!("held      {} {}: {reason}\n", target.target.service, target.target.instance));
         }
     }
     if !lines.is_empty() {
@@ -29,8 +29,7 @@ pub(super) fn note(answer: &mut Answer, services: &[ServiceStatus]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admin::explain::explain;
-    use crate::admin::query::Query;
+    use crate::admin::explain::tests::ask as explain;
     use crate::admin::routes::tests::table;
     use crate::catalog::InstanceId;
     use crate::control::InstanceStatus;
@@ -38,9 +37,9 @@ mod tests {
     #[test]
     fn targets_that_are_held_say_so_and_why() {
         let table = table("route add web shop/ http://10.0.0.1:80/\nroute add web shop/ http://10.0.0.2:80/");
-        let query = Query::parse("url=http://shop/");
-        let ask = || explain(&table, |path| Ok(path.to_owned()), 0, &query).unwrap();
-        let ids: Vec<String> = ask().route.unwrap().targets.iter().map(|target| target.instance.clone()).collect();
+        let ask = || explain(&table, "url=http://shop/").unwrap();
+        let ids: Vec<String> =
+            ask().route.unwrap().targets.iter().map(|target| target.target.instance.clone()).collect();
         let status = |id: &str, state| {
             let (node, id) = id.split_once('/').unwrap();
             InstanceStatus {
@@ -68,7 +67,7 @@ mod tests {
             service("web", vec![status(&ids[0], "held, not confirmed"), status(&ids[1], "healthy")]),
         ];
         note(&mut answer, &services);
-        let states: Vec<_> = answer.route.as_ref().unwrap().targets.iter().map(|target| target.state).collect();
+        let states: Vec<_> = answer.route.as_ref().unwrap().targets.iter().map(|target| target.target.state).collect();
         assert_eq!(states, ["held, not confirmed", "healthy"]);
         assert!(answer.text.contains("50.0 %, held, not confirmed, 0 in flight"), "{}", answer.text);
         let line = format!("held      web {}: Consul\\u{{1b}} refuses\n", ids[0]);

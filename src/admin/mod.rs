@@ -12,11 +12,14 @@
 //! that it knows neither sources nor workers. It changes nothing, whatever it is asked, but for the route commands in a
 //! store, through another trait, where the configuration allows that.
 
+mod body;
 mod changes;
 pub mod client;
 mod dial;
+mod events;
 mod explain;
 mod held;
+mod host;
 mod html;
 mod overrides;
 mod page;
@@ -28,8 +31,12 @@ mod routes_page;
 mod seats;
 mod server;
 mod services;
+mod sources;
+mod summary;
 mod tabular;
+mod transfer;
 
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -38,10 +45,11 @@ use rustls::ServerConfig;
 use tokio::sync::watch;
 
 use crate::config::AdminConfig;
-use crate::control::{ControlHandle, Readiness, ServiceStatus};
+use crate::control::{ControlHandle, Readiness, RejectedPlace, ServiceStatus};
 use crate::metrics::Metrics;
 use crate::table::SharedTable;
 use crate::table::clock::Clock;
+use crate::table::explain::{Asked, AskedRequest, Decision};
 
 pub use overrides::{Override, OverrideStore};
 pub use server::serve;
@@ -50,13 +58,27 @@ pub use server::serve;
 pub trait ControlView {
     /// All services that are known now, by name.
     fn services(&self) -> LocalBoxFuture<'_, Vec<ServiceStatus>>;
+    /// Tags and route commands that make no route, and would match this if they did.
+    fn rejected(&self, asked: Asked) -> LocalBoxFuture<'_, Vec<RejectedPlace>>;
     /// Brings figures up to date that change without the loop's doing; called before metrics are written.
     fn refresh(&self) -> LocalBoxFuture<'_, ()>;
     /// Whether traffic may be sent here, and why not.
     fn readiness(&self) -> Readiness;
 }
 
+/// What the data path would do, decided by the functions that decide about real requests.
+pub trait DataPath {
+    /// With a request. No instance is asked.
+    fn decide<'a>(&'a self, asked: &'a AskedRequest) -> LocalBoxFuture<'a, Decision>;
+    /// With a TCP connection from `from` to `local`, or, where TCP is routed so, for a server name.
+    fn decide_connection(&self, local: SocketAddr, server_name: Option<&str>, from: SocketAddr) -> Decision;
+}
+
 impl ControlView for ControlHandle {
+    fn rejected(&self, asked: Asked) -> LocalBoxFuture<'_, Vec<RejectedPlace>> {
+        Box::pin(Self::rejected(self, asked))
+    }
+
     fn services(&self) -> LocalBoxFuture<'_, Vec<ServiceStatus>> {
         Box::pin(Self::services(self))
     }
@@ -92,6 +114,6 @@ pub struct AdminState {
     pub overrides: Option<Rc<dyn OverrideStore>>,
     /// Effective configuration as JSON text, secrets masked; the sender replaces it at a reload.
     pub config_json: watch::Receiver<Arc<str>>,
-    /// From a request's raw path to the form that is looked up: the same the proxy uses.
-    pub normalise_path: fn(&str) -> Result<String, String>,
+    /// What decides about requests.
+    pub data_path: Rc<dyn DataPath>,
 }

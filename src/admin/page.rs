@@ -5,18 +5,22 @@
 //! text nodes, and the content security policy lets nothing run but the one script with this answer's nonce.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use super::html::{fill, push_element, push_html};
 use super::routes::{self, RouteRow};
 use super::services::{InstanceRow, ServiceRow, unready_reason};
+use super::sources::warnings;
 use crate::control::Readiness;
+use crate::journal::events::timestamp;
+use crate::journal::{Event, SourceStatus};
 use crate::metrics::text::VERSION;
 use crate::table::RouteTable;
 
 const TEMPLATE: &str = include_str!("page.html");
 
 /// Most services, and most routes, that are filled in; the script and the API show all.
-const ROWS_MAX: usize = 300;
+const ROWS_MAX: usize = 100;
 
 /// The first routes, and how many there are in all.
 #[derive(Debug, Default)]
@@ -32,26 +36,26 @@ pub(super) fn first_routes(table: &RouteTable) -> FirstRoutes {
     FirstRoutes { rows: routes::list(all.into_iter().take(ROWS_MAX)), routes_left }
 }
 
-/// Fills in the page; `base` is what paths of the listener begin with.
-pub(super) fn render(
-    services: &[ServiceRow],
-    routes: &FirstRoutes,
-    readiness: &Readiness,
-    base: &str,
-    nonce: &str,
-) -> String {
-    fill(TEMPLATE, |html, marker| push_marker(html, marker, services, routes, readiness, base, nonce))
+/// What the page shows.
+pub(super) struct Content<'a> {
+    pub(super) services: &'a [ServiceRow],
+    pub(super) routes: &'a FirstRoutes,
+    pub(super) readiness: &'a Readiness,
+    pub(super) sources: &'a [SourceStatus],
+    /// The last ones, the oldest first.
+    pub(super) events: &'a [Arc<Event>],
+    /// What paths of the listener begin with.
+    pub(super) base: &'a str,
+    pub(super) nonce: &'a str,
 }
 
-fn push_marker(
-    html: &mut String,
-    marker: &str,
-    services: &[ServiceRow],
-    routes: &FirstRoutes,
-    readiness: &Readiness,
-    base: &str,
-    nonce: &str,
-) {
+/// Fills in the page.
+pub(super) fn render(content: &Content<'_>) -> String {
+    fill(TEMPLATE, |html, marker| push_marker(html, marker, content))
+}
+
+fn push_marker(html: &mut String, marker: &str, content: &Content<'_>) {
+    let Content { services, routes, readiness, sources, events, base, nonce } = *content;
     let instances = || services.iter().flat_map(|service| &service.instances);
     let serving = |instance: &&InstanceRow| instance.is_serving();
     let number = match marker {
@@ -64,9 +68,13 @@ fn push_marker(
         "VERSION" => VERSION.to_owned(),
         "READY_CLASS" => if readiness.is_ready() { "ready" } else { "unready" }.to_owned(),
         "READY_WORD" => if readiness.is_ready() { "ready" } else { "not ready" }.to_owned(),
-        "READY_REASON" => unready_reason(readiness).unwrap_or_default(),
+        "READY_REASON" => unready_reason(readiness, sources).unwrap_or_default(),
+        "WARNINGS" => {
+            return warnings(sources).iter().for_each(|text| push_element(html, "p class=\"note bad\"", "p", text));
+        }
         "SERVICES" => return push_services(html, services),
         "ROUTES" => return routes.rows.iter().for_each(|row| push_route(html, row)),
+        "EVENTS" => return events.iter().rev().for_each(|event| push_event(html, event)),
         "MORE_ROUTES" => more(routes.routes_left),
         other => unreachable_marker(other),
     };
@@ -152,6 +160,20 @@ fn push_instances(html: &mut String, instances: &[InstanceRow]) {
     html.push_str("</tbody></table></div>");
 }
 
+fn push_event(html: &mut String, event: &Event) {
+    let what = &event.what;
+    let change: Vec<&str> = [&what.from, &what.to].into_iter().filter_map(Option::as_deref).collect();
+    let instance: Vec<&str> = [&what.instance, &what.address].into_iter().filter_map(Option::as_deref).collect();
+    html.push_str("<tr>");
+    push_element(html, "td", "td", &timestamp(event.time).unwrap_or_default());
+    push_element(html, "td", "td", what.kind.word());
+    push_element(html, "td", "td", what.service.as_deref().unwrap_or_default());
+    push_element(html, "td class=\"mono\"", "td", &instance.join(" "));
+    push_element(html, "td", "td", &change.join(" \u{2192} "));
+    push_element(html, "td", "td", what.reason.as_deref().unwrap_or_default());
+    html.push_str("</tr>");
+}
+
 fn push_route(html: &mut String, row: &RouteRow) {
     html.push_str("<tr><td>");
     push_element(html, "span class=\"mono\"", "span", &row.src);
@@ -173,12 +195,25 @@ mod tests {
     use super::*;
     use crate::admin::routes::tests::table;
     use crate::admin::services::{list, tests::status};
+    use crate::journal::{Draft, Kind};
     use crate::metrics::Metrics;
 
     fn rendered(name: &str, routes: &str) -> String {
         let services = list(&[status(name)], &Metrics::default(), SystemTime::now());
         let rows = routes::list(table(routes).routes());
-        render(&services, &FirstRoutes { rows, routes_left: 7 }, &Readiness::default(), "/base", "NONCE123")
+        let journal = crate::journal::Journal::default();
+        let event = Draft::new(Kind::Instance).of(name).states("healthy", "excluded").because(name);
+        journal.events().push(event);
+        let events = journal.events().list(None);
+        render(&Content {
+            services: &services,
+            routes: &FirstRoutes { rows, routes_left: 7 },
+            readiness: &Readiness::default(),
+            sources: &[],
+            events: &events,
+            base: "/base",
+            nonce: "NONCE123",
+        })
     }
 
     #[test]

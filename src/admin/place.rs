@@ -15,6 +15,9 @@ pub(super) enum Place<'a> {
     Config,
     Version,
     Explain,
+    Events,
+    SourceList,
+    Summary,
     /// A page to change the route commands of one key; what stands behind `/manual`.
     Overrides(&'a str),
     /// The route commands of one key; what stands behind `/api/manual`.
@@ -49,6 +52,9 @@ pub(super) fn place<'a>(path: &'a str, config: &AdminConfig) -> Place<'a> {
         "/api/config" => Place::Config,
         "/api/version" => Place::Version,
         "/api/explain" => Place::Explain,
+        "/api/events" => Place::Events,
+        "/api/sources" => Place::SourceList,
+        "/api/summary" => Place::Summary,
         "/api/paths" => Place::OverridePaths,
         "" | "/" if !to_routes => Place::Overview,
         _ => {

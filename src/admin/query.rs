@@ -6,7 +6,7 @@ use percent_encoding::percent_decode_str;
 const PAIRS_MAX: usize = 200;
 
 /// Name and value of each pair, decoded; a bare word has an empty value. Bad UTF-8 becomes U+FFFD.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Query(Vec<(String, String)>);
 
 impl Query {
@@ -35,6 +35,51 @@ impl Query {
     }
 }
 
+/// Which part of a list is wanted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Part {
+    /// Words that have to be in an entry, in lower case.
+    pub(super) words: Vec<String>,
+    /// How many of the entries that match to leave out at the begin.
+    pub(super) offset: usize,
+    /// Most entries; none: all.
+    pub(super) limit: Option<usize>,
+}
+
+impl Part {
+    /// `filter`, `offset` and `limit`; numbers that are none count as not given.
+    pub(super) fn of(query: &Query) -> Self {
+        let number = |name: &str| query.first(name).and_then(|text| text.parse().ok());
+        Self {
+            words: words(query.first("filter").unwrap_or_default()),
+            offset: number("offset").unwrap_or(0),
+            limit: number("limit"),
+        }
+    }
+
+    /// The entries that match, and are wanted of those; and how many match in all.
+    pub(super) fn take<T>(&self, all: Vec<T>, text: impl Fn(&T) -> String) -> (Vec<T>, usize) {
+        let mut matching = all;
+        if !self.words.is_empty() {
+            matching.retain(|entry| contains(&text(entry), &self.words));
+        }
+        let total = matching.len();
+        let limit = self.limit.unwrap_or(usize::MAX);
+        (matching.into_iter().skip(self.offset).take(limit).collect(), total)
+    }
+}
+
+/// The words of a filter, in lower case.
+pub(super) fn words(filter: &str) -> Vec<String> {
+    filter.split_whitespace().map(str::to_lowercase).collect()
+}
+
+/// Whether each word is in the text, whatever its case.
+pub(super) fn contains(text: &str, words: &[String]) -> bool {
+    let text = text.to_lowercase();
+    words.iter().all(|word| text.contains(&**word))
+}
+
 fn decoded(text: &str) -> String {
     percent_decode_str(&text.replace('+', " ")).decode_utf8_lossy().into_owned()
 }
@@ -42,6 +87,21 @@ fn decoded(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_part_is_what_matches_between_two_places() {
+        let all: Vec<String> = (0..10_000).map(|number| format!("Svc-{number:05} /x")).collect();
+        let part = |query: &str| {
+            let (found, total) = Part::of(&Query::parse(query)).take(all.clone(), Clone::clone);
+            (found.first().cloned(), found.len(), total)
+        };
+        assert_eq!(part(""), (Some("Svc-00000 /x".to_owned()), 10_000, 10_000));
+        assert_eq!(part("filter=svc-09999"), (Some("Svc-09999 /x".to_owned()), 1, 1));
+        assert_eq!(part("filter=SVC+-0999&offset=3&limit=2"), (Some("Svc-09993 /x".to_owned()), 2, 10));
+        assert_eq!(part("filter=nothing"), (None, 0, 0));
+        assert_eq!(part("limit=x&offset=-1").1, 10_000);
+        assert_eq!(part("offset=20000"), (None, 0, 10_000));
+    }
 
     #[test]
     fn pairs_are_decoded_and_found_by_name() {

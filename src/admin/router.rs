@@ -1,5 +1,6 @@
 //! From method and path to an answer.
 
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -11,28 +12,53 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use serde::Serialize;
 use serde_json::json;
+use tokio::time::timeout;
 
+use super::body::AdminBody;
+use super::explain::{Beside, Question};
+use super::host::{self, Names};
 use super::html::content_security_policy;
+use super::page::Content;
 use super::place::{Place, place};
-use super::query::Query;
-use super::{AdminState, changes, explain, held, page, routes, routes_page, services};
+use super::query::{Part, Query};
+use super::routes_page::Shown;
+use super::server::Client;
+use super::{
+    AdminState, changes, events, explain, held, page, routes, routes_page, services, sources, summary, transfer,
+};
 use crate::config::AdminConfig;
-use crate::metrics::process::Process;
+use crate::journal::events::Since;
+use crate::metrics::process::{Process, hostname};
 use crate::metrics::text;
 
-pub(super) type Answer = Response<Full<Bytes>>;
+pub(super) type Answer = Response<AdminBody>;
 
 const JSON: &str = "application/json; charset=utf-8";
 /// How long the control loop may take to answer.
 const CONTROL_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Events on the page.
+const EVENTS_SHOWN: u64 = 30;
+
 pub(super) const PLAIN: &str = "text/plain; charset=utf-8";
 
-/// Answers one request. Nothing has an effect but a PUT of route commands; only such a body is read.
-pub(super) async fn answer(state: &AdminState, request: Request<Incoming>) -> Answer {
+/// Answers one request, in a form that the client takes.
+pub(super) async fn answer(state: &AdminState, request: Request<Incoming>, client: &Client) -> Answer {
+    let wishes = request.headers().clone();
+    transfer::compressed(decided(state, request, client).await, &wishes).await
+}
+
+/// What is answered. Nothing has an effect but a PUT of route commands; only such a body is read.
+async fn decided(state: &AdminState, request: Request<Incoming>, client: &Client) -> Answer {
     let (head, body) = request.into_parts();
     let settings = Arc::clone(&state.settings.borrow());
     let place = place(head.uri.path(), &settings);
+    let machine = hostname();
+    let names = Names { configured: &settings.hosts, machine: &machine, handshake: client.handshake.as_deref() };
+    let is_metrics = fabio_path(state) == Some(head.uri.path()) && matches!(place, Place::Moved(_) | Place::Nothing);
+    if let Err(refusal) = host::check(&head, place, is_metrics, names) {
+        return error(refusal.status, &refusal.why);
+    }
     if let Place::Override(_) | Place::Overrides(_) | Place::OverridePaths = place {
         return changes::answer(state, place, &settings, &head, body).await;
     }
@@ -45,18 +71,23 @@ pub(super) async fn answer(state: &AdminState, request: Request<Incoming>) -> An
     let query = Query::parse(head.uri.query().unwrap_or_default());
     match place {
         Place::Overview => page_answer(state, &settings.path).await,
-        Place::Routes => routes_page(state, settings, &head.headers).await,
+        Place::Routes => routes_page(state, settings, &head.headers, query).await,
         Place::Health => with_body(StatusCode::OK, PLAIN, "OK\n"),
         Place::Ready => ready(state, &query),
         Place::Metrics => metrics(state).await,
-        Place::RouteList => route_list(state, query).await,
-        Place::ServiceList => match service_rows(state).await {
-            Some(rows) => json_answer(StatusCode::OK, &rows, &query),
-            None => busy(),
-        },
+        Place::RouteList => route_list(state, query, &head.headers).await,
+        Place::ServiceList => service_list(state, query, &head.headers).await,
+        Place::Summary => {
+            json_answer(StatusCode::OK, &summary::summary(&state.metrics, &state.control.readiness()), &query)
+        }
         Place::Config => config(state, &query),
         Place::Version => with_body(StatusCode::OK, PLAIN, format!("{}\n", text::VERSION)),
-        Place::Explain => explained(state, &query).await,
+        Place::Events => events::answer(state.metrics.journal(), &query, &head.headers),
+        Place::SourceList => {
+            let rows = sources::list(&state.metrics.journal().sources().list(), SystemTime::now());
+            json_answer(StatusCode::OK, &rows, &query)
+        }
+        Place::Explain => explained(state, &query, client.address.ip().to_canonical()).await,
         // Where Fabio would have them, if that is not where ours are.
         Place::Moved(_) | Place::Nothing if fabio_path(state) == Some(head.uri.path()) => metrics(state).await,
         Place::Moved(to) => moved(&format!("{}{to}", settings.path)),
@@ -94,7 +125,7 @@ fn nothing_at(path: &str, base: &str) -> String {
     let below = if base.is_empty() { String::new() } else { format!("below {base} ") };
     format!(
         "nothing at `{path}`: {below}there are /, /overview, /routes, /health, /ready, /metrics, /api/routes, \
-         /api/services, /api/config, /api/version and /api/explain?url=URL"
+         /api/services, /api/sources, /api/events, /api/config, /api/version and /api/explain?url=URL"
     )
 }
 
@@ -118,14 +149,29 @@ async fn page_answer(state: &AdminState, base: &str) -> Answer {
     let Some(services) = service_rows(state).await else { return busy() };
     let table = state.table.load();
     let routes = off_thread(move || page::first_routes(&table)).await.unwrap_or_default();
-    with_html(|nonce| page::render(&services, &routes, &state.control.readiness(), base, nonce))
+    let known = state.metrics.journal().sources().list();
+    let last = state.metrics.journal().events().last_id();
+    let events = state.metrics.journal().events().list(Some(Since::Id(last.saturating_sub(EVENTS_SHOWN))));
+    let readiness = state.control.readiness();
+    with_html(|nonce| {
+        page::render(&Content {
+            services: &services,
+            routes: &routes,
+            readiness: &readiness,
+            sources: &known,
+            events: &events,
+            base,
+            nonce,
+        })
+    })
 }
 
-async fn routes_page(state: &AdminState, settings: Arc<AdminConfig>, headers: &HeaderMap) -> Answer {
+async fn routes_page(state: &AdminState, settings: Arc<AdminConfig>, headers: &HeaderMap, query: Query) -> Answer {
     let table = state.table.load();
     let host = headers.get(HOST).and_then(|host| host.to_str().ok()).and_then(|host| host.parse::<Authority>().ok());
     let host = host.map(|host| host.host().to_owned()).unwrap_or_default();
-    let made = off_thread(move || with_html(|nonce| routes_page::render(&table, &settings, &host, nonce)));
+    let made =
+        off_thread(move || with_html(|nonce| routes_page::render(&table, &settings, &host, &Shown::of(&query), nonce)));
     made.await.unwrap_or_else(failed)
 }
 
@@ -141,12 +187,14 @@ pub(super) fn with_html(render: impl FnOnce(&str) -> String) -> Answer {
 
 fn ready(state: &AdminState, query: &Query) -> Answer {
     let readiness = state.control.readiness();
+    let known = state.metrics.journal().sources().list();
     let control = state.metrics.control();
     let body = json!({
         "ready": readiness.is_ready(),
         "draining": readiness.draining,
         "waiting_for": readiness.waiting_for,
-        "reason": services::unready_reason(&readiness),
+        "reason": services::unready_reason(&readiness, &known),
+        "warnings": sources::warnings(&known),
         "routes": control.table_routes,
         "oldest_answer_age_seconds": services::oldest_age(&control, SystemTime::now()),
     });
@@ -159,25 +207,58 @@ async fn metrics(state: &AdminState) -> Answer {
     // A control loop in trouble is a reason to show metrics, not to hold them back.
     let _ = tokio::time::timeout(CONTROL_TIMEOUT, state.control.refresh()).await;
     let metrics = state.metrics.clone();
+    let readiness = state.control.readiness();
+    {
+        let mut figures = metrics.control();
+        (figures.ready, figures.draining) = (readiness.is_ready(), readiness.draining);
+    }
     match off_thread(move || text::render(&metrics, &Process::read())).await {
         Some(body) => with_body(StatusCode::OK, text::CONTENT_TYPE, body),
         None => failed(),
     }
 }
 
-async fn route_list(state: &AdminState, query: Query) -> Answer {
+async fn route_list(state: &AdminState, query: Query, headers: &HeaderMap) -> Answer {
     let table = state.table.load();
+    // Both change on this thread, so they belong together.
+    let tag = transfer::tag(&(process_start(), state.metrics.control().table_builds, &query));
+    if let Some(answer) = transfer::not_modified(headers, &tag) {
+        return answer;
+    }
     let made = off_thread(move || {
         if query.has("raw") {
             // As Fabio has it, without a charset.
-            with_body(StatusCode::OK, "text/plain", table.to_fabio_commands())
-        } else if query.has("empty") {
-            json_answer(StatusCode::OK, &routes::list_with_empty(table.routes()), &query)
-        } else {
-            json_answer(StatusCode::OK, &routes::list(table.routes()), &query)
+            return with_body(StatusCode::OK, "text/plain", table.to_fabio_commands());
         }
+        let all =
+            if query.has("empty") { routes::list_with_empty(table.routes()) } else { routes::list(table.routes()) };
+        let (rows, total) = Part::of(&query).take(all, routes::searched);
+        with_total(json_answer(StatusCode::OK, &rows, &query), total)
     });
-    made.await.unwrap_or_else(failed)
+    made.await.map_or_else(failed, |answer| transfer::tagged(answer, tag))
+}
+
+async fn service_list(state: &AdminState, query: Query, headers: &HeaderMap) -> Answer {
+    let Some(rows) = service_rows(state).await else { return busy() };
+    let made = off_thread(move || {
+        let (rows, total) = Part::of(&query).take(rows, services::searched);
+        let body = serde_json::to_vec(&rows).unwrap_or_default();
+        (transfer::tag(&(total, body)), with_total(json_answer(StatusCode::OK, &rows, &query), total))
+    });
+    let Some((tag, answer)) = made.await else { return failed() };
+    transfer::not_modified(headers, &tag).unwrap_or_else(|| transfer::tagged(answer, tag))
+}
+
+/// With the number of all entries that match, of which a part may be shown.
+fn with_total(mut answer: Answer, total: usize) -> Answer {
+    answer.headers_mut().insert(&transfer::TOTAL, HeaderValue::from(total));
+    answer
+}
+
+/// A number that another process has not: what is tagged here is no more when it is gone.
+fn process_start() -> u64 {
+    static START: std::sync::OnceLock<u64> = std::sync::OnceLock::new();
+    *START.get_or_init(|| fastrand::u64(..))
 }
 
 fn config(state: &AdminState, query: &Query) -> Answer {
@@ -191,20 +272,42 @@ fn config(state: &AdminState, query: &Query) -> Answer {
     }
 }
 
-async fn explained(state: &AdminState, query: &Query) -> Answer {
-    match explain::explain(&state.table.load(), state.normalise_path, state.clock.now_ms(), query) {
-        Ok(mut explanation) => {
-            // The table does not know which of its targets are held; without an answer they are shown as it knows them.
-            let services = tokio::time::timeout(CONTROL_TIMEOUT, state.control.services()).await;
-            held::note(&mut explanation, &services.unwrap_or_default());
-            json_answer(StatusCode::OK, &explanation, query)
+async fn explained(state: &AdminState, query: &Query, caller: IpAddr) -> Answer {
+    let question = match explain::read(query, caller) {
+        Ok(question) => question,
+        Err(problem) => return error(StatusCode::BAD_REQUEST, &problem.to_string()),
+    };
+    let decision = match &question {
+        Question::Request(request) => state.data_path.decide(request).await,
+        Question::Connection(local, name, from) => {
+            state.data_path.decide_connection(*local, name.as_deref(), SocketAddr::new(*from, 0))
         }
-        Err(problem) => error(StatusCode::BAD_REQUEST, &problem.to_string()),
-    }
+    };
+    // A control loop that does not answer holds back what it knows, and nothing else.
+    let rejected = match explain::asked(&question, &decision) {
+        Some(asked) => timeout(CONTROL_TIMEOUT, state.control.rejected(asked)).await.unwrap_or_default(),
+        None => Vec::new(),
+    };
+    // Why instances are out, and which of them are held, is known there alone.
+    let services = match decision.route.is_some() {
+        true => timeout(CONTROL_TIMEOUT, state.control.services()).await.unwrap_or_default(),
+        false => Vec::new(),
+    };
+    let reason = |service: &str, instance: &str| {
+        let of_service = services.iter().filter(|known| *known.name == *service);
+        let found = of_service.flat_map(|known| &known.instances).find(|known| known.id.to_string() == instance);
+        found.and_then(|known| known.reason.clone())
+    };
+    let warnings = sources::warnings(&state.metrics.journal().sources().list());
+    let beside = Beside { rejected, warnings, now_ms: state.clock.now_ms() };
+    let url = query.first("url").unwrap_or_default();
+    let mut answer = explain::explain(&state.table.load(), url, &question, &decision, beside, reason);
+    held::note(&mut answer, &services);
+    json_answer(StatusCode::OK, &answer, query)
 }
 
 /// Work that grows with the cluster is done beside the control thread, so that a scrape does not delay a change.
-async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+pub(super) async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     tokio::task::spawn_blocking(work).await.ok()
 }
 
@@ -217,7 +320,7 @@ fn failed() -> Answer {
     error(StatusCode::INTERNAL_SERVER_ERROR, "the answer could not be made; the log says more")
 }
 
-fn error(status: StatusCode, message: &str) -> Answer {
+pub(super) fn error(status: StatusCode, message: &str) -> Answer {
     json_answer(status, &json!({ "error": message }), &Query::default())
 }
 
@@ -238,11 +341,17 @@ pub(super) fn json_answer(status: StatusCode, value: &impl Serialize, query: &Qu
 }
 
 pub(super) fn with_body(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Answer {
-    let mut answer = Response::new(Full::new(body.into()));
+    let mut answer = Response::new(AdminBody::Whole(Full::new(body.into())));
     *answer.status_mut() = status;
     let headers = answer.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    secured(answer)
+}
+
+/// The fields that keep browsers from making more of an answer than it is.
+pub(super) fn secured(mut answer: Answer) -> Answer {
+    let headers = answer.headers_mut();
     headers.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
     headers.insert("x-frame-options", HeaderValue::from_static("DENY"));
     headers.insert("referrer-policy", HeaderValue::from_static("no-referrer"));

@@ -57,6 +57,11 @@ pub(super) fn list_with_empty<'a>(routes: impl IntoIterator<Item = &'a Arc<Route
     rows
 }
 
+/// What a filter looks at.
+pub(super) fn searched(row: &RouteRow) -> String {
+    format!("{} {} {} {} {}", row.src, row.service, row.dst, row.opts, row.tags.join(" "))
+}
+
 fn empty_row(route: &Route, service: &str) -> RouteRow {
     RouteRow {
         service: service.to_owned(),

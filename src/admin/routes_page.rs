@@ -1,9 +1,12 @@
-//! `/routes`: the routing table as Fabio's users know it, in one HTML file that needs nothing from elsewhere. A script
-//! filters the rows; without it they are all there.
+//! `/routes`: the routing table as Fabio's users know it, in one HTML file that needs nothing from elsewhere. Rows are
+//! filtered and cut into pages here, whatever their number; a script asks while somebody types.
 
 use std::fmt::Write as _;
 
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+
 use super::html::{fill, push_element, push_html};
+use super::query::{Part, Query, words};
 use super::routes::{self, RouteRow};
 use crate::config::{AdminConfig, SourceLinks};
 use crate::metrics::text::VERSION;
@@ -11,8 +14,28 @@ use crate::table::RouteTable;
 
 const TEMPLATE: &str = include_str!("routes.html");
 const STYLE: &str = include_str!("frame.css");
-/// Most targets that are shown: what a browser lays out without a pause.
-const ROWS_MAX: usize = 5000;
+/// Targets on a page: what a browser lays out without a pause.
+const ROWS_MAX: usize = 500;
+
+/// Which rows are shown.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Shown {
+    filter: String,
+    /// From 1.
+    page: usize,
+}
+
+impl Shown {
+    /// `filter` and `page` of a request.
+    pub(super) fn of(query: &Query) -> Self {
+        let page = query.first("page").and_then(|page| page.parse().ok()).unwrap_or(1);
+        Self { filter: query.first("filter").unwrap_or_default().to_owned(), page }
+    }
+
+    fn link(&self, page: usize) -> String {
+        format!("?filter={}&page={page}", utf8_percent_encode(&self.filter, NON_ALPHANUMERIC))
+    }
+}
 
 /// The colours that a configuration can name.
 const COLORS: &[(&str, &str)] = &[
@@ -40,23 +63,41 @@ const COLORS: &[(&str, &str)] = &[
 ];
 
 /// The page. `host` is the request's, without a port: where links lead that have no host of their own.
-pub(super) fn render(table: &RouteTable, config: &AdminConfig, host: &str, nonce: &str) -> String {
-    let all = table.routes();
-    let targets: usize = all.iter().map(|route| route.targets.len()).sum();
-    let rows = routes::list(all);
+pub(super) fn render(table: &RouteTable, config: &AdminConfig, host: &str, shown: &Shown, nonce: &str) -> String {
+    let all = routes::list(table.routes());
+    let targets = all.len();
+    let part = Part { words: words(&shown.filter), offset: 0, limit: None };
+    let (rows, total) = part.take(all, routes::searched);
+    let pages = total.div_ceil(ROWS_MAX).max(1);
+    let page = shown.page.clamp(1, pages);
+    let from = (page - 1) * ROWS_MAX;
     fill(TEMPLATE, |html, marker| match marker {
         "ROUTES" => {
-            for (at, row) in rows.iter().take(ROWS_MAX).enumerate() {
+            for (at, row) in rows.iter().enumerate().skip(from).take(ROWS_MAX) {
                 push_row(html, at + 1, row, &config.links, host);
             }
         }
+        "FILTER" => push_html(html, &shown.filter),
         "MORE_ROUTES" if targets == 0 => html.push_str("There is no route."),
-        "MORE_ROUTES" if targets > ROWS_MAX => {
-            let _ = write!(html, "{} more targets: see /api/routes", targets - ROWS_MAX);
-        }
-        "MORE_ROUTES" => {}
+        "MORE_ROUTES" if total == 0 => html.push_str("Nothing matches."),
+        "MORE_ROUTES" => push_pages(html, shown, (page, pages), (from + 1, (from + ROWS_MAX).min(total)), total),
         other => push_frame(html, other, config, nonce),
     })
+}
+
+/// Which rows these are, and where the others are.
+fn push_pages(html: &mut String, shown: &Shown, (page, pages): (usize, usize), rows: (usize, usize), total: usize) {
+    if pages == 1 {
+        return;
+    }
+    let _ = write!(html, "{} to {} of {total} ", rows.0, rows.1);
+    for (to, name) in [(page - 1, "previous"), (page + 1, "next")] {
+        if (1..=pages).contains(&to) {
+            html.push_str("<a href=\"");
+            push_html(html, &shown.link(to));
+            let _ = write!(html, "\">{name}</a> ");
+        }
+    }
 }
 
 /// What all pages in this frame have.
@@ -150,7 +191,7 @@ mod tests {
     }
 
     fn page(routes: &str, config: &AdminConfig) -> String {
-        render(&table(routes), config, "lb.example", "NONCE123")
+        render(&table(routes), config, "lb.example", &Shown::default(), "NONCE123")
     }
 
     #[test]
@@ -177,6 +218,33 @@ mod tests {
         }
         assert!(!html.contains("/manual"), "nothing can be changed");
         assert!(page("", &AdminConfig { writable: true, ..config }).contains("href=\"/lb/manual\""));
+    }
+
+    #[test]
+    fn every_route_is_found_and_pages_lead_to_all() {
+        let text: String = (0..1200)
+            .map(|n| format!("route add svc-{n:05} h{n}.test/ http://10.0.{}.{}:80/\n", n / 250, n % 250))
+            .collect();
+        let table = table(&text);
+        let shown = |query: &str| {
+            let shown = Shown::of(&Query::parse(query));
+            render(&table, &AdminConfig::default(), "lb.example", &shown, "NONCE123")
+        };
+        let rows = |html: &str| html.matches("<tr><td>").count();
+        let first = shown("");
+        assert_eq!(rows(&first), ROWS_MAX);
+        assert!(first.contains("1 to 500 of 1200") && first.contains("page=2\">next"), "{first}");
+        assert!(!first.contains("previous"));
+        let last = shown("page=3");
+        assert_eq!(rows(&last), 200);
+        assert!(last.contains("1001 to 1200 of 1200") && last.contains("page=2\">previous"));
+        assert_eq!((rows(&shown("page=99")), rows(&shown("page=0"))), (200, ROWS_MAX));
+        let found = shown("filter=SVC-01199");
+        assert_eq!(rows(&found), 1);
+        assert!(found.contains("svc-01199") && found.contains("value=\"SVC-01199\""));
+        assert!(shown("filter=nothing").contains("Nothing matches."));
+        let attack = shown("filter=%22%3E%3Cscript%3Ealert(1)%3C/script%3E");
+        assert_eq!(attack.matches("<script").count(), 1);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! shares a thread with the control loop.
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -76,7 +77,7 @@ async fn accept_all(listener: TcpListener, state: Rc<AdminState>) {
         let accepted = listener.accept().await;
         while connections.try_join_next().is_some() {}
         match accepted {
-            Ok((stream, _)) => {
+            Ok((stream, peer)) => {
                 let seat = loop {
                     if let Some(seat) = seats.take(Instant::now()) {
                         break seat;
@@ -88,7 +89,7 @@ async fn accept_all(listener: TcpListener, state: Rc<AdminState>) {
                 let (state, seats) = (Rc::clone(&state), Rc::clone(&seats));
                 connections.spawn_local(async move {
                     tokio::select! {
-                        () = serve_connection(stream, state, &seat) => {}
+                        () = serve_connection(stream, peer, state, &seat) => {}
                         () = seat.told_to_leave() => tracing::debug!("admin connection gave way to another one"),
                     }
                     seats.left(&seat);
@@ -106,12 +107,15 @@ async fn accept_all(listener: TcpListener, state: Rc<AdminState>) {
     }
 }
 
-async fn serve_connection(stream: TcpStream, state: Rc<AdminState>, seat: &Rc<Seat>) {
+async fn serve_connection(stream: TcpStream, peer: SocketAddr, state: Rc<AdminState>, seat: &Rc<Seat>) {
     let settings = Arc::clone(&state.settings.borrow());
     match (state.tls)(&settings) {
-        Ok(None) => serve_requests(stream, state, seat).await,
+        Ok(None) => serve_requests(stream, Client { address: peer, handshake: None }, state, seat).await,
         Ok(Some(tls)) => match timeout(HANDSHAKE_TIMEOUT, TlsAcceptor::from(tls).accept(stream)).await {
-            Ok(Ok(stream)) => serve_requests(stream, state, seat).await,
+            Ok(Ok(stream)) => {
+                let handshake = stream.get_ref().1.server_name().map(str::to_owned);
+                serve_requests(stream, Client { address: peer, handshake }, state, seat).await;
+            }
             Ok(Err(error)) => tracing::debug!(%error, "admin connection: no TLS handshake"),
             Err(_) => tracing::debug!("admin connection: the TLS handshake took too long"),
         },
@@ -119,14 +123,28 @@ async fn serve_connection(stream: TcpStream, state: Rc<AdminState>, seat: &Rc<Se
     }
 }
 
-async fn serve_requests(stream: impl AsyncRead + AsyncWrite + Unpin, state: Rc<AdminState>, seat: &Rc<Seat>) {
+/// The other end of a connection.
+#[derive(Clone, Debug)]
+pub(super) struct Client {
+    pub(super) address: SocketAddr,
+    /// The name that the TLS handshake was made for.
+    pub(super) handshake: Option<String>,
+}
+
+async fn serve_requests(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    client: Client,
+    state: Rc<AdminState>,
+    seat: &Rc<Seat>,
+) {
+    let client = Rc::new(client);
     let service = service_fn(|request: http::Request<hyper::body::Incoming>| {
-        let (state, seat) = (Rc::clone(&state), Rc::clone(seat));
+        let (state, seat, client) = (Rc::clone(&state), Rc::clone(seat), Rc::clone(&client));
         async move {
             let answering = seat.answering();
             let mut answer = match seat.is_reserved() && !router::is_watching(&state, &request) {
                 true => router::overcrowded(),
-                false => router::answer(&state, request).await,
+                false => router::answer(&state, request, &client).await,
             };
             if seat.is_reserved() {
                 answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));

@@ -1,11 +1,14 @@
 //! `/api/services`: instances with state, why they are out, and how old the knowledge is.
 
+use std::fmt::Write as _;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
+use super::sources;
 use crate::control::{InstanceStatus, Readiness, ServiceStatus};
+use crate::journal::SourceStatus;
 use crate::metrics::{Control, Metrics};
 
 /// One service.
@@ -82,6 +85,22 @@ fn row(service: &ServiceStatus, metrics: &Metrics, now: SystemTime) -> ServiceRo
     }
 }
 
+/// What a filter looks at.
+pub(super) fn searched(row: &ServiceRow) -> String {
+    let mut text = format!("{} {}", row.name, row.source);
+    for instance in &row.instances {
+        let reason = instance.reason.as_deref().unwrap_or_default();
+        let InstanceRow { node, id, address, state, tags, .. } = instance;
+        // Writing to a String cannot fail.
+        let _ = write!(text, " {node}/{id} {address} {state} {reason} {}", tags.join(" "));
+    }
+    for rejected in &row.rejected {
+        let _ = write!(text, " {} {}", rejected.tag, rejected.reason);
+    }
+    text.extend(row.unknown_options.iter().chain(&row.held).flat_map(|remark| [" ", remark]));
+    text
+}
+
 fn instance_row(instance: &InstanceStatus) -> InstanceRow {
     InstanceRow {
         node: instance.id.node.to_string(),
@@ -96,14 +115,15 @@ fn instance_row(instance: &InstanceStatus) -> InstanceRow {
 }
 
 /// Why `/ready` says 503, in one sentence; none when it does not.
-pub(super) fn unready_reason(readiness: &Readiness) -> Option<String> {
+pub(super) fn unready_reason(readiness: &Readiness, known: &[SourceStatus]) -> Option<String> {
     if readiness.draining {
         return Some("draining: this process is about to end".to_owned());
     }
     if readiness.waiting_for.is_empty() {
         return None;
     }
-    Some(format!("waiting for the first complete answer of: {}", readiness.waiting_for.join(", ")))
+    let causes: Vec<String> = readiness.waiting_for.iter().map(|name| sources::with_cause(name, known)).collect();
+    Some(format!("waiting for the first complete answer of {}", causes.join("; ")))
 }
 
 /// Age of the oldest knowledge in the table, in seconds; none without any.
@@ -182,9 +202,13 @@ pub(super) mod tests {
 
     #[test]
     fn reasons_and_ages_of_readiness() {
-        assert_eq!(unready_reason(&Readiness::default()), None);
+        assert_eq!(unready_reason(&Readiness::default(), &[]), None);
         let waiting = Readiness { waiting_for: vec!["consul".to_owned(), "dns".to_owned()], draining: false };
-        assert!(unready_reason(&waiting).unwrap().ends_with("consul, dns"));
+        assert!(unready_reason(&waiting, &[]).unwrap().ends_with("answer of consul; dns"));
+        let journal = crate::journal::Journal::default();
+        journal.source_failed("consul", "", "http://127.0.0.1:1: cannot connect: Connection refused");
+        let reason = unready_reason(&waiting, &journal.sources().list()).unwrap();
+        assert!(reason.ends_with("of consul: http://127.0.0.1:1: cannot connect: Connection refused; dns"), "{reason}");
         let mut control = Control::default();
         assert_eq!(oldest_age(&control, SystemTime::now()), None);
         control.registry_success.insert(Arc::from("a"), 90.0);

@@ -287,7 +287,7 @@ fn standing(rules: &Rules, instance: &Instance, grace_until: Instant, now: Insta
         return Standing::Barred(reason.to_string());
     }
     let checks = &instance.checks;
-    if let Some(check) = checks.iter().find(|check| is_maintenance(check)) {
+    if let Some(check) = maintenance(checks) {
         let whose = if check.scope == CheckScope::NodeMaintenance { "its node" } else { "the instance" };
         return Standing::Barred(format!("{whose} is in maintenance ({})", check.id));
     }
@@ -301,29 +301,50 @@ fn standing(rules: &Rules, instance: &Instance, grace_until: Instant, now: Insta
         let state = if warns { "warning" } else { "passing" };
         return Standing::Barred(format!("its Consul weight while {state} is 0"));
     }
-    let counts = |check: &Check| rules.node_checks_all || *check.id == *SERF;
-    let node_down =
-        |check: &&Check| check.scope == CheckScope::Node && check.status == CheckStatus::Critical && counts(check);
-    if let Some(check) = checks.iter().find(node_down) {
+    if let Some(check) = node_down(rules, checks) {
         return Standing::Fallen { reason: format!("node check {} is critical", check.id), weight, by_node: true };
     }
-    let mut own = checks.iter().filter(|check| check.scope == CheckScope::Service).peekable();
-    if own.peek().is_none() && rules.require_check {
+    let has_own = checks.iter().any(|check| check.scope == CheckScope::Service);
+    if !has_own && rules.require_check {
         return Standing::Barred("it has no check of its own (consul.require_check)".to_owned());
     }
-    if own.peek().is_none() {
+    if !has_own {
         return if now < grace_until { Standing::Waiting { until: grace_until } } else { Standing::Good { weight } };
     }
-    let accepted = |check: &&Check| rules.accept_status.contains(&check.status);
-    let fine =
-        if rules.checks_required_all { own.clone().all(|c| accepted(&c)) } else { own.clone().any(|c| accepted(&c)) };
-    match own.find(|check| !accepted(check)) {
-        Some(check) if !fine => {
+    match refused(rules, checks) {
+        Some(check) => {
             let reason = format!("check {} is {}", check.id, word(check.status));
             Standing::Fallen { reason, weight, by_node: false }
         }
-        _ => Standing::Good { weight },
+        None => Standing::Good { weight },
     }
+}
+
+/// The check on which it rests that an instance is out or held, if it rests on one: what that check says is the reason.
+#[must_use]
+pub fn blamed<'a>(rules: &Rules, instance: &'a Instance) -> Option<&'a Check> {
+    let checks = &instance.checks;
+    maintenance(checks).or_else(|| node_down(rules, checks)).or_else(|| refused(rules, checks))
+}
+
+fn maintenance(checks: &[Check]) -> Option<&Check> {
+    checks.iter().find(|check| is_maintenance(check))
+}
+
+/// A check of the node that takes all its instances out.
+fn node_down<'a>(rules: &Rules, checks: &'a [Check]) -> Option<&'a Check> {
+    let counts = |check: &Check| rules.node_checks_all || *check.id == *SERF;
+    checks
+        .iter()
+        .find(|check| check.scope == CheckScope::Node && check.status == CheckStatus::Critical && counts(check))
+}
+
+/// The instance's own check that is not accepted, unless the others make up for it.
+fn refused<'a>(rules: &Rules, checks: &'a [Check]) -> Option<&'a Check> {
+    let own = || checks.iter().filter(|check| check.scope == CheckScope::Service);
+    let accepted = |check: &&Check| rules.accept_status.contains(&check.status);
+    let fine = if rules.checks_required_all { own().all(|c| accepted(&c)) } else { own().any(|c| accepted(&c)) };
+    if fine { None } else { own().find(|check| !accepted(check)) }
 }
 
 /// Whether the check takes its instance out of service by somebody's wish.

@@ -88,6 +88,28 @@ pub fn parse_tag(prefix: &str, tag: &str, env: &HashMap<String, String>) -> Opti
     Some(parse_rest(rest, env).map_err(|fault| TagError { tag: tag.to_owned(), fault }))
 }
 
+/// The place that a route tag asks for, whatever else is wrong with it; none where that place makes no sense.
+#[must_use]
+pub fn place_of(prefix: &str, tag: &str, env: &HashMap<String, String>) -> Option<RouteKey> {
+    let rest = tag.trim().strip_prefix(prefix)?.trim();
+    place(rest.split(char::is_whitespace).next()?, env)
+}
+
+/// The place that a line of the route language asks for, whatever else is wrong with it: `… SERVICE PLACE …`, from the
+/// third word on.
+#[must_use]
+pub fn place_of_line(line: &str) -> Option<RouteKey> {
+    line.split_whitespace().skip(2).filter(|word| !word.contains("://")).find_map(|word| {
+        let is_place = word.contains('/') || word.starts_with(':');
+        is_place.then(|| place(word, &HashMap::new())).flatten()
+    })
+}
+
+fn place(source: &str, env: &HashMap<String, String>) -> Option<RouteKey> {
+    let (source, _) = expand(source, env);
+    RouteKey::parse(&source, false).ok()
+}
+
 /// The tags that are no route tags, in their order.
 #[must_use]
 pub fn plain_tags(prefix: &str, tags: &[Arc<str>]) -> Vec<Arc<str>> {

@@ -24,7 +24,7 @@ pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Action,
-    /// Print results as JSON (check, routes, explain, version; of bootstrap: plan, status, env).
+    /// Print results as JSON (check, routes, explain, services, events, version; of bootstrap: plan, status, env).
     #[arg(long, global = true)]
     pub json: bool,
 }
@@ -49,6 +49,12 @@ pub enum Action {
     Routes(RoutesArgs),
     /// Tell which route and which targets a request would meet, and why.
     Explain(ExplainArgs),
+    /// Print the services: instances with their state, why they are out, rejected tags, and how fresh the knowledge is.
+    Services(ServicesArgs),
+    /// Print what happened: instances that came, left or changed their state, and why; sources, reloads, certificates.
+    ///
+    /// The running lb keeps the last 1,000 events.
+    Events(EventsArgs),
     /// Serve as Fabio did: with its flags, its environment and its properties file.
     ///
     /// Takes what stands behind a `fabio` on the command line today, like `-proxy.addr :9999 -cfg fabio.properties`, and
@@ -60,8 +66,10 @@ pub enum Action {
     ///
     /// Without a word: up. It can be run again at any time, and goes on where an earlier run ended.
     Bootstrap(BootstrapArgs),
-    /// Serve as the sample of `lb bootstrap up --with-sample`.
-    #[command(hide = true)]
+    /// Serve as one instance of a small service, to try things on.
+    ///
+    /// It answers every path with what it is, /health with 200, and ends as a good instance does: no new connections,
+    /// running requests finished. Nothing is registered anywhere.
     Sample(SampleArgs),
     /// Print a completion script for a shell.
     Completions {
@@ -164,6 +172,29 @@ pub struct ExplainArgs {
     /// Request header; may be repeated.
     #[arg(long, value_name = "K: V")]
     pub header: Vec<String>,
+    /// Address that the request comes from, for allow=, deny= and hash:ip [default: that of this command, as the running
+    /// lb sees it].
+    #[arg(long, value_name = "IP")]
+    pub from: Option<std::net::IpAddr>,
+    /// The lb to ask.
+    #[command(flatten)]
+    pub lb: AdminArgs,
+}
+
+/// Arguments of `services`.
+#[derive(Clone, Debug, Args)]
+pub struct ServicesArgs {
+    /// The lb to ask.
+    #[command(flatten)]
+    pub lb: AdminArgs,
+}
+
+/// Arguments of `events`.
+#[derive(Clone, Debug, Args)]
+pub struct EventsArgs {
+    /// Only later ones: number of an event, RFC 3339 time, Unix time, or an age like 15m.
+    #[arg(long, value_name = "SINCE")]
+    pub since: Option<String>,
     /// The lb to ask.
     #[command(flatten)]
     pub lb: AdminArgs,
@@ -285,7 +316,12 @@ fn words_of_fabio(args: &[OsString]) -> Option<&[OsString]> {
 /// Whether the subcommand prints something that has a form in JSON.
 fn has_result(action: &Action) -> bool {
     match action {
-        Action::Check(_) | Action::Routes(_) | Action::Explain(_) | Action::Version => true,
+        Action::Check(_)
+        | Action::Routes(_)
+        | Action::Explain(_)
+        | Action::Services(_)
+        | Action::Events(_)
+        | Action::Version => true,
         Action::Bootstrap(args) => args.has_result(),
         Action::Run(_)
         | Action::Fabio(_)

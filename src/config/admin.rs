@@ -21,6 +21,7 @@ pub(super) fn admin(reader: &mut Reader<'_>, known: &BTreeMap<String, Certificat
         strict_sni: reader.bool("strict_sni"),
         tls: tls_limits(reader),
         writable: reader.bool("writable"),
+        hosts: hosts(reader),
         path: path(reader),
         home: match reader.text("home").as_deref() {
             Some("routes") => AdminHome::Routes,
@@ -67,6 +68,18 @@ pub fn is_host(text: &str) -> bool {
     text.parse::<http::uri::Authority>().is_ok_and(|authority| authority.host() == text)
 }
 
+/// Names, without scheme and port: what stands in Host before its colon.
+fn hosts(reader: &mut Reader<'_>) -> Vec<String> {
+    let hosts = reader.list("hosts");
+    for host in &hosts {
+        if !is_host(host) {
+            let advice = format!("`{host}`: write names like \"lb.example.com\", without scheme and port");
+            reader.wrong("hosts", "is not a list of hosts", &advice);
+        }
+    }
+    hosts
+}
+
 fn host(reader: &mut Reader<'_>) -> Option<String> {
     let host = reader.text("link_host")?;
     if !is_host(&host) {
@@ -97,7 +110,12 @@ mod tests {
         for wrong in ["path = \"lb\"", "path = \"/a b\"", "path = \"/a//b\"", "path = \"/a/..\"", "path = \"/\\\"\""] {
             assert!(mistakes(wrong).contains("admin.path"), "{wrong}");
         }
+        assert_eq!(
+            found("hosts = [\"lb.example.com\", \"lb.service.consul\"]").hosts,
+            ["lb.example.com", "lb.service.consul"]
+        );
         for wrong in ["http://x", "x:80", "a b", "x/y", "u@x"] {
+            assert!(mistakes(&format!("hosts = [\"good\", \"{wrong}\"]")).contains("admin.hosts"), "{wrong}");
             assert!(mistakes(&format!("link_host = \"{wrong}\"")).contains("admin.link_host"), "{wrong}");
         }
     }

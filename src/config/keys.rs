@@ -749,6 +749,14 @@ const ADMIN: &[Key] = &[
          the listener may then send all traffic elsewhere. The token needs key_prefix write.",
     ),
     unset(
+        "hosts",
+        Kind::List,
+        "lb.example.com",
+        "Names under which it may be asked (Host), beside IP addresses, localhost and the machine's name: other names \
+         are answered with 421, because a page of a stranger's site could let its name point here. /health, /ready and \
+         /metrics may be asked under any name.",
+    ),
+    unset(
         "path",
         Kind::Text,
         "/lb",

@@ -424,6 +424,8 @@ pub struct AdminConfig {
     pub title: String,
     /// One of [`keys::ADMIN_COLORS`] (`color`).
     pub color: Option<String>,
+    /// Names under which it may be asked, beside addresses, `localhost` and the machine's name (`hosts`).
+    pub hosts: Vec<String>,
     /// Places of routes as links (`link_…`).
     pub links: SourceLinks,
 }

@@ -82,6 +82,7 @@ fn admin(config: &AdminConfig) -> Value {
         "tls_max": config.tls.max.as_str(),
         "tls_ciphers": ciphers(&config.tls),
         "writable": config.writable,
+        "hosts": config.hosts,
         "path": config.path,
         "home": match config.home { AdminHome::Overview => "overview", AdminHome::Routes => "routes" },
         "title": config.title,

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{ControlSettings, Readiness, ServiceStatus};
+use super::{ControlSettings, Readiness, RejectedPlace, ServiceStatus};
+use crate::table::explain::Asked;
 
 /// Requests that may wait at the control loop; more wait at their senders.
 pub(super) const REQUESTS_MAX: usize = 64;
@@ -14,6 +15,8 @@ pub(super) const REQUESTS_MAX: usize = 64;
 pub(super) enum ControlRequest {
     /// The state of all services.
     Services(oneshot::Sender<Vec<ServiceStatus>>),
+    /// What makes no route, and would match this if it did.
+    Rejected(Asked, oneshot::Sender<Vec<RejectedPlace>>),
     /// Count targets by state anew: ejection changes without the loop's doing.
     RefreshTargets(oneshot::Sender<()>),
     /// The configuration was read again.
@@ -31,6 +34,11 @@ impl ControlHandle {
     /// The state of all services, by name; empty when the control loop has ended.
     pub async fn services(&self) -> Vec<ServiceStatus> {
         self.ask(ControlRequest::Services).await.unwrap_or_default()
+    }
+
+    /// Tags and route commands that make no route, and would match this if they did.
+    pub async fn rejected(&self, asked: Asked) -> Vec<RejectedPlace> {
+        self.ask(|answer| ControlRequest::Rejected(asked, answer)).await.unwrap_or_default()
     }
 
     /// Brings `lb_table_targets` up to date, ejected instances included. To be called before metrics are written.

@@ -5,12 +5,15 @@ mod handle;
 mod run;
 mod service;
 mod tags;
+mod teller;
+mod transitions;
 
 use std::collections::BTreeSet;
 use std::time::SystemTime;
 
 use crate::catalog::eligibility::Rules;
 use crate::catalog::options::Strategy;
+use crate::catalog::tag::RouteKey;
 use crate::catalog::{InstanceId, ServiceName};
 use crate::registry::SourceName;
 use crate::table::Matcher;
@@ -78,6 +81,19 @@ pub struct InstanceStatus {
     pub in_flight: u32,
     /// Failures in a row.
     pub failures: u32,
+}
+
+/// A tag or a line of route commands that makes no route, and what it asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RejectedPlace {
+    /// The service, or the source of the commands.
+    pub service: ServiceName,
+    /// As written.
+    pub text: String,
+    /// Why it makes no route.
+    pub reason: String,
+    /// The place that it asks for.
+    pub key: RouteKey,
 }
 
 /// Why `/ready` would say 503, in words; empty: ready.

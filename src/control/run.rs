@@ -17,14 +17,19 @@ use tokio::sync::{mpsc, watch};
 
 use super::change::Changed;
 use super::handle::{ControlHandle, ControlRequest, REQUESTS_MAX};
-use super::service::{Counts, Service, Surroundings};
+use super::service::{Counts, Service, Surroundings, reason_of_ejection};
 use super::tags::{TagRules, unknown_auth};
-use super::{ControlSettings, InstanceStatus, Readiness, ServiceStatus};
-use crate::catalog::ServiceName;
+use super::teller::Teller;
+use super::transitions::{Evaluated, Reasons, all_gone, transitions};
+use super::{ControlSettings, InstanceStatus, Readiness, RejectedPlace, ServiceStatus};
 use crate::catalog::command::{Command, CommandError};
 use crate::catalog::command_list::CommandList;
+use crate::catalog::tag::{RouteKey, place_of, place_of_line};
+use crate::catalog::{InstanceId, ServiceName};
+use crate::journal::{Draft, Ejection, Kind};
 use crate::metrics::Metrics;
 use crate::registry::{SourceName, Update};
+use crate::table::explain::{Asked, would_match};
 use crate::table::{Clock, CommandTarget, SharedTable, TableBuilder};
 
 /// Most updates that go into one table: a source that never pauses must not keep tables from being built.
@@ -70,6 +75,9 @@ pub struct Control {
     seen_at: Option<Instant>,
     readiness: Arc<watch::Sender<Readiness>>,
     requests: mpsc::Receiver<ControlRequest>,
+    /// From the workers.
+    ejections: Option<mpsc::Receiver<Ejection>>,
+    teller: Teller,
 }
 
 impl Control {
@@ -86,11 +94,14 @@ impl Control {
         let waiting_for = sources.iter().map(|source| (*source).to_owned()).collect();
         let readiness = Arc::new(watch::Sender::new(Readiness { waiting_for, draining: false }));
         let (sender, requests) = mpsc::channel(REQUESTS_MAX);
+        sources.iter().for_each(|source| metrics.journal().sources().expect(source, None));
         let control = Self {
             env: env(&settings),
             builder: builder(&settings, &metrics),
             settings,
             clock,
+            ejections: metrics.journal().take_ejections(),
+            teller: Teller::new(metrics.journal().clone()),
             metrics,
             table,
             sources: BTreeSet::new(),
@@ -126,6 +137,7 @@ impl Control {
                     Some(request) => self.answer(request),
                     None => handles_live = false,
                 },
+                Some(ejection) = next(&mut self.ejections) => self.take_ejections(&ejection),
                 () = sleep_until(deadline) => self.mark_due(Instant::now()),
             }
             self.advance(Instant::now());
@@ -140,6 +152,19 @@ impl Control {
                 Ok(update) => self.apply(update),
                 Err(_) => return,
             }
+        }
+    }
+
+    /// This ejection, and all others that are known.
+    fn take_ejections(&mut self, first: &Ejection) {
+        let now = Instant::now();
+        let take = |teller: &mut Teller, builder: &TableBuilder, ejection: &Ejection| {
+            let id = InstanceId { node: Arc::clone(&ejection.node), id: Arc::clone(&ejection.id) };
+            teller.ejected(ejection, builder.state(&id, ejection.address), now);
+        };
+        take(&mut self.teller, &self.builder, first);
+        while let Some(Ok(ejection)) = self.ejections.as_mut().map(mpsc::Receiver::try_recv) {
+            take(&mut self.teller, &self.builder, &ejection);
         }
     }
 
@@ -158,8 +183,9 @@ impl Control {
             Update::Gone { source, service, seen_at } => {
                 self.see(source, seen_at);
                 let key = (source, service);
-                if self.services.remove(&key).is_some() {
+                if let Some(service) = self.services.remove(&key) {
                     self.builder.remove_service(source, &key.1);
+                    self.note_gone(&service);
                 }
                 self.dirty.remove(&key);
                 self.deadlines.remove(&key);
@@ -187,6 +213,16 @@ impl Control {
         }
     }
 
+    /// All instances of a service left with it.
+    fn note_gone(&mut self, service: &Service) {
+        let Some(seen) = &service.seen else { return };
+        let before = Evaluated { snapshot: &seen.snapshot, verdicts: service.verdicts() };
+        let of_traffic = |id: &_, addr| self.teller.of_traffic(id, addr);
+        let gone = all_gone(before, "deregistered, and its service with it", of_traffic);
+        self.teller.note(gone, self.clock.now_ms());
+        self.teller.note_usable(&seen.snapshot.name, true, seen.serving, 0, 0);
+    }
+
     fn take_errors(&mut self, source: SourceName, errors: Arc<[CommandError]>) {
         if self.command_errors.get(source).is_some_and(|known| *known == errors) {
             return;
@@ -196,6 +232,10 @@ impl Control {
         let is_new = |error: &&CommandError| {
             !known.iter().any(|known| (&known.text, &known.reason) == (&error.text, &error.reason))
         };
+        for error in errors.iter().filter(is_new) {
+            let reason = format!("{}: {}: {}", error.place(), error.text, error.reason);
+            self.teller.event(Draft::new(Kind::Tag).of(source).states("new", "rejected").because(&reason));
+        }
         for error in errors.iter().take(LOGGED_ERRORS_MAX).filter(is_new) {
             tracing::warn!(
                 source,
@@ -248,9 +288,16 @@ impl Control {
                 self.metrics.control().change_to_traffic.observe(seen_at.elapsed().as_secs_f64());
             }
         }
+        if !commands_changed.is_empty() {
+            let starting = |source: &str| !self.synced.contains(source);
+            self.teller.note_commands(self.builder.command_services(), starting, self.clock.at(now));
+        }
+        self.teller.look(now, self.clock.at(now));
+        let touched = self.teller.tell();
         self.builder.retire();
         self.vanished.extend(self.builder.take_gone_command_services());
-        self.count_targets(dirty.iter().map(|(_, name)| Arc::clone(name)).collect());
+        let touched = touched.iter().map(|name| Arc::from(name.as_str()));
+        self.count_targets(dirty.iter().map(|(_, name)| Arc::clone(name)).chain(touched).collect());
         self.forget_vanished();
         self.note_synced();
     }
@@ -261,6 +308,7 @@ impl Control {
         let rejected_before = std::mem::take(&mut service.tags.rejected);
         let remarks_before = std::mem::take(&mut service.tags.remarks);
         let held_before = service.held.clone();
+        let (seen_before, verdicts_before) = (service.seen.take(), service.take_verdicts());
         let around = Surroundings {
             settings: &self.settings,
             tag_rules: TagRules {
@@ -276,7 +324,20 @@ impl Control {
         };
         let contributions = service.evaluate(&around);
         let seen = service.see();
-        changed.service(&key.1, service.seen.as_ref(), &seen);
+        changed.service(&key.1, seen_before.as_ref(), &seen);
+        let before =
+            seen_before.as_ref().map(|seen| Evaluated { snapshot: &seen.snapshot, verdicts: &verdicts_before });
+        let reasons = Reasons { rules: &self.settings.rules, outputs: self.metrics.journal().outputs() };
+        let after = Evaluated { snapshot: &seen.snapshot, verdicts: service.verdicts() };
+        let of_traffic = |id: &_, addr| self.teller.of_traffic(id, addr);
+        let found = transitions(before, after, reasons, around.starting, of_traffic);
+        self.teller.note(found, self.clock.at(now));
+        // Services of a start are told of together, when their source has synced.
+        if !(around.starting && before.is_none()) {
+            let (was, registered) =
+                (seen_before.as_ref().map_or(0, |seen| seen.serving), seen.snapshot.instances.len());
+            self.teller.note_usable(&key.1, before.is_some(), was, seen.serving, registered);
+        }
         service.seen = Some(seen);
         match service.next_deadline {
             Some(at) => drop(self.deadlines.insert(key.clone(), at)),
@@ -284,9 +345,16 @@ impl Control {
         }
         for (tag, reason) in service.tags.rejected.iter().filter(|(tag, _)| !rejected_before.contains_key(*tag)) {
             tracing::warn!(service = %key.1, tag, reason, "route tag rejected");
+            let event = Draft::new(Kind::Tag).of(&key.1).states("new", "rejected");
+            self.teller.event(event.because(&format!("{tag}: {reason}")));
+        }
+        for tag in rejected_before.keys().filter(|tag| !service.tags.rejected.contains_key(*tag)) {
+            let event = Draft::new(Kind::Tag).of(&key.1).states("rejected", "gone");
+            self.teller.event(event.because(&format!("{tag}: not registered any more, or accepted now")));
         }
         for remark in service.tags.remarks.difference(&remarks_before) {
             tracing::warn!(service = %key.1, remark, "route tag taken, with a remark");
+            self.teller.event(Draft::new(Kind::Tag).of(&key.1).states("new", "remark").because(remark));
         }
         match (&held_before, &service.held) {
             (None, Some(held)) => tracing::warn!(service = %key.1, "{held}"),
@@ -366,6 +434,12 @@ impl Control {
             let is_own = |name: &&ServiceName| of_commands.targets(name).any(|target| *target.state.id.node == *source);
             let services = of_catalog + of_commands.names().filter(is_own).count();
             tracing::info!(source, services, took_ms = millis(self.started.elapsed()), "source has synced");
+            let is_down = |service: &Service| {
+                service.seen.as_ref().is_some_and(|seen| seen.serving == 0 && !seen.snapshot.instances.is_empty())
+            };
+            let own = self.services.iter().filter(|((of, _), _)| *of == source);
+            let down: Vec<&str> = own.filter(|(_, service)| is_down(service)).map(|((_, name), _)| &**name).collect();
+            self.teller.synced(source, &down);
         }
         self.readiness.send_if_modified(|readiness| {
             let before = readiness.waiting_for.len();
@@ -378,6 +452,7 @@ impl Control {
         // Whoever asked may have gone; nobody else needs the answer.
         match request {
             ControlRequest::Services(answer) => drop(answer.send(self.statuses())),
+            ControlRequest::Rejected(asked, answer) => drop(answer.send(self.rejected(&asked))),
             ControlRequest::RefreshTargets(answer) => {
                 let names = self.services.keys().map(|(_, name)| name).chain(self.builder.command_services().names());
                 self.count_targets(names.cloned().collect());
@@ -398,7 +473,7 @@ impl Control {
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        self.deadlines.values().min().copied()
+        self.deadlines.values().copied().chain(self.teller.next_look()).min()
     }
 
     fn mark_due(&mut self, now: Instant) {
@@ -406,15 +481,37 @@ impl Control {
         self.dirty.extend(due.map(|(key, _)| key.clone()));
     }
 
+    /// What makes no route, and would match this if it did.
+    fn rejected(&self, asked: &Asked) -> Vec<RejectedPlace> {
+        let ControlSettings { tag_prefix, matcher, host_patterns, .. } = &self.settings;
+        let matching = |key: &RouteKey| would_match(*matcher, *host_patterns, key, asked);
+        let of_tags = self.services.iter().flat_map(|((_, name), service)| {
+            let told = self.env.get("DC").cloned().or(service.snapshot.datacenter.as_deref().map(str::to_owned));
+            let env: HashMap<String, String> = told.map(|name| ("DC".to_owned(), name)).into_iter().collect();
+            service.tags.rejected.iter().filter_map(move |(tag, reason)| {
+                let key = place_of(tag_prefix, tag, &env)?;
+                Some(RejectedPlace { service: Arc::clone(name), text: tag.clone(), reason: reason.clone(), key })
+            })
+        });
+        let of_commands = self.command_errors.iter().flat_map(|(source, errors)| {
+            errors.iter().filter_map(|error| {
+                let (key, text) = (place_of_line(&error.text)?, format!("{}: {}", error.place(), error.text));
+                Some(RejectedPlace { service: Arc::from(*source), text, reason: error.reason.clone(), key })
+            })
+        });
+        of_tags.chain(of_commands).filter(|rejected| matching(&rejected.key)).collect()
+    }
+
     fn statuses(&self) -> Vec<ServiceStatus> {
         let now_ms = self.clock.now_ms();
         let successes = self.metrics.control().registry_success.clone();
+        let reasons = Reasons { rules: &self.settings.rules, outputs: self.metrics.journal().outputs() };
         let last_success = |name: &str| successes.get(name).and_then(|seconds| unix_time(*seconds));
         let of_catalog = self.services.iter().map(|((source, name), service)| ServiceStatus {
             name: Arc::clone(name),
             source,
             last_success: last_success(name),
-            instances: service.statuses(&self.builder, now_ms),
+            instances: service.statuses(&self.builder, now_ms, reasons),
             rejected: service.tags.rejected.iter().map(|(tag, reason)| (tag.clone(), reason.clone())).collect(),
             unknown_options: service.tags.remarks.iter().cloned().collect(),
             held: service.held.clone(),
@@ -460,7 +557,7 @@ fn command_status(target: &CommandTarget, now_ms: u64) -> InstanceStatus {
     let state = &target.state;
     let (word, reason) = match &target.excluded {
         Some(reason) => ("excluded", Some(reason.to_string())),
-        None if state.is_ejected(now_ms) => ("ejected", Some("too many failures in a row".to_owned())),
+        None if state.is_ejected(now_ms) => ("ejected", Some(reason_of_ejection(state, now_ms))),
         None => ("healthy", None),
     };
     InstanceStatus {
@@ -471,6 +568,14 @@ fn command_status(target: &CommandTarget, now_ms: u64) -> InstanceStatus {
         tags: Vec::new(),
         in_flight: state.in_flight.load(Relaxed),
         failures: state.failures.load(Relaxed),
+    }
+}
+
+/// Without a channel: never.
+async fn next(ejections: &mut Option<mpsc::Receiver<Ejection>>) -> Option<Ejection> {
+    match ejections {
+        Some(ejections) => ejections.recv().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -853,6 +958,132 @@ mod tests {
             count(&["routing table changed", "file: 1 commands"], 1);
             bench.send(Update::Gone { source: "consul", service: "web".into(), seen_at: Instant::now() }).await;
             count(&["routing table changed", "web: gone"], 1);
+        });
+    }
+
+    /// The events about instances and services, as `KIND NAME INSTANCE: FROM -> TO: REASON`.
+    fn told(metrics: &Metrics) -> Vec<String> {
+        let events = metrics.journal().events().list(None);
+        let line = |event: &Arc<crate::journal::Event>| {
+            let what = &event.what;
+            let text = |text: &Option<String>| text.clone().unwrap_or_default();
+            let state =
+                |state: &Option<std::borrow::Cow<'static, str>>| state.as_deref().unwrap_or_default().to_owned();
+            let (kind, service, instance) = (what.kind.word(), text(&what.service), text(&what.instance));
+            format!("{kind} {service} {instance}: {} -> {}: {}", state(&what.from), state(&what.to), text(&what.reason))
+        };
+        events.iter().map(line).collect()
+    }
+
+    #[test]
+    fn every_change_of_an_instance_is_an_event_with_its_reason() {
+        Bench::run(settings(), |bench| async move {
+            let tag = ["urlprefix-a.test/"];
+            bench.send(update("web", vec![instance("a", 1, Passing, &tag), instance("b", 2, Critical, &tag)])).await;
+            bench.send(update("down", vec![instance("c", 3, Critical, &["urlprefix-c.test/"])])).await;
+            bench.send(Update::Synced { source: "consul" }).await;
+            let at_start = [
+                "instance web n1/b: new -> excluded: check alive is critical",
+                "instance down n1/c: new -> excluded: check alive is critical",
+                "source consul : waiting -> ok: first complete answer",
+                "service down : new -> down: none of its instances is usable",
+            ];
+            assert_eq!(told(&bench.metrics), at_start);
+            let since = |bench: &Bench, count: usize| told(&bench.metrics).split_off(count);
+
+            // The output belongs to the reason, and is not part of what is compared.
+            let key = (Arc::from("n1"), Arc::from("a"), Arc::from("alive"));
+            let refused = "Get http://10.0.0.1: connection refused\n".to_owned();
+            bench.metrics.journal().outputs().set(&"web".into(), [(key, refused)]);
+            let builds = bench.metrics.control().table_builds;
+            bench.send(update("web", vec![instance("a", 1, Critical, &tag), instance("b", 2, Critical, &tag)])).await;
+            let reason = "check alive is critical: Get http://10.0.0.1: connection refused";
+            let expected = [
+                format!("instance web n1/a: healthy -> excluded: {reason}"),
+                "service web : up -> down: none of 2 instances is usable".to_owned(),
+            ];
+            assert_eq!(since(&bench, 4), expected);
+            assert_eq!(bench.status("web").await.instances[0].reason.as_deref(), Some(reason));
+            assert_eq!(bench.metrics.control().table_builds, builds + 1);
+
+            bench.send(update("web", vec![instance("b", 2, Passing, &tag)])).await;
+            let expected = [
+                "instance web n1/a: excluded -> gone: deregistered",
+                "instance web n1/b: excluded -> healthy: its checks are accepted again",
+                "service web : down -> up: 1 of 1 instances are usable",
+            ];
+            assert_eq!(since(&bench, 6), expected);
+
+            bench.send(update("web", vec![instance("b", 2, Passing, &["urlprefix-a.test/", "urlprefix-"])])).await;
+            bench.send(Update::Gone { source: "consul", service: "web".into(), seen_at: Instant::now() }).await;
+            let last = since(&bench, 9);
+            assert!(last[0].starts_with("tag web : new -> rejected: urlprefix-: "), "{last:?}");
+            let expected = [
+                "instance web n1/b: healthy -> gone: deregistered, and its service with it",
+                "service web : up -> gone: it is not registered any more",
+            ];
+            assert_eq!(last[1..], expected);
+        });
+    }
+
+    #[test]
+    fn ejections_of_workers_and_names_of_commands_are_told_as_well() {
+        Bench::run(settings(), |bench| async move {
+            bench.send(update("web", vec![instance("a", 1, Passing, &["urlprefix-a.test/"])])).await;
+            bench.send(Update::Synced { source: "consul" }).await;
+            let state = Arc::clone(&bench.route("a.test", "/").unwrap().targets[0].state);
+            state.failures.store(5, Relaxed);
+            state.ejected_until_ms.store(u64::MAX, Relaxed);
+            bench.metrics.journal().ejected(Ejection {
+                service: "web".into(),
+                node: "n1".into(),
+                id: "a".into(),
+                address: state.addr,
+                failures: 5,
+                why: None,
+                for_ms: 5000,
+            });
+            while !told(&bench.metrics).iter().any(|line| line.contains("ejected")) {
+                tokio::task::yield_now().await;
+            }
+            let expected = "instance web n1/a: healthy -> ejected: 5 failures in a row; no requests for 5.0 s";
+            assert_eq!(told(&bench.metrics).last().unwrap(), expected);
+            bench.send(update("web", vec![instance("a", 1, Critical, &["urlprefix-a.test/"])])).await;
+            let lines = told(&bench.metrics);
+            assert_eq!(lines[lines.len() - 2], "instance web n1/a: ejected -> excluded: check alive is critical");
+
+            let commands = |text: &str, lost: bool| {
+                let (mut commands, _) = parse_commands(text);
+                if let Some(Command::Add(add)) = commands.first_mut().filter(|_| lost) {
+                    let (host, reason) = ("x.test".into(), "name x.test does not resolve: no such name".into());
+                    add.endpoint = Endpoint::Unresolved { host, port: 9, reason };
+                }
+                Update::Commands {
+                    source: "static",
+                    commands: commands.into(),
+                    errors: [].into(),
+                    seen_at: Instant::now(),
+                }
+            };
+            let before = lines.len();
+            let add = "route add fixed b.test/ http://127.0.0.1:9/";
+            bench.send(commands(add, false)).await;
+            bench.send(Update::Synced { source: "static" }).await;
+            bench.send(commands(add, true)).await;
+            bench.send(commands("", false)).await;
+            bench.send(commands(add, false)).await;
+            let id = "static/fixed@http://127.0.0.1:9/";
+            let reason = "name x.test does not resolve: no such name";
+            let expected = [
+                "source static : waiting -> ok: first complete answer".to_owned(),
+                format!("instance fixed {id}: healthy -> gone: {reason}"),
+                format!("instance fixed {id}: new -> excluded: {reason}"),
+                "service fixed : up -> down: none of 1 instances is usable".to_owned(),
+                format!("instance fixed {id}: excluded -> gone: no route command names it any more"),
+                format!("instance fixed {id}: new -> healthy: added by a route command"),
+                "service fixed : new -> up: 1 of 1 instances are usable".to_owned(),
+            ];
+            assert_eq!(told(&bench.metrics).split_off(before), expected);
         });
     }
 

@@ -8,10 +8,11 @@ use std::time::Instant;
 
 use super::change::Seen;
 use super::tags::{TagMemory, TagRules};
+use super::transitions::Reasons;
 use super::{ControlSettings, InstanceStatus};
 use crate::catalog::eligibility::{History, Verdict};
 use crate::catalog::{Endpoint, Instance, Registration, ServiceSnapshot};
-use crate::table::{Admission, Clock, Contribution, TableBuilder};
+use crate::table::{Admission, Clock, Contribution, TableBuilder, TargetState};
 
 /// State of an instance whose checks fail, and that is kept for now.
 const HELD: &str = "held";
@@ -111,10 +112,21 @@ impl Service {
         Seen { snapshot: Arc::clone(&self.snapshot), serving }
     }
 
+    /// The verdicts of the last evaluation, in the order of the instances that it saw.
+    pub(super) fn verdicts(&self) -> &[Verdict] {
+        &self.verdicts
+    }
+
+    /// The same, before the next evaluation makes new ones.
+    pub(super) fn take_verdicts(&mut self) -> Vec<Verdict> {
+        std::mem::take(&mut self.verdicts)
+    }
+
     /// Every instance as it is now.
-    pub(super) fn statuses(&self, builder: &TableBuilder, now_ms: u64) -> Vec<InstanceStatus> {
+    pub(super) fn statuses(&self, builder: &TableBuilder, now_ms: u64, reasons: Reasons<'_>) -> Vec<InstanceStatus> {
         let instances = self.snapshot.instances.iter().zip(&self.verdicts);
-        instances.map(|(instance, verdict)| status(instance, verdict, builder, now_ms)).collect()
+        let name = &self.snapshot.name;
+        instances.map(|(instance, verdict)| status(name, instance, verdict, builder, now_ms, reasons)).collect()
     }
 
     /// How many are healthy, held, excluded and ejected now.
@@ -167,18 +179,30 @@ fn place(instance: &Instance, verdict: &Verdict) -> (SocketAddr, Admission) {
     (instance.endpoint.addr(), admission)
 }
 
-fn status(instance: &Instance, verdict: &Verdict, builder: &TableBuilder, now_ms: u64) -> InstanceStatus {
+/// Why an ejected instance gets nothing, and for how long.
+pub(super) fn reason_of_ejection(state: &TargetState, now_ms: u64) -> String {
+    let left_ms = state.ejected_until_ms.load(Relaxed).saturating_sub(now_ms);
+    let failures = state.failures.load(Relaxed);
+    format!("{failures} failures in a row; no requests for {:.1} s more", left_ms as f64 / 1000.0)
+}
+
+fn status(
+    service: &str,
+    instance: &Instance,
+    verdict: &Verdict,
+    builder: &TableBuilder,
+    now_ms: u64,
+    reasons: Reasons<'_>,
+) -> InstanceStatus {
     let (addr, admission) = place(instance, verdict);
     let state = builder.state(&instance.id, addr);
     let ejected = state.is_some_and(|state| state.is_ejected(now_ms));
     let (word, reason) = match admission {
-        Admission::Excluded { reason } => ("excluded", Some(reason.to_string())),
-        Admission::Eligible { .. } if ejected => ("ejected", Some("too many failures in a row".to_owned())),
+        Admission::Excluded { reason } => ("excluded", Some(reasons.with_output(service, instance, &reason))),
+        Admission::Eligible { .. } if ejected => ("ejected", state.map(|state| reason_of_ejection(state, now_ms))),
         Admission::Eligible { .. } => match (&instance.registration, verdict) {
             (Registration::Unconfirmed { reason, .. }, _) => (UNCONFIRMED, Some(reason.to_string())),
-            (_, Verdict::Eligible { held: true, .. }) => {
-                (HELD, Some("its checks fail; kept for now (consul.critical_hold)".to_owned()))
-            }
+            (_, Verdict::Eligible { held: true, .. }) => (HELD, Some(reasons.of_hold(service, instance))),
             _ => ("healthy", None),
         },
     };

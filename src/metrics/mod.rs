@@ -20,6 +20,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use fabio::FabioMetrics;
 use outcomes::Outcomes;
 
+use crate::journal::Journal;
+
 pub use service::ServiceMetrics;
 
 /// All metric handles of the process. Cheap to clone.
@@ -32,6 +34,7 @@ pub struct Metrics {
     log_dropped: Arc<AtomicU64>,
     unrouted: Arc<Outcomes>,
     fabio: Option<Arc<FabioMetrics>>,
+    journal: Journal,
 }
 
 /// Counters of one listener.
@@ -87,6 +90,10 @@ pub struct Control {
     pub change_to_traffic: freshness::ChangeTimes,
     /// Instances by service and state (`healthy`, `held`, `excluded`, `ejected`).
     pub table_targets: BTreeMap<(Arc<str>, &'static str), u64>,
+    /// Traffic may be sent here.
+    pub ready: bool,
+    /// The process is about to end.
+    pub draining: bool,
     /// What a reload could not take over.
     pub reload_errors: ReloadErrors,
     /// Certificates, keys and CAs that cannot be used or are outside their validity period, by where they come from.
@@ -119,6 +126,12 @@ impl Metrics {
     #[must_use]
     pub fn fabio(&self) -> Option<&Arc<FabioMetrics>> {
         self.fabio.as_ref()
+    }
+
+    /// What happened, and how fresh the knowledge is: kept beside the counters, because whoever has one needs the other.
+    #[must_use]
+    pub fn journal(&self) -> &Journal {
+        &self.journal
     }
 
     /// The handle of one service, made at first use.

@@ -79,7 +79,9 @@ families! {
     TABLE_ROUTES = Gauge "lb_table_routes", "Routes in the present table.";
     CHANGE_TO_TRAFFIC = Histogram "lb_change_to_traffic_seconds",
         "Time from the first sign of a change (an answered watch) to the table that new requests use.";
-    TABLE_TARGETS = Gauge "lb_table_targets", "Instances by service and state: healthy, ejected or excluded.";
+    TABLE_TARGETS = Gauge "lb_table_targets", "Instances by service and state: healthy, held, ejected or excluded.";
+    READY = Gauge "lb_ready", "Whether /ready says that traffic may be sent here: 1 or 0.";
+    DRAINING = Gauge "lb_draining", "Whether the process is about to end: 1 from SIGTERM on, else 0.";
     RELOAD_ERRORS = Counter "lb_reload_errors_total",
         "What a reload could not take over and left as it was, by kind: config or certificates.";
     CERTIFICATE_ERRORS = Gauge "lb_certificate_errors",

@@ -198,6 +198,8 @@ fn write_control(out: &mut Exposition, control: &Control) {
     for ((service, state), &count) in &control.table_targets {
         family.sample(&[("service", service), ("state", state)], count as f64);
     }
+    out.one(names::READY, &[], f64::from(u8::from(control.ready)));
+    out.one(names::DRAINING, &[], f64::from(u8::from(control.draining)));
     let mut family = out.family(names::RELOAD_ERRORS);
     family.sample(&[("kind", "config")], control.reload_errors.config as f64);
     family.sample(&[("kind", "certificates")], control.reload_errors.certificates as f64);

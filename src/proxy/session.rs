@@ -222,7 +222,7 @@ async fn connect_somewhere<'r>(
     None
 }
 
-fn hash_of(peer: SocketAddr) -> u64 {
+pub(super) fn hash_of(peer: SocketAddr) -> u64 {
     use std::hash::BuildHasher as _;
     foldhash::quality::FixedState::with_seed(0x6c62).hash_one(peer.ip().to_canonical())
 }

@@ -31,6 +31,7 @@ use super::settings::{Settings, SettingsReader, SharedSettings};
 use super::splice::Pipes;
 use super::tcp::BufferPool;
 use super::tunnels::Tunnels;
+use crate::journal::Ejection;
 use crate::log::access::{AccessLogger, AccessLoggers};
 use crate::metrics::Metrics;
 use crate::system::vital;
@@ -176,7 +177,7 @@ impl Worker {
         let now_ms = self.clock.now_ms();
         let (ejected, total) = (route.ejected_count(now_ms), route.targets.len());
         if target.state.record_failure(now_ms, &self.settings().health, ejected, total) {
-            ejected_for(target, "failures in a row");
+            self.tell_ejection(target, now_ms, None);
         }
     }
 
@@ -185,22 +186,38 @@ impl Worker {
         let now_ms = self.clock.now_ms();
         let (ejected, total) = (route.ejected_count(now_ms), route.targets.len());
         if target.state.record_frozen(now_ms, &self.settings().health, ejected, total) {
-            ejected_for(target, "it answers nothing while others do");
+            self.tell_ejection(target, now_ms, Some("it answers nothing while others do"));
         }
     }
 
     /// Notes an answer of `target` that counts as its failure, which may eject it.
     pub fn note_bad_answer(&self, route: &Route, target: &Target, latency_us: u64, now_ms: u64) {
         if target.state.record_bad_answer(now_ms, latency_us, &self.settings().health, &route.targets) {
-            ejected_for(target, "it answers with errors while others do not");
+            self.tell_ejection(target, now_ms, Some("it answers with errors while others do not"));
         }
     }
 
     /// Notes that `target` did not answer within the limit, which may eject it.
     pub fn note_no_answer(&self, route: &Route, target: &Target) {
-        if target.state.record_no_answer(self.clock.now_ms(), &self.settings().health, &route.targets) {
-            ejected_for(target, "it does not answer in time while others do");
+        let now_ms = self.clock.now_ms();
+        if target.state.record_no_answer(now_ms, &self.settings().health, &route.targets) {
+            self.tell_ejection(target, now_ms, Some("it does not answer in time while others do"));
         }
+    }
+
+    /// Counts an ejection, and passes it on. `why`: what was seen, beside failures in a row.
+    fn tell_ejection(&self, target: &Target, now_ms: u64, why: Option<&'static str>) {
+        target.service.ejections.fetch_add(1, Relaxed);
+        // Told by the control loop: a worker neither waits for a log nor takes a lock.
+        self.metrics.journal().ejected(Ejection {
+            service: Arc::clone(target.service.name()),
+            node: Arc::clone(&target.state.id.node),
+            id: Arc::clone(&target.state.id.id),
+            address: target.state.addr,
+            failures: target.state.failures.load(Relaxed),
+            why,
+            for_ms: target.state.ejected_until_ms.load(Relaxed).saturating_sub(now_ms),
+        });
     }
 
     /// Says that this process or machine lacks something, not more often than is of use. Blames nobody.
@@ -278,14 +295,6 @@ impl Worker {
         resting.abort();
         follower.abort();
     }
-}
-
-fn ejected_for(target: &Target, reason: &str) {
-    target.service.ejections.fetch_add(1, Relaxed);
-    tracing::info!(
-        service = %target.service.name(), instance = %target.state.id, address = %target.state.addr, reason,
-        "instance ejected"
-    );
 }
 
 /// What a worker does with its listeners.

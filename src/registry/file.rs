@@ -71,6 +71,7 @@ pub fn spawn(path: PathBuf, metrics: Metrics, updates: mpsc::Sender<Update>) -> 
 fn spawn_polling(path: PathBuf, metrics: Metrics, updates: mpsc::Sender<Update>, poll: Duration) -> SourceTask {
     // Shown before the first error, else the first one is no rise.
     metrics.control().registry_errors.entry("file").or_default();
+    metrics.journal().sources().expect(SOURCE, Some(path.display().to_string()));
     let (commands, errors) = (CommandList::default(), Arc::from([]));
     let source = FileSource { path, metrics, updates, text: None, commands, errors, trouble: None };
     SourceTask::spawn(source.run(poll))
@@ -109,6 +110,7 @@ impl FileSource {
     async fn look(&mut self) -> Result<(), mpsc::error::SendError<Update>> {
         match self.read_confirmed().await {
             Ok(text) => {
+                self.metrics.journal().source_read(SOURCE, "");
                 if self.trouble.take().is_some() {
                     tracing::info!(path = %self.path.display(), "routes file can be read again");
                 }
@@ -168,6 +170,7 @@ impl FileSource {
 
     fn report(&mut self, reason: String) {
         *self.metrics.control().registry_errors.entry("file").or_default() += 1;
+        self.metrics.journal().source_failed(SOURCE, "", &format!("{}: {reason}", self.path.display()));
         if self.trouble.as_ref() != Some(&reason) {
             let kept =
                 if self.text.is_some() { "its last commands stay in force" } else { "there are no commands yet" };

@@ -38,6 +38,8 @@ use crate::config::DnsConfig;
 use crate::metrics::Metrics;
 use names::{Names, News};
 
+/// Name of DNS among the sources.
+const SOURCE: SourceName = "dns";
 /// How long a slot waits for the first answers to its names.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Most questions that are asked at a time.
@@ -193,7 +195,8 @@ impl<R: Resolve> Stage<R> {
         let now = Instant::now();
         let before = self.slots.remove(&key);
         let used = before.as_ref().map(|slot| slot.questions.clone()).unwrap_or_default();
-        self.names.set_used(&key, &used, &questions, now);
+        self.metrics.journal().sources().synced(SOURCE);
+        self.set_used(&key, &used, &questions);
         let waits_until = before.as_ref().and_then(|slot| slot.waits_until).unwrap_or(now + PATIENCE);
         let sent = before.and_then(|slot| slot.sent);
         self.slots.insert(key.clone(), Slot { content, questions, sent, seen_at, waits_until: Some(waits_until) });
@@ -202,14 +205,12 @@ impl<R: Resolve> Stage<R> {
 
     fn forget(&mut self, key: &SlotKey) {
         if let Some(slot) = self.slots.remove(key) {
-            self.names.set_used(key, &slot.questions, &BTreeSet::new(), Instant::now());
+            self.set_used(key, &slot.questions, &BTreeSet::new());
         }
     }
 
     async fn answered(&mut self, question: &Question, result: Result<Answer, ResolveError>) -> Sent {
-        if result.is_err() {
-            *self.metrics.control().registry_errors.entry("dns").or_default() += 1;
-        }
+        self.note(question, &result);
         let outcome = self.names.record(question, result, Instant::now());
         if let Some(news) = outcome.news {
             log(question, &news);
@@ -224,6 +225,27 @@ impl<R: Resolve> Stage<R> {
             }
         }
         Ok(())
+    }
+
+    /// Counts the answer, and notes how DNS is. The names that nobody uses any more are no trouble.
+    fn note(&self, question: &Question, result: &Result<Answer, ResolveError>) {
+        let (journal, watch) = (self.metrics.journal(), label(question));
+        match result {
+            _ if self.names.users(question).next().is_none() => {}
+            Ok(_) => journal.source_read(SOURCE, &watch),
+            Err(error) => journal.source_failed(SOURCE, &watch, &format!("name {}: {error}", question.name)),
+        }
+        if result.is_err() {
+            *self.metrics.control().registry_errors.entry("dns").or_default() += 1;
+        }
+    }
+
+    /// Notes that `key`, which used the names of `before`, uses those of `after` now.
+    fn set_used(&mut self, key: &SlotKey, before: &BTreeSet<Question>, after: &BTreeSet<Question>) {
+        self.names.set_used(key, before, after, Instant::now());
+        for question in before.difference(after).filter(|question| self.names.users(question).next().is_none()) {
+            self.metrics.journal().source_watch_ended(SOURCE, &label(question));
+        }
     }
 
     /// Sends slots that have waited long enough with what is known.
@@ -293,6 +315,11 @@ async fn sleep_until(wake: Option<Instant>) {
         Some(wake) => time::sleep_until(wake).await,
         None => std::future::pending().await,
     }
+}
+
+/// What a name is called among the watches of DNS.
+fn label(question: &Question) -> String {
+    format!("{}{}", question.name, if question.srv { " SRV" } else { "" })
 }
 
 fn log(question: &Question, news: &News) {

@@ -67,6 +67,7 @@ pub fn spawn(config: &RoutesHttpConfig, metrics: Metrics, updates: mpsc::Sender<
     ask.headers.push((ACCEPT, HeaderValue::from_static("application/json")));
     ask.headers.extend(config.headers.iter().cloned());
     let limits = Limits { time: config.timeout, bytes: BODY_BYTES_MAX };
+    metrics.journal().sources().expect(SOURCE, Some(web::shown(&ask.url)));
     let (ca_file, skip_verify) = (config.ca_file.clone(), config.skip_verify);
     let source =
         HttpSource { client: None, ca_file, skip_verify, ask, limits, metrics, updates, known: None, trouble: None };
@@ -104,6 +105,7 @@ impl HttpSource {
     async fn look(&mut self) -> Result<(), mpsc::error::SendError<Update>> {
         match self.read_confirmed().await {
             Ok(listing) => {
+                self.metrics.journal().source_read(SOURCE, "");
                 if self.trouble.take().is_some() {
                     tracing::info!(url = self.shown(), "routes can be fetched again");
                 }
@@ -182,6 +184,7 @@ impl HttpSource {
 
     fn report(&mut self, reason: String) {
         *self.metrics.control().registry_errors.entry(KIND).or_default() += 1;
+        self.metrics.journal().source_failed(SOURCE, "", &reason);
         if self.trouble.as_ref() != Some(&reason) {
             let kept =
                 if self.known.is_some() { "the last commands stay in force" } else { "there are no commands yet" };

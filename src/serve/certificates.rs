@@ -20,6 +20,7 @@ use self::shelf::StoreShelf;
 use crate::admin::TlsSettings;
 use crate::certificates::{Demand, Demands, Surroundings, Tokens};
 use crate::config::{AdminConfig, CertificateConfig, CertificateSource, Config, TokenPlace};
+use crate::journal::{Draft, Kind};
 use crate::metrics::Metrics;
 use crate::proxy::tls::{CertStore, Problems, ServerUse, TlsError};
 
@@ -114,7 +115,13 @@ impl Certificates {
     /// cannot be used is reported and stays as it was.
     pub(super) fn commit(&self, stores: Stores, config: &Config) {
         for (name, store) in &stores {
+            let before = store.expiries();
             self.present.report(name, &store.reload());
+            self.present.tell_renewal(name, &before, store);
+        }
+        let kept: Vec<String> = config.certificates.keys().cloned().collect();
+        for gone in self.present.stores.load().keys().filter(|name| !kept.contains(name)) {
+            self.present.metrics.journal().sources().forget(&format!("certificates.{gone}"));
         }
         let is_there = |source: &str| source.strip_prefix(SOURCE_LABEL).is_none_or(|name| stores.contains_key(name));
         self.present.metrics.control().certificate_errors.retain(|source, _| is_there(source));
@@ -193,12 +200,28 @@ impl Present {
         control.certificate_expiry.extend(now);
     }
 
+    /// An event about certificates.
+    fn tell(&self, source: &str, to: &'static str, reason: &str) {
+        let event = Draft { to: Some(to.into()), ..Draft::new(Kind::Certificate).of(source) };
+        self.metrics.journal().events().push(event.because(reason));
+    }
+
+    /// Tells of certificates that are others than `before`.
+    fn tell_renewal(&self, source: &str, before: &[(String, i64)], store: &CertStore) {
+        let now = store.expiries();
+        if now != before {
+            let names: Vec<&str> = now.iter().map(|(name, _)| &**name).collect();
+            self.tell(source, "loaded", &names.join(", "));
+        }
+    }
+
     /// Says what is wrong with a source, and sets its gauge.
     fn report(&self, source: &str, Problems { errors, out_of_date }: &Problems) {
         let wrong = errors.len() + out_of_date.len();
         self.metrics.control().certificate_errors.insert(format!("{SOURCE_LABEL}{source}"), wrong as u64);
         if !errors.is_empty() {
             self.count(errors.len());
+            self.tell(source, "refused", &format!("what was there before stays: {}", joined(errors)));
             tracing::warn!(
                 source,
                 errors = joined(errors),

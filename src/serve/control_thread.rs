@@ -5,22 +5,26 @@ use std::net::TcpListener;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::ExtraSource;
+use super::explain::Explainer;
 use super::overrides::KvOverrides;
 use super::registration::SelfRegistration;
 use super::workers::{Follower, Opener};
 use crate::admin::{self, AdminState, OverrideStore, TlsSettings};
 use crate::catalog::eligibility::Rules;
-use crate::config::{AdminConfig, Config};
+use crate::config::{AdminConfig, Config, ListenerConfig};
 use crate::control::{Control, ControlHandle, ControlSettings};
+use crate::journal::events::timestamp;
+use crate::journal::sources::Reminder;
+use crate::journal::{Draft, Journal, Kind};
 use crate::metrics::Metrics;
-use crate::proxy::http::path;
 use crate::proxy::page::LivePage;
+use crate::proxy::worker::WorkerContext;
 use crate::registry::consul::{self, ConsulSource};
 use crate::registry::static_routes::{self, StaticRoutes};
 use crate::registry::task::SourceTask;
@@ -34,6 +38,9 @@ const UPDATES_MAX: usize = 1024;
 /// A source that has not synced after this long no longer keeps the others' routes from being served.
 const SYNC_PATIENCE: Duration = Duration::from_secs(10);
 
+/// How often the log says again that a source cannot be read.
+const REMIND_EVERY: Duration = Duration::from_secs(180);
+
 /// What the thread starts with.
 pub(super) struct Start {
     pub(super) config: Config,
@@ -44,6 +51,8 @@ pub(super) struct Start {
     pub(super) metrics: Metrics,
     pub(super) table: SharedTable,
     pub(super) live_page: LivePage,
+    /// What a worker needs, for one that explains.
+    pub(super) context: WorkerContext,
     pub(super) open: Opener,
     pub(super) follower: Follower,
 }
@@ -156,6 +165,7 @@ struct Parts {
     handle: ControlHandle,
     config_json: watch::Sender<Arc<str>>,
     admin: watch::Sender<Arc<AdminConfig>>,
+    listeners: watch::Sender<Arc<[ListenerConfig]>>,
     consul: Option<ConsulSource>,
     registration: Option<SelfRegistration>,
     static_routes: Option<StaticRoutes>,
@@ -165,7 +175,8 @@ struct Parts {
 
 impl Parts {
     fn start(start: Start, control: Control, handle: ControlHandle) -> anyhow::Result<Self> {
-        let Start { config, extra, admin, admin_tls, clock, metrics, table, live_page, open, follower } = start;
+        let Start { config, extra, admin, admin_tls, clock, metrics, table, live_page, context, open, follower } =
+            start;
         let (updates, unresolved) = mpsc::channel(UPDATES_MAX);
         let (resolved, control_updates) = mpsc::channel(UPDATES_MAX);
         let mut tasks = vec![resolve::spawn(&config.dns, metrics.clone(), unresolved, resolved)];
@@ -200,6 +211,7 @@ impl Parts {
 
         let config_json = watch::Sender::new(masked(&config));
         let settings = watch::Sender::new(Arc::new(config.admin.clone()));
+        let listeners = watch::Sender::new(Arc::from(config.listeners.as_slice()));
         admin.set_nonblocking(true).context("admin listener")?;
         let address = admin.local_addr().context("admin listener")?;
         let scheme = scheme(&config.admin);
@@ -213,7 +225,9 @@ impl Parts {
             )
         });
         let opened = registration.as_ref().map(SelfRegistration::starter);
-        let open = open_when_synced(handle.clone(), table.clone(), open, opened, follower);
+        let journal = metrics.journal().clone();
+        tokio::task::spawn_local(vital::task("the reminders", remind(journal.clone())));
+        let open = open_when_synced(handle.clone(), table.clone(), open, opened, follower, journal);
         tokio::task::spawn_local(vital::task("what opens listeners", open));
         let kv_path = config.consul.as_ref().and_then(|consul| consul.kv_path.clone());
         let state = AdminState {
@@ -227,11 +241,11 @@ impl Parts {
                 Rc::new(KvOverrides::new(source.key_editor(), prefix)) as Rc<dyn OverrideStore>
             }),
             config_json: config_json.subscribe(),
-            normalise_path,
+            data_path: Rc::new(Explainer::new(&context, listeners.subscribe())),
         };
         admin::serve(tokio::net::TcpListener::from_std(admin).context("admin listener")?, state);
         tracing::info!(target: "lb::serve", listener = "admin", %address, "listening");
-        Ok(Self { handle, config_json, admin: settings, consul, registration, static_routes, _tasks: tasks })
+        Ok(Self { handle, config_json, admin: settings, listeners, consul, registration, static_routes, _tasks: tasks })
     }
 
     async fn obey(self, mut orders: mpsc::Receiver<Order>) {
@@ -264,6 +278,7 @@ impl Parts {
         }
         self.handle.update_settings(control_settings(config)).await;
         self.admin.send_replace(Arc::new(config.admin.clone()));
+        self.listeners.send_replace(Arc::from(config.listeners.as_slice()));
         self.config_json.send_replace(masked(config));
         Ok(())
     }
@@ -306,10 +321,14 @@ async fn open_when_synced(
     open: Opener,
     opened: Option<impl FnOnce()>,
     follower: Follower,
+    journal: Journal,
 ) {
     let patience = async {
         tokio::time::sleep(SYNC_PATIENCE).await;
-        let waiting_for = handle.readiness().waiting_for.join(", ");
+        let waited_for = handle.readiness().waiting_for;
+        let trouble = |name: &String| journal.sources().get(name).and_then(|source| source.trouble());
+        let waiting_for: Vec<String> = waited_for.iter().map(|name| trouble(name).unwrap_or(name.clone())).collect();
+        let waiting_for = waiting_for.join("; ");
         tracing::warn!(%waiting_for, "still not synced; clients are served as soon as any route is known");
         while table.load().is_empty() {
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -325,6 +344,8 @@ async fn open_when_synced(
         crate::log::flush();
         std::process::exit(1);
     }
+    let serving = Draft::new(Kind::Process).states("starting", "serving");
+    journal.events().push(serving.because("clients are served"));
     follower.follow().await;
     super::notify::ready();
     if let Some(opened) = opened {
@@ -333,6 +354,22 @@ async fn open_when_synced(
     follower.run().await;
 }
 
-fn normalise_path(path: &str) -> Result<String, String> {
-    path::normalise(path).map(|path| path.decoded.into_owned()).map_err(|error| error.to_string())
+/// Says again, while a source fails, that it does.
+async fn remind(journal: Journal) {
+    let mut every = tokio::time::interval(Duration::from_secs(5));
+    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        every.tick().await;
+        for Reminder { status, lasting } in journal.sources().reminders(REMIND_EVERY, Instant::now()) {
+            tracing::warn!(
+                source = status.name,
+                since = status.failing_since.and_then(timestamp),
+                for_s = lasting.as_secs(),
+                watches = status.watches,
+                failing = status.failing_watches,
+                error = status.last_error,
+                "source still cannot be read; what is known stays in force"
+            );
+        }
+    }
 }

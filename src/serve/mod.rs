@@ -12,6 +12,7 @@ mod aside;
 mod certificates;
 mod control_thread;
 mod descriptors;
+mod explain;
 mod files;
 mod metrics;
 mod neighbours;
@@ -33,6 +34,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::config::{Config, DrainConfig, format_duration};
 use crate::control::ControlHandle;
+use crate::journal::{Draft, Kind};
 use crate::log::AccessLogWriter;
 use crate::metrics::Metrics;
 use crate::metrics::fabio::send::Reporter;
@@ -96,6 +98,8 @@ pub fn start(config: &Config, extra: Vec<ExtraSource>) -> anyhow::Result<Running
     rustls::crypto::aws_lc_rs::default_provider().install_default().ok();
     let clock = Clock::start();
     let metrics = metrics::build(&config.metrics).with_log_dropped(crate::log::dropped());
+    let started = format!("version {}, process {}", env!("CARGO_PKG_VERSION"), std::process::id());
+    metrics.journal().events().push(Draft::new(Kind::Process).states("new", "starting").because(&started));
     let (access, access_writer) = AccessLogWriter::start(config.log.access.clone(), metrics.access_log_dropped())
         .context("cannot start the access log")?;
     let access = access.with_connections(config.log.access_tcp);
@@ -138,6 +142,7 @@ pub fn start(config: &Config, extra: Vec<ExtraSource>) -> anyhow::Result<Running
         metrics: metrics.clone(),
         table: table.clone(),
         live_page: live_page.clone(),
+        context: context.clone(),
         open: workers.opener(context),
         follower: follower.clone(),
     })?;
@@ -215,6 +220,9 @@ impl Running {
     /// The orderly end: not ready, grace, drain. `hurry` completes when there is no time for that any more.
     pub async fn drain(self, config: &DrainConfig, hurry: impl Future<Output = ()>) {
         self.control.set_draining();
+        let reason = format!("grace {}, timeout {}", format_duration(config.grace), format_duration(config.timeout));
+        let event = Draft::new(Kind::Process).states("serving", "draining").because(&reason);
+        self.metrics.journal().events().push(event);
         tracing::info!(grace = format_duration(config.grace), timeout = format_duration(config.timeout), "draining");
         let orderly = async {
             // First of all, so that nobody is sent here by Consul any more while traffic is still served.

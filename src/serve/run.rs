@@ -15,6 +15,7 @@ use super::aside::{Aside, AsideError};
 use super::files::{self, Watched};
 use super::{Running, certificates, notify, start};
 use crate::config::Config;
+use crate::journal::{Draft, Kind};
 use crate::log;
 use crate::system::signals::{Ending, Harmless};
 use crate::system::vital;
@@ -325,6 +326,7 @@ async fn reload(options: &RunOptions, config: &mut Config, running: &Running, wa
         Err(mistakes) => {
             running.metrics.control().reload_errors.config += 1;
             let mistakes = format!("{mistakes:#}");
+            tell(running, "refused", &format!("the new configuration is wrong; the old one stays: {mistakes}"));
             return tracing::error!(mistakes, "the new configuration is wrong; the old one stays");
         }
     };
@@ -338,8 +340,10 @@ async fn reload(options: &RunOptions, config: &mut Config, running: &Running, wa
                 tracing::error!(%error, "log level not changed");
             }
             if restart.is_empty() {
+                tell(running, "reloaded", "");
                 tracing::info!("reloaded");
             } else {
+                tell(running, "reloaded", &format!("these keys need a restart: {}", restart.join(", ")));
                 tracing::warn!(keys = restart.join(", "), "reloaded; these keys need a restart");
             }
             *config = next;
@@ -347,9 +351,17 @@ async fn reload(options: &RunOptions, config: &mut Config, running: &Running, wa
         }
         Err(error) => {
             running.metrics.control().reload_errors.config += 1;
+            tell(running, "refused", &format!("not reloaded; the old configuration stays: {error:#}"));
             tracing::error!(error = format!("{error:#}"), "not reloaded; the old configuration stays");
         }
     }
+}
+
+/// An event about the configuration.
+fn tell(running: &Running, to: &'static str, reason: &str) {
+    let event = Draft { to: Some(to.into()), ..Draft::new(Kind::Config) };
+    let event = if reason.is_empty() { event } else { event.because(reason) };
+    running.metrics.journal().events().push(event);
 }
 
 #[cfg(test)]

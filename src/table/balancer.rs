@@ -185,6 +185,14 @@ impl PickState {
     }
 }
 
+/// The target that a hash strategy picks now; none for other strategies, and where there is no target. Takes no trial.
+#[must_use]
+pub fn choice_by_hash<'a>(route: &'a Route, context: &PickContext<'_>) -> Option<&'a Target> {
+    let Strategy::Hash(_) = route.strategy else { return None };
+    let pick = |mercy| Scope { route, context, mercy }.by_hash();
+    pick(Mercy::None).or_else(|| pick(Mercy::Ejected))
+}
+
 /// One pick: which targets it may see, and how it values them.
 struct Scope<'a, 'c> {
     route: &'a Route,

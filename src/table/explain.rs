@@ -1,11 +1,122 @@
 //! Why a request goes where it goes: the answer of `/api/explain` and `lb explain`.
 
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use serde::Serialize;
 
-use super::{Excluded, Route, RouteTable, Scheme, Target};
+use super::{Excluded, Matcher, Rotation, Route, RouteTable, Scheme, Target, Targets};
+use crate::catalog::glob::Glob;
+use crate::catalog::options::Strategy;
+use crate::catalog::tag::RouteKey;
+
+/// A request that is asked about, as it would arrive.
+#[derive(Clone, Debug)]
+pub struct AskedRequest {
+    /// Its method.
+    pub method: http::Method,
+    /// It comes over TLS.
+    pub tls: bool,
+    /// Port of its URL, if it names one: that of the listener.
+    pub port: Option<u16>,
+    /// Path and query, as sent.
+    pub target: String,
+    /// Its fields, Host included.
+    pub headers: http::HeaderMap,
+    /// Address of the client.
+    pub from: IpAddr,
+}
+
+/// What becomes of it.
+#[derive(Clone, Debug, Default)]
+pub struct Decision {
+    /// Host that was looked up, as received.
+    pub host: String,
+    /// Path that was looked up, normalised.
+    pub path: String,
+    /// The answer that needs no target: there is none, no route, or the request cannot be taken.
+    pub refused: Option<Refusal>,
+    /// The route.
+    pub route: Option<Arc<Route>>,
+    /// One for each of its targets, in their order: what would become of the request if that one were picked.
+    pub fates: Vec<Fate>,
+    /// The target that a hash strategy picks.
+    pub chosen: Option<usize>,
+}
+
+/// An answer of the proxy itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Its status.
+    pub status: u16,
+    /// Why.
+    pub why: String,
+}
+
+/// What becomes of a request at one target.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Fate {
+    /// Status of the proxy's own answer; none: the target answers.
+    pub status: Option<u16>,
+    /// A connection that is closed at once.
+    pub closed: bool,
+    /// Why the proxy answers.
+    pub why: Option<String>,
+    /// Where a redirect leads.
+    pub location: Option<String>,
+    /// The URL that is asked.
+    pub upstream: Option<String>,
+    /// Path and query as the instance gets them.
+    pub upstream_path: Option<String>,
+    /// Host as the instance gets it.
+    pub upstream_host: Option<String>,
+    /// Under which condition.
+    pub note: Option<String>,
+}
+
+/// What is compared with a place: whether a route there would match.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// A request.
+    Http {
+        /// Of its listener.
+        scheme: Scheme,
+        /// As received.
+        host: String,
+        /// Normalised.
+        path: String,
+    },
+    /// A connection to this address.
+    Tcp(SocketAddr),
+}
+
+/// Whether a route at `key` would match, in a table that compares paths and hosts in this way.
+#[must_use]
+pub fn would_match(matcher: Matcher, host_patterns: bool, key: &RouteKey, asked: &Asked) -> bool {
+    let is_glob = |text: &String| Glob::new(text).is_ok();
+    let sound_host = !host_patterns || Glob::is_literal(&key.host) || is_glob(&key.host);
+    if !sound_host || (matcher == Matcher::Glob && !is_glob(&key.path)) {
+        return false;
+    }
+    let mut table = if host_patterns { RouteTable::new(matcher) } else { RouteTable::without_patterns(matcher) };
+    let route = Route {
+        id: 0,
+        key: key.clone(),
+        targets: Targets::default(),
+        excluded: Box::default(),
+        strategy: Strategy::P2c,
+        even: true,
+        tcp: false,
+        ring: Box::default(),
+        rotation: Rotation::default(),
+    };
+    table.set(key, Some(Arc::new(route)));
+    match asked {
+        Asked::Http { scheme, host, path } => table.lookup(*scheme, host, path, |_| true).is_some(),
+        Asked::Tcp(local) => table.lookup_tcp(*local).is_some(),
+    }
+}
 
 /// The steps of one lookup.
 #[derive(Clone, Debug, PartialEq, Serialize)]

@@ -13,6 +13,7 @@ mod compression;
 mod death;
 mod decisions;
 mod errors;
+mod explained;
 mod failover;
 mod hostile;
 mod protocol;

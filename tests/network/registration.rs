@@ -140,7 +140,7 @@ fn an_admin_listener_with_tls_is_checked_by_tls() {
 fn ask(lb: &Lb, method: &str, path: &str, more: &str, body: &str) -> (u16, String) {
     let mut client = client::RawClient::connect(lb.address("admin"));
     let length = body.len();
-    client.send(format!("{method} {path} HTTP/1.1\r\nhost: lb\r\n{more}content-length: {length}\r\n\r\n{body}"));
+    client.send(format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\n{more}content-length: {length}\r\n\r\n{body}"));
     let answer = client.response().unwrap();
     (answer.status, String::from_utf8(answer.body).unwrap())
 }
@@ -184,6 +184,40 @@ fn route_commands_are_changed_by_those_who_name_their_version() {
         page.contains("data-api=\"/api/manual/sub/a%20b\"") && page.contains("href=\"/manual/sub/a%20b\""),
         "{page}"
     );
+
+    // What makes no command is saved, and said; a dry run writes nothing.
+    let text = format!("{}\nrout add x /y http://h/\n{}", command("/two"), command("/three"));
+    let before = version("/api/manual");
+    let told = put("/api/manual?dry_run=true", &body(&text, &before));
+    let told: Value = serde_json::from_str(&told.1).unwrap();
+    assert_eq!((&told["dry_run"], &told["added"], &told["removed"]), (&true.into(), &1.into(), &0.into()), "{told}");
+    assert!(told["summary"].as_str().unwrap().starts_with("would add 1, remove 0"), "{told}");
+    assert_eq!(version("/api/manual"), before, "a dry run changed something");
+    let (status, told) = put("/api/manual", &body(&text, &before));
+    let told: Value = serde_json::from_str(&told).unwrap();
+    let rejected = &told["rejected"][0];
+    assert_eq!((status, &rejected["line"], &told["rejected"][1]), (200, &2.into(), &Value::Null), "{told}");
+    assert!(
+        rejected["text"] == "rout add x /y http://h/" && !rejected["reason"].as_str().unwrap().is_empty(),
+        "{told}"
+    );
+    wait_for("the good lines", || client::get(lb.address("http"), "any.test", "/three").status == 200);
+
+    // Under another name than that of an address or of this machine nothing is told, read or written.
+    for (method, path) in
+        [("PUT", "/api/manual"), ("GET", "/api/manual"), ("GET", "/manual"), ("GET", "/"), ("GET", "/api/config")]
+    {
+        let mut stranger = client::RawClient::connect(lb.address("admin"));
+        let (text, host) = (body("", &version("/api/manual")), "evil.example:9998");
+        let length = text.len();
+        stranger.send(format!(
+            "{method} {path} HTTP/1.1\r\nhost: {host}\r\norigin: http://{host}\r\nsec-fetch-site: same-origin\r\n\
+             content-length: {length}\r\n\r\n{text}"
+        ));
+        let answer = stranger.response().unwrap();
+        let said = String::from_utf8_lossy(&answer.body).into_owned();
+        assert!(answer.status == 421 && said.contains("admin.hosts"), "{method} {path}: {} {said}", answer.status);
+    }
 
     let present = version("/api/manual");
     for (expected, method, path, more, text) in [

@@ -167,7 +167,7 @@ impl Lb {
     pub fn admin(&self, path: &str) -> (u16, String) {
         let mut socket = TcpStream::connect(self.address("admin")).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        write!(socket, "GET {path} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n").unwrap();
+        write!(socket, "GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n").unwrap();
         let mut answer = Vec::new();
         socket.read_to_end(&mut answer).unwrap();
         let answer = super::client::RawResponse::parse(&answer).expect("a whole answer of the admin listener");

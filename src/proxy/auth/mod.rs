@@ -140,6 +140,15 @@ impl Schemes {
         })
     }
 
+    /// What kind of scheme has this name: `basic` or `external`; none: it is not configured.
+    #[must_use]
+    pub fn kind(&self, name: &str) -> Option<&'static str> {
+        self.by_name.get(name).map(|scheme| match scheme {
+            Scheme::Basic(_) => "basic",
+            Scheme::External(_) => "external",
+        })
+    }
+
     /// Decides whether a request with these fields may use a route with `auth=name`. `sent` makes those that an
     /// instance would get. Cancel safe.
     pub async fn admit(&self, name: &str, headers: &HeaderMap, sent: impl FnOnce() -> HeaderMap) -> Admission {

@@ -30,6 +30,18 @@ pub struct Activity {
 }
 
 impl Activity {
+    /// Of a client that was heard right now.
+    #[must_use]
+    pub fn new(clock: Clock) -> Self {
+        Self {
+            clock,
+            last_ms: Cell::new(clock.now_ms()),
+            read_waits_since_ms: Cell::default(),
+            write_waits_since_ms: Cell::default(),
+            reset_at_end: Cell::default(),
+        }
+    }
+
     /// Process clock (ms) of the last byte either way.
     #[must_use]
     pub fn last_ms(&self) -> u64 {
@@ -106,14 +118,7 @@ impl ClientIo {
     /// Wraps an accepted socket.
     #[must_use]
     pub fn new(stream: TcpStream, clock: Clock) -> Self {
-        let now_ms = clock.now_ms();
-        let activity = Rc::new(Activity {
-            clock,
-            last_ms: Cell::new(now_ms),
-            read_waits_since_ms: Cell::new(None),
-            write_waits_since_ms: Cell::new(None),
-            reset_at_end: Cell::new(false),
-        });
+        let activity = Rc::new(Activity::new(clock));
         Self { stream, ahead: None, activity }
     }
 

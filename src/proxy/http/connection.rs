@@ -420,7 +420,7 @@ fn is_foreign(seen: &[u8]) -> bool {
     !protocol.starts_with(b"HTTP/")
 }
 
-fn downstream(
+pub(super) fn downstream(
     listener: &Rc<Listener>,
     phase: Rc<LocalPhase>,
     peer: SocketAddr,

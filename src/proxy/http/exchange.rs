@@ -251,16 +251,16 @@ pub async fn exchange(
 }
 
 /// One request, and what decides whether an instance may have it.
-struct Exchange<'a> {
-    worker: &'a Rc<Worker>,
-    downstream: &'a Rc<Downstream>,
-    settings: &'a Arc<Settings>,
-    original: &'a Original,
-    path: &'a NormalPath<'a>,
+pub(super) struct Exchange<'a> {
+    pub(super) worker: &'a Rc<Worker>,
+    pub(super) downstream: &'a Rc<Downstream>,
+    pub(super) settings: &'a Arc<Settings>,
+    pub(super) original: &'a Original,
+    pub(super) path: &'a NormalPath<'a>,
     /// The host by which the route was found.
-    routed_host: Option<&'a HeaderValue>,
+    pub(super) routed_host: Option<&'a HeaderValue>,
     /// The authentication scheme that let the request in.
-    admitted_by: Option<&'a str>,
+    pub(super) admitted_by: Option<&'a str>,
 }
 
 impl<'a> Attempts<'a> for Exchange<'a> {
@@ -309,7 +309,7 @@ impl<'a> Attempts<'a> for Exchange<'a> {
 impl<'a> Exchange<'a> {
     /// The authentication scheme that has to let the request in before `target` may have it; none for a request that
     /// the access rules refuse anyway.
-    fn wanted_scheme(&self, target: &'a Target) -> Option<&'a str> {
+    pub(super) fn wanted_scheme(&self, target: &'a Target) -> Option<&'a str> {
         let name = target.options.auth.as_deref()?;
         permits(&target.options.access, self.downstream, &self.original.headers).then_some(name)
     }
@@ -343,7 +343,7 @@ impl<'a> Exchange<'a> {
     }
 
     /// What the chosen target's options decide without asking it.
-    fn answer_here(&self, target: &Target) -> Option<Result<Response<Bytes>, ProxyError>> {
+    pub(super) fn answer_here(&self, target: &Target) -> Option<Result<Response<Bytes>, ProxyError>> {
         let options = &*target.options;
         if !permits(&options.access, self.downstream, &self.original.headers) {
             return Some(Err(ProxyError::AccessDenied));
@@ -359,7 +359,7 @@ impl<'a> Exchange<'a> {
 }
 
 /// The route of a request, and the host by which it was found.
-fn find_route<'a>(
+pub(super) fn find_route<'a>(
     worker: &Worker,
     downstream: &Downstream,
     original: &'a Original,

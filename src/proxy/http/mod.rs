@@ -10,6 +10,7 @@ pub mod connection;
 pub mod direct;
 pub mod ends_by;
 pub mod exchange;
+pub mod explain;
 pub mod forward;
 pub mod forwarded;
 pub mod grpc;

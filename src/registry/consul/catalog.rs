@@ -9,6 +9,7 @@ use super::wire::{self, HealthEntry};
 use crate::catalog::{
     Check, CheckScope, CheckStatus, Endpoint, Instance, InstanceId, Registration, ServiceName, ServiceSnapshot, Weights,
 };
+use crate::journal::CheckKey;
 
 /// Longest DNS name (RFC 1035 section 2.3.4).
 const NAME_MAX: usize = 253;
@@ -68,6 +69,23 @@ fn instance(id: InstanceId, endpoint: Endpoint, registration: Registration, entr
     checks.sort_by(|a, b| (&a.id, a.scope).cmp(&(&b.id, b.scope)));
     let tags = entry.service.tags.iter().map(|tag| Arc::from(tag.as_str())).collect();
     Instance { id, endpoint, tags, checks, weights: weights(entry.service.weights), registration }
+}
+
+/// What the checks that do not pass say of themselves: for reasons, and not part of the snapshot.
+pub(super) fn outputs(entries: &[HealthEntry]) -> impl Iterator<Item = (CheckKey, String)> {
+    entries.iter().flat_map(|entry| {
+        let says = |check: &wire::Check| {
+            let maintained = matches!(scope(check), CheckScope::NodeMaintenance | CheckScope::ServiceMaintenance);
+            let text = if maintained || check.output.trim().is_empty() { &check.notes } else { &check.output };
+            (!text.trim().is_empty()).then(|| text.clone())
+        };
+        let of = |check: &wire::Check| {
+            (entry.node.node.as_str().into(), entry.service.id.as_str().into(), check.id.as_str().into())
+        };
+        let failing =
+            |check: &&wire::Check| concerns(check, &entry.service.id) && status(&check.status) != CheckStatus::Passing;
+        entry.checks.iter().filter(failing).filter_map(move |check| Some((of(check), says(check)?)))
+    })
 }
 
 /// Checks of the node, and of this very instance.
@@ -292,6 +310,27 @@ mod tests {
         assert_eq!(parse(&format!("[{one},{other}]")), parse(&format!("[{other},{same}]")));
         let moved = entry("b", "10.0.0.2", 3, "");
         assert_ne!(parse(&format!("[{one},{other}]")), parse(&format!("[{one},{moved}]")));
+    }
+
+    #[test]
+    fn failing_checks_say_why_beside_the_snapshot() {
+        let text = r#"[{"Node":{"Node":"n","Address":"10.0.0.1"},"Service":{"ID":"a","Port":1},"Checks":[
+            {"CheckID":"x","Status":"critical","ServiceID":"a","Output":"connection refused","Notes":"the web check"},
+            {"CheckID":"y","Status":"passing","ServiceID":"a","Output":"fine"},
+            {"CheckID":"z","Status":"warning","ServiceID":"a","Output":" ","Notes":null},
+            {"CheckID":"b","Status":"critical","ServiceID":"b","Output":"of another instance"},
+            {"CheckID":"serfHealth","Status":"critical","Output":"Agent not live or unreachable"},
+            {"CheckID":"_node_maintenance","Status":"critical","Output":"","Notes":"new disk"},
+            {"CheckID":"_service_maintenance:a","Status":"critical","ServiceID":"a","Output":"no","Notes":"why"}]}]"#;
+        let entries: Vec<HealthEntry> = serde_json::from_str(text).unwrap();
+        let told: Vec<_> = outputs(&entries).map(|((_, _, check), text)| format!("{check}: {text}")).collect();
+        let expected = [
+            "x: connection refused",
+            "serfHealth: Agent not live or unreachable",
+            "_node_maintenance: new disk",
+            "_service_maintenance:a: why",
+        ];
+        assert_eq!(told, expected);
     }
 
     #[test]

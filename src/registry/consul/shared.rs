@@ -8,16 +8,19 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tracing::{debug, info, warn};
 
 use super::blocking::TokenBucket;
+use super::catalog::outputs;
 use super::client::Client;
 use super::error::ConsulError;
 use super::guard::Guard;
 use super::notices::Notices;
 use super::roll::Roll;
 use super::trouble::Trouble;
+use super::wire::HealthEntry;
 use crate::catalog::command::CommandError;
 use crate::catalog::command_list::CommandList;
-use crate::catalog::{ServiceName, ServiceSnapshot};
+use crate::catalog::{InstanceId, ServiceName, ServiceSnapshot};
 use crate::config::ConsulConfig;
+use crate::journal::{Draft, Kind};
 use crate::metrics::Metrics;
 use crate::registry::Update;
 
@@ -25,6 +28,8 @@ use crate::registry::Update;
 pub(super) const SOURCE: &str = "consul";
 /// Name of the source of route commands that the KV store is.
 pub(super) const KV_SOURCE: &str = "consul_kv";
+/// Name of the page for requests without a route that the KV store holds, among the sources.
+const PAGE_SOURCE: &str = "no_route_page";
 /// Unconditional reads under way at once: enough to fill a round trip, few enough not to flood an agent at the start.
 const FIRST_READS_MAX: usize = 64;
 /// Reads of all watches together: a burst, and a rate (1/s).
@@ -76,6 +81,7 @@ enum Waiting {
 
 impl Shared {
     pub(super) fn new(client: Client, config: ConsulConfig, metrics: Metrics, updates: mpsc::Sender<Update>) -> Self {
+        expect_sources(&metrics, &config);
         Self {
             client: Arc::new(client),
             first_reads: Semaphore::new(FIRST_READS_MAX),
@@ -101,6 +107,7 @@ impl Shared {
 
     /// Takes a new configuration, and wakes every watch to read with it.
     pub(super) fn reload(&self, config: ConsulConfig) {
+        expect_sources(&self.metrics, &config);
         *lock(&self.config) = Arc::new(config);
         self.generation.send_modify(|generation| *generation += 1);
     }
@@ -162,12 +169,35 @@ impl Shared {
             let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
             self.metrics.control().registry_success.insert(label.clone(), now);
         }
-        self.ended(label);
+        self.metrics.journal().source_read(self.source_of(label), label);
+        self.note_end(label);
+    }
+
+    /// An instance is registered that cannot be dialled.
+    pub(super) fn tell_left_out(&self, service: &ServiceName, id: &InstanceId, reason: &str) {
+        let event = Draft::new(Kind::Instance).of(service).states("new", "excluded").because(reason);
+        let event = Draft { instance: Some(id.to_string()), ..event };
+        self.metrics.journal().events().push(event);
+    }
+
+    /// Keeps what the checks of a service say, for reasons.
+    pub(super) fn note_outputs(&self, service: &ServiceName, entries: &[HealthEntry]) {
+        self.metrics.journal().outputs().set(service, outputs(entries));
+    }
+
+    /// The source that a watch belongs to.
+    fn source_of(&self, label: &str) -> &'static str {
+        match label.strip_prefix("kv:") {
+            None => SOURCE,
+            Some(path) if lock(&self.config).kv_path.as_deref() == Some(path) => KV_SOURCE,
+            Some(_) => PAGE_SOURCE,
+        }
     }
 
     /// The watch of `label` failed, or read something that is not believed.
     pub(super) fn failed(&self, label: &ServiceName, error: &ConsulError) {
         self.count(error);
+        self.metrics.journal().source_failed(self.source_of(label), label, &error.to_string());
         let kind = error.kind();
         let watch = if label.is_empty() { "list of services" } else { label };
         if lock(&self.trouble).failed(label, kind, Instant::now()) {
@@ -177,8 +207,16 @@ impl Shared {
         }
     }
 
-    /// The watch of `label` does not fail, or does not exist, any more.
+    /// The watch of `label` does not exist any more.
     pub(super) fn ended(&self, label: &ServiceName) {
+        let journal = self.metrics.journal();
+        journal.source_watch_ended(self.source_of(label), label);
+        journal.outputs().set(label, []);
+        self.note_end(label);
+    }
+
+    /// The watch of `label` does not fail any more.
+    fn note_end(&self, label: &ServiceName) {
         let now = Instant::now();
         let (was_failing, outage) = {
             let mut trouble = lock(&self.trouble);
@@ -269,6 +307,29 @@ impl Shared {
     async fn send(&self, update: Update) -> Result<(), Closed> {
         self.updates.send(update).await.map_err(|_| Closed)
     }
+}
+
+/// Makes the sources known before they have answered.
+fn expect_sources(metrics: &Metrics, config: &ConsulConfig) {
+    let sources = metrics.journal().sources();
+    let transport =
+        || Some(config.addresses.iter().map(|address| without_user(address)).collect::<Vec<_>>().join(", "));
+    sources.expect(SOURCE, transport());
+    if config.kv_path.is_some() {
+        sources.expect(KV_SOURCE, transport());
+    }
+    if config.no_route_kv_path.is_some() {
+        sources.expect(PAGE_SOURCE, transport());
+        // Nobody waits for the page.
+        sources.synced(PAGE_SOURCE);
+    }
+}
+
+/// An address without what stands before an `@`: that may be a password.
+fn without_user(address: &str) -> String {
+    let (scheme, rest) = address.split_once("://").map_or(("", address), |(scheme, rest)| (scheme, rest));
+    let rest = rest.rsplit_once('@').map_or(rest, |(_, rest)| rest);
+    if scheme.is_empty() { rest.to_owned() } else { format!("{scheme}://{rest}") }
 }
 
 /// Whatever panicked left these small values whole.

@@ -197,9 +197,13 @@ impl ServiceWatch {
     async fn believe(&mut self, entries: &[HealthEntry], hidden: &BTreeSet<Arc<str>>) -> Result<(), Closed> {
         let (mut fresh, rejected) = snapshot(&self.name, entries);
         self.unproven_since = None;
+        self.shared.note_outputs(&self.name, entries);
         if rejected != self.rejected {
             for Rejected { id, reason } in &rejected {
                 warn!(service = &*self.name, instance = %id, reason, "Consul: instance cannot be dialled and is left out");
+                if !self.rejected.iter().any(|known| known.id == *id && known.reason == *reason) {
+                    self.shared.tell_left_out(&self.name, id, reason);
+                }
             }
             self.rejected = rejected;
         }
@@ -223,6 +227,7 @@ impl ServiceWatch {
     /// Takes what the answer adds and changes. Nothing, while nothing is known.
     async fn take_undisputed(&mut self, entries: &[HealthEntry]) -> Result<(), Closed> {
         let Some(known) = &self.known else { return Ok(()) };
+        self.shared.note_outputs(&self.name, entries);
         let (mut fresh, _) = snapshot(&self.name, entries);
         let lacks = |id: &&InstanceId| fresh.instances.binary_search_by(|new| new.id.cmp(id)).is_err();
         self.kept = known.instances.iter().map(|instance| &instance.id).filter(lacks).cloned().collect();

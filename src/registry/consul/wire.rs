@@ -109,7 +109,8 @@ impl Default for Weights {
     }
 }
 
-/// A health check. Its output is left out on purpose: it is no reason to build a table.
+/// A health check. Its output and notes are for reasons only (the snapshot leaves them out): a change of them builds no
+/// table.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct Check {
@@ -122,6 +123,12 @@ pub struct Check {
     /// The instance it belongs to; empty for checks of the node.
     #[serde(rename = "ServiceID", deserialize_with = "null_is_default")]
     pub service_id: String,
+    /// What it said when it last ran.
+    #[serde(deserialize_with = "null_is_default")]
+    pub output: String,
+    /// What was written about it when it was made; of maintenance, the reason.
+    #[serde(deserialize_with = "null_is_default")]
+    pub notes: String,
 }
 
 #[cfg(test)]

@@ -10,8 +10,6 @@ use super::{Present, joined};
 use crate::certificates::{Shelf, SourceError, Told};
 use crate::proxy::tls::{CertStore, Material};
 
-/// The same failure is said again after this long.
-const SAY_AGAIN: Duration = Duration::from_secs(300);
 /// Strangers choose the names of failures to issue: that many of them are not worth a line each.
 const ISSUE_SAY: Duration = Duration::from_secs(5);
 
@@ -26,21 +24,32 @@ pub(super) struct StoreShelf {
 
 #[derive(Debug, Default)]
 struct Said {
-    failure: Option<(String, Instant)>,
+    failure: Option<String>,
     issue: Option<Instant>,
 }
 
 impl StoreShelf {
     pub(super) fn new(source: &str, store: Arc<CertStore>, present: Arc<Present>) -> Self {
-        Self { source: source.to_owned(), store, present, said: Mutex::default() }
+        let shelf = Self { source: source.to_owned(), store, present, said: Mutex::default() };
+        shelf.present.metrics.journal().sources().expect(&shelf.name(), None);
+        shelf
+    }
+
+    /// What it is called among the sources.
+    fn name(&self) -> String {
+        format!("certificates.{}", self.source)
     }
 }
 
 impl Shelf for StoreShelf {
     fn take(&self, told: &Told) {
         let material = Material { pairs: told.pairs.clone(), client_cas: told.client_cas.clone() };
+        let before = self.store.expiries();
         self.present.report(&self.source, &self.store.take(&material));
         self.present.report_expiry();
+        self.present.metrics.journal().source_read(&self.name(), "");
+        self.present.metrics.journal().sources().synced(&self.name());
+        self.present.tell_renewal(&self.source, &before, &self.store);
         let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
         said.failure = None;
         tracing::info!(source = self.source, pairs = self.store.pairs().len(), "certificates loaded");
@@ -60,21 +69,22 @@ impl Shelf for StoreShelf {
         }
         self.present.count(1);
         let text = error.to_string();
-        let again =
-            said.failure.as_ref().is_none_or(|(known, at)| *known != text || now.duration_since(*at) >= SAY_AGAIN);
-        if again {
+        self.present.metrics.journal().source_failed(&self.name(), "", &text);
+        // That it goes on is said for all sources together.
+        if said.failure.as_ref() != Some(&text) {
             tracing::error!(
                 source = self.source,
                 error = text,
                 "certificates cannot be read; what was there before stays"
             );
-            said.failure = Some((text, now));
+            said.failure = Some(text);
         }
     }
 
     fn add(&self, name: &str, pem: Bytes) -> Result<i64, String> {
         let not_after = self.store.add(name, pem).map_err(|error| joined(&[error]))?;
         tracing::info!(source = self.source, name, "certificate issued");
+        self.present.tell(&self.source, "issued", name);
         self.present.report_expiry();
         Ok(not_after)
     }
