@@ -335,12 +335,16 @@ mod tests {
         );
         assert_eq!(
             all_services(&services),
-            "SERVICE  SOURCE  AGE  INSTANCE  ADDRESS      STATE     WHY\n\
-             web      consul  1 s  n/1       10.0.0.1:80  healthy   -\n\
-             web      consul  1 s  n/2       10.0.0.2:80  excluded  critical\n\
+            "SERVICE  SOURCE  AGE  INSTANCE  ADDRESS      STATE                WHY\n\
+             web      consul  1 s  n/1       10.0.0.1:80  healthy              -\n\
+             web      consul  1 s  n/2       10.0.0.2:80  excluded             critical\n\
+             web      consul  1 s  n/3       10.0.0.3:80  held, not confirmed  no rights\n\
              \n\
              SERVICE  REJECTED TAG      WHY\n\
-             web      urlprefix-\\u{1b}  no path\n"
+             web      urlprefix-\\u{1b}  no path\n\
+             \n\
+             SERVICE  REMARK\n\
+             web      urlprefix-/a auth=x: no such scheme\n"
         );
     }
 
