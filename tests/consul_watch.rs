@@ -394,7 +394,9 @@ async fn keys_that_may_not_be_read_any_more_are_kept() {
     let (agent, policy, config) = with_rules(keys);
     assert_eq!(agent.put_key("lb/routes/a", "route del a"), "true");
     assert_eq!(agent.put_key("lb/page", "no such page"), "true");
-    let config = ConsulConfig { no_route_kv_path: Some("lb/page".to_owned()), ..with_keys(config) };
+    // Longer than the test: a query that ends by itself would be repeated with fewer rights.
+    let wait = Duration::from_secs(120);
+    let config = ConsulConfig { no_route_kv_path: Some("lb/page".to_owned()), wait, ..with_keys(config) };
     let mut watched = Watched::start(config);
     watched.until_commands(&["route del a"], &[]).await;
     let mut page = watched.source.no_route_page();

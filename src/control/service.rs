@@ -14,8 +14,6 @@ use crate::catalog::eligibility::{History, Verdict};
 use crate::catalog::{Endpoint, Instance, Registration, ServiceSnapshot};
 use crate::table::{Admission, Clock, Contribution, TableBuilder, TargetState};
 
-/// State of an instance whose checks fail, and that is kept for now.
-const HELD: &str = "held";
 /// State of an instance that its source shows no longer, without proof that it was deregistered.
 const UNCONFIRMED: &str = "held, not confirmed";
 
@@ -202,7 +200,7 @@ fn status(
         Admission::Eligible { .. } if ejected => ("ejected", state.map(|state| reason_of_ejection(state, now_ms))),
         Admission::Eligible { .. } => match (&instance.registration, verdict) {
             (Registration::Unconfirmed { reason, .. }, _) => (UNCONFIRMED, Some(reason.to_string())),
-            (_, Verdict::Eligible { held: true, .. }) => (HELD, Some(reasons.of_hold(service, instance))),
+            (_, Verdict::Eligible { held: true, .. }) => ("healthy", Some(reasons.of_hold(service, instance))),
             _ => ("healthy", None),
         },
     };
