@@ -8,14 +8,11 @@ use std::time::Instant;
 
 use super::change::Seen;
 use super::tags::{TagMemory, TagRules};
-use super::transitions::Reasons;
+use super::transitions::{Reasons, UNCONFIRMED};
 use super::{ControlSettings, InstanceStatus};
 use crate::catalog::eligibility::{History, Verdict};
 use crate::catalog::{Endpoint, Instance, Registration, ServiceSnapshot};
 use crate::table::{Admission, Clock, Contribution, TableBuilder, TargetState};
-
-/// State of an instance that its source shows no longer, without proof that it was deregistered.
-const UNCONFIRMED: &str = "held, not confirmed";
 
 /// The present state of one service.
 #[derive(Debug)]

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::catalog::eligibility::{Rules, Verdict, blamed};
-use crate::catalog::{Endpoint, Instance, InstanceId, ServiceSnapshot};
+use crate::catalog::{Endpoint, Instance, InstanceId, Registration, ServiceSnapshot};
 use crate::journal::Outputs;
 
 /// State of an instance that was not known before.
@@ -15,6 +15,8 @@ pub(super) const NEW: &str = "new";
 pub(super) const GONE: &str = "gone";
 pub(super) const HEALTHY: &str = "healthy";
 pub(super) const HELD: &str = "held";
+/// Its source shows it no longer, without proof that it was deregistered.
+pub(super) const UNCONFIRMED: &str = "held, not confirmed";
 pub(super) const EXCLUDED: &str = "excluded";
 pub(super) const EJECTED: &str = "ejected";
 pub(super) const PROBATION: &str = "probation";
@@ -71,8 +73,9 @@ pub(super) struct Evaluated<'a> {
     pub(super) verdicts: &'a [Verdict],
 }
 
-fn word(verdict: &Verdict) -> &'static str {
+fn word(instance: &Instance, verdict: &Verdict) -> &'static str {
     match verdict {
+        Verdict::Eligible { .. } if matches!(instance.registration, Registration::Unconfirmed { .. }) => UNCONFIRMED,
         Verdict::Eligible { held: false, .. } => HEALTHY,
         Verdict::Eligible { held: true, .. } => HELD,
         Verdict::Excluded { .. } => EXCLUDED,
@@ -92,7 +95,7 @@ pub(super) fn transitions(
     let pairs = |evaluated: Evaluated<'_>| evaluated.snapshot.instances.len().min(evaluated.verdicts.len());
     let (old_len, new_len) = (before.map_or(0, pairs), pairs(now));
     let old_at = |at: usize| before.map(|before| (&before.snapshot.instances[at], &before.verdicts[at]));
-    let state_before = |instance: &Instance, verdict: &Verdict| match word(verdict) {
+    let state_before = |instance: &Instance, verdict: &Verdict| match word(instance, verdict) {
         HEALTHY => of_traffic(&instance.id, instance.endpoint.addr()).unwrap_or(HEALTHY),
         word => word,
     };
@@ -118,15 +121,15 @@ pub(super) fn transitions(
                 push(known, state_before(known, was), GONE, reason_of_loss(known, now.snapshot));
             }
             (None, Some((_, Verdict::Eligible { held: false, .. }))) if starting => {}
-            (None, Some((fresh, is))) => push(fresh, NEW, word(is), reason_of(service, fresh, is, NEW, reasons)),
+            (None, Some((fresh, is))) => push(fresh, NEW, word(fresh, is), reason_of(service, fresh, is, NEW, reasons)),
             (Some((known, was)), Some((fresh, is))) if known.endpoint == fresh.endpoint => {
                 let same = match (was, is) {
                     (Verdict::Excluded { reason: was }, Verdict::Excluded { reason: is }) => was == is,
-                    _ => word(was) == word(is),
+                    _ => word(known, was) == word(fresh, is),
                 };
                 if !same {
                     let from = state_before(known, was);
-                    push(fresh, from, word(is), reason_of(service, fresh, is, from, reasons));
+                    push(fresh, from, word(fresh, is), reason_of(service, fresh, is, from, reasons));
                 }
             }
             // An instance on another address is another instance; one whose name got its address is the same.
@@ -136,7 +139,7 @@ pub(super) fn transitions(
                     push(known, state_before(known, was), GONE, format!("its address is {} now", fresh.endpoint));
                 }
                 let from = if both { NEW } else { state_before(known, was) };
-                push(fresh, from, word(is), reason_of(service, fresh, is, from, reasons));
+                push(fresh, from, word(fresh, is), reason_of(service, fresh, is, from, reasons));
             }
             (None, None) => {}
         }
@@ -154,7 +157,7 @@ pub(super) fn all_gone(
         service: before.snapshot.name.to_string(),
         instance: instance.id.clone(),
         address: instance.endpoint.to_string(),
-        from: match word(verdict) {
+        from: match word(instance, verdict) {
             HEALTHY => of_traffic(&instance.id, instance.endpoint.addr()).unwrap_or(HEALTHY),
             word => word,
         },
@@ -175,6 +178,11 @@ fn reason_of_loss(lost: &Instance, now: &ServiceSnapshot) -> String {
 }
 
 fn reason_of(service: &str, instance: &Instance, verdict: &Verdict, from: &str, reasons: Reasons<'_>) -> String {
+    match (verdict, &instance.registration) {
+        (Verdict::Eligible { .. }, Registration::Unconfirmed { reason, .. }) => return reason.to_string(),
+        (Verdict::Eligible { .. }, _) if from == UNCONFIRMED => return "its source shows it again".to_owned(),
+        _ => {}
+    }
     match verdict {
         Verdict::Excluded { reason } => reasons.with_output(service, instance, reason),
         Verdict::Eligible { held: true, .. } => reasons.of_hold(service, instance),
@@ -233,7 +241,7 @@ mod tests {
             endpoint: Endpoint::Addr(([10, 0, 0, 1], port).into()),
             tags: Vec::new(),
             checks: vec![Check { id: "alive".into(), scope: CheckScope::Service, status }],
-            registration: crate::catalog::Registration::default(),
+            registration: Registration::default(),
             weights: Weights::default(),
         }
     }
@@ -311,6 +319,23 @@ mod tests {
             "n/f 10.0.0.1:6: held -> healthy: its checks are accepted again",
         ];
         assert_eq!(lines, expected);
+    }
+
+    #[test]
+    fn what_a_source_shows_no_longer_is_held_until_it_is_back_or_gone() {
+        let confirmed = snapshot(vec![instance("a", 1, Passing)]);
+        let registration = Registration::Unconfirmed { reason: "the token may not read it".into(), rights_lost: true };
+        let unconfirmed = snapshot(vec![Instance { registration, ..instance("a", 1, Passing) }]);
+        let cases = [
+            (&confirmed, &unconfirmed, "healthy -> held, not confirmed: the token may not read it"),
+            (&unconfirmed, &confirmed, "held, not confirmed -> healthy: its source shows it again"),
+            (&unconfirmed, &snapshot(vec![]), "held, not confirmed -> gone: deregistered"),
+        ];
+        for (before, now, expected) in cases {
+            let verdicts = vec![GOOD; now.instances.len()];
+            let lines = told(Some((before, &[GOOD])), (now, &verdicts));
+            assert_eq!(lines, [format!("n/a 10.0.0.1:1: {expected}")]);
+        }
     }
 
     #[test]
