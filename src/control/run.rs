@@ -8,7 +8,7 @@
 //!
 //! Updates that are ready together go into one table without any sleep: while a build runs, the next ones queue up.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant, SystemTime};
@@ -229,14 +229,12 @@ impl Control {
         }
         // Lines move, and stay as wrong as they were.
         let known = self.command_errors.get(source).map_or(&[][..], |known| known);
-        let is_new = |error: &&CommandError| {
-            !known.iter().any(|known| (&known.text, &known.reason) == (&error.text, &error.reason))
-        };
-        for error in errors.iter().filter(is_new) {
+        let known: HashSet<(&str, &str)> = known.iter().map(|error| (&*error.text, &*error.reason)).collect();
+        let is_new = |error: &&CommandError| !known.contains(&(&*error.text, &*error.reason));
+        // Some thousands would push everything else out of the events.
+        for error in errors.iter().filter(is_new).take(LOGGED_ERRORS_MAX) {
             let reason = format!("{}: {}: {}", error.place(), error.text, error.reason);
             self.teller.event(Draft::new(Kind::Tag).of(source).states("new", "rejected").because(&reason));
-        }
-        for error in errors.iter().take(LOGGED_ERRORS_MAX).filter(is_new) {
             tracing::warn!(
                 source,
                 place = error.place(),

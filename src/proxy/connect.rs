@@ -64,6 +64,12 @@ impl ConnectError {
         matches!(self, Self::Exhausted(_))
     }
 
+    /// Whether it is ports that are lacking: towards this address alone.
+    #[must_use]
+    pub fn lacks_ports(&self) -> bool {
+        matches!(self, Self::Exhausted(error) if error.kind() == io::ErrorKind::AddrNotAvailable)
+    }
+
     /// Whether it came so far that TLS was spoken, or not, and we did not go on: a certificate that is not accepted.
     #[must_use]
     pub fn is_refusal_of_ours(&self) -> bool {

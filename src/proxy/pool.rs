@@ -190,7 +190,8 @@ impl UpstreamPool {
             false => connect(target, settings).await,
         };
         match dial().await {
-            Err(error) if error.is_exhaustion() && self.shed() > 0 => dial().await,
+            // Ports are short towards one address: closing connections to others would make them no more.
+            Err(error) if error.is_exhaustion() && !error.lacks_ports() && self.shed() > 0 => dial().await,
             connected => connected,
         }
     }

@@ -11,6 +11,11 @@ use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How long it is remembered who has a socket open.
+const HOLDER_KEPT: Duration = Duration::from_secs(60);
 
 /// State `LISTEN` in the table. Rows of that state come first.
 const LISTEN: &str = "0A";
@@ -109,9 +114,23 @@ pub fn others(address: SocketAddr, own: &[u64], listening: &[Listening]) -> Vec<
     foreign.map(|it| it.inode).collect()
 }
 
-/// Who has one of these sockets open: the process with the lowest id that may be looked at.
+/// Who has one of these sockets open: the process with the lowest id that may be looked at. All open files of all processes
+/// are read for that, so what was found is kept for a minute: a port that another process has is tried again each second.
 #[must_use]
 pub fn holder(inodes: &[u64]) -> Holder {
+    static FOUND: Mutex<Vec<(Vec<u64>, Instant, Holder)>> = Mutex::new(Vec::new());
+    let now = Instant::now();
+    let mut found = FOUND.lock().unwrap_or_else(PoisonError::into_inner);
+    found.retain(|(_, at, _)| now.duration_since(*at) < HOLDER_KEPT);
+    if let Some((.., holder)) = found.iter().find(|(sockets, ..)| sockets == inodes) {
+        return holder.clone();
+    }
+    let holder = look_for_holder(inodes);
+    found.push((inodes.to_vec(), now, holder.clone()));
+    holder
+}
+
+fn look_for_holder(inodes: &[u64]) -> Holder {
     let names: Vec<String> = inodes.iter().map(|inode| format!("socket:[{inode}]")).collect();
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());

@@ -119,16 +119,18 @@ impl Certificates {
             self.present.report(name, &store.reload());
             self.present.tell_renewal(name, &before, store);
         }
-        let kept: Vec<String> = config.certificates.keys().cloned().collect();
-        for gone in self.present.stores.load().keys().filter(|name| !kept.contains(name)) {
-            self.present.metrics.journal().sources().forget(&format!("certificates.{gone}"));
-        }
+        let before = self.present.stores.load_full();
         let is_there = |source: &str| source.strip_prefix(SOURCE_LABEL).is_none_or(|name| stores.contains_key(name));
         self.present.metrics.control().certificate_errors.retain(|source, _| is_there(source));
         self.present.stores.store(Arc::new(stores));
         self.present.report_expiry();
         if let Err(error) = self.fetch(config) {
             tracing::error!(error = format!("{error:#}"), "certificates from elsewhere are not fetched");
+        }
+        // After the tasks of the last configuration have ended. What is read from files now is not asked of anything.
+        let is_asked_for = |name: &str| config.certificates.get(name).is_some_and(|it| it.source.is_remote());
+        for gone in before.keys().filter(|name| !is_asked_for(name)) {
+            self.present.metrics.journal().sources().forget(&format!("certificates.{gone}"));
         }
     }
 

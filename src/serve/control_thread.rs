@@ -267,11 +267,11 @@ impl Parts {
 
     async fn reload(&self, config: &Config, consul: Option<consul::Prepared>) -> anyhow::Result<()> {
         // What can fail comes first, so that a refused configuration changed nothing.
-        if let Some(source) = &self.static_routes {
-            source.replace(&config.static_routes, &config.routes).map_err(static_error)?;
-        }
         if let (Some(source), Some(consul)) = (&self.consul, consul) {
             source.take_over(consul).context("Consul (section consul)")?;
+        }
+        if let Some(source) = &self.static_routes {
+            source.replace(&config.static_routes, &config.routes).map_err(static_error)?;
         }
         if let (Some(registration), Some(consul)) = (&self.registration, &config.consul) {
             registration.reload(&consul.register, scheme(&config.admin));

@@ -19,10 +19,11 @@ const PER_CLIENT: u64 = 2;
 const FEW_CLIENTS: u64 = 4096;
 
 /// Raises the soft limit of open files to the hard one, and keeps some of them from connections. Returns the limit that holds; none: unlimited.
-pub(super) fn raise_limit() -> Option<u64> {
+/// `loops`: accept loops, each of which may hold one accepted connection there while it waits for another descriptor.
+pub(super) fn raise_limit(loops: usize) -> Option<u64> {
     let limit = raise();
     if let Some(limit) = limit {
-        lack::reserve_from(limit - RESERVED.min(limit / 4));
+        lack::reserve_from(limit - (RESERVED + loops as u64).min(limit / 4));
     }
     limit
 }

@@ -107,7 +107,8 @@ pub fn start(config: &Config, extra: Vec<ExtraSource>) -> anyhow::Result<Running
     let phase = PhaseSender::new(Phase::Serving);
     let certificates = Arc::new(certificates::Certificates::load(config, &metrics)?);
     let live_page = LivePage::default();
-    let (limit, workers) = (descriptors::raise_limit(), workers::count(config));
+    let workers = workers::count(config);
+    let limit = descriptors::raise_limit(workers * config.listeners.len());
     let clients_max = descriptors::clients_max(config, workers, limit);
     descriptors::tell(config.proxy.max_connections, clients_max, workers, limit);
     let first_settings = settings::build(config, None, &live_page, clients_max, &metrics)?;
@@ -211,7 +212,10 @@ impl Running {
             built.auth.read_again();
             certificates.commit(stores, &config);
         });
-        taken_over.await.context("files of the configuration")?;
+        // The rest is in force already: files that hang are read when they can be.
+        if let Err(error) = taken_over.await {
+            tracing::warn!(%error, "the files of certificates or users are read later");
+        }
         self.workers.commit(listeners).await?;
         self.follower.reloaded().await;
         Ok(present.differs_only_in_reloadable(next))

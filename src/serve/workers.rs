@@ -7,6 +7,7 @@ mod ports;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use tokio::sync::{mpsc, watch};
@@ -45,7 +46,10 @@ pub(super) struct Workers {
     stage: Arc<watch::Sender<Stage>>,
 }
 
-#[derive(Debug, Default)]
+/// How long after the start addresses are bound beside a predecessor, where that is asked for.
+const TAKE_OVER_FOR: Duration = Duration::from_secs(600);
+
+#[derive(Debug)]
 struct State {
     listeners: Vec<Bound>,
     dynamic: Vec<Dynamic>,
@@ -56,8 +60,9 @@ struct State {
     /// Where the admin listener is.
     admin: Option<SocketAddr>,
     next_number: ListenerNumber,
-    /// Addresses are shared with other processes that allow it.
+    /// Addresses are shared with other processes that allow it, for some minutes from the start.
     take_over: bool,
+    started: Instant,
     /// One per worker, once they run.
     orders: Vec<mpsc::Sender<Order>>,
 }
@@ -109,7 +114,7 @@ impl Workers {
         let count = count(config);
         let workers = Self {
             count,
-            state: Arc::default(),
+            state: Arc::new(Mutex::new(State::new())),
             deciding: Arc::default(),
             stage: Arc::new(watch::Sender::new(Stage::Bound)),
         };
@@ -212,7 +217,7 @@ impl Workers {
     /// An address that another process took in between; what could be opened is open, nothing was closed.
     pub(super) async fn commit(&self, replacement: Replacement) -> anyhow::Result<()> {
         let _deciding = self.deciding.lock().await;
-        let (orders, senders) = {
+        let (orders, senders, outcome) = {
             let mut state = lock(&self.state);
             let mut orders: Vec<Vec<Order>> = state.orders.iter().map(|_| Vec::new()).collect();
             let mut own = state.addresses();
@@ -241,6 +246,7 @@ impl Workers {
                 }
                 state.listeners.push(bound);
             }
+            // Those that were to be replaced or closed stay; the next reload finds them again.
             if outcome.is_err() {
                 state.listeners.append(&mut old);
             }
@@ -248,13 +254,13 @@ impl Workers {
                 bound.close(&mut orders);
                 state.closing.extend(&bound.inodes);
             }
-            outcome.map(|()| {
+            if outcome.is_ok() {
                 state.replace_dynamic(replacement.dynamic);
-                (orders, state.orders.clone())
-            })?
+            }
+            (orders, state.orders.clone(), outcome)
         };
         send(orders, &senders).await;
-        Ok(())
+        outcome
     }
 
     /// How an address beside theirs is to be bound: with them, if it meets one of them, and else alone unless taking over
@@ -313,6 +319,20 @@ async fn send(orders: Vec<Vec<Order>>, senders: &[mpsc::Sender<Order>]) {
 }
 
 impl State {
+    fn new() -> Self {
+        Self {
+            listeners: Vec::new(),
+            dynamic: Vec::new(),
+            leaving: Vec::new(),
+            closing: Vec::new(),
+            admin: None,
+            next_number: ListenerNumber::default(),
+            take_over: false,
+            started: Instant::now(),
+            orders: Vec::new(),
+        }
+    }
+
     /// Every listener, dynamic ones and those that are about to leave included.
     fn all(&self) -> impl Iterator<Item = &Bound> {
         let dynamic = self.dynamic.iter().flat_map(Dynamic::open_ports);
@@ -326,7 +346,9 @@ impl State {
     fn sharing(&self, address: SocketAddr, own: &[SocketAddr]) -> Sharing {
         let is_ours = own.iter().any(|own| overlaps(*own, address) || overlaps(address, *own));
         // Beside one of our own that nobody else may share either.
-        if self.take_over || is_ours { Sharing::WithOthers } else { Sharing::Alone }
+        // A predecessor is relieved in the first minutes; whoever has the address later is not one.
+        let takes_over = self.take_over && self.started.elapsed() < TAKE_OVER_FOR;
+        if takes_over || is_ours { Sharing::WithOthers } else { Sharing::Alone }
     }
 
     /// Binds sockets for a listener of this configuration at `address`, beside listeners at these addresses of ours.

@@ -234,7 +234,14 @@ impl<'a> Asking<'a> {
                         });
                     }
                     if deadlines.look_passed(now) && self.are_frozen(&state.running) {
+                        let before = state.running.len();
                         self.ask_another_too(attempts, &mut state, first, finish, Self::may_ask_beside);
+                        if state.running.len() == before {
+                            // Nothing pays for a second try of this one; those to come shall go elsewhere all the same.
+                            for attempt in &state.running {
+                                self.worker.note_frozen(self.route, attempt.target);
+                            }
+                        }
                     }
                     // In HTTP/1 the connection's watchdog sees to that; here other streams may be well.
                     if self.version == Version::HTTP_2

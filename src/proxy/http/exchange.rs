@@ -352,7 +352,11 @@ impl<'a> Exchange<'a> {
             return Some(Err(ProxyError::Unauthorized));
         }
         let redirect = options.redirect.as_ref()?;
-        let location = redirect::location(&redirect.url, &redirect_source(self.original, self.path, options))?;
+        let location = redirect::location(&redirect.url, &redirect_source(self.original, self.path, options));
+        // Never passed on instead: what is redirected is not the instance's to see.
+        let Some(location) = location else {
+            return Some(Err(ProxyError::BadRequest("the redirect that it gets cannot be written as a field")));
+        };
         let code = StatusCode::from_u16(redirect.code).unwrap_or(StatusCode::FOUND);
         Some(Ok(redirect::answer(code, location, &self.original.method)))
     }

@@ -25,10 +25,21 @@ pub struct RedirectSource<'a> {
 
 /// `Location` made from `template`: `$host` in the host part becomes the request's host, the first `$path` (with a
 /// `/` right before it) the request's path after `strip` and `prepend`. The request's query follows only with `$path`,
-/// and only if the template has no query. None when the result cannot be sent as a header.
+/// and only if the template has no query. Bytes beyond ASCII, which a target of HTTP/2 may have, are percent-encoded (RFC
+/// 3986 section 2.1). None when the result cannot be sent as a header.
 #[must_use]
 pub fn location(template: &str, source: &RedirectSource<'_>) -> Option<HeaderValue> {
-    HeaderValue::from_str(&location_text(template, source)).ok()
+    let text = location_text(template, source);
+    let mut ascii = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_ascii() {
+            ascii.push(c);
+        } else {
+            let mut bytes = [0; 4];
+            c.encode_utf8(&mut bytes).bytes().for_each(|byte| ascii.push_str(&format!("%{byte:02X}")));
+        }
+    }
+    HeaderValue::from_str(&ascii).ok()
 }
 
 /// The answer, with a short note for people whose client does not follow (RFC 9110, section 15.4); a client that did
@@ -157,6 +168,8 @@ mod tests {
             ("https://new.example/a$path", "/x", None, None, None, "https://new.example/a/x"),
             ("https://new.example/$path?k=v", "/x", Some("q=1"), None, None, "https://new.example/x?k=v"),
             ("https://$host$path", "/x", None, None, None, "https://h.example:8080/x"),
+            // As HTTP/2 may carry it.
+            ("https://$host$path", "/é", Some("ä=ö"), None, None, "https://h.example:8080/%C3%A9?%C3%A4=%C3%B6"),
             ("https://www.$host/$path", "/", None, None, None, "https://www.h.example:8080/"),
             ("https://n.example/$host", "/x", None, None, None, "https://n.example/$host"),
             ("https://n.example/$path", "/a/x", None, Some("/a"), None, "https://n.example/x"),

@@ -157,7 +157,10 @@ impl ConsulSource {
         }
         report(&settings, self.shared.metrics());
         self.shared.client.reload(settings);
-        self.shared.reload(config);
+        // The paths need a restart: their watches run on as they are.
+        let before = self.shared.config();
+        let (kv_path, no_route_kv_path) = (before.kv_path.clone(), before.no_route_kv_path.clone());
+        self.shared.reload(ConsulConfig { kv_path, no_route_kv_path, ..config });
         Ok(())
     }
 }

@@ -83,7 +83,7 @@ pub(super) struct Poller {
     looks: usize,
     /// It has no series of its own in the metrics.
     unlisted: bool,
-    _place: Place,
+    _place: Option<Place>,
 }
 
 /// How the next read is made.
@@ -106,6 +106,11 @@ enum Turn {
 impl Poller {
     /// `label`: the service for metrics and log; empty for the list.
     pub(super) fn new(shared: Arc<Shared>, path: String, label: ServiceName) -> Self {
+        let place = shared.client.watching(Purpose::Other);
+        Self::with_place(shared, path, label, Some(place))
+    }
+
+    fn with_place(shared: Arc<Shared>, path: String, label: ServiceName, place: Option<Place>) -> Self {
         let now = Instant::now();
         let mut rng = fastrand::Rng::new();
         let resync_at = now + resync_after(shared.config().resync, rng.f64());
@@ -132,7 +137,7 @@ impl Poller {
             answered_at: now,
             looks: 0,
             unlisted: false,
-            _place: shared.client.watching(Purpose::Other),
+            _place: place,
             shared,
         }
     }
@@ -142,17 +147,17 @@ impl Poller {
     pub(super) fn of_service(shared: Arc<Shared>, path: String, name: ServiceName, since: Instant) -> Self {
         let place = shared.client.watching(Purpose::Service);
         let notice = shared.notices.subscribe(&name);
-        let mut poller = Self::new(shared, path, name);
+        let mut poller = Self::with_place(shared, path, name, Some(place));
         poller.notice = Some(notice);
         poller.answered_at = since;
-        poller._place = place;
         poller
     }
 
-    /// A watch that serves other watches.
-    pub(super) fn unlisted(shared: Arc<Shared>, path: String) -> Self {
+    /// A watch that serves other watches. `blocks`: it has a blocking query most of the time.
+    pub(super) fn unlisted(shared: Arc<Shared>, path: String, blocks: bool) -> Self {
         let label = ServiceName::from(path.as_str());
-        let mut poller = Self::new(shared, path, label);
+        let place = blocks.then(|| shared.client.watching(Purpose::Feed));
+        let mut poller = Self::with_place(shared, path, label, place);
         poller.unlisted = true;
         poller
     }
@@ -304,10 +309,22 @@ impl Poller {
     async fn turn(&mut self) -> Turn {
         loop {
             let Some(notice) = &self.notice else { return Turn::Block };
-            if !*self.scarce.borrow_and_update() || self.position.index().is_none() || self.held {
+            if !*self.scarce.borrow_and_update() || self.position.index().is_none() {
                 // The read that follows sees all that was told so far.
                 notice.take();
                 return Turn::Block;
+            }
+            if self.held {
+                // It looks again often, and must not keep a connection meanwhile: there may be many like it.
+                let look_at = self.answered_at + self.sentinel();
+                tokio::select! {
+                    change = notice.changed() => return Turn::Look { seen_at: Some(change.seen_at) },
+                    () = sleep_until(look_at.into()) => return Turn::Look { seen_at: None },
+                    () = recovery(&mut self.recovered) => self.start_over(),
+                    _ = self.scarce.changed() => {}
+                    _ = self.generation.changed() => self.start_over(),
+                }
+                continue;
             }
             let look_after = LOOKS_AFTER_CHANGE.get(self.looks).copied().unwrap_or_else(|| self.shared.look_every());
             let look_at = self.answered_at + look_after.mul_f64(0.75 + self.rng.f64() / 2.0);
@@ -361,8 +378,7 @@ impl Poller {
             Turn::Look { .. } => None,
         };
         let block = wait.and_then(|wait| self.position.index().map(|index| Block { index, wait }));
-        // A watch whose answers are not believed asks for itself, whether or not there is room for all.
-        let yields = block.is_some() && turn == Turn::Block && !self.held;
+        let yields = block.is_some() && turn == Turn::Block;
         let fetched = tokio::select! {
             answer = fetch(&self.shared, &self.path, mode, block) => Some(answer?),
             _ = self.generation.changed() => None,
@@ -383,7 +399,7 @@ impl Poller {
         };
         self.answered_at = now;
         self.pace.received(now, answer.body.len());
-        if self.label.is_empty() && answer.early {
+        if self.label.is_empty() && (answer.early || block.is_none()) {
             // Any instance that came, went or changed, though the list may read the same as before.
             self.shared.notices.list_woken();
         }

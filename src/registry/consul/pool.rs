@@ -54,6 +54,12 @@ pub(super) struct Pool {
     metrics: Metrics,
 }
 
+/// Consul closes a connection that it does not grant as soon as it has accepted it. One that breaks later breaks for
+/// another reason.
+const FRESH: Duration = Duration::from_secs(1);
+/// Pause of a request that finds as many connections open as the agent grants, and none of them free.
+const FULL_PAUSE: Duration = Duration::from_millis(10);
+
 /// Idle HTTP/1.1 connections are closed after this long: what an agent grants is shared by all programs of a host.
 const IDLE_MAX: Duration = Duration::from_secs(30);
 
@@ -107,8 +113,16 @@ struct Link {
     fate: Fate,
     /// Something was answered on it.
     proven: Arc<AtomicBool>,
+    opened_at: Instant,
     /// Its end was counted.
     lost: Arc<AtomicBool>,
+}
+
+impl Link {
+    /// Whether it may be one that the agent does not grant: just opened, and nothing was answered on it.
+    fn is_fresh(&self) -> bool {
+        !self.proven.load(Relaxed) && self.opened_at.elapsed() < FRESH
+    }
 }
 
 /// The right to send one request. Dropping it gives the room back; an HTTP/1.1 connection that was not handed back by
@@ -224,7 +238,7 @@ impl Pool {
     /// Whether this lease failed because the agent grants no more connections: it was closed before anything was answered
     /// on it, while others are open. Then fewer are used from now on, and the request may be sent again.
     pub(super) fn is_refusal(&self, lease: &Lease<'_>, error: &ConsulError) -> bool {
-        let refused = !lease.is_multiplexed() && !lease.link.proven.load(Relaxed) && error.is_refused_connection();
+        let refused = !lease.is_multiplexed() && lease.link.is_fresh() && error.is_refused_connection();
         let others = {
             let state = self.state();
             if lease.link.generation != state.generation {
@@ -302,15 +316,16 @@ impl Pool {
                 return Err(ConsulError::Connect { agent: "pool".to_owned(), reason: "closed".to_owned() });
             };
             for _ in 0..DIALS_MAX {
-                if let Some((wire, link)) = self.take() {
-                    return Ok(Lease { pool: self, link, wire, room: Some(room) });
-                }
                 // When a dial shows another protocol than was guessed, the room is another one too.
                 if self.multiplexed.load(Relaxed) != multiplexed {
                     continue 'room;
                 }
+                if let Some((wire, link)) = self.take() {
+                    return Ok(Lease { pool: self, link, wire, room: Some(room) });
+                }
                 if !multiplexed && self.is_full() {
                     self.give_back(room);
+                    sleep(FULL_PAUSE).await;
                     continue 'room;
                 }
                 self.open_one(began, multiplexed).await?;
@@ -443,7 +458,7 @@ impl State {
                 return Some((Wire::Http1(Some(single.sender)), single.link));
             }
             self.http1_open -= 1;
-            if !single.link.proven.load(Relaxed) && single.link.generation == self.generation {
+            if single.link.is_fresh() && single.link.generation == self.generation {
                 self.closed_unused.push(single.link.agent);
             }
         }
@@ -462,7 +477,15 @@ impl State {
     fn add(&mut self, connection: Connection, agent: Agent) -> bool {
         self.failed = None;
         let (settings, generation) = (self.settings.clone(), self.generation);
-        let link = |fate| Link { agent, settings, generation, fate, proven: Arc::default(), lost: Arc::default() };
+        let link = |fate| Link {
+            agent,
+            settings,
+            generation,
+            fate,
+            proven: Arc::default(),
+            opened_at: Instant::now(),
+            lost: Arc::default(),
+        };
         match connection {
             Connection::Http2(sender, granted, fate) => {
                 self.http2.push(Multiplexed { sender, streams: Arc::default(), granted, link: link(fate) });
@@ -528,8 +551,10 @@ impl Lease<'_> {
     /// The answer was read to its end: an HTTP/1.1 connection may carry the next request.
     pub(super) async fn finish(mut self) {
         let Wire::Http1(sender) = &mut self.wire else { return };
-        let Some(mut open) = sender.take() else { return };
+        let Some(open) = sender else { return };
         let usable = open.ready().await.is_ok();
+        // Only now: a lease that is dropped in between still counts its connection.
+        let Some(open) = sender.take() else { return };
         let mut state = self.pool.state();
         let now = Instant::now();
         state.close_idle(now);

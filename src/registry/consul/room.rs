@@ -34,6 +34,8 @@ struct Counts {
     services: usize,
     /// All others: they block in every case.
     others: usize,
+    /// Watches that tell which services changed: they come and go with the scarcity, and must not decide about it.
+    feed: usize,
     slots: usize,
 }
 
@@ -42,6 +44,8 @@ struct Counts {
 pub(super) enum Purpose {
     /// The instances of one service.
     Service,
+    /// Which services changed.
+    Feed,
     /// Anything else.
     Other,
 }
@@ -82,8 +86,8 @@ impl Room {
 
     /// Watches that block in the present case.
     pub(super) fn blocking(&self) -> usize {
-        let Counts { services, others, .. } = self.counts();
-        if *self.scarce.borrow() { others } else { services + others }
+        let Counts { services, others, feed, .. } = self.counts();
+        if *self.scarce.borrow() { others + feed } else { services + others }
     }
 
     fn counts(&self) -> Counts {
@@ -110,6 +114,7 @@ impl Counts {
     fn of(&mut self, purpose: Purpose) -> &mut usize {
         match purpose {
             Purpose::Service => &mut self.services,
+            Purpose::Feed => &mut self.feed,
             Purpose::Other => &mut self.others,
         }
     }
@@ -123,9 +128,7 @@ impl Drop for Place {
 
 /// `before`: what it was.
 fn is_scarce(before: bool, counts: Counts) -> bool {
-    // What tells of changes counts among the others, and would go with the scarcity.
-    let others = if before { 1 } else { counts.others };
-    let needed = counts.services + others + SPARE + if before { HYSTERESIS } else { 0 };
+    let needed = counts.services + counts.others + SPARE + if before { HYSTERESIS } else { 0 };
     counts.slots >= FEED_MIN && needed > counts.slots
 }
 
@@ -142,17 +145,18 @@ mod tests {
             (false, 16, 1, 20, true),
             (false, 1000, 1, 100, true),
             (false, 1000, 1, 20_000, false),
-            // Other watches of ours do not count once there is scarcity, else it would never end.
-            (true, 16, 80, 20, true),
-            (true, 8, 80, 20, true),
-            (true, 7, 80, 20, false),
+            // It is not given up for the first one that leaves.
+            (true, 16, 1, 20, true),
+            (true, 8, 1, 20, true),
+            (true, 7, 1, 20, false),
             // Too few to tell anything.
             (false, 1000, 1, 7, false),
             (true, 1000, 1, 7, false),
             (false, 1000, 1, 8, true),
         ];
         for (before, services, others, slots, expected) in cases {
-            let counts = Counts { services, others, slots };
+            // What tells of changes has no say, else the scarcity would end by its own end.
+            let counts = Counts { services, others, feed: 80, slots };
             assert_eq!(is_scarce(before, counts), expected, "{before} {counts:?}");
         }
     }

@@ -38,7 +38,7 @@ const BUDGET: (u32, f64) = (1000, 500.0);
 const RECOVERIES_APART: Duration = Duration::from_millis(300);
 /// While services are read when they are told of, each is read this often all the same.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
-/// The same where an instance has to have a check.
+/// The same where an instance has to have a check, or one that passes is enough.
 const LOOK_EVERY_CHECKS: Duration = Duration::from_secs(10);
 /// The same while some changes are not told of.
 const LOOK_EVERY_BLIND: Duration = Duration::from_secs(5);
@@ -141,8 +141,10 @@ impl Shared {
         match complete {
             false => LOOK_EVERY_BLIND,
             // A check that is added and passes at once is not told of, and decides only here.
-            true if self.config().require_check => LOOK_EVERY_CHECKS,
-            true => LOOK_EVERY,
+            true => {
+                let config = self.config();
+                if config.require_check || !config.checks_required_all { LOOK_EVERY_CHECKS } else { LOOK_EVERY }
+            }
         }
     }
 

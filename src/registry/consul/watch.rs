@@ -80,6 +80,7 @@ impl ServiceWatch {
         match self.second_look().await {
             Ok(Look::Believed(confirmed, hidden)) => self.believe(&confirmed, &hidden).await,
             Ok(Look::Hidden(error)) => {
+                self.unproven_since = None;
                 self.mark_kept(&error, true).await?;
                 self.poller.held(&error);
                 self.shared.roll_call(|roll| roll.lacks_rights(&self.name)).await
@@ -90,6 +91,7 @@ impl ServiceWatch {
                 self.shared.roll_call(|roll| roll.lacks_rights(&self.name)).await
             }
             Err(error) => {
+                self.unproven_since = None;
                 self.mark_kept(&error, false).await?;
                 self.poller.unconfirmed(what, &error).await;
                 Ok(())

@@ -352,7 +352,7 @@ impl Site {
             }
         }
         let config = DnsConfig { min_ttl: Duration::from_secs(3600), ..config(Vec::new()) };
-        let config = DnsConfig { max_ttl: config.min_ttl, timeout: Duration::from_millis(300), ..config };
+        let config = DnsConfig { max_ttl: config.min_ttl, timeout: Duration::from_millis(1500), ..config };
         let (input, stage_input) = mpsc::channel(16);
         let (stage_output, output) = mpsc::channel(16);
         let dns = Dns::with_files(&config, &files);

@@ -52,7 +52,8 @@ pub fn tell_decider(fields: &mut HeaderMap, ctx: &RequestContext<'_>, wanted: &W
     let scheme = seen_scheme(ctx.client.is_tls(), websocket);
     let default = HeaderValue::from_static(if ctx.client.is_tls() { "443" } else { "80" });
     let port = wanted.host.and_then(|host| port_of(host.as_bytes()));
-    let text = |text: &str| HeaderValue::from_str(text).ok();
+    // Bytes beyond ASCII may stand in a target of HTTP/2, and must not make the field go: it would be decided without it.
+    let text = |text: &str| HeaderValue::from_bytes(text.as_bytes()).ok();
     let written = [
         (&X_FORWARDED_FOR, Some(ctx.client.ip_value())),
         (&X_REAL_IP, Some(ctx.client.ip_value())),

@@ -33,7 +33,7 @@ type Checks = BTreeMap<(String, String), String>;
 
 /// Watches until aborted.
 pub(super) async fn run(feed: Arc<Feed>, path: &'static str) {
-    let mut poller = Poller::unlisted(feed.shared.clone(), path.to_owned());
+    let mut poller = Poller::unlisted(feed.shared.clone(), path.to_owned(), true);
     let mut known: Option<Checks> = None;
     loop {
         match poller.attempt(decode).await {

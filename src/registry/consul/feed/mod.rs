@@ -12,8 +12,8 @@
 //! every change of an instance.
 //!
 //! What is not told: a check that is added and passes at once, or passes and is removed. It decides only where instances
-//! have to have a check; services are read every 30 s in any case, every 10 s there, and every 5 s while one of these
-//! watches fails.
+//! have to have a check, or where one that passes is enough; services are read every 30 s in any case, every 10 s there, and
+//! every 5 s while one of these watches fails.
 
 mod checks;
 mod nodes;

@@ -50,7 +50,7 @@ struct Service {
 
 /// Watches the list of nodes until aborted, and each of them while it is listed.
 pub(super) async fn run(feed: Arc<Feed>) {
-    let mut poller = Poller::unlisted(feed.shared.clone(), LIST.to_owned());
+    let mut poller = Poller::unlisted(feed.shared.clone(), LIST.to_owned(), true);
     let mut watches: BTreeMap<String, SourceTask> = BTreeMap::new();
     loop {
         match poller.attempt(decode_list).await {
@@ -82,18 +82,22 @@ pub(super) async fn run(feed: Arc<Feed>) {
 /// Watches one node: blocking if there is room, else whenever the list of services was woken.
 async fn watch(feed: Arc<Feed>, name: String) {
     let path = path(&name);
-    let mut poller = Poller::unlisted(feed.shared.clone(), path.clone());
+    let room = feed.node_room.clone().try_acquire_owned();
+    let mut poller = Poller::unlisted(feed.shared.clone(), path.clone(), room.is_ok());
     let mut list = feed.shared.notices.list_wakes();
     let mut known: Option<NodeServices> = None;
-    let room = feed.node_room.clone().try_acquire_owned();
+    let mut failed = false;
     loop {
         let answer = if room.is_ok() || known.is_none() {
             poller.attempt(decode).await
         } else {
-            // The sender lives as long as the feed.
-            let _ = list.changed().await;
+            if !failed {
+                // The sender lives as long as the feed.
+                let _ = list.changed().await;
+            }
             poller.look(decode).await
         };
+        failed = answer.is_err();
         match answer {
             Ok(Some(now)) => {
                 let empty = NodeServices::default();
