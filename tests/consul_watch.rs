@@ -401,6 +401,8 @@ async fn keys_that_may_not_be_read_any_more_are_kept() {
     watched.until_commands(&["route del a"], &[]).await;
     let mut page = watched.source.no_route_page();
     timeout(LIMIT, page.wait_for(Option::is_some)).await.expect("the page").expect("its watch");
+    // Both watches block again by then.
+    tokio::time::sleep(Duration::from_millis(500)).await;
     agent.set_rules(&policy, "lb", r#"service_prefix "" { policy = "read" } node_prefix "" { policy = "read" }"#);
     // A query that blocks already has the rights that it began with: these changes are seen, the next ones are not.
     assert_eq!(agent.put_key("lb/routes/b", "route del b"), "true");

@@ -240,8 +240,19 @@ async fn an_agent_that_grants_few_connections_is_not_asked_for_more_in_a_loop() 
     tokio::time::sleep(Duration::from_secs(2)).await;
     let before = watched.errors("refused");
     assert!(before > 0, "the bound was met");
-    // Others find room.
-    agent.register_many("api", 40, 2);
+    // Others find room, but for the moments in which more is tried.
+    for number in 0..40 {
+        let (service, id) = (format!("api-{number}"), format!("api-{number}-1"));
+        let body = json!({"Node": "elsewhere", "Address": "127.0.0.1", "SkipNodeUpdate": true,
+            "Service": {"ID": id, "Service": service, "Address": "127.0.0.1", "Port": 1001,
+                "Tags": [format!("urlprefix-/{service}")]}});
+        let mut tries = 0;
+        while !matches!(agent.try_api("PUT", "/v1/catalog/register", Some(&body)), Ok((200, _))) {
+            tries += 1;
+            assert!(tries < 20, "no connection is left to others");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
     let both = |view: &View| view.services.values().all(|service| service.instances.len() == 2);
     watched.until("second instances", both).await;
     tokio::time::sleep(Duration::from_secs(4)).await;
