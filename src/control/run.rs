@@ -25,7 +25,7 @@ use super::{ControlSettings, InstanceStatus, Readiness, RejectedPlace, ServiceSt
 use crate::catalog::command::{Command, CommandError};
 use crate::catalog::command_list::CommandList;
 use crate::catalog::tag::{RouteKey, place_of, place_of_line};
-use crate::catalog::{InstanceId, ServiceName};
+use crate::catalog::{Instance, InstanceId, Registration, ServiceName};
 use crate::journal::{Draft, Ejection, Kind};
 use crate::metrics::Metrics;
 use crate::registry::{SourceName, Update};
@@ -432,8 +432,11 @@ impl Control {
             let is_own = |name: &&ServiceName| of_commands.targets(name).any(|target| *target.state.id.node == *source);
             let services = of_catalog + of_commands.names().filter(is_own).count();
             tracing::info!(source, services, took_ms = millis(self.started.elapsed()), "source has synced");
+            // What belongs to the service mesh was never to be used.
+            let is_target = |it: &Instance| !matches!(it.registration, Registration::NotATarget { .. });
             let is_down = |service: &Service| {
-                service.seen.as_ref().is_some_and(|seen| seen.serving == 0 && !seen.snapshot.instances.is_empty())
+                let seen = service.seen.as_ref();
+                seen.is_some_and(|seen| seen.serving == 0 && seen.snapshot.instances.iter().any(is_target))
             };
             let own = self.services.iter().filter(|((of, _), _)| *of == source);
             let down: Vec<&str> = own.filter(|(_, service)| is_down(service)).map(|((_, name), _)| &**name).collect();
