@@ -270,6 +270,7 @@ where
         }
     };
     let began = worker.clock.now_ms();
+    let _tunnel = OpenTunnel::new(to.state);
     let pumped = pump(&mut client, &mut upstream, context, stop).await;
     // Where each connection is one question and its answer, the end of some together is no sign of a death.
     if pumped.first == Some(Side::Upstream) && worker.clock.now_ms().saturating_sub(began) >= LASTING_MS {
@@ -277,6 +278,22 @@ where
     }
     tracing::trace!(end = ?pumped.end, bytes_in = pumped.bytes_in, bytes_out = pumped.bytes_out, "tunnel ended");
     pumped
+}
+
+/// Counts a tunnel of an instance while it lives.
+struct OpenTunnel<'a>(&'a TargetState);
+
+impl<'a> OpenTunnel<'a> {
+    fn new(state: &'a TargetState) -> Self {
+        state.tunnels.fetch_add(1, Relaxed);
+        Self(state)
+    }
+}
+
+impl Drop for OpenTunnel<'_> {
+    fn drop(&mut self) {
+        self.0.tunnels.fetch_sub(1, Relaxed);
+    }
 }
 
 /// Counts an open TCP connection while it lives.

@@ -144,9 +144,10 @@ impl TargetState {
     /// Whether it owes many answers, and the others next to none.
     fn owes_a_crowd(&self, route: &Route) -> bool {
         let crowd = if matches!(route.strategy, Strategy::Hash(_)) { CROWD_BY_HASH } else { CROWD };
-        let own = self.in_flight.load(Relaxed);
+        let owes = |state: &Self| state.in_flight.load(Relaxed).saturating_sub(state.tunnels.load(Relaxed));
+        let own = owes(self);
         let others = route.targets.iter().filter(|target| target.state.key != self.key);
-        let owed: u32 = others.map(|target| target.state.in_flight.load(Relaxed)).sum();
+        let owed: u32 = others.map(|target| owes(&target.state)).sum();
         own >= crowd && owed <= own / CROWD
     }
 }
@@ -331,6 +332,17 @@ mod tests {
             assert_eq!(first.state.is_frozen(), frozen);
             assert!(found.is_none_or(|found| found == 3_000));
         }
+    }
+
+    #[test]
+    fn nothing_is_owed_on_tunnels() {
+        let (route, probe) = (route(2, Strategy::RoundRobin), Probe::default());
+        let (first, second) = (&route.targets[0].state, &route.targets[1].state);
+        let _open: Vec<_> = (0..10).map(|_| InFlight::new(Arc::clone(first))).collect();
+        first.tunnels.store(9, Relaxed);
+        second.record_success(1_200, 1_000);
+        let frozen = |now_ms| first.look_for_frost(now_ms, 1_000, LIMIT_MS, &route, &probe);
+        assert!(!(2_000..10_000).step_by(250).any(frozen), "one request and nine websockets");
     }
 
     #[test]

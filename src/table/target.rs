@@ -66,6 +66,8 @@ pub struct TargetState {
     pub probes: AtomicU32,
     /// When (process clock, ms) its connections were lost together; 0: never. See `loss`.
     pub lost_ms: AtomicU64,
+    /// Tunnels (TCP connections, websockets) among what is in flight: nothing is owed on them.
+    pub tunnels: AtomicU32,
     /// Tunnels that the instance ended shortly after one another: when the first of them ended, and how many.
     pub tunnel_ends: AtomicU64,
     /// Set when the instance left the table: idle connections are closed, TCP connections drain.
@@ -102,6 +104,7 @@ impl TargetState {
             probe_ms: AtomicU64::new(0),
             probes: AtomicU32::new(0),
             lost_ms: AtomicU64::new(0),
+            tunnels: AtomicU32::new(0),
             tunnel_ends: AtomicU64::new(0),
             retired: AtomicBool::new(false),
         }
