@@ -244,9 +244,6 @@ impl<'a> Tunnelled<'a> {
     }
 }
 
-/// Connections that lived shorter than this (ms) end as their server pleases.
-const LASTING_MS: u64 = 500;
-
 /// Moves bytes until both sides are done, or the tunnel is cut: its instance left the table long enough ago, or the
 /// drain deadline is over, or nothing moved for `idle` (zero: no limit).
 pub async fn pump_until_cut<C, U>(
@@ -269,11 +266,9 @@ where
             () = worker.phase.reached(Phase::Cut) => {}
         }
     };
-    let began = worker.clock.now_ms();
     let _tunnel = OpenTunnel::new(to.state);
     let pumped = pump(&mut client, &mut upstream, context, stop).await;
-    // Where each connection is one question and its answer, the end of some together is no sign of a death.
-    if pumped.first == Some(Side::Upstream) && worker.clock.now_ms().saturating_sub(began) >= LASTING_MS {
+    if pumped.first == Some(Side::Upstream) {
         to.state.note_tunnel_end(worker.clock.now_ms());
     }
     tracing::trace!(end = ?pumped.end, bytes_in = pumped.bytes_in, bytes_out = pumped.bytes_out, "tunnel ended");
