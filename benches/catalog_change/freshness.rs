@@ -33,8 +33,10 @@ const LIMIT: Duration = Duration::from_secs(30);
 
 /// All transports and sizes; `rounds`: times four single changes.
 pub(crate) fn run(runtime: &Runtime, rounds: usize, report: &mut Report) {
+    // Numbers among the arguments narrow it.
+    let wanted: Vec<usize> = std::env::args().filter_map(|word| word.parse().ok()).collect();
     for tls in [true, false] {
-        for services in SERVICES {
+        for services in SERVICES.into_iter().filter(|services| wanted.is_empty() || wanted.contains(services)) {
             let agent = if tls { ConsulAgent::start() } else { ConsulAgent::start_plain() };
             let phase = format!("{}-{services}", if tls { "https" } else { "http" });
             Freshness::new(runtime, agent, services).measure(&phase, rounds, report);
@@ -57,7 +59,7 @@ impl<'a> Freshness<'a> {
         let upstream = Upstream::start("u");
         let node = json!({"Node": {"Verb": "set", "Node": {"Node": NODE, "Address": "127.0.0.1"}}});
         let service = |number: usize| set(&format!("s{number}"), upstream.address, &format!("urlprefix-/s{number}"));
-        let operations: Vec<_> = std::iter::once(node).chain((0..services).map(service)).collect();
+        let operations: Vec<_> = std::iter::once(node).chain((0..services).flat_map(service)).collect();
         api.transact(&operations);
         let section = if agent.is_tls() {
             consul_section(&agent, "").replace("wait = \"2s\"", "")
@@ -76,7 +78,7 @@ impl<'a> Freshness<'a> {
     fn measure(&mut self, phase: &str, rounds: usize, report: &mut Report) {
         let mut single = self.single(rounds);
         report.percentiles(phase, "single changes", &mut single, Some((30.0, 250.0)));
-        let mut new: Vec<_> = (0..NEW).map(|number| self.new_service(&format!("new-{number}"))).collect();
+        let mut new: Vec<_> = (0..NEW).map(|number| self.new_service(&format!("new-{number:03}"))).collect();
         report.percentiles(phase, "new services, back to back", &mut new, Some((20.0, 250.0)));
         let mut tags: Vec<_> = (0..TAGS).map(|number| self.tag(number)).collect();
         report.percentiles(phase, "tags of one, back to back", &mut tags, Some((20.0, 250.0)));
@@ -94,7 +96,7 @@ impl<'a> Freshness<'a> {
     fn single(&mut self, rounds: usize) -> Vec<Duration> {
         let mut times = Vec::new();
         for round in 0..rounds {
-            let (service, path) = (format!("s{}", (round * 613) % self.services), format!("/extra-{round}"));
+            let (service, path) = (format!("s{}", (round * 613) % self.services), format!("/extra-{round:03}"));
             for (status, wanted) in [("passing", 200), ("critical", 503), ("passing", 200), ("", 404)] {
                 sleep(Duration::from_millis(20 + fastrand::u64(0..30)));
                 let written = Instant::now();
@@ -123,23 +125,23 @@ impl<'a> Freshness<'a> {
 
     fn new_service(&mut self, name: &str) -> Duration {
         let written = Instant::now();
-        self.api.transact(&[set(name, self.upstream.address, &format!("urlprefix-/{name}"))]);
+        self.api.transact(&set(name, self.upstream.address, &format!("urlprefix-/{name}")));
         self.wait(&format!("/{name}"), 200, written);
         written.elapsed()
     }
 
     fn tag(&mut self, number: usize) -> Duration {
         let written = Instant::now();
-        self.api.transact(&[set("s0", self.upstream.address, &format!("urlprefix-/tag-{number}"))]);
-        self.wait(&format!("/tag-{number}"), 200, written);
+        self.api.transact(&set("s0", self.upstream.address, &format!("urlprefix-/tag-{number:03}")));
+        self.wait(&format!("/tag-{number:03}"), 200, written);
         written.elapsed()
     }
 
     fn burst(&mut self) -> Duration {
-        let names: Vec<_> = (0..BURST).map(|number| format!("burst-{number}")).collect();
+        let names: Vec<_> = (0..BURST).map(|number| format!("burst-{number:03}")).collect();
         let written = Instant::now();
         let service = |name: &String| set(name, self.upstream.address, &format!("urlprefix-/{name}"));
-        self.api.transact(&names.iter().map(service).collect::<Vec<_>>());
+        self.api.transact(&names.iter().flat_map(service).collect::<Vec<_>>());
         names.iter().for_each(|name| self.wait(&format!("/{name}"), 200, written));
         written.elapsed()
     }
@@ -150,7 +152,7 @@ impl<'a> Freshness<'a> {
         let mut times = Vec::new();
         let mut due = Instant::now();
         for change in 0..rounds * 4 {
-            let path = format!("/amid-{change}");
+            let path = format!("/amid-{change:03}");
             let mut written = None;
             let begun = Instant::now();
             let mut others = 0_u32;
@@ -221,10 +223,13 @@ impl<'a> Freshness<'a> {
     }
 }
 
-/// The operation that registers the only instance of a service.
-fn set(name: &str, address: SocketAddr, tag: &str) -> serde_json::Value {
-    json!({"Service": {"Verb": "set", "Node": NODE, "Service": {"ID": name, "Service": name,
-        "Address": address.ip(), "Port": address.port(), "Tags": [tag]}}})
+/// The operations that register the only instance of a service, with a check that passes.
+fn set(name: &str, address: SocketAddr, tag: &str) -> [serde_json::Value; 2] {
+    let service = json!({"ID": name, "Service": name, "Address": address.ip(), "Port": address.port(), "Tags": [tag]});
+    [
+        json!({"Service": {"Verb": "set", "Node": NODE, "Service": service}}),
+        json!({"Check": {"Verb": "set", "Check": check(name, name, "passing")}}),
+    ]
 }
 
 fn millis(time: Duration) -> f64 {
