@@ -112,6 +112,13 @@ impl Watched {
         assert!(met, "not within {LIMIT:?}: {what}; seen {:?}", self.view.borrow());
     }
 
+    /// Waits for the condition, and returns how long that took.
+    async fn timed(&mut self, what: &str, condition: impl FnMut(&View) -> bool) -> Duration {
+        let began = Instant::now();
+        self.until(what, condition).await;
+        began.elapsed()
+    }
+
     async fn until_ports(&mut self, service: &str, ports: &[u16]) {
         self.until(&format!("{service} on {ports:?}"), |view| view.ports(service).as_deref() == Some(ports)).await;
     }
@@ -261,9 +268,8 @@ async fn a_token_for_one_service_believes_that_it_is_gone_and_waits_for_none() {
     agent.register(&web("a", 1001));
     watched.until_ports("web", &[1001]).await;
     agent.deregister("a");
-    let began = Instant::now();
-    watched.until("web gone", |view| !view.services.contains_key("web")).await;
-    assert!(began.elapsed() < SOON, "believed after {:?}", began.elapsed());
+    let took = watched.timed("web gone", |view| !view.services.contains_key("web")).await;
+    assert!(took < SOON, "believed after {took:?}");
     // And again: what was believed once is no reason to doubt what comes.
     agent.register(&web("b", 1002));
     watched.until_ports("web", &[1002]).await;
@@ -284,9 +290,8 @@ async fn a_token_for_two_services_loses_one_and_keeps_what_it_may_not_see() {
     agent.register(&web("b", 1002));
     watched.until("web is not confirmed", |view| view.unconfirmed("web") == Some(true)).await;
     agent.deregister("api-1");
-    let began = Instant::now();
-    watched.until("api gone", |view| view.ports("api").is_none_or(|ports| ports.is_empty())).await;
-    assert!(began.elapsed() < SOON, "believed after {:?}", began.elapsed());
+    let took = watched.timed("api gone", |view| view.ports("api").is_none_or(|ports| ports.is_empty())).await;
+    assert!(took < SOON, "believed after {took:?}");
     let errors = watched.errors("token");
     watched.until_errors("token", errors + 2).await;
     assert_eq!(watched.view.borrow().ports("web"), Some(vec![1001]), "kept for as long as nothing is known of it");
@@ -376,9 +381,8 @@ async fn the_anonymous_token_is_asked_about_like_any_other() {
     let mut watched = Watched::start(ConsulConfig { token: None, ..agent.config() });
     watched.until("synced", |view| view.synced == 1).await;
     agent.deregister("a");
-    let began = Instant::now();
-    watched.until("web gone", |view| !view.services.contains_key("web")).await;
-    assert!(began.elapsed() < SOON, "believed after {:?}", began.elapsed());
+    let took = watched.timed("web gone", |view| !view.services.contains_key("web")).await;
+    assert!(took < SOON, "believed after {took:?}");
     agent.register(&web("b", 1002));
     watched.until_ports("web", &[1002]).await;
     agent.api("PUT", "/v1/acl/token/00000000-0000-0000-0000-000000000002", Some(&serde_json::json!({})));
@@ -437,9 +441,8 @@ async fn the_header_of_newer_consuls_tells_what_is_hidden_from_what_is_gone() {
     fake.set_acl(Acl { header: true, ..Acl::hiding(&["consul"]) });
     watched.until("confirmed", |view| view.unconfirmed("web").is_none()).await;
     fake.remove("web");
-    let began = Instant::now();
-    watched.until("web gone", |view| !view.services.contains_key("web")).await;
-    assert!(began.elapsed() < SOON, "believed after {:?}", began.elapsed());
+    let took = watched.timed("web gone", |view| !view.services.contains_key("web")).await;
+    assert!(took < SOON, "believed after {took:?}");
 }
 
 #[tokio::test]

@@ -103,7 +103,7 @@ pub(super) mod tests {
     use crate::metrics::Metrics;
     use crate::table::Excluded;
     use crate::table::build::TableBuilder;
-    use crate::table::{Matcher, RouteTable, Targets};
+    use crate::table::{Matcher, RouteTable};
 
     /// The table that route commands make.
     pub(in super::super) fn table(text: &str) -> RouteTable {
@@ -121,17 +121,7 @@ pub(super) mod tests {
         let id = |n| InstanceId { node: Arc::from("n"), id: Arc::from(format!("web-{n}")) };
         let service = old.targets[0].service.name();
         let out = |n| Excluded { service: service.clone(), id: id(n), reason: Arc::from("critical") };
-        Route {
-            id: old.id,
-            key: old.key.clone(),
-            targets: Targets::default(),
-            excluded: (0..count).map(out).collect(),
-            strategy: old.strategy.clone(),
-            even: true,
-            tcp: false,
-            ring: Box::default(),
-            rotation: old.rotation.clone(),
-        }
+        Route { excluded: (0..count).map(out).collect(), ..Route::without_targets(old.key.clone()) }
     }
 
     #[test]

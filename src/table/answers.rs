@@ -120,37 +120,13 @@ impl TargetState {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
-    use crate::catalog::InstanceId;
-    use crate::metrics::ServiceMetrics;
-
-    fn targets(count: u16) -> Vec<Target> {
-        let service = Arc::new(ServiceMetrics::new("s".into()));
-        let target = |n: u16| Target {
-            state: Arc::new(TargetState::new(
-                u64::from(n) + 1,
-                InstanceId { node: "n".into(), id: format!("i{n}").into() },
-                ([127, 0, 0, 1], n + 1).into(),
-                0,
-            )),
-            options: Arc::default(),
-            service: Arc::clone(&service),
-            series: None,
-            query: None,
-            share: 1.0 / f64::from(count),
-            fixed: None,
-            tags: Arc::default(),
-            url: None,
-        };
-        (0..count).map(target).collect()
-    }
+    use crate::table::fixture::equal_targets;
 
     /// Lets targets answer in turn, each with an error where `fails` says so, until one is ejected or `turns` are over.
     /// Which ones are ejected then.
     fn ejected(count: u16, turns: u64, fails: impl Fn(usize, u64) -> bool) -> Vec<usize> {
-        let (targets, config) = (targets(count), HealthConfig::default());
+        let (targets, config) = (equal_targets(count), HealthConfig::default());
         for turn in 0..turns {
             for (at, target) in targets.iter().enumerate() {
                 let now_ms = 1 + turn * 10;
@@ -208,7 +184,7 @@ mod tests {
 
     #[test]
     fn others_that_were_not_heard_since_say_nothing() {
-        let (targets, config) = (targets(3), HealthConfig::default());
+        let (targets, config) = (equal_targets(3), HealthConfig::default());
         targets.iter().for_each(|target| target.state.record_success(10, 100));
         let bad = |now_ms| targets[0].state.record_bad_answer(now_ms, 100, &config, &targets);
         assert!((100..120).all(|now_ms| !bad(now_ms)), "all clients may go to this one alone");
@@ -218,7 +194,7 @@ mod tests {
 
     #[test]
     fn one_failure_on_probation_ejects_again_and_a_good_answer_ends_it() {
-        let (targets, config) = (targets(3), HealthConfig::default());
+        let (targets, config) = (equal_targets(3), HealthConfig::default());
         let state = &targets[0].state;
         let others = |now_ms| targets[1..].iter().for_each(|target| target.state.record_success(now_ms, 100));
         let ejects: Vec<bool> = (0..5)
@@ -238,7 +214,7 @@ mod tests {
 
     #[test]
     fn errors_weigh_while_they_are_recent_and_do_not_look_quick() {
-        let (targets, config) = (targets(2), HealthConfig { eject_after: 0, ..HealthConfig::default() });
+        let (targets, config) = (equal_targets(2), HealthConfig { eject_after: 0, ..HealthConfig::default() });
         let state = &targets[0].state;
         state.record_success(1, 50_000);
         for n in 0..16u32 {

@@ -262,48 +262,22 @@ mod tests {
     use std::collections::HashMap;
 
     use super::*;
-    use crate::catalog::InstanceId;
     use crate::catalog::options::HashKey;
     use crate::catalog::tag::RouteKey;
-    use crate::metrics::ServiceMetrics;
+    use crate::table::InFlight;
+    use crate::table::fixture::targets;
     use crate::table::health::HealthConfig;
     use crate::table::shares::ring;
-    use crate::table::{InFlight, Rotation, TargetState};
 
     const HASH: Strategy = Strategy::Hash(HashKey::Ip);
     const ALL: [Strategy; 6] =
         [Strategy::P2c, Strategy::RoundRobin, Strategy::Random, Strategy::Least, Strategy::Ewma, HASH];
 
     fn route(strategy: Strategy, shares: &[f64]) -> Arc<Route> {
-        let service = Arc::new(ServiceMetrics::new("s".into()));
-        let target = |(n, share): (u16, &f64)| Target {
-            state: Arc::new(TargetState::new(
-                u64::from(n) + 1,
-                InstanceId { node: "n".into(), id: format!("i{n}").into() },
-                ([127, 0, 0, 1], n + 1).into(),
-                0,
-            )),
-            options: Arc::default(),
-            service: Arc::clone(&service),
-            series: None,
-            query: None,
-            share: *share,
-            fixed: None,
-            tags: Arc::default(),
-            url: None,
-        };
+        let key = RouteKey { host: String::new(), path: "/".into() };
         let even = shares.iter().all(|share| share == &shares[0]);
-        Arc::new(Route {
-            id: 7,
-            key: RouteKey { host: String::new(), path: "/".into() },
-            targets: (0..).zip(shares).map(target).collect(),
-            excluded: Box::default(),
-            strategy,
-            tcp: false,
-            even,
-            ring: if even { Box::default() } else { ring(shares) },
-            rotation: Rotation::default(),
-        })
+        let ring = if even { Box::default() } else { ring(shares) };
+        Arc::new(Route { strategy, even, targets: targets(shares), ring, ..Route::without_targets(key) })
     }
 
     fn context(tried: &[u64]) -> PickContext<'_> {

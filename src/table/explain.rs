@@ -6,9 +6,8 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use serde::Serialize;
 
-use super::{Excluded, Matcher, Rotation, Route, RouteTable, Scheme, Target, Targets};
+use super::{Excluded, Matcher, Route, RouteTable, Scheme, Target};
 use crate::catalog::glob::Glob;
-use crate::catalog::options::Strategy;
 use crate::catalog::tag::RouteKey;
 
 /// A request that is asked about, as it would arrive.
@@ -100,18 +99,7 @@ pub fn would_match(matcher: Matcher, host_patterns: bool, key: &RouteKey, asked:
         return false;
     }
     let mut table = if host_patterns { RouteTable::new(matcher) } else { RouteTable::without_patterns(matcher) };
-    let route = Route {
-        id: 0,
-        key: key.clone(),
-        targets: Targets::default(),
-        excluded: Box::default(),
-        strategy: Strategy::P2c,
-        even: true,
-        tcp: false,
-        ring: Box::default(),
-        rotation: Rotation::default(),
-    };
-    table.set(key, Some(Arc::new(route)));
+    table.set(key, Some(Arc::new(Route::without_targets(key.clone()))));
     match asked {
         Asked::Http { scheme, host, path } => table.lookup(*scheme, host, path, |_| true).is_some(),
         Asked::Tcp(local) => table.lookup_tcp(*local).is_some(),

@@ -17,6 +17,8 @@ mod command_services;
 #[cfg(test)]
 mod differential;
 pub mod explain;
+#[cfg(test)]
+mod fixture;
 pub mod health;
 mod hosts;
 #[cfg(test)]
@@ -197,20 +199,9 @@ mod tests {
 
     use super::*;
     use crate::catalog::glob::Glob;
-    use crate::catalog::options::Strategy;
 
     fn route(host: &str, path: &str) -> Arc<Route> {
-        Arc::new(Route {
-            id: 1,
-            key: RouteKey { host: host.into(), path: path.into() },
-            targets: Targets::default(),
-            excluded: Box::default(),
-            strategy: Strategy::P2c,
-            even: true,
-            tcp: false,
-            ring: Box::default(),
-            rotation: Rotation::default(),
-        })
+        Arc::new(Route::without_targets(RouteKey { host: host.into(), path: path.into() }))
     }
 
     fn table(matcher: Matcher, places: &[(&str, &str)]) -> RouteTable {

@@ -56,6 +56,22 @@ impl Rotation {
 }
 
 impl Route {
+    /// A route at `key` that has no target yet.
+    #[must_use]
+    pub fn without_targets(key: RouteKey) -> Self {
+        Self {
+            strategy: Strategy::P2c,
+            even: true,
+            tcp: false,
+            targets: Targets::default(),
+            ring: Box::default(),
+            rotation: Rotation::default(),
+            id: 0,
+            key,
+            excluded: Box::default(),
+        }
+    }
+
     /// Whether TLS that asks for its host by name is its targets' business, and not ended by us where both may be. A route
     /// whose instances are all out is not: then we answer for it.
     #[must_use]

@@ -155,43 +155,16 @@ impl TargetState {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::catalog::InstanceId;
     use crate::catalog::options::HashKey;
     use crate::catalog::tag::RouteKey;
-    use crate::metrics::ServiceMetrics;
-    use crate::table::{InFlight, Rotation, Target};
+    use crate::table::InFlight;
+    use crate::table::fixture::equal_targets;
 
     const LIMIT_MS: u64 = 2_000;
 
     fn route(count: u16, strategy: Strategy) -> Route {
-        let service = Arc::new(ServiceMetrics::new("s".into()));
-        let target = |n: u16| Target {
-            state: Arc::new(TargetState::new(
-                u64::from(n) + 1,
-                InstanceId { node: "n".into(), id: format!("i{n}").into() },
-                ([127, 0, 0, 1], n + 1).into(),
-                0,
-            )),
-            options: Arc::default(),
-            service: Arc::clone(&service),
-            series: None,
-            query: None,
-            share: 1.0 / f64::from(count),
-            fixed: None,
-            tags: Arc::default(),
-            url: None,
-        };
-        Route {
-            strategy,
-            even: true,
-            tcp: false,
-            targets: (0..count).map(target).collect(),
-            ring: Box::default(),
-            rotation: Rotation::default(),
-            id: 1,
-            key: RouteKey { host: String::new(), path: "/".into() },
-            excluded: Box::default(),
-        }
+        let key = RouteKey { host: String::new(), path: "/".into() };
+        Route { strategy, targets: equal_targets(count), ..Route::without_targets(key) }
     }
 
     /// A request sent to the first of `count` at 1,000 stays without answer. The others answer in 5 ms what they get every

@@ -60,15 +60,6 @@ async fn stage(nodes: usize, max_connections: usize) -> (ConsulAgent, Watched) {
     (agent, watched)
 }
 
-impl Watched {
-    /// Waits for the condition, and returns how long that took.
-    async fn timed(&mut self, what: &str, condition: impl FnMut(&View) -> bool) -> Duration {
-        let began = Instant::now();
-        self.until(what, condition).await;
-        began.elapsed()
-    }
-}
-
 #[tokio::test]
 async fn with_fewer_connections_than_services_every_kind_of_change_is_seen_at_once() {
     // All nodes have a connection of their own, then most have none.

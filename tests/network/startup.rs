@@ -5,10 +5,10 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use lb::trust::AcceptAny;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, SignatureScheme};
 
 use super::support::certs::{Ca, Pair};
 use super::support::client;
@@ -17,58 +17,24 @@ use super::support::upstream::Upstream;
 use super::tls::{Trust, shown};
 use super::wire::*;
 
-/// A client that takes any certificate, and signatures of these kinds alone.
-#[derive(Debug)]
-struct Blind(Vec<SignatureScheme>);
-
-impl ServerCertVerifier for Blind {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.clone()
-    }
-}
-
 const ECDSA: SignatureScheme = SignatureScheme::ECDSA_NISTP256_SHA256;
 const RSA: [SignatureScheme; 2] = [SignatureScheme::RSA_PSS_SHA256, SignatureScheme::RSA_PKCS1_SHA256];
 
-/// What a blind client is shown for `name`; none: there is no handshake.
+/// What a client is shown for `name` that takes any certificate, and signatures of these kinds alone; none: there is no
+/// handshake.
 fn shown_to_blind(
     lb: &Lb,
     name: &str,
     schemes: &[SignatureScheme],
     version: &'static rustls::SupportedProtocolVersion,
 ) -> Option<CertificateDer<'static>> {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(&[version]).unwrap();
-    let verifier = Arc::new(Blind(schemes.to_vec()));
+    let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+    let algorithms = &mut provider.signature_verification_algorithms;
+    let taken = algorithms.mapping.iter().filter(|(scheme, _)| schemes.contains(scheme));
+    algorithms.mapping = taken.copied().collect::<Vec<_>>().leak();
+    let provider = Arc::new(provider);
+    let builder = ClientConfig::builder_with_provider(provider.clone()).with_protocol_versions(&[version]).unwrap();
+    let verifier = Arc::new(AcceptAny::new(provider));
     let config = builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
     let (address, name) = (lb.address("https"), ServerName::try_from(name.to_owned()).unwrap());
     block_on(async {
