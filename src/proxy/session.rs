@@ -12,7 +12,7 @@ use smallvec::SmallVec;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
-use super::connect::UpstreamStream;
+use super::connect::{ConnectError, UpstreamStream};
 use super::drain::Phase;
 use super::http::client_io::ClientIo;
 use super::listener::Listener;
@@ -204,17 +204,15 @@ async fn connect_somewhere<'r>(
             Err(error) => {
                 tracing::debug!(%error, instance = %target.state.id, "connect failed");
                 passage.ends(Ended::ConnectFailed);
-                // One that went away meanwhile is not counted: others come first, and where there are none it is asked
-                // again.
-                if error.is_exhaustion() {
-                    worker.note_exhaustion(&error);
-                } else if error.blames_instance() {
-                    worker.note_failure(route, target);
+                match &error {
+                    // It went away meanwhile and is not counted: others come first, and where there are none it is asked
+                    // again.
+                    ConnectError::Gone => continue,
+                    ConnectError::Exhausted(_) => worker.note_exhaustion(&error),
+                    _ => worker.note_failure(route, target),
                 }
-                if error.is_exhaustion() || error.blames_instance() {
-                    tried.push(target.state.key);
-                    failed += 1;
-                }
+                tried.push(target.state.key);
+                failed += 1;
             }
         }
     }
@@ -266,29 +264,12 @@ where
             () = worker.phase.reached(Phase::Cut) => {}
         }
     };
-    let _tunnel = OpenTunnel::new(to.state);
     let pumped = pump(&mut client, &mut upstream, context, stop).await;
     if pumped.first == Some(Side::Upstream) {
         to.state.note_tunnel_end(worker.clock.now_ms());
     }
     tracing::trace!(end = ?pumped.end, bytes_in = pumped.bytes_in, bytes_out = pumped.bytes_out, "tunnel ended");
     pumped
-}
-
-/// Counts a tunnel of an instance while it lives.
-struct OpenTunnel<'a>(&'a TargetState);
-
-impl<'a> OpenTunnel<'a> {
-    fn new(state: &'a TargetState) -> Self {
-        state.tunnels.fetch_add(1, Relaxed);
-        Self(state)
-    }
-}
-
-impl Drop for OpenTunnel<'_> {
-    fn drop(&mut self) {
-        self.0.tunnels.fetch_sub(1, Relaxed);
-    }
 }
 
 /// Counts an open TCP connection while it lives.

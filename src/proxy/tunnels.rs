@@ -37,6 +37,7 @@ impl Tunnels {
     /// Enters a tunnel to `target`.
     #[must_use]
     pub fn enter(self: &Rc<Self>, target: Arc<TargetState>) -> TunnelGuard {
+        target.tunnels.fetch_add(1, Relaxed);
         let cut = Rc::new(Notify::new());
         let number = self.entered.get();
         self.entered.set(number + 1);
@@ -79,7 +80,9 @@ impl TunnelGuard {
 
 impl Drop for TunnelGuard {
     fn drop(&mut self) {
-        self.tunnels.open.borrow_mut().remove(&self.number);
+        if let Some(entry) = self.tunnels.open.borrow_mut().remove(&self.number) {
+            entry.target.tunnels.fetch_sub(1, Relaxed);
+        }
     }
 }
 
