@@ -102,17 +102,7 @@ fn write_outcomes(out: &mut Exposition, metrics: &Metrics, services: &[Arc<Servi
 
 fn write_histogram(family: &mut FamilyWriter<'_>, service: &ServiceMetrics) {
     let (buckets, sum_seconds) = service.durations();
-    let mut cumulative = 0;
-    for (bound, count) in DURATION_BUCKETS.iter().zip(&buckets) {
-        cumulative += count;
-        let le = bound.to_string();
-        family.suffixed("_bucket", &[("service", service.name()), ("le", &le)], cumulative as f64);
-    }
-    // The last bucket and the count are made from the same reads: they have to agree while requests go on.
-    let total = buckets.iter().sum::<u64>() as f64;
-    family.suffixed("_bucket", &[("service", service.name()), ("le", "+Inf")], total);
-    family.suffixed("_sum", &[("service", service.name())], sum_seconds);
-    family.suffixed("_count", &[("service", service.name())], total);
+    family.histogram(&[("service", service.name())], &DURATION_BUCKETS, &buckets, sum_seconds);
 }
 
 fn write_listeners(out: &mut Exposition, metrics: &Metrics) {
@@ -183,23 +173,14 @@ fn write_control(out: &mut Exposition, control: &Control) {
     family.suffixed("_sum", &[], control.table_build_seconds);
     family.suffixed("_count", &[], control.table_builds as f64);
     out.one(names::TABLE_ROUTES, &[], control.table_routes as f64);
-    let mut family = out.family(names::CHANGE_TO_TRAFFIC);
     let times = &control.change_to_traffic;
-    let mut cumulative = 0;
-    for (bound, count) in CHANGE_BUCKETS.iter().zip(&times.buckets) {
-        cumulative += count;
-        family.suffixed("_bucket", &[("le", &bound.to_string())], cumulative as f64);
-    }
-    let total = times.buckets.iter().sum::<u64>() as f64;
-    family.suffixed("_bucket", &[("le", "+Inf")], total);
-    family.suffixed("_sum", &[], times.sum_seconds);
-    family.suffixed("_count", &[], total);
+    out.family(names::CHANGE_TO_TRAFFIC).histogram(&[], &CHANGE_BUCKETS, &times.buckets, times.sum_seconds);
     let mut family = out.family(names::TABLE_TARGETS);
     for ((service, state), &count) in &control.table_targets {
         family.sample(&[("service", service), ("state", state)], count as f64);
     }
-    out.one(names::READY, &[], f64::from(u8::from(control.ready)));
-    out.one(names::DRAINING, &[], f64::from(u8::from(control.draining)));
+    out.one(names::READY, &[], flag(control.ready));
+    out.one(names::DRAINING, &[], flag(control.draining));
     let mut family = out.family(names::RELOAD_ERRORS);
     family.sample(&[("kind", "config")], control.reload_errors.config as f64);
     family.sample(&[("kind", "certificates")], control.reload_errors.certificates as f64);
@@ -209,10 +190,10 @@ fn write_control(out: &mut Exposition, control: &Control) {
     }
     let mut family = out.family(names::LISTENER_SHARED);
     for (listener, &shared) in &control.listener_shared {
-        family.sample(&[("listener", listener)], f64::from(u8::from(shared)));
+        family.sample(&[("listener", listener)], flag(shared));
     }
     if let Some(registered) = control.registered {
-        out.one(names::REGISTERED, &[], f64::from(u8::from(registered)));
+        out.one(names::REGISTERED, &[], flag(registered));
     }
     let mut family = out.family(names::CERTIFICATE_EXPIRY);
     for ((source, name), &time) in &control.certificate_expiry {
@@ -268,6 +249,10 @@ impl Exposition {
     }
 }
 
+fn flag(on: bool) -> f64 {
+    f64::from(u8::from(on))
+}
+
 /// Writes the samples of one family; the header comes with the first.
 pub(super) struct FamilyWriter<'a> {
     text: &'a mut String,
@@ -280,6 +265,25 @@ pub(super) struct FamilyWriter<'a> {
 impl FamilyWriter<'_> {
     pub(super) fn sample(&mut self, labels: &[(&str, &str)], value: f64) {
         self.suffixed("", labels, value);
+    }
+
+    /// The series of a histogram. `bounds` are the upper ones, in seconds; of `buckets` there is one more, and each counts what
+    /// is in it alone.
+    pub(super) fn histogram(&mut self, labels: &[(&str, &str)], bounds: &[f64], buckets: &[u64], sum_seconds: f64) {
+        let mut bucket = |le: &str, count: u64| {
+            let labels: Vec<_> = labels.iter().copied().chain([("le", le)]).collect();
+            self.suffixed("_bucket", &labels, count as f64);
+        };
+        let mut cumulative = 0;
+        for (bound, count) in bounds.iter().zip(buckets) {
+            cumulative += count;
+            bucket(&bound.to_string(), cumulative);
+        }
+        // The last bucket and the count are made from the same reads: they have to agree while requests go on.
+        let total = buckets.iter().sum::<u64>();
+        bucket("+Inf", total);
+        self.suffixed("_sum", labels, sum_seconds);
+        self.suffixed("_count", labels, total as f64);
     }
 
     pub(super) fn suffixed(&mut self, suffix: &str, labels: &[(&str, &str)], value: f64) {

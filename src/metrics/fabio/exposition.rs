@@ -76,22 +76,9 @@ fn labels(labels: &RouteLabels) -> [(&str, &str); 4] {
 /// A series that nothing was recorded in does not exist.
 fn histogram(family: &mut FamilyWriter<'_>, bounds: &[f64], labels: &[(&str, &str)], timer: &Timer) {
     let Histogram { buckets, sum_seconds } = timer.histogram();
-    let count: u64 = buckets.iter().sum();
-    if count == 0 {
-        return;
+    if buckets.iter().any(|count| *count > 0) {
+        family.histogram(labels, bounds, &buckets, sum_seconds);
     }
-    let mut bucket = |le: &str, below: u64| {
-        let labels: Vec<_> = labels.iter().copied().chain([("le", le)]).collect();
-        family.suffixed("_bucket", &labels, below as f64);
-    };
-    let mut below = 0;
-    for (bound, in_bucket) in bounds.iter().zip(&buckets) {
-        below += in_bucket;
-        bucket(&bound.to_string(), below);
-    }
-    bucket("+Inf", count);
-    family.suffixed("_sum", labels, sum_seconds);
-    family.suffixed("_count", labels, count as f64);
 }
 
 /// The name in Prometheus's letters: what they do not have becomes `_`, as Prometheus's own library does it.
