@@ -3,7 +3,6 @@
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use anyhow::{Context, Result, anyhow};
 use lb::admin;
@@ -13,8 +12,10 @@ use lb::config::{self, Config, Draft, LogFormat};
 use lb::fabio::flags::FlagError;
 use lb::fabio::settings::Warning;
 use lb::fabio::{self, Machine, Source};
+use lb::log::say;
 use lb::registry::consul::{self, probe::ProbeStep};
 use lb::serve::{RunOptions, Signals};
+use lb::system::unix_now;
 
 /// Failed at run time.
 const FAILED: u8 = 1;
@@ -180,7 +181,7 @@ fn serve_as_fabio(source: Source) -> Result<u8> {
     let refuses = |finding: &Finding| finding.subject == "routes_file" || finding.subject.starts_with("auth.");
     findings.extend(files_of(&loaded.config).into_iter().map(|finding| match refuses(&finding) {
         true => finding,
-        false => Finding { severity: Severity::Warning, ..finding },
+        false => finding.as_warning(),
     }));
     let report = Report::new(findings);
     if report.exit_code() != 0 {
@@ -227,13 +228,12 @@ fn load(args: &ConfigArgs) -> (Vec<Finding>, Draft) {
 
 /// The same as [`files_of`], as warnings.
 fn warnings_of_files(config: &Config) -> impl Iterator<Item = Finding> {
-    files_of(config).into_iter().map(|finding| Finding { severity: Severity::Warning, ..finding })
+    files_of(config).into_iter().map(Finding::as_warning)
 }
 
 /// What there is to say about the files that a configuration names.
 fn files_of(config: &Config) -> Vec<Finding> {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let mut findings = check::files::check_files(config, i64::try_from(now).unwrap_or(i64::MAX));
+    let mut findings = check::files::check_files(config, unix_now());
     findings.iter_mut().for_each(name_variable);
     findings
 }
@@ -342,11 +342,6 @@ fn show(report: &Report) {
 /// Colour is for people (<https://no-color.org>: set and not empty means none).
 fn colour_wanted(stream: &impl IsTerminal) -> bool {
     stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
-}
-
-/// Writes to standard error, by way of the log once that runs.
-fn say(text: &str) {
-    lb::log::say(text);
 }
 
 /// Writes a result to standard output; a reader that went away is no failure.

@@ -26,6 +26,7 @@ use tokio_rustls::TlsAcceptor;
 use super::seats::{Answering, Noted, Seat, Seats};
 use super::{AdminState, router};
 use crate::system::lack::is_exhaustion;
+use crate::system::throttle::Throttle;
 use crate::system::vital;
 
 /// Limit for a TLS handshake.
@@ -53,9 +54,6 @@ const HEADERS_MAX: usize = 64;
 /// not be gone at once, and the loop must not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
-/// Pause between two lines about that.
-const TELL_EVERY: Duration = Duration::from_secs(10);
-
 /// Serves the admin API on `listener` until the handle is aborted; its connections end with it. Must be called
 /// within a `LocalSet`.
 pub fn serve(listener: TcpListener, state: AdminState) -> JoinHandle<()> {
@@ -65,11 +63,9 @@ pub fn serve(listener: TcpListener, state: AdminState) -> JoinHandle<()> {
 async fn accept_all(listener: TcpListener, state: Rc<AdminState>) {
     let seats = Rc::new(Seats::default());
     let mut connections = JoinSet::new();
-    let mut told: Option<Instant> = None;
-    let mut tell = |problem: &dyn std::fmt::Display| {
-        let now = Instant::now();
-        if told.is_none_or(|told| now.duration_since(told) >= TELL_EVERY) {
-            told = Some(now);
+    let told = Throttle::default();
+    let tell = |problem: &dyn std::fmt::Display| {
+        if told.is_due(Instant::now().into_std()) {
             tracing::warn!(%problem, "the admin listener cannot take a connection");
         }
     };

@@ -72,6 +72,12 @@ impl Finding {
         Self { severity, file, line, subject, value, problem, advice }
     }
 
+    /// The same, as a warning.
+    #[must_use]
+    pub fn as_warning(self) -> Self {
+        Self { severity: Severity::Warning, ..self }
+    }
+
     /// A job file that cannot be read.
     #[must_use]
     pub fn unreadable(path: &std::path::Path, error: &std::io::Error) -> Self {

@@ -27,6 +27,7 @@ use crate::config::{ListenerConfig, ListenerProtocol, ProxyConfig};
 use crate::metrics::fabio::{FabioMetrics, Family};
 use crate::metrics::{ClientFault, ListenerMetrics};
 use crate::system::lack::{is_exhaustion, is_reserved, none_left};
+use crate::system::throttle::Throttle;
 
 /// Connections the kernel may hold for one worker before it accepts them.
 const BACKLOG: i32 = 4096;
@@ -35,8 +36,6 @@ const BACKLOG: i32 = 4096;
 const SCRAPES_EXTRA: usize = 16;
 /// Pause after an accept that failed for want of something, which will not be there at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Pause between two lines about that.
-const TELL_EVERY: Duration = Duration::from_secs(10);
 
 /// One listener of the configuration, as all workers see it.
 #[derive(Clone, Debug)]
@@ -291,7 +290,7 @@ pub async fn accept_loop(worker: Rc<Worker>, listener: Rc<Listener>, phase: Rc<L
             return;
         }
     };
-    let mut told = None;
+    let told = Throttle::default();
     // Whoever scrapes must get in when it matters.
     let extra = if listener.config.protocol == ListenerProtocol::Prometheus { SCRAPES_EXTRA } else { 0 };
     while worker.has_room(&phase, extra).await {
@@ -304,13 +303,13 @@ pub async fn accept_loop(worker: Rc<Worker>, listener: Rc<Listener>, phase: Rc<L
             Ok((stream, peer)) => {
                 let stream = match is_reserved(&stream) {
                     false => Ok(stream),
-                    true => unreserved(&worker, &listener, &phase, stream, &mut told).await,
+                    true => unreserved(&worker, &listener, &phase, stream, &told).await,
                 };
                 if let Ok(stream) = stream.and_then(|stream| TcpStream::from_std(stream.into())) {
                     spawn(&worker, &listener, &phase, stream, peer);
                 }
             }
-            Err(error) => accept_failed(&worker, &listener, &error, &mut told).await,
+            Err(error) => accept_failed(&worker, &listener, &error, &told).await,
         }
     }
     // Who is in the queue has a connection already: closing the socket would reset it.
@@ -420,7 +419,7 @@ async fn unreserved(
     listener: &Listener,
     phase: &LocalPhase,
     stream: OwnedFd,
-    told: &mut Option<Instant>,
+    told: &Throttle,
 ) -> io::Result<OwnedFd> {
     loop {
         worker.pool.shed();
@@ -438,17 +437,15 @@ async fn unreserved(
 }
 
 /// A connection that died in the queue is nobody's fault; a process without file descriptors must wait for some, and
-/// gives up idle connections to instances meanwhile. Said at `told` last.
-async fn accept_failed(worker: &Worker, listener: &Listener, error: &io::Error, told: &mut Option<Instant>) {
+/// gives up idle connections to instances meanwhile, and says so as `told` lets it.
+async fn accept_failed(worker: &Worker, listener: &Listener, error: &io::Error, told: &Throttle) {
     match error.kind() {
         io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted => {}
         _ => {
             if is_exhaustion(error) {
                 worker.pool.shed();
             }
-            let now = Instant::now();
-            if told.is_none_or(|told| now.duration_since(told) >= TELL_EVERY) {
-                *told = Some(now);
+            if told.is_due(Instant::now()) {
                 tracing::warn!(
                     address = %listener.config.address, %error,
                     "cannot accept connections; trying again every {} ms", ACCEPT_PAUSE.as_millis()

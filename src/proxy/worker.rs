@@ -34,13 +34,11 @@ use super::tunnels::Tunnels;
 use crate::journal::Ejection;
 use crate::log::access::{AccessLogger, AccessLoggers};
 use crate::metrics::Metrics;
+use crate::system::throttle::Throttle;
 use crate::system::vital;
 use crate::table::balancer::PickState;
 use crate::table::clock::Clock;
 use crate::table::{Probe, Route, SharedTable, TableReader, Target};
-
-/// Pause between two lines about a lack.
-const EXHAUSTION_EVERY: Duration = Duration::from_secs(10);
 
 /// What all workers get.
 #[derive(Clone, Debug)]
@@ -96,7 +94,7 @@ pub struct Worker {
     connections: Cell<usize>,
     connection_ended: Notify,
     /// When it last said that something is short.
-    told_exhaustion: Cell<Option<Instant>>,
+    told_exhaustion: Throttle,
 }
 
 /// One admitted connection; ends with it.
@@ -135,7 +133,7 @@ impl Worker {
             phase: Rc::default(),
             connections: Cell::new(0),
             connection_ended: Notify::new(),
-            told_exhaustion: Cell::new(None),
+            told_exhaustion: Throttle::default(),
         })
     }
 
@@ -220,11 +218,9 @@ impl Worker {
         });
     }
 
-    /// Says that this process or machine lacks something, not more often than is of use. Blames nobody.
+    /// Logs that this process or machine lacks something, not more often than is of use. It counts against no instance.
     pub fn note_exhaustion(&self, lack: &dyn fmt::Display) {
-        let now = Instant::now();
-        if self.told_exhaustion.get().is_none_or(|told| now.duration_since(told) >= EXHAUSTION_EVERY) {
-            self.told_exhaustion.set(Some(now));
+        if self.told_exhaustion.is_due(Instant::now()) {
             tracing::warn!(
                 %lack,
                 "out of descriptors, ports or memory: requests are refused with 503; raise the limit of open files \

@@ -11,7 +11,7 @@
 mod names;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use serde_json::{Value, json};
@@ -21,6 +21,7 @@ use self::names::{Names, Verdict};
 use super::{Api, Connection};
 use crate::catalog::glob::Glob;
 use crate::certificates::{Demands, Shelf, SourceError};
+use crate::system::unix_now;
 
 /// How often ends are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -91,11 +92,6 @@ pub(in crate::certificates) async fn run(
             }
         }
     }
-}
-
-fn unix_now() -> i64 {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(now.as_secs()).unwrap_or(i64::MAX)
 }
 
 async fn issue(api: &Api, path: &str, name: &str) -> Result<Bytes, SourceError> {

@@ -11,12 +11,12 @@ pub mod upstream;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::CertificateDer;
 
 use super::http::headers::TlsDetails;
+use crate::system::unix_now;
 use crate::trust::bundle;
 
 pub use accept::accept;
@@ -125,12 +125,6 @@ fn authorities(path: &Path, text: &[u8], problems: &mut Problems) -> Vec<Certifi
         problems.errors.push(malformed(bundle::nothing_in(text).to_owned()));
     }
     found.certificates
-}
-
-/// The time for validity periods (unix time, s).
-fn unix_now() -> i64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
 /// What the header rules tell of a finished handshake.

@@ -23,8 +23,9 @@ use tokio::sync::{mpsc, oneshot};
 use super::choice::{Choice, Defaults, find, pick};
 use super::client_cas::ClientCas;
 use super::pairs::{self, Pair, PairFiles, Pems, Texts};
-use super::{TlsError, provider, unix_now};
+use super::{TlsError, provider};
 use crate::config::{CertificateConfig, CertificateSource, TlsLimits, TlsVersion};
+use crate::system::unix_now;
 use crate::trust::bundle;
 
 /// Largest record sent, in bytes. Half of what the protocol allows: the memory allocator deals out blocks of this size from

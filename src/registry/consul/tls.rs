@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject;
@@ -14,6 +13,7 @@ use super::error::ConsulError;
 use super::expiry::Expiry;
 use super::settings::read;
 use crate::config::ConsulConfig;
+use crate::system::unix_now;
 use crate::trust::{AcceptAny, bundle, files_below};
 
 /// Builds the client side of TLS from the files or texts that `[consul]` gives, and says when these certificates end.
@@ -104,11 +104,6 @@ fn add(
         roots.add(certificate.clone()).map_err(|error| pem.error(&error))?;
     }
     Ok(found.certificates)
-}
-
-fn unix_now() -> i64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
 /// PEM, with the key that gives it.
