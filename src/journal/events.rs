@@ -102,6 +102,13 @@ impl Draft {
         self
     }
 
+    /// What it is now.
+    #[must_use]
+    pub fn to(mut self, to: impl Into<Cow<'static, str>>) -> Self {
+        self.to = Some(to.into());
+        self
+    }
+
     /// Why. Bounded, control characters escaped.
     #[must_use]
     pub fn because(mut self, reason: &str) -> Self {
@@ -113,15 +120,9 @@ impl Draft {
 /// The store of all events.
 #[derive(Debug)]
 pub struct Events {
-    kept: Mutex<Kept>,
+    kept: Mutex<VecDeque<Arc<Event>>>,
     /// Number of the last event.
     last: watch::Sender<u64>,
-}
-
-#[derive(Debug, Default)]
-struct Kept {
-    last: u64,
-    events: VecDeque<Arc<Event>>,
 }
 
 impl Default for Events {
@@ -142,17 +143,14 @@ pub enum Since {
 impl Events {
     /// Adds an event; the oldest gives way.
     pub fn push(&self, draft: Draft) {
-        let last = {
-            let mut kept = self.kept();
-            kept.last += 1;
-            let event = Event { id: kept.last, time: SystemTime::now(), what: draft };
-            if kept.events.len() >= EVENTS_MAX {
-                kept.events.pop_front();
-            }
-            kept.events.push_back(Arc::new(event));
-            kept.last
-        };
-        self.last.send_replace(last);
+        let mut kept = self.kept();
+        let id = self.last_id() + 1;
+        if kept.len() >= EVENTS_MAX {
+            kept.pop_front();
+        }
+        kept.push_back(Arc::new(Event { id, time: SystemTime::now(), what: draft }));
+        // Under the lock, so that numbers only rise.
+        self.last.send_replace(id);
     }
 
     /// Those that are kept and wanted, the oldest first.
@@ -163,7 +161,7 @@ impl Events {
             Some(Since::Id(id)) => event.id > id,
             Some(Since::Time(time)) => event.time > time,
         };
-        self.kept().events.iter().filter(wanted).cloned().collect()
+        self.kept().iter().filter(wanted).cloned().collect()
     }
 
     /// Number of the last event; 0: none yet.
@@ -184,7 +182,7 @@ impl Events {
         self.last.subscribe()
     }
 
-    fn kept(&self) -> MutexGuard<'_, Kept> {
+    fn kept(&self) -> MutexGuard<'_, VecDeque<Arc<Event>>> {
         // Each change is one step, so whatever panicked left it whole.
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -194,7 +192,7 @@ impl Since {
     /// Reads `?since=`: the number of an event, an RFC 3339 time, a Unix time in seconds, or an age like `15m`.
     #[must_use]
     pub fn parse(text: &str, now: SystemTime) -> Option<Self> {
-        /// Numbers from here on are times: nobody counts a thousand million events.
+        /// Numbers from here on are times: no process has a thousand million events.
         const TIMES_FROM: f64 = 1e9;
         if let Ok(number) = text.parse::<u64>()
             && (number as f64) < TIMES_FROM

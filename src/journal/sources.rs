@@ -190,12 +190,6 @@ impl Sources {
         self.all().get(name).map(|state| state.status(name))
     }
 
-    /// What is wrong now, a sentence for each source that fails.
-    #[must_use]
-    pub fn troubles(&self) -> Vec<SourceStatus> {
-        self.list().into_iter().filter(|status| status.failing_since.is_some()).collect()
-    }
-
     /// Sources that have been failing for `every` since their last line in the log.
     #[must_use]
     pub fn reminders(&self, every: Duration, now: Instant) -> Vec<Reminder> {
