@@ -100,6 +100,12 @@ pub fn overlaps(ours: SocketAddr, other: SocketAddr) -> bool {
     meets && ours.port() == other.port()
 }
 
+/// Whether connections to one of these addresses may reach a socket on the other.
+#[must_use]
+pub fn meet(a: SocketAddr, b: SocketAddr) -> bool {
+    overlaps(a, b) || overlaps(b, a)
+}
+
 /// The number by which the kernel's tables know a socket.
 #[must_use]
 pub fn inode_of(socket: &impl AsFd) -> Option<u64> {

@@ -16,7 +16,7 @@ use crate::proxy::sharing::{self, Holder};
 pub(super) struct Neighbours {
     admin: Open,
     metrics: Metrics,
-    /// Who shares an address, by the address: as told.
+    /// Sockets of other processes at each address, as told last.
     told: Mutex<BTreeMap<SocketAddr, Vec<u64>>>,
 }
 
@@ -33,7 +33,7 @@ impl Neighbours {
         open.push(self.admin.clone());
         // Read before our own sockets are listed: one that is opened in between must not look like another's.
         let listening = sharing::listening();
-        let mut own = workers.inodes();
+        let mut own = workers.inodes(&listening);
         own.extend(&self.admin.inodes);
         let shared: BTreeMap<SocketAddr, Vec<u64>> =
             open.iter().map(|it| (it.address, sharing::others(it.address, &own, &listening))).collect();

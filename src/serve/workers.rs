@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, watch};
 use crate::config::{Config, ListenerConfig, ListenerProtocol};
 use crate::metrics::Metrics;
 use crate::proxy::listener::{self, Listener, Sharing, Sockets};
-use crate::proxy::sharing::overlaps;
+use crate::proxy::sharing::{Listening, meet};
 use crate::proxy::tls::CertStore;
 use crate::proxy::worker::{self, ListenerNumber, Order, WorkerContext};
 
@@ -281,11 +281,11 @@ impl Workers {
         open.collect()
     }
 
-    /// By which numbers the kernel knows all their sockets, those of listeners that are being closed included.
-    pub(super) fn inodes(&self) -> Vec<u64> {
+    /// By which numbers the kernel knows all their sockets, those of listeners that are being closed included: as long as
+    /// they are among these.
+    pub(super) fn inodes(&self, listening: &[Listening]) -> Vec<u64> {
         let mut state = lock(&self.state);
         let mut inodes: Vec<u64> = state.all().flat_map(|bound| bound.inodes.iter().copied()).collect();
-        let listening = crate::proxy::sharing::listening();
         state.closing.retain(|inode| listening.iter().any(|it| it.inode == *inode));
         inodes.extend(&state.closing);
         inodes
@@ -344,9 +344,9 @@ impl State {
     }
 
     fn sharing(&self, address: SocketAddr, own: &[SocketAddr]) -> Sharing {
-        let is_ours = own.iter().any(|own| overlaps(*own, address) || overlaps(address, *own));
-        // Beside one of our own that nobody else may share either.
-        // A predecessor is relieved in the first minutes; whoever has the address later is not one.
+        let is_ours = own.iter().any(|own| meet(*own, address));
+        // Next to one of our own addresses, this one cannot be had alone. A predecessor is relieved in the first minutes; a
+        // process that has the address later is not one.
         let takes_over = self.take_over && self.started.elapsed() < TAKE_OVER_FOR;
         if takes_over || is_ours { Sharing::WithOthers } else { Sharing::Alone }
     }
@@ -405,7 +405,7 @@ impl Bound {
     /// cannot be had alone.
     fn open(&mut self, own: &[SocketAddr]) -> anyhow::Result<Vec<TcpListener>> {
         let (listener, address) = (self.listener.config.protocol.as_str(), self.listener.config.address);
-        let meets = own.iter().filter(|own| overlaps(**own, address) || overlaps(address, **own));
+        let meets = own.iter().filter(|own| meet(**own, address));
         let meets_another = meets.count() > 1;
         let Some(sockets) = self.sockets.take() else { return Ok(Vec::new()) };
         let sockets = if meets_another { sockets.with_others() } else { sockets }.open()?;
