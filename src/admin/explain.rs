@@ -59,7 +59,7 @@ pub(super) struct Answer {
     pub(super) status: Option<u16>,
     /// Where a redirect leads.
     pub(super) location: Option<String>,
-    /// `NODE/ID` of the instance, where only one can be meant: by a hash, or because there is no other.
+    /// `NODE/ID` of the instance if it is certain: a hash picks it, or the route has no other.
     pub(super) instance: Option<String>,
     /// Path and query as the instance gets them; none where instances differ.
     pub(super) upstream_path: Option<String>,
@@ -190,8 +190,10 @@ pub(super) fn explain(
     let (method, from, hosts) = match question {
         Question::Connection(_, _, from) => (String::new(), from, Vec::new()),
         Question::Request(request) => {
-            let steps = table.explain(scheme(request), &decision.host, &decision.path, now_ms).hosts;
-            let hosts = if decision.path.is_empty() { Vec::new() } else { steps };
+            let hosts = match &*decision.path {
+                "" => Vec::new(),
+                path => table.explain(scheme(request), &decision.host, path, now_ms).hosts,
+            };
             (request.method.to_string(), &request.from, hosts)
         }
     };
@@ -249,7 +251,7 @@ fn certain(decision: &Decision) -> Option<(usize, &Fate)> {
     candidates().all(|(_, fate)| same(fate)).then_some((at, first))
 }
 
-/// The instance that gets the request, where only one can be meant.
+/// The instance that gets the request, if it is certain.
 fn instance(decision: &Decision) -> Option<String> {
     let route = decision.route.as_ref()?;
     let at = match decision.chosen {
@@ -358,7 +360,7 @@ fn nearest(table: &RouteTable, host: &str) -> Vec<String> {
         if known.is_empty() || known.starts_with(':') || found.iter().any(|(_, seen)| seen == known) {
             continue;
         }
-        let edits = if bare(known) == wanted { 0 } else { strsim::levenshtein(&bare(known), &wanted) };
+        let edits = strsim::levenshtein(&bare(known), &wanted);
         // Short names are all near each other.
         if edits <= EDITS_MAX && edits * 3 <= wanted.len() && *known != host {
             found.push((edits, known.clone()));

@@ -44,8 +44,8 @@ pub(super) const PLAIN: &str = "text/plain; charset=utf-8";
 
 /// Answers one request, in a form that the client takes.
 pub(super) async fn answer(state: &AdminState, request: Request<Incoming>, client: &Client) -> Answer {
-    let wishes = request.headers().clone();
-    transfer::compressed(decided(state, request, client).await, &wishes).await
+    let takes_gzip = transfer::takes_gzip(request.headers());
+    transfer::compressed(decided(state, request, client).await, takes_gzip).await
 }
 
 /// What is answered. Nothing has an effect but a PUT of route commands; only such a body is read.
@@ -89,7 +89,7 @@ async fn decided(state: &AdminState, request: Request<Incoming>, client: &Client
         }
         Place::Explain => explained(state, &query, client.address.ip().to_canonical()).await,
         // Where Fabio would have them, if that is not where ours are.
-        Place::Moved(_) | Place::Nothing if fabio_path(state) == Some(head.uri.path()) => metrics(state).await,
+        Place::Moved(_) | Place::Nothing if is_metrics => metrics(state).await,
         Place::Moved(to) => moved(&format!("{}{to}", settings.path)),
         Place::Override(_) | Place::Overrides(_) | Place::OverridePaths | Place::Nothing => {
             error(StatusCode::NOT_FOUND, &nothing_at(head.uri.path(), &settings.path))

@@ -19,7 +19,7 @@ use super::router::{Answer, off_thread};
 const BYTES_MIN: usize = 1024;
 
 /// Compresses the answer, if it is worth it and the client takes it.
-pub(super) async fn compressed(answer: Answer, headers: &HeaderMap) -> Answer {
+pub(super) async fn compressed(answer: Answer, takes_gzip: bool) -> Answer {
     let (mut head, body) = answer.into_parts();
     let AdminBody::Whole(body) = body else { return Response::from_parts(head, body) };
     // A whole body is there at once.
@@ -29,7 +29,7 @@ pub(super) async fn compressed(answer: Answer, headers: &HeaderMap) -> Answer {
         return Response::from_parts(head, whole(body));
     }
     head.headers.append(VARY, HeaderValue::from_static("accept-encoding"));
-    if !takes_gzip(headers) {
+    if !takes_gzip {
         return Response::from_parts(head, whole(body));
     }
     let plain = body.clone();
@@ -51,7 +51,7 @@ fn gzip(body: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// Whether `gzip`, or any coding, is acceptable; the more exact word decides.
-fn takes_gzip(headers: &HeaderMap) -> bool {
+pub(super) fn takes_gzip(headers: &HeaderMap) -> bool {
     let quality = |range: &str| {
         let mut parts = range.split(';').map(str::trim);
         let coding = parts.next().unwrap_or_default().to_ascii_lowercase();
