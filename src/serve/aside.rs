@@ -54,6 +54,35 @@ impl Aside {
     }
 }
 
+/// The same for a look that is taken again and again: that it fails is told once, until it succeeds.
+#[derive(Debug)]
+pub(super) struct Look {
+    aside: Aside,
+    limit: Duration,
+    /// What cannot be done, and what that means.
+    problem: &'static str,
+    told: bool,
+}
+
+impl Look {
+    /// One that may take `limit`.
+    pub(super) fn new(limit: Duration, problem: &'static str) -> Self {
+        Self { aside: Aside::default(), limit, problem, told: false }
+    }
+
+    /// Does `work`; none if there is no result.
+    pub(super) async fn run<T: Send + 'static>(&mut self, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+        let done = self.aside.run(self.limit, work).await;
+        if let Err(error) = &done
+            && !self.told
+        {
+            tracing::warn!(%error, "{}", self.problem);
+        }
+        self.told = done.is_err();
+        done.ok()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc::channel;

@@ -26,8 +26,12 @@ use crate::proxy::tls::{CertStore, Problems, ServerUse, TlsError};
 
 type Stores = BTreeMap<String, Arc<CertStore>>;
 
-/// What the names of these sources begin with in `lb_certificate_errors`.
+/// What the names of these sources begin with in `lb_certificate_errors`, and among all sources.
 const SOURCE_LABEL: &str = "certificates.";
+
+fn label(source: &str) -> String {
+    format!("{SOURCE_LABEL}{source}")
+}
 
 /// Clients of one source that may ask for a certificate at a time, beside those that wait for one.
 const DEMANDS_MAX: usize = 256;
@@ -130,7 +134,7 @@ impl Certificates {
         // After the tasks of the last configuration have ended. What is read from files now is not asked of anything.
         let is_asked_for = |name: &str| config.certificates.get(name).is_some_and(|it| it.source.is_remote());
         for gone in before.keys().filter(|name| !is_asked_for(name)) {
-            self.present.metrics.journal().sources().forget(&format!("certificates.{gone}"));
+            self.present.metrics.journal().sources().forget(&label(gone));
         }
     }
 
@@ -204,7 +208,7 @@ impl Present {
 
     /// An event about certificates.
     fn tell(&self, source: &str, to: &'static str, reason: &str) {
-        let event = Draft { to: Some(to.into()), ..Draft::new(Kind::Certificate).of(source) };
+        let event = Draft::new(Kind::Certificate).of(source).to(to);
         self.metrics.journal().events().push(event.because(reason));
     }
 
@@ -220,7 +224,7 @@ impl Present {
     /// Says what is wrong with a source, and sets its gauge.
     fn report(&self, source: &str, Problems { errors, out_of_date }: &Problems) {
         let wrong = errors.len() + out_of_date.len();
-        self.metrics.control().certificate_errors.insert(format!("{SOURCE_LABEL}{source}"), wrong as u64);
+        self.metrics.control().certificate_errors.insert(label(source), wrong as u64);
         if !errors.is_empty() {
             self.count(errors.len());
             self.tell(source, "refused", &format!("what was there before stays: {}", joined(errors)));

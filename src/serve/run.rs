@@ -11,7 +11,7 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
-use super::aside::{Aside, AsideError};
+use super::aside::{Aside, AsideError, Look};
 use super::files::{self, Watched};
 use super::{Running, certificates, notify, start};
 use crate::config::Config;
@@ -164,8 +164,8 @@ async fn follow_files<T>(
     hangup: &mut Signal,
 ) -> T {
     let mut every = ticks(LOOK_EVERY);
-    let (files, looking) = (Aside::default(), Aside::default());
-    let mut said = false;
+    let files = Aside::default();
+    let mut look = Look::new(LOOK_MAX, "cannot look at the files of the configuration: changes are not seen");
     loop {
         let asked = tokio::select! {
             _ = hangup.recv() => true,
@@ -179,7 +179,7 @@ async fn follow_files<T>(
         let paths = watched_files(options, config);
         // Before reading: what changes meanwhile is a change.
         let looked = tokio::select! {
-            looked = looking.run(LOOK_MAX, move || files::look(&paths)) => looked,
+            looked = look.run(move || files::look(&paths)) => looked,
             // Without a look: it may hang.
             _ = hangup.recv(), if !asked => {
                 tracing::info!("SIGHUP: reloading");
@@ -188,22 +188,12 @@ async fn follow_files<T>(
             }
         };
         let changed = match looked {
-            Ok(look) => {
-                said = false;
-                if asked {
-                    watched.note(look);
-                    false
-                } else {
-                    watched.settled_change(look)
-                }
-            }
-            Err(error) => {
-                if !said {
-                    said = true;
-                    tracing::warn!(%error, "cannot look at the files of the configuration: changes are not seen");
-                }
+            Some(look) if asked => {
+                watched.note(look);
                 false
             }
+            Some(look) => watched.settled_change(look),
+            None => false,
         };
         if changed {
             tracing::info!("a file of the configuration changed: reloading");
@@ -216,23 +206,15 @@ async fn follow_files<T>(
 
 /// Reads files of users again.
 async fn follow_users<T>(running: &Running) -> T {
-    let (mut every, files) = (ticks(LOOK_EVERY), Aside::default());
-    let mut said = false;
+    let mut every = ticks(LOOK_EVERY);
+    let mut look = Look::new(LOOK_MAX, "cannot look at the files of users: what is known of them stays");
     loop {
         every.tick().await;
         let settings = running.settings.load_full();
         if !settings.auth.has_files() {
             continue;
         }
-        match files.run(LOOK_MAX, move || settings.auth.refresh(std::time::Instant::now())).await {
-            Ok(()) => said = false,
-            Err(error) => {
-                if !said {
-                    said = true;
-                    tracing::warn!(%error, "cannot look at the files of users: what is known of them stays");
-                }
-            }
-        }
+        look.run(move || settings.auth.refresh(std::time::Instant::now())).await;
     }
 }
 
@@ -359,7 +341,7 @@ async fn reload(options: &RunOptions, config: &mut Config, running: &Running, wa
 
 /// An event about the configuration.
 fn tell(running: &Running, to: &'static str, reason: &str) {
-    let event = Draft { to: Some(to.into()), ..Draft::new(Kind::Config) };
+    let event = Draft::new(Kind::Config).to(to);
     let event = if reason.is_empty() { event } else { event.because(reason) };
     running.metrics.journal().events().push(event);
 }

@@ -37,7 +37,7 @@ impl StoreShelf {
 
     /// What it is called among the sources.
     fn name(&self) -> String {
-        format!("certificates.{}", self.source)
+        super::label(&self.source)
     }
 }
 
