@@ -6,13 +6,13 @@
 //!                           └─> dropped, counted <─┘ and told by a line once lines are taken again
 //! ```
 //!
-//! Whoever logs never waits: a pipe that nobody reads (a log collector that hangs) costs lines, not requests. What ends the
+//! A thread that logs never waits: a pipe that is not read (a log collector that hangs) costs lines, not requests. What ends the
 //! process in an orderly way calls [`flush`] before, or holds [`FlushAtEnd`].
 
 use std::io::{self, Write};
 use std::panic::PanicHookInfo;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tracing::Dispatch;
@@ -49,12 +49,8 @@ struct Program {
 pub fn init(config: &LogConfig) -> Result<LogHandle, LogError> {
     let colour = colour_wanted();
     let (thread, queue) = start(config.format, Descriptor::of(io::stderr())?, &DROPPED, (QUEUE_BYTES_MAX, colour))?;
-    let to_queue = || {
-        let queue = Arc::clone(&queue);
-        move || ToQueue(Arc::clone(&queue))
-    };
-    let (subscriber, handle) = subscriber(config, to_queue(), colour)?;
-    let unfiltered = unfiltered(config.format, to_queue(), colour)?;
+    let (subscriber, handle) = subscriber(config, Arc::clone(&queue), colour)?;
+    let unfiltered = unfiltered(config.format, Arc::clone(&queue), colour)?;
     subscriber.try_init()?;
     if PROGRAM.set(Program { queue, thread, unfiltered }).is_ok() {
         std::panic::set_hook(Box::new(report_panic));
@@ -102,9 +98,8 @@ fn start(
     dropped: &Arc<AtomicU64>,
     (bytes_max, colour): (usize, bool),
 ) -> Result<(WritingThread, Arc<Queue>), LogError> {
-    let note: Arc<Mutex<Vec<u8>>> = Arc::default();
-    let to_note = Arc::clone(&note);
-    let notes = unfiltered(format, move || ToNote(Arc::clone(&to_note)), colour)?;
+    let note: Arc<Note> = Arc::default();
+    let notes = unfiltered(format, Arc::clone(&note), colour)?;
     let (mut lines, count, mut told) = (Lines::new(sink), Arc::clone(dropped), 0);
     let write = move |taken: &[u8]| {
         // As of now: what was dropped since the queue was emptied comes behind the lines that wait in it by now.
@@ -119,7 +114,7 @@ fn start(
                     "{missing} log lines dropped: standard error did not take them"
                 );
             });
-            let text = std::mem::take(&mut *note.lock().unwrap_or_else(PoisonError::into_inner));
+            let text = std::mem::take(&mut *note.text());
             if lines.put(&text) == 0 {
                 told = dropped;
             }
@@ -152,12 +147,10 @@ fn report_panic(panic: &PanicHookInfo<'_>) {
     });
 }
 
-/// One line into a queue; the formatting layer writes it by one call.
-struct ToQueue(Arc<Queue>);
-
-impl Write for ToQueue {
+/// The formatting layer writes each line by one call.
+impl Write for &Queue {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.0.push(|lines| lines.extend_from_slice(line));
+        self.push(|lines| lines.extend_from_slice(line));
         Ok(line.len())
     }
 
@@ -166,12 +159,19 @@ impl Write for ToQueue {
     }
 }
 
-/// One line into memory.
-struct ToNote(Arc<Mutex<Vec<u8>>>);
+/// Lines in memory.
+#[derive(Default)]
+struct Note(Mutex<Vec<u8>>);
 
-impl Write for ToNote {
+impl Note {
+    fn text(&self) -> MutexGuard<'_, Vec<u8>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Write for &Note {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(line);
+        self.text().extend_from_slice(line);
         Ok(line.len())
     }
 

@@ -1,7 +1,7 @@
 //! Signals: which of them end a command that runs long, in order, and which must not end it at all.
 //!
 //! A signal that is not listened to kills the process (signal(7)), and every connection with it. What is listened to here
-//! stays so for the rest of the process, whether or not anybody waits for it.
+//! stays so for the rest of the process, whether or not a task waits for it.
 
 use std::future::{pending, poll_fn};
 use std::io;
@@ -14,8 +14,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 /// (`STOPSIGNAL`), and no more than the others a reason to leave a core file.
 #[derive(Debug)]
 pub struct Ending {
-    signals: [Signal; 3],
-    hangup: Option<Signal>,
+    signals: Vec<Signal>,
 }
 
 impl Ending {
@@ -25,8 +24,7 @@ impl Ending {
     /// When the system refuses.
     pub fn listen() -> io::Result<Self> {
         let kinds = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::quit()];
-        let [terminate, interrupt, quit] = kinds.map(signal);
-        Ok(Self { signals: [terminate?, interrupt?, quit?], hangup: None })
+        Ok(Self { signals: kinds.into_iter().map(signal).collect::<io::Result<_>>()? })
     }
 
     /// The same for a command that belongs to its terminal: the end of that (SIGHUP) ends it too, unless it was started
@@ -35,8 +33,11 @@ impl Ending {
     /// # Errors
     /// When the system refuses.
     pub fn listen_with_terminal() -> io::Result<Self> {
-        let hangup = if is_hangup_ignored() { None } else { Some(signal(SignalKind::hangup())?) };
-        Ok(Self { hangup, ..Self::listen()? })
+        let mut ending = Self::listen()?;
+        if !is_hangup_ignored() {
+            ending.signals.push(signal(SignalKind::hangup())?);
+        }
+        Ok(ending)
     }
 
     /// Waits for one of them. Cancel safe: what came meanwhile is told at the next call.
@@ -44,7 +45,7 @@ impl Ending {
         poll_fn(|cx| {
             let mut came = false;
             // All of them, so that each wakes this task.
-            for signal in self.signals.iter_mut().chain(&mut self.hangup) {
+            for signal in &mut self.signals {
                 came |= signal.poll_recv(cx).is_ready();
             }
             if came { Poll::Ready(()) } else { Poll::Pending }
