@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::change::Changed;
 use super::handle::{ControlHandle, ControlRequest, REQUESTS_MAX};
-use super::service::{Counts, Service, Surroundings, reason_of_ejection};
+use super::service::{Counts, Service, Surroundings, reason_of_ejection, tag_env};
 use super::tags::{TagRules, unknown_auth};
 use super::teller::Teller;
 use super::transitions::{Evaluated, Reasons, all_gone, transitions};
@@ -487,8 +487,7 @@ impl Control {
         let ControlSettings { tag_prefix, matcher, host_patterns, .. } = &self.settings;
         let matching = |key: &RouteKey| would_match(*matcher, *host_patterns, key, asked);
         let of_tags = self.services.iter().flat_map(|((_, name), service)| {
-            let told = self.env.get("DC").cloned().or(service.snapshot.datacenter.as_deref().map(str::to_owned));
-            let env: HashMap<String, String> = told.map(|name| ("DC".to_owned(), name)).into_iter().collect();
+            let env = tag_env(&self.env, &service.snapshot);
             service.tags.rejected.iter().filter_map(move |(tag, reason)| {
                 let key = place_of(tag_prefix, tag, &env)?;
                 Some(RejectedPlace { service: Arc::clone(name), text: tag.clone(), reason: reason.clone(), key })

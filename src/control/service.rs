@@ -1,5 +1,6 @@
 //! One service of one source: who may serve, under which tags, and what to tell about it.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -49,6 +50,17 @@ pub(super) struct Surroundings<'a> {
     pub(super) starting: bool,
 }
 
+/// Variables in tags: where the settings give no datacenter, it is that of the snapshot.
+pub(super) fn tag_env<'a>(
+    settings: &'a HashMap<String, String>,
+    snapshot: &ServiceSnapshot,
+) -> Cow<'a, HashMap<String, String>> {
+    match (settings.get("DC"), &snapshot.datacenter) {
+        (None, Some(name)) => Cow::Owned(HashMap::from([("DC".to_owned(), name.to_string())])),
+        _ => Cow::Borrowed(settings),
+    }
+}
+
 impl Service {
     pub(super) fn new(snapshot: Arc<ServiceSnapshot>) -> Self {
         Self {
@@ -79,13 +91,8 @@ impl Service {
         self.verdicts = with_unresolved(&snapshot, evaluation.verdicts);
         self.held = evaluation.held;
         self.next_deadline = evaluation.next_deadline;
-        let told: HashMap<String, String>;
-        let mut rules = around.tag_rules;
-        if let (None, Some(name)) = (rules.env.get("DC"), &snapshot.datacenter) {
-            told = HashMap::from([("DC".to_owned(), name.to_string())]);
-            rules.env = &told;
-        }
-        let tags = self.tags.read(rules, &snapshot.instances);
+        let env = tag_env(around.tag_rules.env, &snapshot);
+        let tags = self.tags.read(TagRules { env: &env, ..around.tag_rules }, &snapshot.instances);
         let mut contributions = Vec::new();
         for ((instance, verdict), tags) in snapshot.instances.iter().zip(&self.verdicts).zip(tags) {
             let (addr, admission) = place(instance, verdict);

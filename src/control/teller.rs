@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::transitions::{EJECTED, EXCLUDED, GONE, HEALTHY, NEW, PROBATION, Transition, summed_up};
 use crate::catalog::{InstanceId, ServiceName};
-use crate::journal::{Draft, Ejection, Journal, Kind};
+use crate::journal::{Draft, Ejection, Journal, Kind, few};
 use crate::registry::SourceName;
 use crate::table::{CommandServices, TargetState};
 
@@ -201,12 +201,11 @@ impl Teller {
         let why = why.map_or_else(|| format!("{failures} failures in a row"), str::to_owned);
         let instance = InstanceId { node: Arc::clone(node), id: Arc::clone(id) };
         let Some(state) = state else { return };
-        let known = self.ejected.get(&(instance.clone(), *address));
         self.transitions.push(Transition {
             service: service.to_string(),
             instance: instance.clone(),
             address: address.to_string(),
-            from: known.map_or(HEALTHY, |known| known.word),
+            from: self.of_traffic(&instance, *address).unwrap_or(HEALTHY),
             to: EJECTED,
             reason: format!("{why}; no requests for {:.1} s", *for_ms as f64 / 1000.0),
         });
@@ -286,7 +285,7 @@ impl Teller {
         if many {
             let names = |is: fn(&ServiceChange) -> bool| {
                 let names = changes.iter().filter(|change| is(change)).map(|change| &*change.service);
-                some_of(&names.collect::<Vec<_>>())
+                few(&names.collect::<Vec<_>>(), NAMED_MAX)
             };
             if changes.iter().any(|change| change.now == 0) {
                 let services = names(|change| change.now == 0);
@@ -338,18 +337,11 @@ impl Teller {
         if !down.is_empty() {
             tracing::warn!(
                 source,
-                services = some_of(down),
+                services = few(down, NAMED_MAX),
                 "services without a usable instance: requests for them fail"
             );
         }
     }
-}
-
-/// The first few names, and how many there are beside.
-fn some_of(names: &[&str]) -> String {
-    let named = names.iter().take(NAMED_MAX).copied().collect::<Vec<_>>().join(", ");
-    let more = names.len().saturating_sub(NAMED_MAX);
-    if more > 0 { format!("{named} and {more} more") } else { named }
 }
 
 fn log(transition: &Transition) {

@@ -82,6 +82,18 @@ fn word(instance: &Instance, verdict: &Verdict) -> &'static str {
     }
 }
 
+/// What an instance was told to be: where the catalog has no objection, what the traffic made of it.
+fn told_word(
+    instance: &Instance,
+    verdict: &Verdict,
+    of_traffic: &impl Fn(&InstanceId, SocketAddr) -> Option<&'static str>,
+) -> &'static str {
+    match word(instance, verdict) {
+        HEALTHY => of_traffic(&instance.id, instance.endpoint.addr()).unwrap_or(HEALTHY),
+        word => word,
+    }
+}
+
 /// What differs between two evaluations of a service. `of_traffic`: the state that the traffic gave to an instance, if
 /// it is not healthy. `starting`: what is healthy from the start is no news.
 pub(super) fn transitions(
@@ -95,10 +107,7 @@ pub(super) fn transitions(
     let pairs = |evaluated: Evaluated<'_>| evaluated.snapshot.instances.len().min(evaluated.verdicts.len());
     let (old_len, new_len) = (before.map_or(0, pairs), pairs(now));
     let old_at = |at: usize| before.map(|before| (&before.snapshot.instances[at], &before.verdicts[at]));
-    let state_before = |instance: &Instance, verdict: &Verdict| match word(instance, verdict) {
-        HEALTHY => of_traffic(&instance.id, instance.endpoint.addr()).unwrap_or(HEALTHY),
-        word => word,
-    };
+    let state_before = |instance: &Instance, verdict: &Verdict| told_word(instance, verdict, &of_traffic);
     let mut found = Vec::new();
     let mut push = |instance: &Instance, from, to, reason: String| {
         let (instance, address) = (instance.id.clone(), instance.endpoint.to_string());
@@ -157,10 +166,7 @@ pub(super) fn all_gone(
         service: before.snapshot.name.to_string(),
         instance: instance.id.clone(),
         address: instance.endpoint.to_string(),
-        from: match word(instance, verdict) {
-            HEALTHY => of_traffic(&instance.id, instance.endpoint.addr()).unwrap_or(HEALTHY),
-            word => word,
-        },
+        from: told_word(instance, verdict, &of_traffic),
         to: GONE,
         reason: reason.to_owned(),
     };

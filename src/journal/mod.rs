@@ -136,6 +136,16 @@ impl Journal {
     }
 }
 
+/// The first `max` names, and how many more there are.
+#[must_use]
+pub fn few<S: AsRef<str>>(names: &[S], max: usize) -> String {
+    let named = names.iter().take(max).map(AsRef::as_ref).collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(max) {
+        0 => named,
+        more => format!("{named} and {more} more"),
+    }
+}
+
 /// A stranger's text as it may stand in a log line, a terminal or a page: no control characters, no characters that
 /// turn the direction of what follows, and at most `max` characters.
 #[must_use]

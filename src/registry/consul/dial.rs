@@ -86,10 +86,7 @@ pub(super) async fn resolve(agent: &Agent) -> Result<Vec<SocketAddr>, ConsulErro
     let found = timeout(RESOLVE_TIMEOUT, lookup_host((host.as_str(), *port)))
         .await
         .map_err(|_| failed(format!("no answer within {RESOLVE_TIMEOUT:?}")))?
-        .map_err(|error| match is_exhaustion(&error) {
-            true => ConsulError::Exhausted { agent: agent.name.clone(), reason: error.to_string() },
-            false => failed(error.to_string()),
-        })?;
+        .map_err(|error| exhausted(agent, &error).unwrap_or_else(|| failed(error.to_string())))?;
     let addresses: Vec<_> = found.take(ADDRESSES_MAX).collect();
     if addresses.is_empty() { Err(failed("the name has no address".to_owned())) } else { Ok(addresses) }
 }
@@ -190,14 +187,16 @@ async fn preface<T>(agent: &Agent, handshake: impl Future<Output = hyper::Result
     }
 }
 
+/// The error of a process or machine that lacks something, if this is one: it says nothing of the agent.
+fn exhausted(agent: &Agent, error: &std::io::Error) -> Option<ConsulError> {
+    is_exhaustion(error).then(|| ConsulError::Exhausted { agent: agent.name.clone(), reason: error.to_string() })
+}
+
 async fn within<T>(agent: &Agent, connect: impl Future<Output = std::io::Result<T>>) -> Result<T, ConsulError> {
     let failed = |reason| ConsulError::Connect { agent: agent.name.clone(), reason };
     match timeout(CONNECT_TIMEOUT, connect).await {
         Ok(Ok(stream)) => Ok(stream),
-        Ok(Err(error)) if is_exhaustion(&error) => {
-            Err(ConsulError::Exhausted { agent: agent.name.clone(), reason: error.to_string() })
-        }
-        Ok(Err(error)) => Err(failed(error.to_string())),
+        Ok(Err(error)) => Err(exhausted(agent, &error).unwrap_or_else(|| failed(error.to_string()))),
         Err(_) => Err(failed(format!("no answer within {CONNECT_TIMEOUT:?}"))),
     }
 }

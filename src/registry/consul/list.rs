@@ -18,6 +18,7 @@ use super::shared::{Closed, Shared};
 use super::watch;
 use super::wire::ServiceList;
 use crate::catalog::ServiceName;
+use crate::journal::few;
 use crate::system::vital;
 
 /// What it reads.
@@ -187,10 +188,10 @@ impl ListWatch {
         }
         hidden.dedup();
         Some(match (hidden.is_empty(), unproven.is_empty()) {
-            (false, _) => Some(ConsulError::Rights { what: few(&hidden) }),
+            (false, _) => Some(ConsulError::Rights { what: few(&hidden, SHOWN_MAX) }),
             (true, false) => {
                 let reason = "Consul does not say whether the token may see them".to_owned();
-                Some(ConsulError::Unconfirmed { what: few(&unproven), reason })
+                Some(ConsulError::Unconfirmed { what: few(&unproven, SHOWN_MAX), reason })
             }
             (true, true) => None,
         })
@@ -225,15 +226,6 @@ impl ListWatch {
             self.shared.gone(name, seen_at).await?;
         }
         Ok(some)
-    }
-}
-
-/// The first few of them, and how many more there are.
-fn few(all: &[String]) -> String {
-    let shown = all.iter().take(SHOWN_MAX).map(String::as_str).collect::<Vec<_>>().join(", ");
-    match all.len().saturating_sub(SHOWN_MAX) {
-        0 => shown,
-        more => format!("{shown} and {more} more"),
     }
 }
 

@@ -231,8 +231,7 @@ impl ServiceWatch {
         let Some(known) = &self.known else { return Ok(()) };
         self.shared.note_outputs(&self.name, entries);
         let (mut fresh, _) = snapshot(&self.name, entries);
-        let lacks = |id: &&InstanceId| fresh.instances.binary_search_by(|new| new.id.cmp(id)).is_err();
-        self.kept = known.instances.iter().map(|instance| &instance.id).filter(lacks).cloned().collect();
+        self.kept = self.missing(&fresh.instances).into_iter().map(|old| old.id.clone()).collect();
         fresh.instances = undisputed(&known.instances, &fresh.instances);
         self.publish(fresh).await
     }

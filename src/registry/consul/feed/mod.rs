@@ -94,7 +94,7 @@ impl Feed {
     fn set_answered(&self, path: &str, answered: bool) {
         let mut state = self.state();
         state.answered.insert(path.to_owned(), answered);
-        self.shared.set_complete(state.answered.values().all(|answered| *answered));
+        self.tell_complete(&state);
     }
 
     /// The node is gone, and so is its watch.
@@ -102,6 +102,10 @@ impl Feed {
         let mut state = self.state();
         state.answered.remove(path);
         state.on_node.remove(node);
+        self.tell_complete(&state);
+    }
+
+    fn tell_complete(&self, state: &State) {
         self.shared.set_complete(state.answered.values().all(|answered| *answered));
     }
 
