@@ -296,13 +296,7 @@ impl UpstreamPool {
             slot.drop_closed_h2(now_ms);
             return;
         }
-        let mut closed_since = None;
-        while let Some(closed) = slot.direct.pop_if(|idle| !idle.stream.is_quiet(false)) {
-            closed_since.get_or_insert(closed.since_ms);
-        }
-        while let Some(closed) = slot.idle.pop_if(|idle| idle.sender.is_closed()) {
-            closed_since.get_or_insert(closed.since_ms);
-        }
+        let closed_since = slot.drop_closed_h1(false);
         slot.all_closed(closed_since, now_ms);
     }
 
@@ -311,8 +305,7 @@ impl UpstreamPool {
         let mut instances = self.instances.borrow_mut();
         let Some(slot) = instances.get_mut(key) else { return };
         // What has arrived counts, whether or not the event loop knows: it is rare, and worth some system calls.
-        while slot.direct.pop_if(|idle| !idle.stream.is_quiet(true)).is_some() {}
-        while slot.idle.pop_if(|idle| idle.sender.is_closed()).is_some() {}
+        slot.drop_closed_h1(true);
         slot.shared.retain(|shared| !shared.connection.is_closed());
         if slot.is_empty() && slot.keeps(now_ms) {
             target.note_loss(now_ms);
@@ -343,26 +336,18 @@ impl UpstreamPool {
     pub fn sweep(&self, now_ms: u64, idle_max_ms: u64) {
         self.instances.borrow_mut().retain(|_, slot| {
             let retired = slot.target.retired.load(Relaxed);
+            let is_old = |since_ms: u64| retired || now_ms.saturating_sub(since_ms) >= idle_max_ms;
             let mut closed_since = None;
             let mut closed = |since_ms: u64, closed: bool| {
                 closed_since = closed_since.max(closed.then_some(since_ms));
                 closed
             };
-            slot.idle.retain(|idle| {
-                let old = retired || now_ms.saturating_sub(idle.since_ms) >= idle_max_ms;
-                !old && !closed(idle.since_ms, idle.sender.is_closed())
-            });
-            slot.direct.retain_mut(|idle| {
-                let old = retired || now_ms.saturating_sub(idle.since_ms) >= idle_max_ms;
-                !old && !closed(idle.since_ms, !idle.stream.is_quiet(false))
-            });
+            slot.idle.retain(|idle| !is_old(idle.since_ms) && !closed(idle.since_ms, idle.sender.is_closed()));
+            slot.direct
+                .retain_mut(|idle| !is_old(idle.since_ms) && !closed(idle.since_ms, !idle.stream.is_quiet(false)));
             slot.all_closed(closed_since, now_ms);
             slot.drop_closed_h2(now_ms);
-            slot.shared.retain(|shared| {
-                let idle = shared.streams.get() == 0
-                    && (retired || now_ms.saturating_sub(shared.last_used_ms.get()) >= idle_max_ms);
-                !shared.connection.is_closed() && !idle
-            });
+            slot.shared.retain(|shared| shared.streams.get() > 0 || !is_old(shared.last_used_ms.get()));
             !slot.is_empty() || Rc::strong_count(&slot.dialing) > 1 || (!retired && slot.keeps(now_ms))
         });
     }
@@ -399,6 +384,19 @@ impl Slot {
         if fresh && self.is_empty() && self.keeps(now_ms) {
             self.target.note_loss(now_ms);
         }
+    }
+
+    /// Drops the warmest HTTP/1.1 connections as long as they are closed. When the first of them was last used, if there was
+    /// one. `surely`: also what has arrived unnoticed by the event loop counts.
+    fn drop_closed_h1(&mut self, surely: bool) -> Option<u64> {
+        let mut warmest_ms = None;
+        while let Some(closed) = self.direct.pop_if(|idle| !idle.stream.is_quiet(surely)) {
+            warmest_ms.get_or_insert(closed.since_ms);
+        }
+        while let Some(closed) = self.idle.pop_if(|idle| idle.sender.is_closed()) {
+            warmest_ms.get_or_insert(closed.since_ms);
+        }
+        warmest_ms
     }
 
     fn drop_closed_h2(&mut self, now_ms: u64) {

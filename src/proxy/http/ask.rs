@@ -228,19 +228,18 @@ impl<'a> Asking<'a> {
                 }
                 () = sleep.as_mut() => {
                     let now = Instant::now();
-                    if deadlines.try_passed(now) && state.left > 0 {
+                    if deadlines.try_passed(now) {
                         self.ask_another_too(attempts, &mut state, first, finish, |asking| {
                             asking.may_retry(RetryReason::Timeout)
                         });
                     }
-                    if deadlines.look_passed(now) && self.are_frozen(&state.running) {
-                        let before = state.running.len();
-                        self.ask_another_too(attempts, &mut state, first, finish, Self::may_ask_beside);
-                        if state.running.len() == before {
-                            // Nothing pays for a second try of this one; those to come shall go elsewhere all the same.
-                            for attempt in &state.running {
-                                self.worker.note_frozen(self.route, attempt.target);
-                            }
+                    if deadlines.look_passed(now)
+                        && self.are_frozen(&state.running)
+                        && !self.ask_another_too(attempts, &mut state, first, finish, Self::may_ask_beside)
+                    {
+                        // Nothing pays for a second try of this one; those to come shall go elsewhere all the same.
+                        for attempt in &state.running {
+                            self.worker.note_frozen(self.route, attempt.target);
                         }
                     }
                     // In HTTP/1 the connection's watchdog sees to that; here other streams may be well.
@@ -313,7 +312,7 @@ impl<'a> Asking<'a> {
         Ok(Some((target, again)))
     }
 
-    /// Another instance is asked beside those that are, if `may` says so.
+    /// Asks another instance beside those that are asked, if there is one and `may` says so. Returns whether it did.
     fn ask_another_too<A: Attempts<'a>>(
         &self,
         attempts: &A,
@@ -321,7 +320,7 @@ impl<'a> Asking<'a> {
         first: &'a Target,
         finish: &mut Finish,
         may: impl FnOnce(&Self) -> bool,
-    ) {
+    ) -> bool {
         let mut asked = state.tried.clone();
         asked.extend(state.running.iter().map(|attempt| attempt.target.state.key));
         if state.left > 0
@@ -332,7 +331,9 @@ impl<'a> Asking<'a> {
             target.service.record_retry(RetryReason::Timeout);
             let running = self.start(attempts, target, A::Body::default(), false, finish);
             state.running.push(running);
+            return true;
         }
+        false
     }
 
     /// Whether all that were asked are frozen.
