@@ -91,8 +91,7 @@ pub(super) fn consul(
     if config.token.is_some() && config.token_file.is_some() {
         warnings.push(reader.about("token", "is not used, because a token file is set too", "remove one of them"));
     }
-    let both = [reader.place("ca_file"), reader.place("ca_path")];
-    if both.iter().all(|place| matches!(place, Some(Place::Env(name)) if name.starts_with("CONSUL_"))) {
+    if [reader.place("ca_file"), reader.place("ca_path")].into_iter().all(is_of_consul) {
         // As in Consul's own tools.
         config.ca_path = None;
         warnings.push(reader.about(
@@ -169,10 +168,9 @@ fn consul_addresses(
     env: ConsulEnvironment,
     warnings: &mut Vec<Mistake>,
 ) -> Vec<String> {
-    let of_consul = |place: Option<&Place>| matches!(place, Some(Place::Env(name)) if name.starts_with("CONSUL_"));
-    let from_variable = of_consul(reader.place("address"));
+    let from_variable = is_of_consul(reader.place("address"));
     let as_consul = from_variable || !reader.has("address");
-    let asks_for_tls = |key: &&str| reader.has(key) && !(as_consul && of_consul(reader.place(key)));
+    let asks_for_tls = |key: &&str| reader.has(key) && !(as_consul && is_of_consul(reader.place(key)));
     let wants_tls = ["ca_file", "ca_pem", "ca_path", "cert_file", "cert_pem"].iter().any(asks_for_tls);
     let (mut addresses, mut refused) = (Vec::new(), false);
     let written = reader.list("address").join(",");
@@ -201,7 +199,9 @@ fn consul_addresses(
                 let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
                 format!("{scheme}://{host}:{port}{path}")
             }
-            "http" | "https" if text == rest && !has_port(rest) => format!("{scheme}://{}", with_port(rest)),
+            "http" | "https" if text == rest && !has_port(rest) && !rest.contains('/') => {
+                format!("{scheme}://{rest}:8500")
+            }
             _ => format!("{scheme}://{rest}"),
         };
         if url.contains('@') && scheme != "unix" {
@@ -238,9 +238,9 @@ fn has_port(rest: &str) -> bool {
     authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok())
 }
 
-/// A bare host gets Consul's usual port.
-fn with_port(text: &str) -> String {
-    if text.contains('/') { text.to_owned() } else { format!("{text}:8500") }
+/// Whether one of the variables of Consul's own tools says it.
+fn is_of_consul(place: Option<&Place>) -> bool {
+    matches!(place, Some(Place::Env(name)) if name.starts_with("CONSUL_"))
 }
 
 fn address_problem(url: &str) -> Option<String> {

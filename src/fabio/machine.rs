@@ -61,12 +61,6 @@ impl Machine {
         if_addrs::get_if_addrs().map(Self::with)
     }
 
-    /// The address that packets to far places leave from.
-    #[must_use]
-    pub fn outward() -> Option<IpAddr> {
-        outward()
-    }
-
     fn with(addresses: Vec<if_addrs::Interface>) -> Self {
         Self {
             interfaces: addresses.into_iter().map(|it| Interface { ip: it.ip(), name: it.name }).collect(),
@@ -182,8 +176,7 @@ impl Machine {
     }
 }
 
-/// As Go's `IsGlobalUnicast`: private addresses count.
-/// Whether other machines may reach it; private ones count.
+/// Whether other machines may reach it; private ones count (Go's `IsGlobalUnicast`).
 #[must_use]
 pub fn is_global_unicast(ip: &IpAddr) -> bool {
     let link_local = match ip {
@@ -201,8 +194,10 @@ fn is_private(ip: &IpAddr) -> bool {
     }
 }
 
-/// Connecting a UDP socket sends nothing; it only asks the system for the way.
-fn outward() -> Option<IpAddr> {
+/// The address that packets to far places leave from. Connecting a UDP socket sends nothing; it only asks the system for
+/// the way.
+#[must_use]
+pub fn outward() -> Option<IpAddr> {
     let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
     // A documentation address (RFC 5737): nobody's.
     socket.connect("192.0.2.1:9").ok()?;

@@ -23,7 +23,7 @@ use std::path::PathBuf;
 
 use crate::config::{self, Inputs, Loaded};
 use flags::{CommandLine, FlagError};
-pub use machine::{Machine, is_global_unicast};
+pub use machine::{Machine, is_global_unicast, outward};
 use properties::Properties;
 use settings::{Settings, Warning};
 use translate::Translation;

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::config::{RegisterConfig, format_duration};
-use crate::fabio::Machine;
+use crate::fabio::{self, Machine};
 use crate::metrics::Metrics;
 use crate::registry::consul::register::{Registrar, Registration, Whereabouts};
 use crate::system::vital;
@@ -222,7 +222,7 @@ fn whereabouts(config: &RegisterConfig, (scheme, admin): (&'static str, SocketAd
         address.set_port(admin.port());
     }
     if address.ip().is_unspecified() {
-        address.set_ip(global(Machine::look(), Machine::outward)?);
+        address.set_ip(global(Machine::look(), fabio::outward)?);
     }
     // Not from /proc, of which a unit may hide all but processes (ProcSubset=pid).
     let hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
@@ -236,7 +236,7 @@ fn global(machine: io::Result<Machine>, outward: impl FnOnce() -> Option<IpAddr>
         Ok(machine) => machine.first_global().ok_or(NoAddress::NoGlobal),
         Err(error) => {
             let error = named(&error);
-            let found = outward().filter(crate::fabio::is_global_unicast);
+            let found = outward().filter(fabio::is_global_unicast);
             if let Some(address) = found {
                 tracing::debug!(error, %address, "the addresses of this machine cannot be listed; the outward one is taken");
             }
