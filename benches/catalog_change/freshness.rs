@@ -188,7 +188,7 @@ impl<'a> Freshness<'a> {
         times
     }
 
-    /// CPU of both processes for a change that nobody polls for.
+    /// CPU of both processes for a change, without requests that look for it.
     fn cost(&self, phase: &str, report: &mut Report) {
         const CHANGES: u32 = 100;
         let processes = [Process(self.lb.pid()), Process(self.agent.pid())];

@@ -35,14 +35,14 @@ pub(super) struct Refusal {
     pub(super) why: String,
 }
 
-/// Who may ask for what stands at a place.
+/// Which requests a place accepts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Openness {
-    /// Whoever, under whatever name.
+    /// All, whatever their Host.
     Any,
-    /// Whatever name, but no page of another site.
+    /// Whatever their Host, except from a page of another site.
     AnyButPages,
-    /// Under a known name.
+    /// Those whose Host is a known name.
     Named,
 }
 

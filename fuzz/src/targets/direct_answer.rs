@@ -41,7 +41,7 @@ fn check_head(bytes: &[u8], cut: usize, method: &Method) {
     let mut fields = Vec::new();
     let Parsed::Whole(head) = parse(bytes, method, &mut fields) else { return };
     assert!(head.length <= bytes.len());
-    // Interim answers are written in another way, and nobody asked for an upgrade.
+    // Interim responses (1xx) are passed on by other code, and this request asked for no upgrade.
     if head.status >= 200 {
         let client = exchange::client();
         let telling =
@@ -76,8 +76,8 @@ fn check_body(bytes: &[u8], cuts: &[u8]) {
     assert_eq!(chunks.is_done().then_some((at, data)), whole(bytes), "{:?}", String::from_utf8_lossy(bytes));
 }
 
-/// Length of the chunked body that these bytes begin with, and of its data; none if there is no whole one (RFC 9112
-/// section 7.1). As plain as can be: line by line.
+/// The length of the chunked body at the start of `bytes`, and the length of its data; `None` if that body is incomplete or
+/// malformed (RFC 9112 section 7.1). Written simply, line by line, to be compared with the parser.
 fn whole(bytes: &[u8]) -> Option<(usize, u64)> {
     let (mut rest, mut data) = (bytes, 0);
     loop {
