@@ -4,12 +4,13 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// Every reason for an answer made here that is not what the client wanted. The access log calls them the same (`error`).
-pub const PROXY_ERRORS: [&str; 21] = [
+pub const PROXY_ERRORS: [&str; 23] = [
     "bad_request",
     "malformed",
     "too_many_headers",
     "too_many_streams",
     "too_slow",
+    "tls",
     "client_stalled",
     "no_route",
     "misdirected",
@@ -21,6 +22,7 @@ pub const PROXY_ERRORS: [&str; 21] = [
     "auth_unavailable",
     "connect",
     "connect_timeout",
+    "exhausted",
     "upstream",
     "unusable",
     "response_timeout",
@@ -76,6 +78,15 @@ fn counted<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metrics::CLIENT_FAULTS;
+
+    #[test]
+    fn faults_of_clients_that_are_answered_have_their_own_labels() {
+        for fault in CLIENT_FAULTS {
+            // Without its PROXY header there is nothing to answer.
+            assert_eq!(PROXY_ERRORS.contains(&fault), fault != "proxy_header", "{fault}");
+        }
+    }
 
     #[test]
     fn labels_are_bounded_whatever_is_counted() {

@@ -230,6 +230,7 @@ impl ProxyError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metrics::outcomes::PROXY_ERRORS;
 
     fn answers() -> ErrorAnswers {
         ErrorAnswers { no_route: StatusCode::NOT_FOUND, no_route_page: Bytes::new(), retry_after_s: 3, bare: false }
@@ -238,6 +239,7 @@ mod tests {
     #[test]
     fn statuses_are_those_of_the_compatibility_table() {
         let table = [
+            (ProxyError::BadRequest("why"), 400, "3"),
             (ProxyError::TooManyHeaders, 431, "8"),
             (ProxyError::ClientStalled, 408, "1"),
             (ProxyError::NoRoute, 404, "5"),
@@ -261,6 +263,9 @@ mod tests {
             assert_eq!(error.status(StatusCode::NOT_FOUND).as_u16(), status, "{error}");
             assert_eq!(error.grpc_response().headers()["grpc-status"], grpc, "{error}");
             assert_eq!(error.grpc_response().status(), StatusCode::OK);
+            // A client that went away is not answered.
+            let counted = PROXY_ERRORS.contains(&error.class());
+            assert_eq!(counted, !matches!(error, ProxyError::ClientClosed), "{error}");
         }
     }
 
