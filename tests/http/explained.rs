@@ -127,6 +127,28 @@ fn what_is_explained_is_what_happens() {
     }
 }
 
+#[test]
+fn what_credentials_lead_to_is_explained_as_it_happens() {
+    let upstream = Upstream::start("one");
+    let folder = tempfile::tempdir().unwrap();
+    let users = folder.path().join("users");
+    std::fs::write(&users, "ann:secret\n").unwrap();
+    let auth = format!("[auth.main]\ntype = \"basic\"\nfile = {users:?}\n");
+    let good = format!("Authorization: Basic {}", STANDARD.encode("ann:secret"));
+    let bad = format!("Authorization: Basic {}", STANDARD.encode("ann:wrong"));
+    for errors in ["told", "bare"] {
+        let routes =
+            [("a.test/known", &[upstream.address][..], "auth=main"), ("a.test/typo", &[upstream.address], "auth=x")];
+        let lb = router(&routes, &format!("[proxy]\nupstream_errors = \"{errors}\"\n{auth}"));
+        let names = [(upstream.address, "one")];
+        for fields in [vec![], vec![good.clone()], vec![bad.clone()], vec![good.clone(), good.clone()]] {
+            for target in ["/known", "/typo"] {
+                compare(&lb, &names, "GET", "a.test", target, &fields);
+            }
+        }
+    }
+}
+
 fn compare(lb: &Lb, names: &[(SocketAddr, &str)], method: &str, host: &str, target: &str, fields: &[String]) {
     let told = explained(lb, method, host, target, fields, "");
     let happened = real(lb, method, host, target, fields);

@@ -29,6 +29,7 @@ use http::{HeaderMap, HeaderValue};
 pub use basic::Basic;
 pub use external::{Denied, Granted};
 
+use super::error::ProxyError;
 use super::tls::UpstreamTls;
 use crate::config::{AuthConfig, AuthKind};
 use external::External;
@@ -66,10 +67,29 @@ pub enum Admission {
     Denied(Box<Denied>),
     /// Too many requests wait to be decided.
     Busy,
-    /// Nobody was there to decide.
+    /// The service that decides did not answer.
     Unavailable,
     /// There is no such scheme.
     Unknown,
+}
+
+impl Admission {
+    /// What the proxy itself answers to one that may not pass, with the challenge that belongs to it. (What a service told
+    /// goes to clients of HTTP as it is, and not to those of gRPC.) `bare_errors`: as Fabio answers.
+    #[must_use]
+    pub fn refusal(&self, bare_errors: bool) -> (ProxyError, Option<HeaderValue>) {
+        match self {
+            Self::Refused(challenge) => (ProxyError::Unauthorized, Some(challenge.clone())),
+            // With a challenge, which Fabio forgets.
+            Self::Unknown if bare_errors => {
+                (ProxyError::Unauthorized, Some(HeaderValue::from_static("Basic realm=\"lb\"")))
+            }
+            Self::Unknown => (ProxyError::AuthUnknown, None),
+            Self::Busy => (ProxyError::AuthBusy, None),
+            Self::Unavailable => (ProxyError::AuthUnavailable, None),
+            Self::Granted(_) | Self::Denied(_) => (ProxyError::Unauthorized, None),
+        }
+    }
 }
 
 /// All schemes, by name.

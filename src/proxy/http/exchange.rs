@@ -80,12 +80,8 @@ pub async fn exchange(
     let Ok(host) = host else {
         return Ok(refuse(&settings, finish, &ProxyError::BadRequest("the host is not clear"), grpc));
     };
-    if let Some(reason) = singletons::repeated_anywhere(&parts.headers) {
-        return Ok(refuse(&settings, finish, &ProxyError::BadRequest(reason), grpc));
-    }
-    // In HTTP/1 the guard counts; what HTTP/2 sends, the library has bounded by size alone.
-    if parts.headers.len() > settings.proxy.max_headers {
-        return Ok(refuse(&settings, finish, &ProxyError::TooManyHeaders, grpc));
+    if let Some(error) = unfit_fields(&parts.headers, &settings) {
+        return Ok(refuse(&settings, finish, &error, grpc));
     }
     // RFC 9110 section 9.3.7: `OPTIONS *` asks the proxy itself.
     if parts.method == Method::OPTIONS && parts.uri.path() == "*" {
@@ -163,8 +159,7 @@ pub async fn exchange(
     };
     finish.belongs_to(&first.service);
     if let Some(name) = exchange.wanted_scheme(first) {
-        if singletons::is_repeated(&original.headers, &AUTHORIZATION) {
-            let error = ProxyError::BadRequest("more than one Authorization field");
+        if let Some(error) = unclear_credentials(&original.headers) {
             return Ok(refuse(&settings, finish, &error, grpc));
         }
         // Boxed: it is rare, and larger than all the rest.
@@ -175,25 +170,16 @@ pub async fn exchange(
                 // It is asked once, so the cell is empty.
                 granted.map(|granted| original.granted.set(granted));
             }
-            Admission::Denied(_) if grpc => return Ok(refuse(&settings, finish, &ProxyError::Unauthorized, grpc)),
-            Admission::Denied(denied) => {
+            Admission::Denied(denied) if !grpc => {
                 finish.refused(&ProxyError::Unauthorized, denied.status.as_u16());
                 return Ok(own(exchange.answer_of_auth(*denied), finish));
             }
-            Admission::Unavailable => return Ok(refuse(&settings, finish, &ProxyError::AuthUnavailable, grpc)),
-            Admission::Refused(challenge) => {
-                let mut response = refuse(&settings, finish, &ProxyError::Unauthorized, grpc);
-                response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
+            refused => {
+                let (error, challenge) = refused.refusal(settings.proxy.bare_errors);
+                let mut response = refuse(&settings, finish, &error, grpc);
+                challenge.map(|challenge| response.headers_mut().insert(WWW_AUTHENTICATE, challenge));
                 return Ok(response);
             }
-            // As Fabio answers, and with a challenge, which it forgets.
-            Admission::Unknown if settings.proxy.bare_errors => {
-                let mut response = refuse(&settings, finish, &ProxyError::Unauthorized, grpc);
-                response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"lb\""));
-                return Ok(response);
-            }
-            Admission::Unknown => return Ok(refuse(&settings, finish, &ProxyError::AuthUnknown, grpc)),
-            Admission::Busy => return Ok(refuse(&settings, finish, &ProxyError::AuthBusy, grpc)),
         }
     }
     if let Some(response) = exchange.answer_here(first) {
@@ -360,6 +346,21 @@ impl<'a> Exchange<'a> {
         let code = StatusCode::from_u16(redirect.code).unwrap_or(StatusCode::FOUND);
         Some(Ok(redirect::answer(code, location, &self.original.method)))
     }
+}
+
+/// What is wrong with the fields of a request, whatever its route is.
+pub(super) fn unfit_fields(fields: &HeaderMap, settings: &Settings) -> Option<ProxyError> {
+    if let Some(reason) = singletons::repeated_anywhere(fields) {
+        return Some(ProxyError::BadRequest(reason));
+    }
+    // In HTTP/1 the guard counts; what HTTP/2 sends, the library has bounded by size alone.
+    (fields.len() > settings.proxy.max_headers).then_some(ProxyError::TooManyHeaders)
+}
+
+/// What is wrong with them where credentials are needed.
+pub(super) fn unclear_credentials(fields: &HeaderMap) -> Option<ProxyError> {
+    let repeated = singletons::is_repeated(fields, &AUTHORIZATION);
+    repeated.then_some(ProxyError::BadRequest("more than one Authorization field"))
 }
 
 /// The route of a request, and the host by which it was found.

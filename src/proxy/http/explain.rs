@@ -7,14 +7,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use http::header::{LOCATION, WWW_AUTHENTICATE};
-use http::{Method, StatusCode, Uri, Version};
+use http::{HeaderValue, Method, StatusCode, Uri, Version};
 
 use super::client_io::Activity;
 use super::connection::downstream;
-use super::exchange::{Exchange, find_route, hash_of};
+use super::exchange::{Exchange, find_route, hash_of, unclear_credentials, unfit_fields};
 use super::forward::{Original, context, target_uri};
 use super::headers::{self, TlsDetails};
-use super::{path, singletons};
+use super::path;
 use crate::proxy::auth::Admission;
 use crate::proxy::error::ProxyError;
 use crate::proxy::listener::Listener;
@@ -24,41 +24,41 @@ use crate::table::balancer::{PickContext, choice_by_hash};
 use crate::table::explain::{AskedRequest, Decision, Fate, Refusal};
 use crate::table::{Route, Target};
 
-/// Decides about a request that came to `listener`. The worker is one that serves nobody.
+/// Decides about a request that came to `listener`. The worker is one without clients.
 pub async fn decide(worker: &Rc<Worker>, listener: &Rc<Listener>, asked: &AskedRequest) -> Decision {
+    let mut decision = Decision::default();
+    if let Err(refusal) = look(worker, listener, asked, &mut decision).await {
+        decision.refused = Some(refusal);
+    }
+    decision
+}
+
+/// Fills in the decision as far as it gets, or says why there is no route.
+async fn look(
+    worker: &Rc<Worker>,
+    listener: &Rc<Listener>,
+    asked: &AskedRequest,
+    decision: &mut Decision,
+) -> Result<(), Refusal> {
     let settings = worker.settings();
     let activity = Rc::new(Activity::new(worker.clock));
     let tls = asked.tls.then_some(TlsDetails { version: "tls13", cipher: 0x1301 });
     let downstream = downstream(listener, Rc::default(), SocketAddr::new(asked.from, 0), tls, None, activity);
-    let refused = |error: &ProxyError| Refusal {
-        status: error.status(settings.no_route_status).as_u16(),
-        why: error.to_string(),
-    };
-    let mut decision = Decision::default();
-    let Ok(uri) = asked.target.parse::<Uri>() else {
-        decision.refused = Some(refused(&ProxyError::BadRequest("the target is not one that a request may have")));
-        return decision;
-    };
-    let Ok(host) = headers::received_host(&uri, &asked.headers, Version::HTTP_11) else {
-        decision.refused = Some(refused(&ProxyError::BadRequest("the host is not clear")));
-        return decision;
-    };
+    let refused =
+        |error: ProxyError| Refusal { status: error.status(settings.no_route_status).as_u16(), why: error.to_string() };
+    let bad_request = |reason| refused(ProxyError::BadRequest(reason));
+    let uri = asked.target.parse::<Uri>().map_err(|_| bad_request("the target is not one that a request may have"))?;
+    let host = headers::received_host(&uri, &asked.headers, Version::HTTP_11);
+    let host = host.map_err(|_| bad_request("the host is not clear"))?;
     decision.host = host.as_ref().and_then(|host| host.to_str().ok()).unwrap_or_default().to_owned();
-    if let Some(reason) = singletons::repeated_anywhere(&asked.headers) {
-        decision.refused = Some(refused(&ProxyError::BadRequest(reason)));
-        return decision;
-    }
-    if asked.headers.len() > settings.proxy.max_headers {
-        decision.refused = Some(refused(&ProxyError::TooManyHeaders));
-        return decision;
+    if let Some(error) = unfit_fields(&asked.headers, &settings) {
+        return Err(refused(error));
     }
     if asked.method == Method::OPTIONS && uri.path() == "*" {
-        decision.refused = Some(Refusal { status: 200, why: "OPTIONS * asks the proxy itself".to_owned() });
-        return decision;
+        return Err(Refusal { status: 200, why: "OPTIONS * asks the proxy itself".to_owned() });
     }
     if asked.method == Method::CONNECT {
-        decision.refused = Some(refused(&ProxyError::NoRoute));
-        return decision;
+        return Err(refused(ProxyError::NoRoute));
     }
     let original = Original {
         method: asked.method.clone(),
@@ -70,26 +70,16 @@ pub async fn decide(worker: &Rc<Worker>, listener: &Rc<Listener>, asked: &AskedR
         request_id: None,
         granted: OnceCell::new(),
     };
-    let path = match path::normalise(uri.path()) {
-        Ok(path) => path,
-        Err(error) => {
-            let why = format!("{}: {error}", ProxyError::BadRequest("the path cannot be decoded"));
-            decision.refused = Some(Refusal { why, ..refused(&ProxyError::BadRequest("")) });
-            return decision;
-        }
-    };
+    let path = path::normalise(uri.path()).map_err(|error| {
+        let Refusal { status, why } = bad_request("the path cannot be decoded");
+        Refusal { status, why: format!("{why}: {error}") }
+    })?;
     decision.path = path.decoded.clone().into_owned();
-    let (routed_host, route) = match find_route(worker, &downstream, &original, &path) {
-        Ok(found) => found,
-        Err(error) => {
-            decision.refused = Some(refused(&error));
-            return decision;
-        }
-    };
+    let (routed_host, route) = find_route(worker, &downstream, &original, &path).map_err(refused)?;
     let hash = hash_of(&route.strategy, &downstream, &original.headers, &path.decoded);
     decision.chosen = chosen(worker, &route, hash);
     if route.targets.is_empty() {
-        decision.refused = Some(refused(&ProxyError::NoInstance));
+        decision.refused = Some(refused(ProxyError::NoInstance));
     }
     let mut exchange = Exchange {
         worker,
@@ -101,33 +91,42 @@ pub async fn decide(worker: &Rc<Worker>, listener: &Rc<Listener>, asked: &AskedR
         admitted_by: None,
     };
     for target in &route.targets {
-        exchange.admitted_by = None;
-        let fate = match exchange.wanted_scheme(target) {
-            Some(name) => match settings.auth.kind(name) {
-                // Asked in earnest it would see a request that nobody made.
-                Some(kind @ "external") => {
-                    exchange.admitted_by = Some(name);
-                    let mut fate = fate(&exchange, target);
-                    fate.note =
-                        Some(format!("if the service of [auth.{name}] ({kind}) lets it in, which is not asked here"));
-                    fate
-                }
-                kind => match settings.auth.admit(name, &original.headers, http::HeaderMap::new).await {
-                    Admission::Granted(_) => {
-                        exchange.admitted_by = Some(name);
-                        let mut fate = fate(&exchange, target);
-                        fate.note = Some(format!("its credentials are good for [auth.{name}]"));
-                        fate
-                    }
-                    refusal => unauthorised(&settings.no_route_status, name, kind, &refusal),
-                },
-            },
-            None => fate(&exchange, target),
+        exchange.admitted_by = exchange.wanted_scheme(target);
+        let admission = match exchange.admitted_by {
+            Some(name) => admission(&exchange, name).await,
+            None => Ok(None),
         };
-        decision.fates.push(fate);
+        decision.fates.push(match admission {
+            Ok(note) => Fate { note, ..fate(&exchange, target) },
+            Err(refusal) => refusal,
+        });
     }
     decision.route = Some(route);
-    decision
+    Ok(())
+}
+
+/// What the scheme of this name says of a request: under which condition it may pass, if there is one, or what becomes of
+/// it.
+async fn admission(exchange: &Exchange<'_>, name: &str) -> Result<Option<String>, Fate> {
+    let (settings, fields) = (exchange.settings, &exchange.original.headers);
+    let status = |error: &ProxyError| error.status(settings.no_route_status);
+    if let Some(error) = unclear_credentials(fields) {
+        let why = Some(error.to_string());
+        return Err(Fate { status: Some(status(&error).as_u16()), why, ..Fate::default() });
+    }
+    let kind = settings.auth.kind(name);
+    // If the service were asked, it would see a request that no client made.
+    if let Some(kind @ "external") = kind {
+        return Ok(Some(format!("if the service of [auth.{name}] ({kind}) lets it in, which is not asked here")));
+    }
+    match settings.auth.admit(name, fields, http::HeaderMap::new).await {
+        Admission::Granted(_) => Ok(Some(format!("its credentials are good for [auth.{name}]"))),
+        Admission::Denied(denied) => Err(unauthorised(name, kind, denied.status, None)),
+        refused => {
+            let (error, challenge) = refused.refusal(settings.proxy.bare_errors);
+            Err(unauthorised(name, kind, status(&error), challenge.as_ref()))
+        }
+    }
 }
 
 /// What the target's own options make of a request that they let pass, or not.
@@ -177,15 +176,7 @@ fn fate(exchange: &Exchange<'_>, target: &Target) -> Fate {
 }
 
 /// A request that a scheme does not let in.
-fn unauthorised(no_route: &StatusCode, name: &str, kind: Option<&str>, refusal: &Admission) -> Fate {
-    let (status, challenge) = match refusal {
-        Admission::Denied(denied) => (denied.status, None),
-        Admission::Unavailable => (ProxyError::AuthUnavailable.status(*no_route), None),
-        Admission::Busy => (ProxyError::AuthBusy.status(*no_route), None),
-        Admission::Refused(challenge) => (ProxyError::Unauthorized.status(*no_route), Some(challenge)),
-        Admission::Unknown => (ProxyError::AuthUnknown.status(*no_route), None),
-        Admission::Granted(_) => (StatusCode::OK, None),
-    };
+fn unauthorised(name: &str, kind: Option<&str>, status: StatusCode, challenge: Option<&HeaderValue>) -> Fate {
     let why = match (kind, challenge) {
         (None, _) => format!("{} for everybody: no [auth.{name}] is configured", status.as_u16()),
         (Some(kind), Some(challenge)) => format!(
