@@ -59,10 +59,11 @@ impl Process {
     }
 }
 
-/// The name of this machine; empty where the system does not tell.
+/// The name of this machine.
 #[must_use]
 pub fn hostname() -> String {
-    fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned()
+    // Not from /proc, of which a unit may hide all but processes (ProcSubset=pid).
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
 /// CPU seconds, and start in seconds after boot: fields 14, 15 and 22 of proc_pid_stat(5).

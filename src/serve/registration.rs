@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 use crate::config::{RegisterConfig, format_duration};
 use crate::fabio::{self, Machine};
 use crate::metrics::Metrics;
+use crate::metrics::process::hostname;
 use crate::registry::consul::register::{Registrar, Registration, Whereabouts};
 use crate::system::vital;
 use crate::table::{RouteTable, SharedTable};
@@ -224,9 +225,7 @@ fn whereabouts(config: &RegisterConfig, (scheme, admin): (&'static str, SocketAd
     if address.ip().is_unspecified() {
         address.set_ip(global(Machine::look(), fabio::outward)?);
     }
-    // Not from /proc, of which a unit may hide all but processes (ProcSubset=pid).
-    let hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    Ok(Whereabouts { address, scheme, hostname })
+    Ok(Whereabouts { address, scheme, hostname: hostname() })
 }
 
 /// An address that others may reach this machine by. Where they cannot be listed, the one that packets to far places leave
