@@ -34,7 +34,7 @@ pub(super) struct InstanceRow {
     pub(super) node: String,
     pub(super) id: String,
     pub(super) address: String,
-    /// `healthy`, `probation`, `held`, `held, not confirmed`, `ejected` or `excluded`.
+    /// `healthy`, `held`, `held, not confirmed`, `ejected` or `excluded`.
     pub(super) state: &'static str,
     pub(super) reason: Option<String>,
     pub(super) tags: Vec<String>,

@@ -1094,7 +1094,11 @@ mod tests {
         Bench::run(settings, |bench| async move {
             bench.send(update("web", vec![instance("a", 1, Passing, &["urlprefix-a.test/"])])).await;
             bench.send(update("web", vec![instance("a", 1, Critical, &["urlprefix-a.test/"])])).await;
-            assert!(bench.status("web").await.held.is_some());
+            let status = bench.status("web").await;
+            assert!(status.held.is_some());
+            let InstanceStatus { state, reason, .. } = &status.instances[0];
+            assert_eq!(*state, "held");
+            assert!(reason.as_deref().unwrap().contains("kept for now"), "{reason:?}");
             assert_eq!(bench.route("a.test", "/").unwrap().targets.len(), 1);
             while bench.status("web").await.held.is_some() {
                 tokio::task::yield_now().await;

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use super::change::Seen;
 use super::tags::{TagMemory, TagRules};
-use super::transitions::{Reasons, UNCONFIRMED};
+use super::transitions::{EJECTED, EXCLUDED, HEALTHY, HELD, Reasons, UNCONFIRMED};
 use super::{ControlSettings, InstanceStatus};
 use crate::catalog::eligibility::{History, Verdict};
 use crate::catalog::{Endpoint, Instance, Registration, ServiceSnapshot};
@@ -200,12 +200,12 @@ fn status(
     let state = builder.state(&instance.id, addr);
     let ejected = state.is_some_and(|state| state.is_ejected(now_ms));
     let (word, reason) = match admission {
-        Admission::Excluded { reason } => ("excluded", Some(reasons.with_output(service, instance, &reason))),
-        Admission::Eligible { .. } if ejected => ("ejected", state.map(|state| reason_of_ejection(state, now_ms))),
+        Admission::Excluded { reason } => (EXCLUDED, Some(reasons.with_output(service, instance, &reason))),
+        Admission::Eligible { .. } if ejected => (EJECTED, state.map(|state| reason_of_ejection(state, now_ms))),
         Admission::Eligible { .. } => match (&instance.registration, verdict) {
             (Registration::Unconfirmed { reason, .. }, _) => (UNCONFIRMED, Some(reason.to_string())),
-            (_, Verdict::Eligible { held: true, .. }) => ("healthy", Some(reasons.of_hold(service, instance))),
-            _ => ("healthy", None),
+            (_, Verdict::Eligible { held: true, .. }) => (HELD, Some(reasons.of_hold(service, instance))),
+            _ => (HEALTHY, None),
         },
     };
     InstanceStatus {

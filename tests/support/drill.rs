@@ -150,7 +150,7 @@ pub fn wait_serving(lb: &Lb, service: &str, names: &[&str]) {
 pub fn serving(lb: &Lb, service: &str) -> Vec<String> {
     let row = service_row(lb, service);
     let instances = row["instances"].as_array().cloned().unwrap_or_default();
-    let states = ["healthy", "probation", "held, not confirmed"];
+    let states = ["healthy", "probation", "held", "held, not confirmed"];
     let open = instances.into_iter().filter(|instance| states.iter().any(|state| instance["state"] == *state));
     open.filter_map(|instance| instance["id"].as_str().map(str::to_owned)).collect()
 }
