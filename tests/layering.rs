@@ -22,7 +22,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("control", &["registry", "catalog", "table", "metrics", "config", "journal"]),
     ("proxy", &["table", "catalog", "metrics", "config", "log", "trust", "web", "journal", "system"]),
     ("admin", &["table", "control", "catalog", "metrics", "config", "journal", "system"]),
-    ("check", &["config", "catalog"]),
+    ("check", &["config", "catalog", "trust"]),
     ("bootstrap", &["config", "cli", "trust", "system"]),
     ("certificates", &["catalog", "config", "registry", "web", "system"]),
     ("fabio", &["config", "web"]),

@@ -6,6 +6,7 @@ use super::{Finding, Severity, certificates};
 use crate::catalog::command::parse_commands;
 use crate::catalog::option_text;
 use crate::config::{AuthKind, Config};
+use crate::trust::files_below;
 
 /// Largest file that is read.
 const BYTES_MAX: u64 = 64 * 1024 * 1024;
@@ -101,25 +102,10 @@ impl Files {
 
     /// The files in a folder of CAs and in those below it, whatever their names, as the program reads them.
     pub(crate) fn tree(&mut self, key: &str, path: &Path) -> Vec<PathBuf> {
-        let mut files = Vec::new();
-        let mut open = vec![path.to_owned()];
-        while let Some(folder) = open.pop() {
-            if folder.is_file() {
-                files.push(folder);
-                continue;
-            }
-            match std::fs::read_dir(&folder) {
-                Ok(entries) => open.extend(entries.flatten().map(|entry| entry.path()).filter(|path| {
-                    // Links to folders are not followed.
-                    path.is_file() || path.symlink_metadata().is_ok_and(|meta| meta.is_dir())
-                })),
-                Err(error) => {
-                    self.error(key, &folder, &format!("cannot be read: {error}"), "name a folder that exists");
-                }
-            }
-        }
-        files.sort();
-        files
+        files_below(path).unwrap_or_else(|error| {
+            self.error(key, path, &format!("cannot be read: {error}"), "name a folder that exists");
+            Vec::new()
+        })
     }
 
     /// The files in a folder, by name, without hidden ones.
