@@ -12,6 +12,7 @@ use crate::admin::DataPath;
 use crate::config::{ListenerConfig, ListenerProtocol};
 use crate::metrics::ListenerMetrics;
 use crate::proxy::http::explain::{decide, decide_connection};
+use crate::proxy::http::headers::without_port;
 use crate::proxy::listener::Listener;
 use crate::proxy::worker::{Worker, WorkerContext};
 use crate::table::explain::{AskedRequest, Decision};
@@ -52,7 +53,7 @@ impl Explainer {
         let listener = self.listener(asked);
         if listener.config.protocol == ListenerProtocol::HttpsTcpSni {
             let host = asked.headers.get(http::header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-            let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
+            let name = std::str::from_utf8(without_port(host.as_bytes())).unwrap_or("");
             let passed_through = self.worker.table.borrow_mut().load().is_passed_through(name);
             if passed_through {
                 return decide_connection(

@@ -144,7 +144,7 @@ impl RouteTable {
         candidates.iter().find(|candidate| !candidate.host.is_empty())?.find("/")
     }
 
-    /// Whether TLS for the host of a request (as received, maybe with port) is passed on unopened, so that the request is
+    /// Whether TLS for the host of a request (as received, but without its port) is passed on unopened, so that the request is
     /// none for us.
     #[must_use]
     pub fn is_passed_through(&self, host: &str) -> bool {

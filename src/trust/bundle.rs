@@ -1,7 +1,7 @@
 //! CA certificates of a PEM file, read one by one: what cannot be used costs itself and not its neighbours.
 //!
 //! A certificate outside its validity period stays a trust anchor: the period of an anchor is not part of path validation
-//! (RFC 5280 section 6.1), and a restart must not trust less than the process before it. It is told of all the same.
+//! (RFC 5280 section 6.1), and a restart must not trust less than the process before it. It is reported all the same.
 
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
@@ -20,6 +20,17 @@ pub struct Bundle {
     pub left_out: Vec<String>,
     /// What is used although it is outside its validity period.
     pub out_of_date: Vec<String>,
+}
+
+impl Bundle {
+    /// Why `text`, which this was read from, has no certificate that can be used.
+    #[must_use]
+    pub fn why_empty(&self, text: &[u8]) -> String {
+        match self.left_out.is_empty() {
+            true => nothing_in(text).to_owned(),
+            false => self.left_out.join(", "),
+        }
+    }
 }
 
 /// Reads a PEM text. `now` is the unix time in seconds.
@@ -117,6 +128,9 @@ mod tests {
             (garbage.to_owned(), 0, 1, 0),
             (String::new(), 0, 0, 0),
         ];
+        let why = |text: &str| read(text.as_bytes(), NOW).why_empty(text.as_bytes());
+        assert!(why(garbage).starts_with("certificate 1 cannot be used: "), "{}", why(garbage));
+        assert_eq!(why(""), "is empty");
         for (text, used, left_out, out_of_date) in cases {
             let found = read(text.as_bytes(), NOW);
             let counts = (found.certificates.len(), found.left_out.len(), found.out_of_date.len());

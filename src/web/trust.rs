@@ -72,7 +72,7 @@ impl Trust<'_> {
         let mut add = |path: &Path, text: &[u8]| {
             let found = bundle::read(text, 0);
             if found.certificates.is_empty() {
-                return Err(wrong(path, bundle::nothing_in(text)));
+                return Err(wrong(path, found.why_empty(text)));
             }
             for certificate in found.certificates {
                 roots.add(certificate).map_err(|error| wrong(path, error))?;

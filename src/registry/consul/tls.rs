@@ -93,10 +93,7 @@ fn add(
     let bytes = pem.bytes()?;
     let found = bundle::read(&bytes, unix_now());
     if found.certificates.is_empty() {
-        return Err(match found.left_out.is_empty() {
-            true => pem.error(&bundle::nothing_in(&bytes)),
-            false => pem.error(&found.left_out.join(", ")),
-        });
+        return Err(pem.error(&found.why_empty(&bytes)));
     }
     let all = found.left_out.iter().chain(&found.out_of_date);
     problems.extend(all.map(|problem| pem.error(problem).to_string()));
