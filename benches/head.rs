@@ -20,10 +20,10 @@ use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use exchange::{client, settings, target};
 use http::Method;
 use lb::config::ProxyConfig;
-use lb::proxy::http::direct::answer_head::{self, AnswerHead};
-use lb::proxy::http::direct::request_head::{self, RequestHead};
-use lb::proxy::http::direct::scan::Field;
-use lb::proxy::http::direct::wire::{ClientLines, Received, Telling, put_answer, put_request};
+use lb::proxy::http::h1::request_head::{self, RequestHead};
+use lb::proxy::http::h1::response_head::{self, AnswerHead};
+use lb::proxy::http::h1::scan::Field;
+use lb::proxy::http::h1::write_head::{ClientLines, Received, Telling, put_answer, put_request};
 use lb::proxy::http::path::{NormalPath, normalise};
 use lb::proxy::http::strict::{Guard, Limits};
 
@@ -95,8 +95,8 @@ fn request(text: &str, fields: &mut Vec<Field>) -> RequestHead {
 }
 
 fn answer(text: &str, fields: &mut Vec<Field>) -> AnswerHead {
-    match answer_head::parse(text.as_bytes(), &Method::GET, fields) {
-        answer_head::Parsed::Whole(head) => head,
+    match response_head::parse(text.as_bytes(), &Method::GET, fields) {
+        response_head::Parsed::Whole(head) => head,
         other => panic!("no answer: {other:?}"),
     }
 }

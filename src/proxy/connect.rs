@@ -12,10 +12,10 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::settings::Settings;
-use super::splice::Stream;
-use super::tls::upstream::{Inside, server_name};
 use crate::metrics::service::ConnectResult;
+use crate::proxy::settings::Settings;
+use crate::proxy::splice::Stream;
+use crate::proxy::tls::upstream::{Inside, server_name};
 use crate::system::lack::{is_exhaustion, is_reserved, none_left};
 use crate::table::Target;
 

@@ -18,14 +18,14 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::task::coop::consume_budget;
 
-use super::drain::{LocalPhase, Phase};
-use super::http::connection::Greeted;
-use super::sharing;
-use super::tls::{CertStore, ServerUse};
-use super::worker::Worker;
 use crate::config::{ListenerConfig, ListenerProtocol, ProxyConfig};
 use crate::metrics::fabio::{FabioMetrics, Family};
 use crate::metrics::{ClientFault, ListenerMetrics};
+use crate::proxy::drain::{LocalPhase, Phase};
+use crate::proxy::http::server::connection::Greeted;
+use crate::proxy::sharing;
+use crate::proxy::tls::{CertStore, ServerUse};
+use crate::proxy::worker::Worker;
 use crate::system::lack::{is_exhaustion, is_reserved, none_left};
 use crate::system::throttle::Throttle;
 
@@ -374,14 +374,14 @@ fn spawn(worker: &Rc<Worker>, listener: &Rc<Listener>, phase: &Rc<LocalPhase>, s
     // begin it does not need to go on.
     match listener.config.protocol {
         ListenerProtocol::Tcp | ListenerProtocol::TcpDynamic => {
-            let serving = Box::pin(super::session::serve(worker, listener, stream, peer));
+            let serving = Box::pin(crate::proxy::session::serve(worker, listener, stream, peer));
             tokio::task::spawn_local(async move {
                 let _permit = permit;
                 serving.await;
             });
         }
         ListenerProtocol::TcpSni | ListenerProtocol::HttpsTcpSni => {
-            let beginning = Box::pin(super::server_name::serve(worker, listener, phase, stream, peer));
+            let beginning = Box::pin(crate::proxy::server_name::serve(worker, listener, phase, stream, peer));
             spawn_greeted(permit, beginning);
         }
         ListenerProtocol::Http
@@ -389,7 +389,8 @@ fn spawn(worker: &Rc<Worker>, listener: &Rc<Listener>, phase: &Rc<LocalPhase>, s
         | ListenerProtocol::Grpc
         | ListenerProtocol::Grpcs
         | ListenerProtocol::Prometheus => {
-            let beginning = Box::pin(super::http::connection::begin(worker, listener, phase, stream, peer));
+            let beginning =
+                Box::pin(crate::proxy::http::server::connection::begin(worker, listener, phase, stream, peer));
             spawn_greeted(permit, beginning);
         }
     }

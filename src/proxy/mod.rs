@@ -5,7 +5,6 @@
 //! a request. This module has never heard of Consul.
 
 pub mod auth;
-pub mod beside;
 pub mod budget;
 pub mod connect;
 pub mod drain;
@@ -14,6 +13,7 @@ pub mod http;
 pub mod listener;
 pub mod page;
 pub mod passage;
+pub mod poll_when_woken;
 pub mod pool;
 pub mod proxy_protocol;
 pub mod server_name;

@@ -10,10 +10,10 @@ use std::time::{Instant, SystemTime};
 
 use http::Version;
 
-use super::listener::Listener;
-use super::tcp::{End, Pumped, Side};
-use super::worker::Worker;
 use crate::log::{AccessRecord, Connection, More};
+use crate::proxy::listener::Listener;
+use crate::proxy::tcp::{End, Pumped, Side};
+use crate::proxy::worker::Worker;
 use crate::table::{Route, Target};
 
 /// How a connection ended.

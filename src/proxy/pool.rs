@@ -20,11 +20,11 @@ use std::sync::atomic::Ordering::Relaxed;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 
-use super::connect::{ConnectError, UpstreamStream, connect, connect_plain};
-use super::http::body::RequestBody;
-use super::http::h2::client::Shared;
-use super::settings::Settings;
 use crate::catalog::options::{HostRewrite, RouteOptions};
+use crate::proxy::connect::{ConnectError, UpstreamStream, connect, connect_plain};
+use crate::proxy::http::body::RequestBody;
+use crate::proxy::http::upstream::h2::Shared;
+use crate::proxy::settings::Settings;
 use crate::table::{Target, TargetState};
 
 /// Streams on one HTTP/2 connection before another one is opened: what most servers allow.

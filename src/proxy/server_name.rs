@@ -20,16 +20,16 @@ use rustls::server::Acceptor;
 use rustls::{Error, PeerIncompatible};
 use tokio::net::TcpStream;
 
-use super::drain::LocalPhase;
-use super::http::client_io::ClientIo;
-use super::http::connection::{Greeted, greeted, last_call};
-use super::listener::Listener;
-use super::passage::{Ended, Passage};
-use super::proxy_protocol::Addresses;
-use super::session::{Carried, carry, receive_proxy_header};
-use super::worker::Worker;
 use crate::config::ListenerProtocol;
 use crate::metrics::ClientFault;
+use crate::proxy::drain::LocalPhase;
+use crate::proxy::http::client_io::ClientIo;
+use crate::proxy::http::server::connection::{Greeted, greeted, last_call};
+use crate::proxy::listener::Listener;
+use crate::proxy::passage::{Ended, Passage};
+use crate::proxy::proxy_protocol::Addresses;
+use crate::proxy::session::{Carried, carry, receive_proxy_header};
+use crate::proxy::worker::Worker;
 
 /// Most bytes before the end of a ClientHello. Post-quantum key shares make one of 2 KB; the rest is room for clients
 /// that cut theirs into many small records.

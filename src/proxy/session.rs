@@ -1,4 +1,4 @@
-//! One TCP connection through the proxy: route by port (or as [`super::server_name`] found), pick, connect (elsewhere if
+//! One TCP connection through the proxy: route by port (or as [`crate::proxy::server_name`] found), pick, connect (elsewhere if
 //! that fails), then bytes both ways.
 
 use std::io;
@@ -12,20 +12,20 @@ use smallvec::SmallVec;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
-use super::connect::{ConnectError, UpstreamStream};
-use super::drain::Phase;
-use super::http::client_io::ClientIo;
-use super::listener::Listener;
-use super::passage::{Ended, Passage};
-use super::proxy_protocol::{self, Addresses, HEADER_BYTES_MAX, Received};
-use super::splice::Stream;
-use super::tcp::{PumpContext, Pumped, Side, pump};
-use super::tls;
-use super::worker::Worker;
 use crate::catalog::options::ProxyHeader;
 use crate::metrics::fabio::RouteSeries;
 use crate::metrics::service::RetryReason;
 use crate::metrics::{ClientFault, ServiceMetrics};
+use crate::proxy::connect::{ConnectError, UpstreamStream};
+use crate::proxy::drain::Phase;
+use crate::proxy::http::client_io::ClientIo;
+use crate::proxy::listener::Listener;
+use crate::proxy::passage::{Ended, Passage};
+use crate::proxy::proxy_protocol::{self, Addresses, HEADER_BYTES_MAX, Received};
+use crate::proxy::splice::Stream;
+use crate::proxy::tcp::{PumpContext, Pumped, Side, pump};
+use crate::proxy::tls;
+use crate::proxy::worker::Worker;
 use crate::table::balancer::PickContext;
 use crate::table::{InFlight, Route, Target, TargetState};
 

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use http::StatusCode;
 
-use super::auth::Schemes;
-use super::http::compression::Compression;
-use super::http::headers::HeaderRules;
-use super::page::NoRoutePage;
-use super::tls::UpstreamTls;
 use crate::config::ProxyConfig;
+use crate::proxy::auth::Schemes;
+use crate::proxy::http::compression::Compression;
+use crate::proxy::http::headers::HeaderRules;
+use crate::proxy::page::NoRoutePage;
+use crate::proxy::tls::UpstreamTls;
 use crate::table::health::HealthConfig;
 
 /// What a request needs to know beside the table.

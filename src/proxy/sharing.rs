@@ -1,7 +1,7 @@
 //! Which other processes listen on an address, as the kernel's tables tell.
 //!
 //! `SO_REUSEPORT` lets the workers of one process share an address, and with it any other process of the same user: the
-//! kernel then deals connections out to both. So an address is bound alone (see [`super::listener`]), unless taking over is
+//! kernel then deals connections out to both. So an address is bound alone (see [`crate::proxy::listener`]), unless taking over is
 //! asked for; and who shares one is looked up here. Reading `/proc/self/net/tcp` needs no rights; to name the process behind
 //! a socket needs those over it.
 

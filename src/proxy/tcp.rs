@@ -21,9 +21,9 @@ use tokio::io::{AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::splice::{Moved, Pipe, Pipes, SpliceError, Stream};
 use crate::metrics::ServiceMetrics;
 use crate::metrics::fabio::RouteSeries;
+use crate::proxy::splice::{Moved, Pipe, Pipes, SpliceError, Stream};
 
 /// Size of a buffer in bytes: below it, bulk transfers pay for more system calls; above it, nothing was gained.
 const BUFFER_BYTES: usize = 64 * 1024;

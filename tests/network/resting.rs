@@ -23,7 +23,7 @@ fn telling(upstream: &Upstream, more: &str) -> Lb {
 }
 
 fn start(text: &str) -> Lb {
-    let lb = Lb::start_with(&config(text), &[], &[("LB_LOG_LEVEL", "info,lb::proxy::http::direct=trace")]);
+    let lb = Lb::start_with(&config(text), &[], &[("LB_LOG_LEVEL", "info,lb::proxy::http=trace")]);
     lb.wait_ready();
     lb
 }

@@ -7,9 +7,9 @@ mod exchange;
 use std::sync::LazyLock;
 
 use http::Method;
-use lb::proxy::http::direct::answer_head::{Framing, Parsed, parse};
-use lb::proxy::http::direct::chunks::Chunks;
-use lb::proxy::http::direct::wire::{Telling, put_answer};
+use lb::proxy::http::h1::response_head::{Framing, Parsed, parse};
+use lb::proxy::http::h1::chunked::Chunks;
+use lb::proxy::http::h1::write_head::{Telling, put_answer};
 use lb::proxy::settings::Settings;
 
 use super::number;

@@ -7,9 +7,9 @@ mod exchange;
 
 use std::sync::{Arc, LazyLock};
 
-use lb::proxy::http::direct::request_head::{Parsed, RequestHead, parse};
-use lb::proxy::http::direct::scan::Field;
-use lb::proxy::http::direct::wire::{ClientLines, Received, put_request};
+use lb::proxy::http::h1::request_head::{Parsed, RequestHead, parse};
+use lb::proxy::http::h1::scan::Field;
+use lb::proxy::http::h1::write_head::{ClientLines, Received, put_request};
 use lb::proxy::http::path::normalise;
 use lb::proxy::http::strict::{Guard, Limits};
 use lb::proxy::settings::Settings;

@@ -13,10 +13,10 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue};
 
-use super::htpasswd::Users;
-use super::turns::Turns;
-use super::verified::Verified;
-use super::{Admission, AuthError};
+use crate::proxy::auth::htpasswd::Users;
+use crate::proxy::auth::turns::Turns;
+use crate::proxy::auth::verified::Verified;
+use crate::proxy::auth::{Admission, AuthError};
 
 /// Longest name and password, together and decoded. Some hashes take time in proportion to it.
 const CREDENTIALS_MAX: usize = 1024;

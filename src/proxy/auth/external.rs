@@ -14,8 +14,8 @@ use http::header::{
 };
 use http::{StatusCode, Uri};
 
-use super::{Admission, AuthError};
 use crate::config::ExternalAuth;
+use crate::proxy::auth::{Admission, AuthError};
 use crate::proxy::http::headers::remove_lookalikes;
 use crate::proxy::tls::UpstreamTls;
 use crate::proxy::tls::upstream::Inside;

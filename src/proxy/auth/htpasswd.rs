@@ -12,7 +12,7 @@ use sha_crypt::{PasswordVerifier as _, ShaCrypt};
 use sha1::{Digest as _, Sha1};
 use sha2::Sha256;
 
-use super::md5_crypt::md5_crypt;
+use crate::proxy::auth::md5_crypt::md5_crypt;
 
 /// Bytes of a SHA-1.
 const SHA1_LEN: usize = 20;

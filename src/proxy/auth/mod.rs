@@ -29,9 +29,9 @@ use http::{HeaderMap, HeaderValue};
 pub use basic::Basic;
 pub use external::{Denied, Granted};
 
-use super::error::ProxyError;
-use super::tls::UpstreamTls;
 use crate::config::{AuthConfig, AuthKind};
+use crate::proxy::error::ProxyError;
+use crate::proxy::tls::UpstreamTls;
 use external::External;
 use turns::Turns;
 

@@ -9,10 +9,10 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
-use super::compression::{Broken, Compressed};
-use super::record::Finish;
-use super::source::{Source, SourceError};
 use crate::proxy::error::ProxyError;
+use crate::proxy::http::compression::{Broken, Compressed};
+use crate::proxy::http::record::Finish;
+use crate::proxy::http::source::{Source, SourceError};
 
 /// How far the upload of a request body is; shared between the body and the exchange that watches the clock.
 #[derive(Debug, Default)]

@@ -14,7 +14,7 @@ const METHOD_MAX: usize = 20;
 ///
 /// # Errors
 /// Those of the socket.
-pub(super) async fn begins(io: &mut ClientIo) -> io::Result<bool> {
+pub(crate) async fn begins(io: &mut ClientIo) -> io::Result<bool> {
     loop {
         match is_request(io.peeked()) {
             Some(known) => return Ok(known),
@@ -36,7 +36,7 @@ fn is_request(seen: &[u8]) -> Option<bool> {
 }
 
 /// The answer to a request that begins so.
-pub(super) fn answer(seen: &[u8]) -> Vec<u8> {
+pub(crate) fn answer(seen: &[u8]) -> Vec<u8> {
     let host = host(seen).unwrap_or("…");
     let text = format!("This port speaks HTTPS and got a request in plain HTTP: use https://{host}/ instead.\n");
     let head = format!(

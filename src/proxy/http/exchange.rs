@@ -6,7 +6,7 @@
 //!        ▼                      ▼             ▼         ▼           └─► another instance (ask)
 //!       own answers (proxy::error)
 //! ```
-//! Who is asked, and who next, is [`ask`](super::ask)'s business.
+//! Who is asked, and who next, is [`ask`](crate::proxy::http::upstream::attempts)'s business.
 
 use std::cell::OnceCell;
 use std::convert::Infallible;
@@ -20,23 +20,25 @@ use http::header::{AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, Head
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::{Body as _, Frame};
 
-use super::ask::{Asking, Attempted, Attempts, Deadlines, First};
-use super::body::{RequestBody, ResponseBody, UploadProgress};
-use super::compression::Compressing;
-use super::connection::Downstream;
-use super::forward::{self, Answer, Original, ask_directly, attempt, is_idempotent, may_ask_directly, may_be_doubled};
-use super::forwarded::{self, Hop};
-use super::headers::{self, Wanted};
-use super::path::{self, NormalPath};
-use super::record::{Finish, RequestNote};
-use super::redirect::{self, RedirectSource};
-use super::source::Source;
-use super::told::Told;
-use super::{scrape, singletons, upgrade};
 use crate::catalog::options::{Access, HashKey, RouteOptions, Strategy};
 use crate::config::ListenerProtocol;
 use crate::proxy::auth::{Admission, Denied};
 use crate::proxy::error::{ErrorAnswers, ProxyError};
+use crate::proxy::http::body::{RequestBody, ResponseBody, UploadProgress};
+use crate::proxy::http::compression::Compressing;
+use crate::proxy::http::custom_log_fields::Told;
+use crate::proxy::http::forwarded::{self, Hop};
+use crate::proxy::http::headers::{self, Wanted};
+use crate::proxy::http::path::{self, NormalPath};
+use crate::proxy::http::record::{Finish, RequestNote};
+use crate::proxy::http::redirect::{self, RedirectSource};
+use crate::proxy::http::server::connection::Downstream;
+use crate::proxy::http::source::Source;
+use crate::proxy::http::upstream::attempts::{Asking, Attempted, Attempts, Deadlines, First};
+use crate::proxy::http::upstream::forward::{
+    self, Answer, Original, ask_directly, attempt, is_idempotent, may_ask_directly, may_be_doubled,
+};
+use crate::proxy::http::{scrape, singletons, upgrade};
 use crate::proxy::settings::Settings;
 use crate::proxy::worker::Worker;
 use crate::table::{ErrorStatus, Route, Target};
@@ -237,16 +239,16 @@ pub async fn exchange(
 }
 
 /// One request, and what decides whether an instance may have it.
-pub(super) struct Exchange<'a> {
-    pub(super) worker: &'a Rc<Worker>,
-    pub(super) downstream: &'a Rc<Downstream>,
-    pub(super) settings: &'a Arc<Settings>,
-    pub(super) original: &'a Original,
-    pub(super) path: &'a NormalPath<'a>,
+pub(crate) struct Exchange<'a> {
+    pub(crate) worker: &'a Rc<Worker>,
+    pub(crate) downstream: &'a Rc<Downstream>,
+    pub(crate) settings: &'a Arc<Settings>,
+    pub(crate) original: &'a Original,
+    pub(crate) path: &'a NormalPath<'a>,
     /// The host by which the route was found.
-    pub(super) routed_host: Option<&'a HeaderValue>,
+    pub(crate) routed_host: Option<&'a HeaderValue>,
     /// The authentication scheme that let the request in.
-    pub(super) admitted_by: Option<&'a str>,
+    pub(crate) admitted_by: Option<&'a str>,
 }
 
 impl<'a> Attempts<'a> for Exchange<'a> {
@@ -295,7 +297,7 @@ impl<'a> Attempts<'a> for Exchange<'a> {
 impl<'a> Exchange<'a> {
     /// The authentication scheme that has to let the request in before `target` may have it; none for a request that
     /// the access rules refuse anyway.
-    pub(super) fn wanted_scheme(&self, target: &'a Target) -> Option<&'a str> {
+    pub(crate) fn wanted_scheme(&self, target: &'a Target) -> Option<&'a str> {
         let name = target.options.auth.as_deref()?;
         permits(&target.options.access, self.downstream, &self.original.headers).then_some(name)
     }
@@ -329,7 +331,7 @@ impl<'a> Exchange<'a> {
     }
 
     /// What the chosen target's options decide without asking it.
-    pub(super) fn answer_here(&self, target: &Target) -> Option<Result<Response<Bytes>, ProxyError>> {
+    pub(crate) fn answer_here(&self, target: &Target) -> Option<Result<Response<Bytes>, ProxyError>> {
         let options = &*target.options;
         if !permits(&options.access, self.downstream, &self.original.headers) {
             return Some(Err(ProxyError::AccessDenied));
@@ -349,7 +351,7 @@ impl<'a> Exchange<'a> {
 }
 
 /// What is wrong with the fields of a request, whatever its route is.
-pub(super) fn unfit_fields(fields: &HeaderMap, settings: &Settings) -> Option<ProxyError> {
+pub(crate) fn unfit_fields(fields: &HeaderMap, settings: &Settings) -> Option<ProxyError> {
     if let Some(reason) = singletons::repeated_anywhere(fields) {
         return Some(ProxyError::BadRequest(reason));
     }
@@ -358,13 +360,13 @@ pub(super) fn unfit_fields(fields: &HeaderMap, settings: &Settings) -> Option<Pr
 }
 
 /// What is wrong with them where credentials are needed.
-pub(super) fn unclear_credentials(fields: &HeaderMap) -> Option<ProxyError> {
+pub(crate) fn unclear_credentials(fields: &HeaderMap) -> Option<ProxyError> {
     let repeated = singletons::is_repeated(fields, &AUTHORIZATION);
     repeated.then_some(ProxyError::BadRequest("more than one Authorization field"))
 }
 
 /// The route of a request, and the host by which it was found.
-pub(super) fn find_route<'a>(
+pub(crate) fn find_route<'a>(
     worker: &Worker,
     downstream: &Downstream,
     original: &'a Original,
@@ -438,7 +440,7 @@ fn permits(access: &Access, downstream: &Downstream, headers: &HeaderMap) -> boo
 }
 
 /// The number by which routes with a hash strategy choose; 0 for others.
-pub(super) fn hash_of(strategy: &Strategy, downstream: &Downstream, headers: &HeaderMap, path: &str) -> u64 {
+pub(crate) fn hash_of(strategy: &Strategy, downstream: &Downstream, headers: &HeaderMap, path: &str) -> u64 {
     use std::hash::{BuildHasher as _, Hash as _, Hasher as _};
     let Strategy::Hash(key) = strategy else { return 0 };
     // A fixed seed: all workers, and all instances of the balancer, agree.
@@ -469,13 +471,13 @@ fn cookie<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
 }
 
 /// An id for a request, where one is configured.
-pub(super) fn fresh_id(settings: &Settings) -> Option<HeaderValue> {
+pub(crate) fn fresh_id(settings: &Settings) -> Option<HeaderValue> {
     settings.header_rules.request_id_header.as_ref()?;
     HeaderValue::try_from(uuid::Uuid::new_v4().to_string()).ok()
 }
 
 /// How errors are told.
-pub(super) fn error_answers(settings: &Settings) -> ErrorAnswers {
+pub(crate) fn error_answers(settings: &Settings) -> ErrorAnswers {
     ErrorAnswers {
         no_route: settings.no_route_status,
         no_route_page: settings.no_route_page.present(),
@@ -496,7 +498,7 @@ fn refuse(settings: &Settings, mut finish: Box<Finish>, error: &ProxyError, grpc
 }
 
 /// An answer made here. Counted at once when there is no body to send: hyper never polls an empty one.
-pub(super) fn own(response: Response<Bytes>, mut finish: Box<Finish>) -> Response<ResponseBody> {
+pub(crate) fn own(response: Response<Bytes>, mut finish: Box<Finish>) -> Response<ResponseBody> {
     response.map(|data| {
         if data.is_empty() {
             finish.complete();

@@ -17,7 +17,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::strict::{Guard, Limits, Violation};
+use crate::proxy::http::strict::{Guard, Limits, Violation};
 
 #[derive(Debug, Default)]
 struct Shared {

@@ -27,9 +27,9 @@ use http::header::{
 use http::{Uri, Version};
 use smallvec::SmallVec;
 
-use super::alike::{alike, is_odd};
 use crate::catalog::options::HostRewrite;
 use crate::config::ProxyConfig;
+use crate::proxy::http::alike::{alike, is_odd};
 
 pub use decider::{Wanted, tell_decider};
 
@@ -347,7 +347,7 @@ pub fn received_host(uri: &Uri, headers: &HeaderMap, version: Version) -> Result
 }
 
 /// Bytes of `uri-host [":" port]` (RFC 3986 section 3.2.2); an empty one is allowed (RFC 9112 section 3.2).
-pub(super) fn is_host(bytes: &[u8]) -> bool {
+pub(crate) fn is_host(bytes: &[u8]) -> bool {
     bytes.iter().all(|&byte| HOST_BYTE[usize::from(byte)])
 }
 
@@ -699,7 +699,7 @@ fn forward_host(headers: &mut HeaderMap, ctx: &RequestContext<'_>, seen: Seen) {
 }
 
 /// Digits after the last colon; the colons of a bracketed IPv6 address are not it.
-pub(super) fn port_of(host: &[u8]) -> Option<&[u8]> {
+pub(crate) fn port_of(host: &[u8]) -> Option<&[u8]> {
     let colon = memchr::memrchr(b':', host)?;
     let port = &host[colon + 1..];
     (!port.is_empty() && port.iter().all(u8::is_ascii_digit)).then_some(port)
@@ -758,7 +758,7 @@ fn tokens(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
 }
 
 /// The elements of a list.
-pub(super) fn tokens_of(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+pub(crate) fn tokens_of(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii)
 }
 

@@ -1,30 +1,31 @@
 //! HTTP on a worker: from a client's connection to an instance and back.
 
 pub mod alike;
-pub mod ask;
 pub mod body;
 mod clear;
 pub mod client_io;
 pub mod compression;
-pub mod connection;
+pub mod custom_log_fields;
 pub mod direct;
-pub mod ends_by;
 pub mod exchange;
 pub mod explain;
-pub mod forward;
+pub mod fabio_observer;
 pub mod forwarded;
 pub mod grpc;
 pub mod guarded_io;
+pub mod h1;
 pub mod h2;
 pub mod headers;
 pub mod interim;
-pub mod observed;
 pub mod path;
+pub mod prefixed;
 pub mod record;
 pub mod redirect;
+pub mod request_deadline;
 pub mod scrape;
+pub mod server;
 pub mod singletons;
 pub mod source;
 pub mod strict;
-pub mod told;
 pub mod upgrade;
+pub mod upstream;

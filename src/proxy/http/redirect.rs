@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::header::{CONTENT_TYPE, LOCATION};
 use http::{HeaderValue, Method, Response, StatusCode};
 
-use super::path::{NormalPath, edited_inside, normalise};
+use crate::proxy::http::path::{NormalPath, edited_inside, normalise};
 
 /// What of a request goes into a redirect.
 #[derive(Clone, Copy, Debug)]

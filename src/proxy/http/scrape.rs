@@ -6,13 +6,13 @@ use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE, LOCATION};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 
-use super::body::ResponseBody;
-use super::connection::Downstream;
-use super::exchange::own;
-use super::record::Finish;
-use super::source::Source;
 use crate::metrics::process::Process;
 use crate::metrics::text;
+use crate::proxy::http::body::ResponseBody;
+use crate::proxy::http::exchange::own;
+use crate::proxy::http::record::Finish;
+use crate::proxy::http::server::connection::Downstream;
+use crate::proxy::http::source::Source;
 use crate::proxy::worker::Worker;
 
 /// Where metrics are when nobody said so.

@@ -6,7 +6,7 @@
 //!
 //! | field | decides |
 //! |---|---|
-//! | `Host` | always; see [`received_host`](super::headers::received_host) |
+//! | `Host` | always; see [`received_host`](crate::proxy::http::headers::received_host) |
 //! | `Content-Length` | always: it frames the message (in HTTP/1 the guard refuses it) |
 //! | `Content-Type` | where one of them says gRPC: how refusals are told, and which limits hold |
 //! | `Authorization` | where the route has `auth=` |

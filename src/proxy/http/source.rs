@@ -7,8 +7,8 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use super::direct::body::{DirectBody, DirectBodyError};
-use super::h2::body::{StreamBody, StreamBodyError};
+use crate::proxy::http::h2::stream_body::{StreamBody, StreamBodyError};
+use crate::proxy::http::upstream::h1_body::{DirectBody, DirectBodyError};
 
 /// A body that comes in.
 #[derive(Debug)]

@@ -3,7 +3,7 @@
 //! [`Guard`] is a pure state machine that follows the bytes of a client connection, head by head and body by body,
 //! beside the HTTP library that parses them. It owns no copy of a message: lines are looked at where they lie, and
 //! only a line that was split between two reads is kept, in one buffer that is used again. It says nothing about
-//! what a request means; [`guarded_io`](super::guarded_io) puts it in front of the library.
+//! what a request means; [`guarded_io`](crate::proxy::http::guarded_io) puts it in front of the library.
 //!
 //! ```text
 //! Start ─ request line ─► Fields ─ empty line ─┬─ no body ───────────────────────────────► Start
@@ -326,7 +326,7 @@ impl Guard {
             return bad("more than one Host field");
         }
         self.head.hosts = 1;
-        if super::headers::is_host(value) { Ok(()) } else { bad("Host holds bytes that no host has") }
+        if crate::proxy::http::headers::is_host(value) { Ok(()) } else { bad("Host holds bytes that no host has") }
     }
 
     fn content_length(&mut self, value: &[u8]) -> Result<(), Violation> {
@@ -419,7 +419,7 @@ fn check_target(method: &[u8], target: &[u8]) -> Result<(), Violation> {
         return bad("control or non-ASCII byte in the request target");
     }
     let fits = match target {
-        _ if method == b"CONNECT" => !target.is_empty() && super::headers::is_host(target),
+        _ if method == b"CONNECT" => !target.is_empty() && crate::proxy::http::headers::is_host(target),
         [b'/', ..] => true,
         b"*" => method == b"OPTIONS",
         _ => {
@@ -433,7 +433,7 @@ fn check_target(method: &[u8], target: &[u8]) -> Result<(), Violation> {
 }
 
 /// RFC 9110 section 5.6.2.
-pub(super) fn is_token(byte: u8) -> bool {
+pub(crate) fn is_token(byte: u8) -> bool {
     TOKEN[usize::from(byte)]
 }
 
@@ -453,7 +453,7 @@ static TOKEN: [bool; 256] = {
 ///
 /// Every byte of every value is looked at here: in pieces of a width that the compiler turns into a few instructions each,
 /// the last of which begins before the end of the one before it.
-pub(super) fn has_control(bytes: &[u8]) -> bool {
+pub(crate) fn has_control(bytes: &[u8]) -> bool {
     if let Some(last) = bytes.last_chunk::<16>() {
         let (pieces, _) = bytes.as_chunks::<16>();
         return pieces.iter().fold(is_control_in(last), |found, piece| found | is_control_in(piece));

@@ -12,12 +12,12 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::AsyncWriteExt as _;
 
-use super::body::ResponseBody;
-use super::connection::Downstream;
-use super::record::Finish;
-use super::source::Source;
 use crate::metrics::ServiceMetrics;
 use crate::metrics::fabio::OpenWebsocket;
+use crate::proxy::http::body::ResponseBody;
+use crate::proxy::http::record::Finish;
+use crate::proxy::http::server::connection::Downstream;
+use crate::proxy::http::source::Source;
 use crate::proxy::session::{Tunnelled, pump_until_cut};
 use crate::proxy::splice::Stream;
 use crate::proxy::worker::Worker;

@@ -7,7 +7,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::server::TlsStream;
 use tokio_rustls::{LazyConfigAcceptor, TlsAcceptor};
 
-use super::store::{CertStore, ServerUse};
+use crate::proxy::tls::store::{CertStore, ServerUse};
 
 /// Shakes hands with a client. Where certificates are made on demand, the client waits for the one it names; nobody
 /// else does.

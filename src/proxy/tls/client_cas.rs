@@ -17,8 +17,8 @@ use rustls::{
 };
 use x509_parser::prelude::{FromDer, X509Certificate, X509Version};
 
-use super::pairs::{Pems, pem_files, read_pem};
-use super::{Problems, TlsError, authorities, provider};
+use crate::proxy::tls::pairs::{Pems, pem_files, read_pem};
+use crate::proxy::tls::{Problems, TlsError, authorities, provider};
 
 /// The configured certificates. At least one.
 #[derive(Debug)]

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::CertificateDer;
 
-use super::http::headers::TlsDetails;
+use crate::proxy::http::headers::TlsDetails;
 use crate::system::unix_now;
 use crate::trust::bundle;
 

@@ -1,7 +1,7 @@
 //! Certificates with their keys, read from files or from what a remote source told.
 //!
 //! A pair counts only whole: the key must be the certificate's, and the certificate must be readable. A bad pair
-//! concerns nobody but itself; what replaces it is decided in [`store`](super::store).
+//! concerns nobody but itself; what replaces it is decided in [`store`](crate::proxy::tls::store).
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -17,8 +17,8 @@ use rustls::sign::CertifiedKey;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::TlsError;
 use crate::config::CertificateSource;
+use crate::proxy::tls::TlsError;
 use crate::trust::bundle;
 
 /// Largest PEM file in bytes.

@@ -20,11 +20,11 @@ use rustls::server::{ClientHello, ProducesTickets, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use tokio::sync::{mpsc, oneshot};
 
-use super::choice::{Choice, Defaults, find, pick};
-use super::client_cas::ClientCas;
-use super::pairs::{self, Pair, PairFiles, Pems, Texts};
-use super::{TlsError, provider};
 use crate::config::{CertificateConfig, CertificateSource, TlsLimits, TlsVersion};
+use crate::proxy::tls::choice::{Choice, Defaults, find, pick};
+use crate::proxy::tls::client_cas::ClientCas;
+use crate::proxy::tls::pairs::{self, Pair, PairFiles, Pems, Texts};
+use crate::proxy::tls::{TlsError, provider};
 use crate::system::unix_now;
 use crate::trust::bundle;
 
@@ -507,7 +507,7 @@ fn by_name(pairs: &[Pair]) -> Names {
     names
 }
 
-/// Picks the certificate for a client: see [`super::choice`].
+/// Picks the certificate for a client: see [`crate::proxy::tls::choice`].
 #[derive(Debug)]
 struct Resolver {
     names: Arc<Names>,

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
 
-use super::{Problems, TlsError, authorities, pairs, provider};
 use crate::catalog::options::HostRewrite;
+use crate::proxy::tls::{Problems, TlsError, authorities, pairs, provider};
 use crate::table::Target;
 use crate::trust::AcceptAny;
 

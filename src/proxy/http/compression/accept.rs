@@ -11,7 +11,7 @@ const FULL: u16 = 1000;
 /// The coding of `offered` that the client gives the most weight, the first of them where it likes several equally.
 /// None: it takes none of them, or would rather have the answer as it is.
 #[must_use]
-pub(super) fn preferred(headers: &HeaderMap, offered: &[Coding]) -> Option<Coding> {
+pub(crate) fn preferred(headers: &HeaderMap, offered: &[Coding]) -> Option<Coding> {
     let mut best = None;
     let mut best_weight = headers.contains_key(ACCEPT_ENCODING).then(|| weight(headers, "identity"))?.unwrap_or(0);
     let any = weight(headers, "*").unwrap_or(0);

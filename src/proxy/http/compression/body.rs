@@ -12,7 +12,7 @@ use bytes::{Buf as _, Bytes};
 use http::HeaderMap;
 use http_body::{Body, Frame};
 
-use super::encoder::Encoder;
+use crate::proxy::http::compression::encoder::Encoder;
 
 /// Compressed without looking up.
 const PIECE_BYTES: usize = 16 << 10;
@@ -64,7 +64,7 @@ where
     B: Body<Data = Bytes> + Unpin,
 {
     /// Compresses `first`, and then `source`.
-    pub(super) fn new(first: Option<Frame<Bytes>>, source: B, encoder: Encoder) -> Self {
+    pub(crate) fn new(first: Option<Frame<Bytes>>, source: B, encoder: Encoder) -> Self {
         Self {
             first,
             source,

@@ -62,7 +62,7 @@ impl Drop for Taken {
 }
 
 /// The encoder of one answer.
-pub(super) struct Encoder {
+pub(crate) struct Encoder {
     kind: Kind,
     _taken: Taken,
 }
@@ -82,7 +82,7 @@ impl std::fmt::Debug for Encoder {
 
 impl Encoder {
     /// Makes one, if the worker may still take the memory for it: `most` bytes for all of them.
-    pub(super) fn new(coding: Coding, memory: &Memory, most: usize) -> Option<Self> {
+    pub(crate) fn new(coding: Coding, memory: &Memory, most: usize) -> Option<Self> {
         let taken = memory.take(coding, most)?;
         let kind = match coding {
             Coding::Gzip => Kind::Gzip(GzEncoder::new(Vec::new(), flate2::Compression::new(GZIP_LEVEL))),
@@ -102,7 +102,7 @@ impl Encoder {
     }
 
     /// Takes a piece. What comes of it may be held back.
-    pub(super) fn write(&mut self, piece: &[u8]) -> io::Result<()> {
+    pub(crate) fn write(&mut self, piece: &[u8]) -> io::Result<()> {
         match &mut self.kind {
             Kind::Gzip(encoder) => encoder.write_all(piece),
             Kind::Brotli(encoder) => encoder.as_mut().map_or(Ok(()), |encoder| encoder.write_all(piece)),
@@ -111,7 +111,7 @@ impl Encoder {
     }
 
     /// Holds nothing back any more: the client can unpack all that was written.
-    pub(super) fn flush(&mut self) -> io::Result<()> {
+    pub(crate) fn flush(&mut self) -> io::Result<()> {
         match &mut self.kind {
             Kind::Gzip(encoder) => encoder.flush(),
             Kind::Brotli(encoder) => encoder.as_mut().map_or(Ok(()), |encoder| encoder.flush()),
@@ -120,7 +120,7 @@ impl Encoder {
     }
 
     /// Writes the end; what comes out then is the last.
-    pub(super) fn finish(&mut self) -> io::Result<Bytes> {
+    pub(crate) fn finish(&mut self) -> io::Result<Bytes> {
         match &mut self.kind {
             Kind::Gzip(encoder) => encoder.try_finish()?,
             Kind::Brotli(encoder) => {
@@ -134,7 +134,7 @@ impl Encoder {
     }
 
     /// What came out since the last time; may be empty.
-    pub(super) fn take(&mut self) -> Bytes {
+    pub(crate) fn take(&mut self) -> Bytes {
         let out = match &mut self.kind {
             Kind::Gzip(encoder) => encoder.get_mut(),
             Kind::Brotli(Some(encoder)) => encoder.get_mut(),
@@ -146,7 +146,7 @@ impl Encoder {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use std::io::Read as _;
 
     use super::*;

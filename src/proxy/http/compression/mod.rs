@@ -59,7 +59,7 @@ impl Compression {
 
     /// Decides, and edits the answer's head. `request` is that of the client. An answer to HEAD gets the head of the
     /// answer to GET; there is nothing to be encoded then.
-    pub(super) fn prepare(
+    pub(crate) fn prepare(
         &self,
         request: &HeaderMap,
         status: StatusCode,
@@ -113,11 +113,11 @@ impl Compression {
 
 /// An answer whose head says that it is compressed.
 #[derive(Debug)]
-pub(super) struct Compressing(Encoder);
+pub(crate) struct Compressing(Encoder);
 
 impl Compressing {
     /// Its body.
-    pub(super) fn body(self, first: Option<Frame<bytes::Bytes>>, source: Source) -> Box<Compressed<Source>> {
+    pub(crate) fn body(self, first: Option<Frame<bytes::Bytes>>, source: Source) -> Box<Compressed<Source>> {
         Box::new(Compressed::new(first, source, self.0))
     }
 }

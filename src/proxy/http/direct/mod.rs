@@ -14,7 +14,7 @@
 //!   rules are the same functions. A request that might need another answer than an upstream's (no route, a redirect,
 //!   credentials, access rules with a chain of proxies) is handed over before anything was done for it.
 //! - **Narrow in.** A request is carried only if its head is one that the strict guard lets pass ([`request_head`] is
-//!   never wider than [`strict`](super::strict)), in origin form, HTTP/1.1, with one host and a body of known length that
+//!   never wider than [`strict`](crate::proxy::http::strict)), in origin form, HTTP/1.1, with one host and a body of known length that
 //!   lies whole in memory. So nothing of a request that is not carried is ever sent, and its bytes are handed over as
 //!   they came.
 //! - **One message, one end.** The end of an answer is known before its first byte is passed on: by its length, by its
@@ -30,44 +30,26 @@
 //! - **No allocation in steady state.** Buffers, heads and lists of fields go back to the worker's [`Shelf`]; to wake up
 //!   costs some, which is why nobody rests between requests that follow each other.
 
-pub mod answer_head;
-pub mod attempt;
-pub mod awake;
-pub mod body;
-pub mod buffer;
-pub mod chunks;
-pub mod date;
-pub mod front;
-pub mod lines;
-pub mod outgoing;
-pub mod pass_on;
-pub mod plan;
-pub mod prefixed;
-pub mod request_head;
-pub mod resting;
-pub mod scan;
-pub mod serve;
-pub mod timer;
-pub mod wire;
-
 use std::future::poll_fn;
 use std::pin::pin;
 use std::task::Poll;
 
 use tokio::net::TcpStream;
 
-use self::awake::Awake;
-use self::buffer::Buffers;
-use self::date::Date;
-use self::lines::Lines;
-use self::resting::Resting;
-use self::serve::{Client, End};
-use super::client_io::ClientStream;
-use super::connection::{HEAD_TOO_SLOW, Place, Refusal, TOO_SLOW, Verdict, farewell, last_call, refused, watchdog};
 use crate::config::ListenerProtocol;
-use crate::proxy::beside::Beside;
 use crate::proxy::drain::Phase;
+use crate::proxy::http::client_io::ClientStream;
+use crate::proxy::http::h1::buffer::Buffers;
+use crate::proxy::http::h1::client_lines::Lines;
+use crate::proxy::http::h1::date::Date;
+use crate::proxy::http::server::active::Awake;
+use crate::proxy::http::server::connection::{
+    HEAD_TOO_SLOW, Place, Refusal, TOO_SLOW, Verdict, farewell, last_call, refused, watchdog,
+};
+use crate::proxy::http::server::h1::{Client, End};
+use crate::proxy::http::server::parked::Resting;
 use crate::proxy::listener::Listener;
+use crate::proxy::poll_when_woken::Beside;
 use crate::proxy::settings::Settings;
 use crate::proxy::worker::Worker;
 
@@ -98,7 +80,7 @@ pub fn may_drive(worker: &Worker, listener: &Listener, settings: &Settings) -> b
 
 /// Serves requests as long as they are usual. Some: the rest of the connection is for others, from these bytes on, the
 /// first of which begins the request that is not.
-pub(super) async fn drive<T: ClientStream>(place: &Place, io: &mut T) -> Option<Vec<u8>> {
+pub(crate) async fn drive<T: ClientStream>(place: &Place, io: &mut T) -> Option<Vec<u8>> {
     let over = loop {
         // Boxed, so that it is there only while the connection is awake.
         let end = Box::pin(watched(place, io)).await;

@@ -7,19 +7,17 @@
 //! Every stream has one task, on the thread of its connection. It drops what it holds when its client resets the stream, and
 //! whoever drops an answer resets the upstream's stream: nothing runs on for nobody.
 
-pub mod body;
-pub mod client;
 pub mod keep_alive;
 pub mod pump;
 pub mod refusals;
-pub mod server;
+pub mod stream_body;
 
 use http::HeaderMap;
 use http::header::{CONNECTION, CONTENT_LENGTH, HeaderName, TE, TRANSFER_ENCODING, UPGRADE};
 
 /// Takes away what HTTP/2 has no place for (RFC 9113 section 8.2.2). The header rules of the proxy have seen to it, and to
 /// what `Connection` names, wherever a message passes through them: so there is something only in what was made here.
-fn without_hop(headers: &mut HeaderMap) {
+pub(crate) fn without_hop(headers: &mut HeaderMap) {
     let of_hop = |name: &HeaderName| {
         *name == CONNECTION
             || *name == TRANSFER_ENCODING
@@ -42,7 +40,7 @@ fn without_hop(headers: &mut HeaderMap) {
 }
 
 /// The length that the header promises; none if it says nothing, or nothing clear.
-fn promised_length(headers: &HeaderMap) -> Option<u64> {
+pub(crate) fn promised_length(headers: &HeaderMap) -> Option<u64> {
     let mut values = headers.get_all(CONTENT_LENGTH).iter();
     let length = values.next()?.to_str().ok()?.parse().ok()?;
     values.next().is_none().then_some(length)

@@ -6,7 +6,7 @@
 use http::Method;
 use http::header::{COOKIE, FORWARDED, HeaderMap, HeaderName, HeaderValue};
 
-use super::{
+use crate::proxy::http::headers::{
     RequestContext, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PORT, X_FORWARDED_PREFIX, X_FORWARDED_PROTO,
     X_REAL_IP, alike, cached_forwarded, join_cookies, plain_scheme, port_of, remove_where, seen_scheme, without_port,
 };

@@ -28,24 +28,23 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
-use super::body::ResponseBody;
-use super::clear;
-use super::client_io::{Activity, ClientIo, ClientStream};
-use super::direct;
-use super::direct::prefixed::Prefixed;
-use super::ends_by::Limited;
-use super::exchange::exchange;
-use super::guarded_io::{ExchangeMark, GuardHandle, GuardedIo};
-use super::h2;
-use super::headers::{ClientContext, TlsDetails, without_port};
-use super::interim::Interim;
-use super::source::Source;
-use super::strict::{Limits, Violation};
-use super::upgrade::Tunnel;
 use crate::config::ListenerProtocol;
 use crate::log::AccessRecord;
 use crate::metrics::{CLIENT_FAULTS, ClientFault};
 use crate::proxy::drain::{LocalPhase, Phase};
+use crate::proxy::http::body::ResponseBody;
+use crate::proxy::http::clear;
+use crate::proxy::http::client_io::{Activity, ClientIo, ClientStream};
+use crate::proxy::http::direct;
+use crate::proxy::http::exchange::exchange;
+use crate::proxy::http::guarded_io::{ExchangeMark, GuardHandle, GuardedIo};
+use crate::proxy::http::headers::{ClientContext, TlsDetails, without_port};
+use crate::proxy::http::interim::Interim;
+use crate::proxy::http::prefixed::Prefixed;
+use crate::proxy::http::request_deadline::Limited;
+use crate::proxy::http::source::Source;
+use crate::proxy::http::strict::{Limits, Violation};
+use crate::proxy::http::upgrade::Tunnel;
 use crate::proxy::listener::{ClientLimits, Listener};
 use crate::proxy::proxy_protocol::Addresses;
 use crate::proxy::session::receive_proxy_header;
@@ -57,7 +56,7 @@ use crate::table::Scheme;
 
 const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// How long a client that was active when the drain began may take to send one more request.
-pub(super) const LAST_CALL: Duration = Duration::from_secs(1);
+pub(crate) const LAST_CALL: Duration = Duration::from_secs(1);
 /// How long a client that has sent FIN may wait for an answer in silence before it counts as gone.
 const GONE_AFTER: Duration = Duration::from_secs(2);
 /// How long a client gets to read the last answer and close its side, once ours is closed.
@@ -66,7 +65,7 @@ const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES_MAX: usize = 64 << 20;
 /// How long an answer that is overdue may take to end by itself: that of a client which takes nothing does not.
 const OVERDUE_MAX: Duration = Duration::from_secs(1);
-pub(super) const TOO_SLOW: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+pub(crate) const TOO_SLOW: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 
 /// What all requests of a client connection share.
 pub struct Downstream {
@@ -308,7 +307,7 @@ enum Handshake {
 
 /// Ends TLS, where it is to be ended, and finds out what the client speaks. None: it left, or is not understood.
 /// What was peeked at is read again.
-pub(in crate::proxy) async fn greeted(
+pub(crate) async fn greeted(
     worker: Rc<Worker>,
     listener: Rc<Listener>,
     phase: Rc<LocalPhase>,
@@ -385,7 +384,7 @@ pub(in crate::proxy) async fn greeted(
 /// Completes when no more is expected of the client: its listener stops, and it has been silent for a moment before
 /// that or after it. Who spoke just now may be about to speak again, and a connection that is closed while a request is
 /// on its way to it is a failed request; answers that are sent meanwhile say that the connection ends with them.
-pub(in crate::proxy) async fn last_call(phase: &LocalPhase, activity: &Activity) {
+pub(crate) async fn last_call(phase: &LocalPhase, activity: &Activity) {
     phase.reached(Phase::Draining).await;
     tokio::time::sleep(LAST_CALL.saturating_sub(activity.silent())).await;
 }
@@ -420,7 +419,7 @@ fn is_foreign(seen: &[u8]) -> bool {
     !protocol.starts_with(b"HTTP/")
 }
 
-pub(super) fn downstream(
+pub(crate) fn downstream(
     listener: &Rc<Listener>,
     phase: Rc<LocalPhase>,
     peer: SocketAddr,
@@ -451,13 +450,13 @@ pub(super) fn downstream(
 
 /// Where a connection belongs.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(crate) struct Place {
     /// This worker.
-    pub(super) worker: Rc<Worker>,
+    pub(crate) worker: Rc<Worker>,
     /// The settings it began with.
-    pub(super) settings: Arc<Settings>,
+    pub(crate) settings: Arc<Settings>,
     /// What its requests share.
-    pub(super) downstream: Rc<Downstream>,
+    pub(crate) downstream: Rc<Downstream>,
 }
 
 /// Small, because it lives as long as the connection does: whatever is needed to serve is boxed.
@@ -488,7 +487,7 @@ where
     let Place { worker, settings, downstream } = &begun.place;
     let (worker, downstream) = (Rc::clone(worker), Rc::clone(downstream));
     Some(match ahead {
-        _ if begun.h2 => Box::pin(h2::server::drive(worker, settings, downstream, io)),
+        _ if begun.h2 => Box::pin(crate::proxy::http::server::h2::drive(worker, settings, downstream, io)),
         None => Box::pin(drive_h1(worker, settings, downstream, io)),
         Some(ahead) => Box::pin(drive_h1(worker, settings, downstream, Prefixed::new(ahead, io))),
     })
@@ -570,28 +569,28 @@ where
 }
 
 /// Why the head of a request is not waited for any longer.
-pub(super) const HEAD_TOO_SLOW: &str = "the head did not come to its end in time";
+pub(crate) const HEAD_TOO_SLOW: &str = "the head did not come to its end in time";
 
 /// How a request is refused that never became one.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Refusal {
+pub(crate) struct Refusal {
     /// What the client did.
-    pub(super) fault: ClientFault,
+    pub(crate) fault: ClientFault,
     /// The status that it was told, or would have been.
-    pub(super) status: u16,
+    pub(crate) status: u16,
     /// What it spoke.
-    pub(super) version: Version,
+    pub(crate) version: Version,
 }
 
 impl Refusal {
     /// Bytes that are no request of HTTP/1.
-    pub(super) const MALFORMED: Self = Self { fault: ClientFault::Malformed, status: 400, version: Version::HTTP_11 };
+    pub(crate) const MALFORMED: Self = Self { fault: ClientFault::Malformed, status: 400, version: Version::HTTP_11 };
     /// A head of HTTP/1 that takes too long.
-    pub(super) const HEAD_TOO_SLOW: Self = Self { fault: ClientFault::TooSlow, status: 408, version: Version::HTTP_11 };
+    pub(crate) const HEAD_TOO_SLOW: Self = Self { fault: ClientFault::TooSlow, status: 408, version: Version::HTTP_11 };
 }
 
 /// Counts a refusal with its listener and among the errors of the proxy, and logs it as far as it is known.
-pub(super) fn refused(worker: &Worker, downstream: &Downstream, refusal: Refusal, reason: &dyn fmt::Display) {
+pub(crate) fn refused(worker: &Worker, downstream: &Downstream, refusal: Refusal, reason: &dyn fmt::Display) {
     let remote = downstream.client.ip();
     let error = CLIENT_FAULTS[refusal.fault as usize];
     downstream.listener.client_fault(SocketAddr::new(remote, downstream.port), refusal.fault, reason);
@@ -652,7 +651,7 @@ impl Drop for LeaveNoTunnel<'_> {
 /// Last bytes, then the orderly end of the stream (for TLS: its closing alert). What the client still sends is read
 /// and thrown away for a while: closing a socket with unread bytes makes a RST, which can overtake the answer
 /// (RFC 9112 section 9.6).
-pub(super) async fn farewell<T: AsyncRead + AsyncWrite + Unpin>(mut io: T, last: &[u8]) {
+pub(crate) async fn farewell<T: AsyncRead + AsyncWrite + Unpin>(mut io: T, last: &[u8]) {
     let said = async {
         io.write_all(last).await?;
         io.shutdown().await?;
@@ -671,7 +670,7 @@ pub(super) async fn farewell<T: AsyncRead + AsyncWrite + Unpin>(mut io: T, last:
 
 /// What the watchdog found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(crate) enum Verdict {
     /// Nothing was asked for too long.
     Idle,
     /// A request's head did not come to its end.
@@ -683,7 +682,7 @@ pub(super) enum Verdict {
 }
 
 /// Looks at the connection now and then; a verdict comes up to one look after its limit.
-pub(super) async fn watchdog(worker: &Worker, limits: ClientLimits, watch: &Watch) -> Verdict {
+pub(crate) async fn watchdog(worker: &Worker, limits: ClientLimits, watch: &Watch) -> Verdict {
     let shortest = limits.header.min(limits.idle).min(limits.body).min(limits.request.unwrap_or(Duration::MAX));
     let look_every = (shortest / 2).clamp(Duration::from_millis(10), Duration::from_secs(5));
     let mut head = HeadClock::new(worker.clock.now_ms());

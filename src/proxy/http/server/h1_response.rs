@@ -9,18 +9,18 @@ use std::time::{Instant, SystemTime};
 use bytes::Bytes;
 use http::{Method, Response};
 
-use super::answer_head::Framing;
-use super::attempt::{DirectAnswer, poll_fill};
-use super::buffer::Buffer;
-use super::chunks::Chunks;
-use super::front::Front;
-use super::outgoing::Outgoing;
-use super::serve::End;
-use super::wire::{self, Telling};
 use crate::proxy::connect::UpstreamStream;
 use crate::proxy::http::client_io::ClientStream;
-use crate::proxy::http::connection::Downstream;
+use crate::proxy::http::h1::buffer::Buffer;
+use crate::proxy::http::h1::chunked::Chunks;
+use crate::proxy::http::h1::response_head::Framing;
+use crate::proxy::http::h1::write_head::{self, Telling};
 use crate::proxy::http::record::{Finish, Lease};
+use crate::proxy::http::server::connection::Downstream;
+use crate::proxy::http::server::h1::End;
+use crate::proxy::http::server::h1_stream::Front;
+use crate::proxy::http::upstream::h1::{DirectAnswer, poll_fill};
+use crate::proxy::http::upstream::h1_send::Outgoing;
 use crate::proxy::settings::Settings;
 use crate::proxy::splice::{Moved, SpliceError, Stream as _};
 use crate::proxy::worker::Worker;
@@ -108,7 +108,7 @@ impl PassOn<'_> {
         out.extend_from_slice(&interim);
         let mut put = |date: &str| {
             let telling = Telling { client: &self.downstream.client, settings: self.settings, date, close: self.close };
-            wire::put_answer(&mut out, buffer.filled(), &head, &fields, &telling);
+            write_head::put_answer(&mut out, buffer.filled(), &head, &fields, &telling);
         };
         if head.dated {
             put("");
@@ -237,7 +237,7 @@ impl PassOn<'_> {
         self.worker
             .direct
             .date
-            .with(SystemTime::now(), |date| wire::put_own(&mut out, response, head_only, date, self.close));
+            .with(SystemTime::now(), |date| write_head::put_own(&mut out, response, head_only, date, self.close));
         front.write([&out, b"", b""]).await.map_err(|_| End::Abrupt)?;
         self.worker.direct.buffers.give_back_head(out);
         if !head_only {

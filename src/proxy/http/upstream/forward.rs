@@ -15,20 +15,20 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version};
 use http_body::{Body as _, Frame};
 use tokio::time::timeout;
 
-use super::body::RequestBody;
-use super::connection::Downstream;
-use super::direct::attempt::{Again, Sent, Way};
-use super::direct::body::DirectBody;
-use super::direct::outgoing::Outgoing;
-use super::direct::wire::{self, Bodiless};
-use super::h2::client::SendError;
-use super::headers::{self, HeaderRules, RequestContext, Upgrade};
-use super::path::{self, NormalPath, PathEdit};
-use super::record::Lease;
-use super::source::{Source, SourceError};
 use crate::metrics::service::RetryReason;
 use crate::proxy::auth::Granted;
 use crate::proxy::connect::ConnectError;
+use crate::proxy::http::body::RequestBody;
+use crate::proxy::http::h1::write_head::{self, Bodiless};
+use crate::proxy::http::headers::{self, HeaderRules, RequestContext, Upgrade};
+use crate::proxy::http::path::{self, NormalPath, PathEdit};
+use crate::proxy::http::record::Lease;
+use crate::proxy::http::server::connection::Downstream;
+use crate::proxy::http::source::{Source, SourceError};
+use crate::proxy::http::upstream::h1::{Again, Sent, Way};
+use crate::proxy::http::upstream::h1_body::DirectBody;
+use crate::proxy::http::upstream::h1_send::Outgoing;
+use crate::proxy::http::upstream::h2::SendError;
 use crate::proxy::pool::{Connection, PoolKey};
 use crate::proxy::settings::Settings;
 use crate::proxy::worker::{Worker, ms};
@@ -36,7 +36,7 @@ use crate::table::{InFlight, Target};
 
 /// How long the head of an answer is held until the first of its body is there. A process that is stopped between
 /// writing the two is gone within a millisecond.
-pub(super) const HEAD_HELD_MAX: Duration = Duration::from_millis(100);
+pub(crate) const HEAD_HELD_MAX: Duration = Duration::from_millis(100);
 
 /// A request as it came in, kept so that each attempt can be made from it.
 #[derive(Debug)]
@@ -284,12 +284,12 @@ fn put_head(
         let Original { method, headers, request_id, version, .. } = original;
         let request = Bodiless { method, target: &sent, headers, host, id: request_id.as_ref() };
         let lines = worker.direct.lines.of(settings, &downstream.client, *version);
-        if wire::put_as_it_came(out, &request, settings, &downstream.client, &lines, target) {
+        if write_head::put_as_it_came(out, &request, settings, &downstream.client, &lines, target) {
             return Ok(());
         }
     }
     let request = build(original, sent, downstream, &settings.header_rules, target, RequestBody::Empty)?;
-    wire::put_made(out, &request);
+    write_head::put_made(out, &request);
     Ok(())
 }
 
@@ -365,7 +365,7 @@ fn classify(unsent: Option<Request<RequestBody>>, source: hyper::Error) -> Attem
 }
 
 /// What the rules for header fields have to know of a request to `target`.
-pub(super) fn context<'a>(
+pub(crate) fn context<'a>(
     original: &'a Original,
     downstream: &'a Downstream,
     rules: &'a HeaderRules,
@@ -389,7 +389,7 @@ pub(super) fn context<'a>(
 ///
 /// # Errors
 /// What its options make of them cannot be sent.
-pub(super) fn target_uri(
+pub(crate) fn target_uri(
     original: &Original,
     path: &NormalPath<'_>,
     target: &Target,
@@ -405,7 +405,7 @@ pub(super) fn target_uri(
 }
 
 /// Header fields as they are sent.
-pub(super) fn fields(original: &Original, context: &RequestContext<'_>) -> HeaderMap {
+pub(crate) fn fields(original: &Original, context: &RequestContext<'_>) -> HeaderMap {
     let mut fields = original.headers.clone();
     if let (Some(name), Some(id)) = (&context.rules.request_id_header, &original.request_id) {
         fields.insert(name.clone(), id.clone());

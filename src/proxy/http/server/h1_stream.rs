@@ -8,9 +8,9 @@ use std::task::{Context, Poll, ready};
 use tokio::io::ReadBuf;
 use tokio::net::TcpStream;
 
-use super::buffer::{Buffer, Buffers, READ_MIN};
 use crate::proxy::http::client_io::ClientStream;
 use crate::proxy::http::guarded_io::GuardHandle;
+use crate::proxy::http::h1::buffer::{Buffer, Buffers, READ_MIN};
 
 /// Most bytes of next requests that are read while one is being answered.
 const ASIDE_MAX: usize = 64 << 10;

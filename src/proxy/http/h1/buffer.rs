@@ -10,7 +10,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, ReadBuf};
 
-use super::scan::Field;
+use crate::proxy::http::h1::scan::Field;
 
 /// Room for what a client sends: a usual request whole, with a short body. In bytes; it grows for longer ones.
 const REQUEST_BYTES: usize = 16 << 10;

@@ -11,13 +11,13 @@ use http::header::{CONTENT_LENGTH, DATE, HOST, HeaderName, HeaderValue, TRANSFER
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Method, Request, Version};
 
-use super::answer_head::{AnswerHead, Framing};
-use super::request_head::RequestHead;
-use super::scan::{Field, Kind};
 use crate::catalog::options::HostRewrite;
-use crate::proxy::http::forward::expects_content;
+use crate::proxy::http::h1::request_head::RequestHead;
+use crate::proxy::http::h1::response_head::{AnswerHead, Framing};
+use crate::proxy::http::h1::scan::{Field, Kind};
 use crate::proxy::http::headers::{self, ClientContext, RequestContext, port_of};
 use crate::proxy::http::path::{self, NormalPath, PathEdit};
+use crate::proxy::http::upstream::forward::expects_content;
 use crate::proxy::settings::Settings;
 use crate::table::Target;
 

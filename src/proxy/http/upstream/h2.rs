@@ -15,14 +15,14 @@ use http::{HeaderValue, Request, Response};
 use http_body::Body as _;
 use tokio::sync::Notify;
 
-use super::body::{Answer, StreamBody};
-use super::keep_alive::{self, Heard, Patience, Signs};
-use super::pump::{Pump, Upload};
-use super::without_hop;
-use crate::proxy::beside::Beside;
 use crate::proxy::connect::UpstreamStream;
 use crate::proxy::http::body::RequestBody;
-use crate::proxy::http::forward::{BoxError, expects_content};
+use crate::proxy::http::h2::keep_alive::{self, Heard, Patience, Signs};
+use crate::proxy::http::h2::pump::{Pump, Upload};
+use crate::proxy::http::h2::stream_body::{Answer, StreamBody};
+use crate::proxy::http::h2::without_hop;
+use crate::proxy::http::upstream::forward::{BoxError, expects_content};
+use crate::proxy::poll_when_woken::Beside;
 use crate::proxy::pool::H2_SEND_BUFFER_BYTES;
 
 /// Bytes of one answer that may wait at the proxy. The connection's window has room for all its streams: clients that

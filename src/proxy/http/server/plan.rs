@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use http::HeaderMap;
 
-use super::request_head::RequestHead;
-use super::wire::Received;
 use crate::catalog::options::{Access, HashKey, Proto, Strategy};
-use crate::proxy::http::connection::Downstream;
 use crate::proxy::http::exchange::hash_of;
+use crate::proxy::http::h1::request_head::RequestHead;
+use crate::proxy::http::h1::write_head::Received;
 use crate::proxy::http::headers::ClientContext;
+use crate::proxy::http::server::connection::Downstream;
 use crate::proxy::worker::Worker;
 use crate::table::{Route, Target};
 

@@ -2,7 +2,7 @@
 
 use http::Method;
 
-use super::scan::{self, End, Field, Kind, LineEnd, Span};
+use crate::proxy::http::h1::scan::{self, End, Field, Kind, LineEnd, Span};
 use crate::proxy::http::headers::tokens_of;
 use crate::proxy::http::strict::has_control;
 

@@ -4,13 +4,13 @@
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::connection::Downstream;
-use super::forward::{self, Original};
-use super::headers::{self, HeaderRules};
-use super::path::NormalPath;
 use crate::catalog::options::HostRewrite;
 use crate::config::{AccessField, AccessFormat};
 use crate::log::More;
+use crate::proxy::http::headers::{self, HeaderRules};
+use crate::proxy::http::path::NormalPath;
+use crate::proxy::http::server::connection::Downstream;
+use crate::proxy::http::upstream::forward::{self, Original};
 use crate::table::Target;
 
 /// The note.

@@ -11,7 +11,7 @@ use std::time::Duration;
 use slab::Slab;
 use tokio::sync::Notify;
 
-use crate::proxy::http::connection::Downstream;
+use crate::proxy::http::server::connection::Downstream;
 use crate::table::clock::Clock;
 
 /// So many connections may stay awake for as long as they are not much too quiet: a few KB for each.

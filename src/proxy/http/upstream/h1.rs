@@ -12,15 +12,15 @@ use futures_util::future::LocalBoxFuture;
 use http::Method;
 use tokio::time::Sleep;
 
-use super::answer_head::{self, AnswerHead, Framing, Parsed};
-use super::buffer::{Buffer, READ_MIN};
-use super::outgoing::Outgoing;
-use super::scan::Field;
-use super::wire::{self, ClientLines, Received};
 use crate::proxy::connect::{ConnectError, UpstreamStream};
-use crate::proxy::http::ask::{Attempted, Attempts};
-use crate::proxy::http::connection::Downstream;
-use crate::proxy::http::forward::{AttemptError, HEAD_HELD_MAX, is_idempotent};
+use crate::proxy::http::h1::buffer::{Buffer, READ_MIN};
+use crate::proxy::http::h1::response_head::{self, AnswerHead, Framing, Parsed};
+use crate::proxy::http::h1::scan::Field;
+use crate::proxy::http::h1::write_head::{self, ClientLines, Received};
+use crate::proxy::http::server::connection::Downstream;
+use crate::proxy::http::upstream::attempts::{Attempted, Attempts};
+use crate::proxy::http::upstream::forward::{AttemptError, HEAD_HELD_MAX, is_idempotent};
+use crate::proxy::http::upstream::h1_send::Outgoing;
 use crate::proxy::pool::PoolKey;
 use crate::proxy::settings::Settings;
 use crate::proxy::worker::{Worker, ms};
@@ -182,10 +182,10 @@ impl Sent {
     fn look_for_head(&mut self) -> Result<(), &'static str> {
         let Some(buffer) = &mut self.buffer else { return Ok(()) };
         loop {
-            match answer_head::parse(buffer.filled(), &self.method, &mut self.fields) {
+            match response_head::parse(buffer.filled(), &self.method, &mut self.fields) {
                 Parsed::Whole(head) if head.is_interim() => {
                     if self.interim.len() < INTERIM_MAX {
-                        wire::put_interim(&mut self.interim, buffer.filled(), &head, &self.fields);
+                        write_head::put_interim(&mut self.interim, buffer.filled(), &head, &self.fields);
                     }
                     buffer.consume(head.length);
                 }
@@ -220,7 +220,7 @@ impl Sent {
         held.as_mut().poll(cx).map(Ok)
     }
 
-    fn closed(&self, source: crate::proxy::http::forward::BoxError) -> Failed {
+    fn closed(&self, source: crate::proxy::http::upstream::forward::BoxError) -> Failed {
         let unsent = self.outgoing.is_unsent(&self.stream).then_some(Again);
         AttemptError::Closed { source, reused: self.reused, unsent }
     }
@@ -329,7 +329,7 @@ impl<'a> Sending<'a> {
         let buffers = &self.worker.direct.buffers;
         let mut request = buffers.for_head();
         let client = &self.downstream.client;
-        wire::put_request(&mut request, &self.received, self.settings, client, self.lines, target)
+        write_head::put_request(&mut request, &self.received, self.settings, client, self.lines, target)
             .map_err(AttemptError::Request)?;
         let outgoing = Outgoing::new(request, self.received.body(), &way.stream);
         Ok(Sent::new(self.worker, way, outgoing, self.received.head.method.clone(), self.repeatable, target))
@@ -357,7 +357,7 @@ impl<'a> Attempts<'a> for Sending<'a> {
 
     /// One with other options than the first gets no request from here: they might ask for more than is carried.
     fn may_have(&self, target: &Target) -> bool {
-        super::plan::carries(target, &self.downstream.client, self.received.head)
+        crate::proxy::http::server::plan::carries(target, &self.downstream.client, self.received.head)
     }
 
     fn took(answer: &DirectAnswer) -> Duration {

@@ -25,14 +25,14 @@ use http::Version;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
-use super::body::UploadProgress;
-use super::connection::Downstream;
-use super::forward::AttemptError;
-use super::record::Finish;
 use crate::catalog::options::{Proto, Strategy};
 use crate::metrics::service::RetryReason;
 use crate::proxy::connect::ConnectError;
 use crate::proxy::error::ProxyError;
+use crate::proxy::http::body::UploadProgress;
+use crate::proxy::http::record::Finish;
+use crate::proxy::http::server::connection::Downstream;
+use crate::proxy::http::upstream::forward::AttemptError;
 use crate::proxy::pool::PoolKey;
 use crate::proxy::settings::Settings;
 use crate::proxy::worker::{Worker, ms};

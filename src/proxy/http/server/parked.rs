@@ -10,15 +10,15 @@ use pin_project_lite::pin_project;
 use tokio::sync::futures::Notified;
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::serve::End;
 use crate::proxy::drain::Phase;
 use crate::proxy::http::client_io::ClientStream;
-use crate::proxy::http::connection::{LAST_CALL, Place};
+use crate::proxy::http::server::connection::{LAST_CALL, Place};
+use crate::proxy::http::server::h1::End;
 
 pin_project! {
     /// Waits for the client. [`End::Rest`]: no end; there is something to read.
     #[derive(Debug)]
-    pub(in crate::proxy::http) struct Resting<'a, T> {
+    pub(crate) struct Resting<'a, T> {
         place: &'a Place,
         io: &'a T,
         // One timer, for the idle limit and then for the last call.
@@ -34,7 +34,7 @@ pin_project! {
 impl<'a, T: ClientStream> Resting<'a, T> {
     /// For a connection all of whose requests are answered, and of which everything that came was read.
     #[must_use]
-    pub(super) fn new(place: &'a Place, io: &'a T) -> Self {
+    pub(crate) fn new(place: &'a Place, io: &'a T) -> Self {
         let downstream = &place.downstream;
         downstream.client.forget();
         downstream.watch.forget_guard();

@@ -12,14 +12,14 @@ use http::{HeaderMap, Response, StatusCode};
 use http_body::Frame;
 use tokio::io::AsyncReadExt as _;
 
-use super::answer_head::Framing;
-use super::attempt::{DirectAnswer, poll_fill};
-use super::buffer::Buffer;
-use super::chunks::Chunks;
-use super::outgoing::Outgoing;
-use super::scan::{self, Field, LineEnd};
-use super::wire;
 use crate::proxy::connect::UpstreamStream;
+use crate::proxy::http::h1::buffer::Buffer;
+use crate::proxy::http::h1::chunked::Chunks;
+use crate::proxy::http::h1::response_head::Framing;
+use crate::proxy::http::h1::scan::{self, Field, LineEnd};
+use crate::proxy::http::h1::write_head;
+use crate::proxy::http::upstream::h1::{DirectAnswer, poll_fill};
+use crate::proxy::http::upstream::h1_send::Outgoing;
 use crate::proxy::pool::PoolKey;
 use crate::proxy::splice::Stream as _;
 use crate::proxy::worker::Worker;
@@ -85,7 +85,7 @@ impl DirectBody {
     #[must_use]
     pub fn open(worker: &Rc<Worker>, target: &Arc<TargetState>, answer: DirectAnswer) -> Opened {
         let DirectAnswer { key, stream, mut buffer, head, fields, outgoing, in_flight, took, .. } = answer;
-        let headers = wire::answer_map(buffer.filled(), &head, &fields);
+        let headers = write_head::answer_map(buffer.filled(), &head, &fields);
         buffer.consume(head.length);
         worker.direct.buffers.give_back_fields(fields);
         let rest = match head.framing {

@@ -10,29 +10,29 @@ use http::header::{REFERER, USER_AGENT};
 use http::{HeaderName, HeaderValue, Version};
 use tokio::time::Instant;
 
-use super::attempt::{Again, DirectAnswer, Failed, Sending};
-use super::awake::Listed;
-use super::buffer::Buffer;
-use super::front::Front;
-use super::may_drive;
-use super::pass_on::PassOn;
-use super::plan::{Plan, all_carried};
-use super::request_head::{self, Parsed, RequestHead};
-use super::scan::Field;
-use super::timer::Timer;
-use super::wire::{ClientLines, Received};
 use crate::proxy::drain::Phase;
 use crate::proxy::error::ProxyError;
-use crate::proxy::http::ask::{Asking, Deadlines, First, Running};
 use crate::proxy::http::body::UploadProgress;
 use crate::proxy::http::client_io::ClientStream;
-use crate::proxy::http::connection::Downstream;
+use crate::proxy::http::direct::may_drive;
 use crate::proxy::http::exchange::{error_answers, fresh_id};
-use crate::proxy::http::forward::{AttemptError, is_idempotent, may_be_doubled};
+use crate::proxy::http::h1::buffer::Buffer;
+use crate::proxy::http::h1::request_head::{self, Parsed, RequestHead};
+use crate::proxy::http::h1::scan::Field;
+use crate::proxy::http::h1::write_head::{ClientLines, Received};
 use crate::proxy::http::headers;
 use crate::proxy::http::path::{self, NormalPath};
 use crate::proxy::http::record::{Finish, RequestNote};
+use crate::proxy::http::server::active::Listed;
+use crate::proxy::http::server::connection::Downstream;
+use crate::proxy::http::server::h1_response::PassOn;
+use crate::proxy::http::server::h1_stream::Front;
+use crate::proxy::http::server::moving_deadline::Timer;
+use crate::proxy::http::server::plan::{Plan, all_carried};
 use crate::proxy::http::strict::Limits;
+use crate::proxy::http::upstream::attempts::{Asking, Deadlines, First, Running};
+use crate::proxy::http::upstream::forward::{AttemptError, is_idempotent, may_be_doubled};
+use crate::proxy::http::upstream::h1::{Again, DirectAnswer, Failed, Sending};
 use crate::proxy::settings::Settings;
 use crate::proxy::worker::Worker;
 use crate::table::Target;
@@ -109,7 +109,7 @@ impl<'a, T: ClientStream> Client<'a, T> {
                 let limits = Limits::new(&settings.proxy, false);
                 match request_head::parse(buffer.filled(), limits, &mut self.fields) {
                     Parsed::Whole(head) => return Ok((settings, head)),
-                    Parsed::Partial => buffer.make_room(super::buffer::READ_MIN),
+                    Parsed::Partial => buffer.make_room(crate::proxy::http::h1::buffer::READ_MIN),
                     Parsed::Unusual => break,
                 }
                 self.front.guard().note_between(false);

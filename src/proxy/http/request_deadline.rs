@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::connection::Downstream;
+use crate::proxy::http::server::connection::Downstream;
 use crate::proxy::worker::ms;
 
 /// The requests of a connection that have to be over at some time.

@@ -5,7 +5,7 @@
 
 use http::Method;
 
-use super::scan::{self, End, Field, Kind, LineEnd, Span};
+use crate::proxy::http::h1::scan::{self, End, Field, Kind, LineEnd, Span};
 use crate::proxy::http::headers::{is_host, resembles_ours, tokens_of};
 use crate::proxy::http::strict::Limits;
 

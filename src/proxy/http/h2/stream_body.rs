@@ -8,10 +8,10 @@ use h2::{Reason, RecvStream};
 use http::HeaderMap;
 use http_body::Frame;
 
-use super::client::Place;
-use super::keep_alive::Signs;
-use super::promised_length;
-use super::pump::Upload;
+use crate::proxy::http::h2::keep_alive::Signs;
+use crate::proxy::http::h2::promised_length;
+use crate::proxy::http::h2::pump::Upload;
+use crate::proxy::http::upstream::h2::Place;
 
 /// The body of a message on a stream. Its sender may send on as it is read.
 #[derive(Debug)]
