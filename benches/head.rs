@@ -21,7 +21,7 @@ use exchange::{client, settings, target};
 use http::Method;
 use lb::config::ProxyConfig;
 use lb::proxy::http::h1::request_head::{self, RequestHead};
-use lb::proxy::http::h1::response_head::{self, AnswerHead};
+use lb::proxy::http::h1::response_head::{self, ResponseHead};
 use lb::proxy::http::h1::scan::Field;
 use lb::proxy::http::h1::write_head::{ClientLines, Received, Telling, put_answer, put_request};
 use lb::proxy::http::path::{NormalPath, normalise};
@@ -94,7 +94,7 @@ fn request(text: &str, fields: &mut Vec<Field>) -> RequestHead {
     }
 }
 
-fn answer(text: &str, fields: &mut Vec<Field>) -> AnswerHead {
+fn answer(text: &str, fields: &mut Vec<Field>) -> ResponseHead {
     match response_head::parse(text.as_bytes(), &Method::GET, fields) {
         response_head::Parsed::Whole(head) => head,
         other => panic!("no answer: {other:?}"),

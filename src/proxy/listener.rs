@@ -22,7 +22,7 @@ use crate::config::{ListenerConfig, ListenerProtocol, ProxyConfig};
 use crate::metrics::fabio::{FabioMetrics, Family};
 use crate::metrics::{ClientFault, ListenerMetrics};
 use crate::proxy::drain::{LocalPhase, Phase};
-use crate::proxy::http::server::connection::Greeted;
+use crate::proxy::http::server::connection::Negotiated;
 use crate::proxy::sharing;
 use crate::proxy::tls::{CertStore, ServerUse};
 use crate::proxy::worker::Worker;
@@ -382,7 +382,7 @@ fn spawn(worker: &Rc<Worker>, listener: &Rc<Listener>, phase: &Rc<LocalPhase>, s
         }
         ListenerProtocol::TcpSni | ListenerProtocol::HttpsTcpSni => {
             let beginning = Box::pin(crate::proxy::server_name::serve(worker, listener, phase, stream, peer));
-            spawn_greeted(permit, beginning);
+            spawn_negotiated(permit, beginning);
         }
         ListenerProtocol::Http
         | ListenerProtocol::Https
@@ -391,22 +391,22 @@ fn spawn(worker: &Rc<Worker>, listener: &Rc<Listener>, phase: &Rc<LocalPhase>, s
         | ListenerProtocol::Prometheus => {
             let beginning =
                 Box::pin(crate::proxy::http::server::connection::begin(worker, listener, phase, stream, peer));
-            spawn_greeted(permit, beginning);
+            spawn_negotiated(permit, beginning);
         }
     }
 }
 
 /// Serves whom the boxed future has found out about; `permit` is held to the end.
-fn spawn_greeted<P, F>(permit: P, beginning: Pin<Box<F>>)
+fn spawn_negotiated<P, F>(permit: P, beginning: Pin<Box<F>>)
 where
     P: 'static,
-    F: Future<Output = Option<Greeted>> + 'static,
+    F: Future<Output = Option<Negotiated>> + 'static,
 {
     tokio::task::spawn_local(async move {
         let _permit = permit;
-        let mut greeted = beginning.await;
-        if let Some(greeted) = &mut greeted {
-            greeted.drive().await;
+        let mut negotiated = beginning.await;
+        if let Some(negotiated) = &mut negotiated {
+            negotiated.drive().await;
         }
     });
 }

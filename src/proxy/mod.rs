@@ -11,6 +11,7 @@ pub mod drain;
 pub mod error;
 pub mod http;
 pub mod listener;
+pub mod moving_deadline;
 pub mod page;
 pub mod passage;
 pub mod poll_when_woken;

@@ -12,35 +12,35 @@ use pin_project_lite::pin_project;
 pin_project! {
     /// See the module. What its future cannot be woken for has to be seen by who polls this.
     #[derive(Debug)]
-    pub struct Beside<F> {
+    pub struct PollWhenWoken<F> {
         #[pin]
         future: F,
-        bell: Option<(Arc<Bell>, Waker)>,
+        flag: Option<(Arc<WakeFlag>, Waker)>,
     }
 }
 
 /// Wakes the task, and remembers for whom.
 #[derive(Debug)]
-struct Bell {
-    rung: AtomicBool,
+struct WakeFlag {
+    woken: AtomicBool,
     task: Waker,
 }
 
-impl Wake for Bell {
+impl Wake for WakeFlag {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        self.rung.store(true, Release);
+        self.woken.store(true, Release);
         self.task.wake_by_ref();
     }
 }
 
-impl<F: Future> Beside<F> {
+impl<F: Future> PollWhenWoken<F> {
     /// Nothing happens before the first poll.
     pub fn new(future: F) -> Self {
-        Self { future, bell: None }
+        Self { future, flag: None }
     }
 
     /// Polls the future if it was woken since the last time, or was ready then, or `anyway`. Not to be called after it was
@@ -48,20 +48,20 @@ impl<F: Future> Beside<F> {
     pub fn poll(self: Pin<&mut Self>, anyway: bool, cx: &mut Context<'_>) -> Poll<F::Output> {
         let this = self.project();
         // The future may have kept the waker of another task: it has to be given that of this one.
-        if this.bell.as_ref().is_none_or(|(bell, _)| !bell.task.will_wake(cx.waker())) {
-            let bell = Arc::new(Bell { rung: AtomicBool::new(true), task: cx.waker().clone() });
-            *this.bell = Some((Arc::clone(&bell), Waker::from(bell)));
+        if this.flag.as_ref().is_none_or(|(flag, _)| !flag.task.will_wake(cx.waker())) {
+            let flag = Arc::new(WakeFlag { woken: AtomicBool::new(true), task: cx.waker().clone() });
+            *this.flag = Some((Arc::clone(&flag), Waker::from(flag)));
         }
-        let Some((bell, waker)) = this.bell else { return Poll::Pending };
+        let Some((flag, waker)) = this.flag else { return Poll::Pending };
         // Looked at first: to take it back is much dearer. Taken back before the poll, so that no ring is lost.
-        let rung = bell.rung.load(Acquire) && bell.rung.swap(false, AcqRel);
-        if !rung && !anyway {
+        let woken = flag.woken.load(Acquire) && flag.woken.swap(false, AcqRel);
+        if !woken && !anyway {
             return Poll::Pending;
         }
         let polled = this.future.poll(&mut Context::from_waker(waker));
         if polled.is_ready() {
             // What else it waits for may not have been asked in this turn.
-            bell.rung.store(true, Release);
+            flag.woken.store(true, Release);
         }
         polled
     }
@@ -86,7 +86,7 @@ mod tests {
                 sleep.as_mut().poll(cx)
             })
         };
-        let mut beside = std::pin::pin!(Beside::new(counted));
+        let mut beside = std::pin::pin!(PollWhenWoken::new(counted));
         for _ in 0..5 {
             let polled = poll_fn(|cx| Poll::Ready(beside.as_mut().poll(false, cx))).await;
             assert!(polled.is_pending());
@@ -100,7 +100,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn another_task_is_woken_when_it_goes_on_there() {
-        let mut beside = Box::pin(Beside::new(tokio::time::sleep(Duration::from_secs(1))));
+        let mut beside = Box::pin(PollWhenWoken::new(tokio::time::sleep(Duration::from_secs(1))));
         assert!(poll_fn(|cx| Poll::Ready(beside.as_mut().poll(false, cx))).await.is_pending());
         let there = tokio::spawn(async move { poll_fn(|cx| beside.as_mut().poll(false, cx)).await });
         there.await.unwrap();

@@ -7,7 +7,7 @@
 //! checkout ── idle h1 found ─────────────► reused
 //!     │  └── h2 with a free stream ──────► reused
 //!     └── connect, handshake, spawn driver ► fresh
-//! h1: back in by `give_back` once the answer was read to its end; out by idle time, FIN, or a retired instance
+//! h1: back in by `give_back_h1` once the response was read to its end; out by idle time, FIN, or a retired instance
 //! ```
 
 use std::cell::{Cell, RefCell};
@@ -17,12 +17,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
-
 use crate::catalog::options::{HostRewrite, RouteOptions};
 use crate::proxy::connect::{ConnectError, UpstreamStream, connect, connect_plain};
-use crate::proxy::http::body::RequestBody;
 use crate::proxy::http::upstream::h2::Shared;
 use crate::proxy::settings::Settings;
 use crate::table::{Target, TargetState};
@@ -36,9 +32,6 @@ const H2_CONNECTIONS_MAX: usize = 8;
 const FRESH_MS: u64 = 1_000;
 /// An instance has kept connections open for further requests if one was used again within this time (ms).
 const KEEPS_MS: u64 = 10_000;
-
-/// Bytes of one stream that are held ready for a connection that does not take them yet, on either side.
-pub(crate) const H2_SEND_BUFFER_BYTES: usize = 64 << 10;
 
 /// What makes two connections interchangeable.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -78,9 +71,8 @@ pub struct UpstreamPool {
 #[derive(Debug)]
 struct Slot {
     target: Arc<TargetState>,
+    /// HTTP/1.1 connections between two requests.
     idle: Vec<Idle>,
-    /// HTTP/1.1 connections that hyper does not drive.
-    direct: Vec<IdleDirect>,
     shared: Vec<SharedH2>,
     /// When a connection was used again.
     reused_ms: u64,
@@ -90,12 +82,6 @@ struct Slot {
 
 #[derive(Debug)]
 struct Idle {
-    sender: http1::SendRequest<RequestBody>,
-    since_ms: u64,
-}
-
-#[derive(Debug)]
-struct IdleDirect {
     stream: UpstreamStream,
     since_ms: u64,
 }
@@ -107,27 +93,7 @@ struct SharedH2 {
     last_used_ms: Cell<u64>,
 }
 
-/// A connection to send one request on.
-#[derive(Debug)]
-pub enum Connection {
-    /// Ours alone until given back.
-    H1(http1::SendRequest<RequestBody>),
-    /// Shared with other streams.
-    H2(Shared, StreamGuard),
-}
-
-impl Connection {
-    /// Whether it can take a request now, as far as is known.
-    #[must_use]
-    pub fn is_ready(&self) -> bool {
-        match self {
-            Self::H1(sender) => sender.is_ready(),
-            Self::H2(shared, _) => !shared.is_closed(),
-        }
-    }
-}
-
-/// Counts a stream on a shared connection; ends with the answer's body.
+/// Counts a stream on a shared connection; ends with the response's body.
 #[derive(Debug)]
 pub struct StreamGuard {
     streams: Rc<Cell<usize>>,
@@ -147,31 +113,9 @@ impl Drop for StreamGuard {
 }
 
 impl UpstreamPool {
-    /// A warm connection, if there is one.
-    pub fn checkout(&self, key: &PoolKey, now_ms: u64, idle_max_ms: u64) -> Option<Connection> {
-        let mut instances = self.instances.borrow_mut();
-        let slot = instances.get_mut(key)?;
-        if key.h2 {
-            return slot.stream(now_ms, H2_STREAMS_PER_CONNECTION as usize);
-        }
-        // Last in, first out: the warmest connection, and the others get to age out.
-        let mut closed_since = None;
-        while let Some(idle) = slot.idle.pop() {
-            if now_ms.saturating_sub(idle.since_ms) >= idle_max_ms {
-                // All below are older.
-                slot.idle.clear();
-                break;
-            }
-            if idle.sender.is_ready() {
-                slot.reused_ms = now_ms;
-                return Some(Connection::H1(idle.sender));
-            }
-            if idle.sender.is_closed() {
-                closed_since.get_or_insert(idle.since_ms);
-            }
-        }
-        slot.all_closed(closed_since, now_ms);
-        None
+    /// A stream on a shared connection, if there is one that takes more.
+    pub fn checkout_h2(&self, key: &PoolKey, now_ms: u64) -> Option<(Shared, StreamGuard)> {
+        self.instances.borrow_mut().get_mut(key)?.stream(now_ms, H2_STREAMS_PER_CONNECTION as usize)
     }
 
     /// Connects to `target`, in clear whatever the route says where `plain`. Where this side has nothing left to connect
@@ -200,24 +144,20 @@ impl UpstreamPool {
     pub fn shed(&self) -> usize {
         let mut instances = self.instances.borrow_mut();
         let slots = instances.values_mut();
-        slots.map(|slot| slot.idle.drain(..).count() + slot.direct.drain(..).count()).sum()
+        slots.map(|slot| slot.idle.drain(..).count()).sum()
     }
 
-    /// Opens a connection (or, for HTTP/2, takes the one that somebody opened meanwhile).
+    /// Opens a shared connection, or takes the one that somebody opened meanwhile.
     ///
     /// # Errors
     /// As [`connect`]; a failed HTTP handshake counts as an I/O error.
-    pub async fn open(
+    pub async fn open_h2(
         &self,
         key: &PoolKey,
         target: &Target,
         settings: &Settings,
         now_ms: u64,
-    ) -> Result<Connection, ConnectError> {
-        if !key.h2 {
-            let stream = self.connect(target, settings, false).await?;
-            return Ok(Connection::H1(handshake_h1(stream).await?));
-        }
+    ) -> Result<(Shared, StreamGuard), ConnectError> {
         let dialing = self.slot(key, target, |slot| Rc::clone(&slot.dialing));
         // Whoever waits for another's dial waits no longer than for an own one.
         let limit = settings.proxy.connect_timeout;
@@ -236,46 +176,21 @@ impl UpstreamPool {
         let opened = Shared::open(stream, H2_STREAMS_PER_CONNECTION).await;
         let opened = opened.map_err(|error| ConnectError::Io(io::Error::other(error)))?;
         let streams = Rc::default();
-        let connection = Connection::H2(opened.clone(), StreamGuard::enter(&streams));
+        let connection = (opened.clone(), StreamGuard::enter(&streams));
         let shared = SharedH2 { connection: opened, streams, last_used_ms: Cell::new(now_ms) };
         self.slot(key, target, |slot| slot.shared.push(shared));
         Ok(connection)
     }
 
-    /// Takes an HTTP/1.1 connection back for the next request.
-    pub fn give_back(
-        &self,
-        key: PoolKey,
-        target: &Arc<TargetState>,
-        sender: http1::SendRequest<RequestBody>,
-        now_ms: u64,
-        idle_max: usize,
-    ) {
-        if sender.is_closed() || target.retired.load(Relaxed) {
-            return;
-        }
-        let mut instances = self.instances.borrow_mut();
-        let slot = instances.entry(key).or_insert_with(|| Slot::new(target));
-        if slot.direct.len() + slot.idle.len() < idle_max {
-            slot.idle.push(Idle { sender, since_ms: now_ms });
-        }
-    }
-
-    /// The warmest idle HTTP/1.1 connection for bytes of our own; `surely`: see [`UpstreamStream::is_quiet`].
-    pub fn checkout_direct(
-        &self,
-        key: &PoolKey,
-        now_ms: u64,
-        idle_max_ms: u64,
-        surely: bool,
-    ) -> Option<UpstreamStream> {
+    /// The warmest idle HTTP/1.1 connection; `surely`: see [`UpstreamStream::is_quiet`].
+    pub fn checkout_h1(&self, key: &PoolKey, now_ms: u64, idle_max_ms: u64, surely: bool) -> Option<UpstreamStream> {
         let mut instances = self.instances.borrow_mut();
         let slot = instances.get_mut(key)?;
         let mut closed_since = None;
-        while let Some(mut idle) = slot.direct.pop() {
+        while let Some(mut idle) = slot.idle.pop() {
             if now_ms.saturating_sub(idle.since_ms) >= idle_max_ms {
                 // All below are older.
-                slot.direct.clear();
+                slot.idle.clear();
                 break;
             }
             if idle.stream.is_quiet(surely) {
@@ -312,8 +227,8 @@ impl UpstreamPool {
         }
     }
 
-    /// Keeps such a connection, whose last answer was read to its end.
-    pub fn give_back_direct(
+    /// Keeps an HTTP/1.1 connection whose last response was read to its end.
+    pub fn give_back_h1(
         &self,
         key: PoolKey,
         target: &Arc<TargetState>,
@@ -326,8 +241,8 @@ impl UpstreamPool {
         }
         let mut instances = self.instances.borrow_mut();
         let slot = instances.entry(key).or_insert_with(|| Slot::new(target));
-        if slot.direct.len() + slot.idle.len() < idle_max {
-            slot.direct.push(IdleDirect { stream, since_ms: now_ms });
+        if slot.idle.len() < idle_max {
+            slot.idle.push(Idle { stream, since_ms: now_ms });
         }
     }
 
@@ -342,9 +257,7 @@ impl UpstreamPool {
                 closed_since = closed_since.max(closed.then_some(since_ms));
                 closed
             };
-            slot.idle.retain(|idle| !is_old(idle.since_ms) && !closed(idle.since_ms, idle.sender.is_closed()));
-            slot.direct
-                .retain_mut(|idle| !is_old(idle.since_ms) && !closed(idle.since_ms, !idle.stream.is_quiet(false)));
+            slot.idle.retain_mut(|idle| !is_old(idle.since_ms) && !closed(idle.since_ms, !idle.stream.is_quiet(false)));
             slot.all_closed(closed_since, now_ms);
             slot.drop_closed_h2(now_ms);
             slot.shared.retain(|shared| shared.streams.get() > 0 || !is_old(shared.last_used_ms.get()));
@@ -359,18 +272,11 @@ impl UpstreamPool {
 
 impl Slot {
     fn new(target: &Arc<TargetState>) -> Self {
-        Self {
-            target: Arc::clone(target),
-            idle: Vec::new(),
-            direct: Vec::new(),
-            shared: Vec::new(),
-            reused_ms: 0,
-            dialing: Rc::default(),
-        }
+        Self { target: Arc::clone(target), idle: Vec::new(), shared: Vec::new(), reused_ms: 0, dialing: Rc::default() }
     }
 
     fn is_empty(&self) -> bool {
-        self.idle.is_empty() && self.direct.is_empty() && self.shared.is_empty()
+        self.idle.is_empty() && self.shared.is_empty()
     }
 
     /// Whether the instance has kept connections open.
@@ -390,10 +296,7 @@ impl Slot {
     /// one. `surely`: also what has arrived unnoticed by the event loop counts.
     fn drop_closed_h1(&mut self, surely: bool) -> Option<u64> {
         let mut warmest_ms = None;
-        while let Some(closed) = self.direct.pop_if(|idle| !idle.stream.is_quiet(surely)) {
-            warmest_ms.get_or_insert(closed.since_ms);
-        }
-        while let Some(closed) = self.idle.pop_if(|idle| idle.sender.is_closed()) {
+        while let Some(closed) = self.idle.pop_if(|idle| !idle.stream.is_quiet(surely)) {
             warmest_ms.get_or_insert(closed.since_ms);
         }
         warmest_ms
@@ -409,7 +312,7 @@ impl Slot {
     }
 
     /// A stream on the least used HTTP/2 connection with fewer than `most` streams.
-    fn stream(&mut self, now_ms: u64, most: usize) -> Option<Connection> {
+    fn stream(&mut self, now_ms: u64, most: usize) -> Option<(Shared, StreamGuard)> {
         self.drop_closed_h2(now_ms);
         let shared = self.shared.iter().min_by_key(|shared| shared.streams.get())?;
         // Beyond what the upstream takes only if there may be no other connection.
@@ -419,18 +322,6 @@ impl Slot {
         }
         shared.last_used_ms.set(now_ms);
         self.reused_ms = now_ms;
-        Some(Connection::H2(shared.connection.clone(), StreamGuard::enter(&shared.streams)))
+        Some((shared.connection.clone(), StreamGuard::enter(&shared.streams)))
     }
-}
-
-async fn handshake_h1(stream: UpstreamStream) -> Result<http1::SendRequest<RequestBody>, ConnectError> {
-    let (sender, connection) =
-        http1::Builder::new().handshake(TokioIo::new(stream)).await.map_err(|error| handshake_error(&error))?;
-    // Errors reach the request that is on the connection; between requests there is nobody to tell.
-    tokio::task::spawn_local(async move { connection.with_upgrades().await.ok() });
-    Ok(sender)
-}
-
-fn handshake_error(error: &hyper::Error) -> ConnectError {
-    ConnectError::Io(std::io::Error::other(error.to_string()))
 }

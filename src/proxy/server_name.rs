@@ -24,7 +24,8 @@ use crate::config::ListenerProtocol;
 use crate::metrics::ClientFault;
 use crate::proxy::drain::LocalPhase;
 use crate::proxy::http::client_io::ClientIo;
-use crate::proxy::http::server::connection::{Greeted, greeted, last_call};
+use crate::proxy::http::server::connection::{Negotiated, negotiate};
+use crate::proxy::http::server::watchdog::last_call;
 use crate::proxy::listener::Listener;
 use crate::proxy::passage::{Ended, Passage};
 use crate::proxy::proxy_protocol::Addresses;
@@ -43,7 +44,7 @@ pub async fn serve(
     phase: Rc<LocalPhase>,
     stream: TcpStream,
     peer: SocketAddr,
-) -> Option<Greeted> {
+) -> Option<Negotiated> {
     let local = stream.local_addr().unwrap_or(listener.config.address);
     let ends_tls = listener.config.protocol == ListenerProtocol::HttpsTcpSni;
     // What is not passed on there is a connection of HTTP, and has lines of its own.
@@ -92,7 +93,7 @@ pub async fn serve(
             }
             carry(&worker, &listener, &route, io, Carried { ends, is_tls: true }, &mut passage).await;
         }
-        _ if ends_tls => return greeted(worker, listener, phase, io, peer).await,
+        _ if ends_tls => return negotiate(worker, listener, phase, io, peer).await,
         _ => {
             listener.accepted();
             passage.ends(Ended::NoRoute);

@@ -10,8 +10,6 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use hyper::upgrade::Upgraded;
-use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, Interest};
 use tokio::net::TcpStream;
 
@@ -22,9 +20,6 @@ pub trait Stream: AsyncRead + AsyncWrite + Unpin {
         None
     }
 }
-
-/// An upgraded connection may have bytes that hyper read ahead.
-impl Stream for TokioIo<Upgraded> {}
 
 /// Most bytes that lie in a pipe.
 const PIPE_BYTES: usize = 256 << 10;

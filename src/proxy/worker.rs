@@ -27,7 +27,7 @@ use crate::metrics::Metrics;
 use crate::proxy::budget::RetryBudget;
 use crate::proxy::drain::{LocalPhase, Phase, PhaseReceiver};
 use crate::proxy::http::compression;
-use crate::proxy::http::direct::Shelf;
+use crate::proxy::http::shelf::Shelf;
 use crate::proxy::listener::{Listener, accept_loop};
 use crate::proxy::pool::UpstreamPool;
 use crate::proxy::settings::{Settings, SettingsReader, SharedSettings};
@@ -37,7 +37,7 @@ use crate::proxy::tunnels::Tunnels;
 use crate::system::throttle::Throttle;
 use crate::system::vital;
 use crate::table::balancer::PickState;
-use crate::table::clock::Clock;
+use crate::table::clock::{Clock, ms};
 use crate::table::{Probe, Route, SharedTable, TableReader, Target};
 
 /// What all workers get.
@@ -75,8 +75,8 @@ pub struct Worker {
     pub buffers: BufferPool,
     /// For long transfers between plain sockets.
     pub pipes: Pipes,
-    /// What its direct HTTP/1 exchanges share.
-    pub direct: Shelf,
+    /// What its requests share and use again.
+    pub shelf: Shelf,
     /// Open byte tunnels.
     pub tunnels: Rc<Tunnels>,
     /// What encoders of answers hold.
@@ -123,7 +123,7 @@ impl Worker {
             budget: RefCell::new(RetryBudget::new(proxy.retry_budget_percent, proxy.retry_budget_min)),
             buffers: BufferPool::default(),
             pipes: Pipes::default(),
-            direct: Shelf::default(),
+            shelf: Shelf::default(),
             tunnels: Rc::default(),
             compressing: compression::Memory::default(),
             clock: context.clock,
@@ -247,10 +247,10 @@ impl Worker {
         let local_phase = Rc::clone(&self.phase);
         let mut follower = tokio::task::spawn_local(vital::task("the drain of a worker", local_phase.follow(phase)));
         let tick = tokio::task::spawn_local(vital::task("the clock of a worker", Rc::clone(&self).tick()));
-        let resting = tokio::task::spawn_local({
+        let parking = tokio::task::spawn_local({
             let worker = Rc::clone(&self);
-            vital::task("the rest of a worker's connections", async move {
-                worker.direct.awake.look_after(worker.clock).await;
+            vital::task("the parking of a worker's connections", async move {
+                worker.shelf.active.look_after(worker.clock).await;
             })
         });
         let mut accepting = Accepting::default();
@@ -288,7 +288,7 @@ impl Worker {
             tracing::warn!(connections = self.connections.get(), "drain deadline: cutting what still runs");
         }
         tick.abort();
-        resting.abort();
+        parking.abort();
         follower.abort();
     }
 }
@@ -337,12 +337,6 @@ impl Accepting {
         }
         while self.loops.join_next().await.is_some() {}
     }
-}
-
-/// Whole milliseconds of a configured duration.
-#[must_use]
-pub(crate) fn ms(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Starts worker `number` on a thread of its own with its `first` orders; further ones come through `orders`. The

@@ -1,6 +1,6 @@
 //! The process clock: milliseconds since start, as the states of targets keep them.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Counts from its creation. Made once, at start; copies agree with each other.
 #[derive(Clone, Copy, Debug)]
@@ -30,4 +30,10 @@ impl Clock {
     pub fn now_ms(&self) -> u64 {
         self.at(Instant::now())
     }
+}
+
+/// Whole milliseconds of a configured duration.
+#[must_use]
+pub fn ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -30,14 +30,14 @@ fn start(text: &str) -> Lb {
 
 /// How often it told so.
 fn rests(lb: &Lb) -> usize {
-    lb.stderr().matches("connection rests").count()
+    lb.stderr().matches("connection parked").count()
 }
 
 fn wait_for_rests(lb: &Lb, count: usize) {
     wait_for("a connection that rests", || rests(lb) >= count);
 }
 
-/// A client that was served once, and whose connection rests.
+/// A client that was served once, and whose connection parked.
 fn rested(lb: &Lb) -> RawClient {
     let mut client = RawClient::connect(lb.address("http"));
     assert_eq!(client.send(GET).response().unwrap().status, 200);

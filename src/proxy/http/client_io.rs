@@ -83,6 +83,11 @@ impl Activity {
         self.reset_at_end.get()
     }
 
+    /// Nobody wants to read for now: the client is not who is waited for.
+    pub fn stop_reading(&self) {
+        self.read_waits_since_ms.set(None);
+    }
+
     /// Bytes go to the client past [`ClientIo`]: some were taken, or it takes none for now.
     pub fn wrote(&self, waits: bool) {
         let polled = if waits { Poll::Pending } else { Poll::Ready(()) };
@@ -156,13 +161,27 @@ impl ClientIo {
 }
 
 /// A client's stream, in clear or inside TLS.
-pub trait ClientStream: Stream {
+#[derive(Debug)]
+pub enum ClientStream {
+    /// In the clear.
+    Plain(ClientIo),
+    /// Inside TLS. Boxed: it is large.
+    Tls(Box<TlsStream<ClientIo>>),
+}
+
+impl ClientStream {
     /// Waits until there may be something to read, without reading. What TLS has decrypted already does not count: read
     /// until that is pending first.
     ///
     /// # Errors
     /// Those of the runtime.
-    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+    pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let io = match self {
+            Self::Plain(io) => io,
+            Self::Tls(stream) => stream.get_ref().0,
+        };
+        if io.peeked().is_empty() { io.stream.poll_read_ready(cx) } else { Poll::Ready(Ok(())) }
+    }
 }
 
 impl Stream for ClientIo {
@@ -171,18 +190,64 @@ impl Stream for ClientIo {
     }
 }
 
-/// Boxed: it is large.
 impl Stream for Box<TlsStream<ClientIo>> {}
 
-impl ClientStream for ClientIo {
-    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.peeked().is_empty() { self.stream.poll_read_ready(cx) } else { Poll::Ready(Ok(())) }
+impl Stream for ClientStream {
+    fn plain(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Plain(io) => io.plain(),
+            Self::Tls(_) => None,
+        }
     }
 }
 
-impl ClientStream for Box<TlsStream<ClientIo>> {
-    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.get_ref().0.poll_readable(cx)
+impl AsyncRead for ClientStream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(io) => Pin::new(io).poll_read(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for ClientStream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(io) => Pin::new(io).poll_write(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(io) => Pin::new(io).poll_write_vectored(cx, bufs),
+            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Plain(io) => io.is_write_vectored(),
+            Self::Tls(stream) => stream.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(io) => Pin::new(io).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(io) => Pin::new(io).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
     }
 }
 

@@ -1,21 +1,18 @@
-//! What a form of the access log of one's own tells of a request, beyond what every form does. Noted only for such a form,
-//! and only what it tells.
+//! Extra fields recorded for a custom access log format, and only those that it shows.
 
-use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue};
 
+use super::h1::write_head::Outbound;
+use super::head::Head;
+use super::headers::{self, ClientContext, HeaderRules};
 use crate::catalog::options::HostRewrite;
 use crate::config::{AccessField, AccessFormat};
 use crate::log::More;
-use crate::proxy::http::headers::{self, HeaderRules};
-use crate::proxy::http::path::NormalPath;
-use crate::proxy::http::server::connection::Downstream;
-use crate::proxy::http::upstream::forward::{self, Original};
 use crate::table::Target;
 
-/// The note.
+/// The fields.
 #[derive(Debug)]
-pub struct Told {
+pub struct CustomLogFields {
     /// In the order of the form's.
     headers: Vec<Option<HeaderValue>>,
     scheme: String,
@@ -23,21 +20,22 @@ pub struct Told {
     target: Option<u64>,
     host_sent: Option<HeaderValue>,
     upstream_scheme: &'static str,
-    upstream_uri: Option<PathAndQuery>,
+    upstream_uri: Option<String>,
 }
 
-impl Told {
-    /// Of a request with these fields.
+impl CustomLogFields {
+    /// Of a request with this head.
     #[must_use]
-    pub fn new(format: &AccessFormat, received: &HeaderMap, tls: bool) -> Self {
+    pub fn new(format: &AccessFormat, head: &Head<'_>, tls: bool) -> Self {
         let scheme = if format.tells(&[AccessField::RequestScheme, AccessField::RequestUrl]) {
-            let websocket = headers::upgrade_of(received).is_some_and(|upgrade| upgrade.websocket);
-            headers::scheme(received, tls, websocket)
+            let websocket = head.upgrade.as_ref().is_some_and(|upgrade| upgrade.websocket);
+            headers::scheme(head.fields.map(), tls, websocket)
         } else {
             ""
         };
+        let value = |name: &HeaderName| head.fields.get(name).and_then(|value| HeaderValue::from_bytes(value).ok());
         Self {
-            headers: format.headers().iter().map(|name| received.get(name).cloned()).collect(),
+            headers: format.headers().iter().map(value).collect(),
             scheme: scheme.to_owned(),
             target: None,
             host_sent: None,
@@ -58,24 +56,24 @@ impl Told {
         &mut self,
         format: &AccessFormat,
         rules: &HeaderRules,
-        original: &Original,
-        path: &NormalPath<'_>,
-        downstream: &Downstream,
+        request: &Outbound<'_>,
+        client: &ClientContext,
         target: &Target,
     ) {
         if self.target.replace(target.state.key) == Some(target.state.key) {
             return;
         }
-        let context = forward::context(original, downstream, rules, target);
+        let host = request.head.host_value();
+        let context = request.context(host.as_ref(), rules, client, target);
         self.upstream_scheme = if target.options.proto.is_tls() { "https" } else { "http" };
         if format.tells(&[AccessField::RequestHost]) && target.options.host != HostRewrite::Keep {
             self.host_sent = Some(headers::upstream_host(&context));
         }
         if format.tells(&[AccessField::UpstreamRequestUri, AccessField::UpstreamRequestUrl]) {
-            self.upstream_uri = forward::target_uri(original, path, target).ok();
+            self.upstream_uri = request.target_for(target).ok().map(std::borrow::Cow::into_owned);
         }
         if format.headers().iter().any(|name| rules.writes(name)) {
-            let sent = forward::fields(original, &context);
+            let sent = request.fields(&context);
             for (name, value) in format.headers().iter().zip(&mut self.headers).filter(|(name, _)| rules.writes(name)) {
                 *value = sent.get(name).cloned();
             }
@@ -91,7 +89,7 @@ impl Told {
             scheme: &self.scheme,
             host_sent: self.host_sent.as_ref().and_then(|host| host.to_str().ok()).unwrap_or_default(),
             upstream_scheme: self.upstream_scheme,
-            upstream_uri: self.upstream_uri.as_ref().map_or("", PathAndQuery::as_str),
+            upstream_uri: self.upstream_uri.as_deref().unwrap_or(""),
         }
     }
 }

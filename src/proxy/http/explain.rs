@@ -1,7 +1,6 @@
 //! What would become of a request, decided by the very functions that decide about real ones, without asking an
 //! instance.
 
-use std::cell::OnceCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -9,14 +8,15 @@ use std::sync::Arc;
 use http::header::{LOCATION, WWW_AUTHENTICATE};
 use http::{HeaderValue, Method, StatusCode, Uri, Version};
 
+use super::client_io::Activity;
+use super::decide::{Incoming, find_route, hash_of, unclear_credentials, unfit_fields};
+use super::h1::write_head::Outbound;
+use super::head::{Content, Head};
+use super::headers::{self, TlsDetails};
+use super::path;
+use super::server::downstream::downstream;
 use crate::proxy::auth::Admission;
 use crate::proxy::error::ProxyError;
-use crate::proxy::http::client_io::Activity;
-use crate::proxy::http::exchange::{Exchange, find_route, hash_of, unclear_credentials, unfit_fields};
-use crate::proxy::http::headers::{self, TlsDetails};
-use crate::proxy::http::path;
-use crate::proxy::http::server::connection::downstream;
-use crate::proxy::http::upstream::forward::{Original, context, target_uri};
 use crate::proxy::listener::Listener;
 use crate::proxy::session::hash_of as hash_of_peer;
 use crate::proxy::worker::Worker;
@@ -51,7 +51,10 @@ async fn look(
     let host = headers::received_host(&uri, &asked.headers, Version::HTTP_11);
     let host = host.map_err(|_| bad_request("the host is not clear"))?;
     decision.host = host.as_ref().and_then(|host| host.to_str().ok()).unwrap_or_default().to_owned();
-    if let Some(error) = unfit_fields(&asked.headers, &settings) {
+    let target = uri.path_and_query().map_or(uri.path(), http::uri::PathAndQuery::as_str);
+    let content = Content::Whole(b"");
+    let head = Head::of_map(&asked.method, Version::HTTP_11, target, Some(&host), &asked.headers, content);
+    if let Some(error) = unfit_fields(&head, &settings) {
         return Err(refused(error));
     }
     if asked.method == Method::OPTIONS && uri.path() == "*" {
@@ -60,44 +63,27 @@ async fn look(
     if asked.method == Method::CONNECT {
         return Err(refused(ProxyError::NoRoute));
     }
-    let original = Original {
-        method: asked.method.clone(),
-        uri: uri.clone(),
-        version: Version::HTTP_11,
-        upgrade: headers::upgrade_of(&asked.headers),
-        headers: asked.headers.clone(),
-        host,
-        request_id: None,
-        granted: OnceCell::new(),
-    };
-    let path = path::normalise(uri.path()).map_err(|error| {
+    let path = path::normalise(head.path()).map_err(|error| {
         let Refusal { status, why } = bad_request("the path cannot be decoded");
         Refusal { status, why: format!("{why}: {error}") }
     })?;
     decision.path = path.decoded.clone().into_owned();
-    let (routed_host, route) = find_route(worker, &downstream, &original, &path).map_err(refused)?;
-    let hash = hash_of(&route.strategy, &downstream, &original.headers, &path.decoded);
+    let route = find_route(worker, &downstream, &head, &path).map_err(refused)?;
+    let hash = hash_of(&route.strategy, &downstream, &head, &path.decoded);
     decision.chosen = chosen(worker, &route, hash);
     if route.targets.is_empty() {
         decision.refused = Some(refused(ProxyError::NoInstance));
     }
-    let mut exchange = Exchange {
-        worker,
-        downstream: &downstream,
-        settings: &settings,
-        original: &original,
-        path: &path,
-        routed_host,
-        admitted_by: None,
-    };
+    let incoming =
+        Incoming { worker, downstream: &downstream, settings: &settings, head: &head, path: Some(&path), id: None };
     for target in &route.targets {
-        exchange.admitted_by = exchange.wanted_scheme(target);
-        let admission = match exchange.admitted_by {
-            Some(name) => admission(&exchange, name).await,
+        let scheme = incoming.wanted_scheme(target);
+        let admission = match scheme {
+            Some(name) => admission(&incoming, name).await,
             None => Ok(None),
         };
         decision.fates.push(match admission {
-            Ok(note) => Fate { note, ..fate(&exchange, target) },
+            Ok(note) => Fate { note, ..fate(&incoming, target, scheme) },
             Err(refusal) => refusal,
         });
     }
@@ -107,10 +93,10 @@ async fn look(
 
 /// What the scheme of this name says of a request: under which condition it may pass, if there is one, or what becomes of
 /// it.
-async fn admission(exchange: &Exchange<'_>, name: &str) -> Result<Option<String>, Fate> {
-    let (settings, fields) = (exchange.settings, &exchange.original.headers);
+async fn admission(request: &Incoming<'_>, name: &str) -> Result<Option<String>, Fate> {
+    let (settings, head) = (request.settings, request.head);
     let status = |error: &ProxyError| error.status(settings.no_route_status);
-    if let Some(error) = unclear_credentials(fields) {
+    if let Some(error) = unclear_credentials(head) {
         let why = Some(error.to_string());
         return Err(Fate { status: Some(status(&error).as_u16()), why, ..Fate::default() });
     }
@@ -119,7 +105,7 @@ async fn admission(exchange: &Exchange<'_>, name: &str) -> Result<Option<String>
     if let Some(kind @ "external") = kind {
         return Ok(Some(format!("if the service of [auth.{name}] ({kind}) lets it in, which is not asked here")));
     }
-    match settings.auth.admit(name, fields, http::HeaderMap::new).await {
+    match settings.auth.admit(name, head.fields.map(), http::HeaderMap::new).await {
         Admission::Granted(_) => Ok(Some(format!("its credentials are good for [auth.{name}]"))),
         Admission::Denied(denied) => Err(unauthorised(name, kind, denied.status, None)),
         refused => {
@@ -130,9 +116,9 @@ async fn admission(exchange: &Exchange<'_>, name: &str) -> Result<Option<String>
 }
 
 /// What the target's own options make of a request that they let pass, or not.
-fn fate(exchange: &Exchange<'_>, target: &Target) -> Fate {
-    let (original, path, options) = (exchange.original, exchange.path, &*target.options);
-    match exchange.answer_here(target) {
+fn fate(request: &Incoming<'_>, target: &Target, admitted_by: Option<&str>) -> Fate {
+    let (head, options) = (request.head, &*target.options);
+    match request.answer_here(target, admitted_by) {
         Some(Ok(response)) => {
             let location =
                 response.headers().get(LOCATION).map(|to| String::from_utf8_lossy(to.as_bytes()).into_owned());
@@ -140,39 +126,45 @@ fn fate(exchange: &Exchange<'_>, target: &Target) -> Fate {
             Fate { status: Some(status), location, ..Fate::default() }
         }
         Some(Err(error)) => {
-            let status = error.status(exchange.settings.no_route_status).as_u16();
+            let status = error.status(request.settings.no_route_status).as_u16();
             let rules: Vec<String> = options
                 .raw
                 .iter()
                 .filter(|(name, _)| matches!(&**name, "allow" | "deny"))
                 .map(|(name, value)| format!("{name}={value}"))
                 .collect();
-            let from = exchange.downstream.client.ip();
+            let from = request.downstream.client.ip();
             let forwarded =
-                original.headers.get("x-forwarded-for").map_or("", |_| ", or an address in X-Forwarded-For,");
+                head.fields.map().get("x-forwarded-for").map_or("", |_| ", or an address in X-Forwarded-For,");
             let why = match error {
                 ProxyError::AccessDenied => format!("{from}{forwarded} may not pass by {}", rules.join(" ")),
                 other => other.to_string(),
             };
             Fate { status: Some(status), why: Some(why), ..Fate::default() }
         }
-        None => match target_uri(original, path, target) {
-            Ok(uri) => {
-                let context = context(original, exchange.downstream, &exchange.settings.header_rules, target);
-                let host = headers::upstream_host(&context);
-                Fate {
-                    upstream: Some(format!("{}://{}{uri}", options.proto.scheme(), target.state.addr)),
-                    upstream_path: Some(uri.as_str().to_owned()),
-                    upstream_host: Some(String::from_utf8_lossy(host.as_bytes()).into_owned()),
-                    ..Fate::default()
-                }
-            }
-            Err(_) => {
+        None => match upstream_request(request, target) {
+            Some((uri, host)) => Fate {
+                upstream: Some(format!("{}://{}{uri}", options.proto.scheme(), target.state.addr)),
+                upstream_path: Some(uri),
+                upstream_host: Some(host),
+                ..Fate::default()
+            },
+            None => {
                 let why = "what strip= and prepend= make of the path cannot be sent".to_owned();
                 Fate { status: Some(StatusCode::BAD_GATEWAY.as_u16()), why: Some(why), ..Fate::default() }
             }
         },
     }
+}
+
+/// Path and query, and the host, that the target would get.
+fn upstream_request(request: &Incoming<'_>, target: &Target) -> Option<(String, String)> {
+    let outbound = Outbound { head: request.head, path: request.path?, id: None, granted: None };
+    let uri = outbound.target_for(target).ok()?.into_owned();
+    let host = request.head.host_value();
+    let rules = &request.settings.header_rules;
+    let context = outbound.context(host.as_ref(), rules, &request.downstream.client, target);
+    Some((uri, String::from_utf8_lossy(headers::upstream_host(&context).as_bytes()).into_owned()))
 }
 
 /// A request that a scheme does not let in.

@@ -11,7 +11,7 @@ use crate::table::Target;
 
 /// The handles of one request.
 #[derive(Debug)]
-pub struct Observed {
+pub struct FabioObserver {
     /// Of the target it went to last.
     series: Option<Arc<RouteSeries>>,
     call: Option<Call>,
@@ -24,7 +24,7 @@ struct Call {
     status: Option<usize>,
 }
 
-impl Observed {
+impl FabioObserver {
     /// Of a request that came to `listener`.
     #[must_use]
     pub fn new(listener: &Listener) -> Self {

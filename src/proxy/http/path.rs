@@ -232,6 +232,19 @@ fn stripped_len(wire: &str, prefix: &str) -> Option<usize> {
     std::str::from_utf8(&wire[at..]).is_ok().then_some(at)
 }
 
+/// The same as text.
+///
+/// # Errors
+/// As [`rewrite`].
+pub fn rewrite_text<'t>(
+    target: &'t str,
+    path: &NormalPath<'_>,
+    edit: &PathEdit<'_>,
+) -> Result<Cow<'t, str>, PathError> {
+    let original = PathAndQuery::try_from(target).map_err(|_| PathError::Rewritten(target.to_owned()))?;
+    Ok(Cow::Owned(rewrite(&original, path, edit)?.as_str().to_owned()))
+}
+
 /// Path and query as the upstream gets them. Costs a reference count when nothing changes.
 ///
 /// # Errors

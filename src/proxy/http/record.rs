@@ -9,21 +9,20 @@ use std::task::Context;
 use std::time::{Duration, Instant, SystemTime};
 
 use http::header::{REFERER, USER_AGENT};
-use http::{HeaderMap, HeaderValue, Method, Uri, Version};
-use hyper::client::conn::http1;
+use http::{HeaderMap, HeaderValue, Method, Version};
 
+use super::body::UploadProgress;
+use super::custom_log_fields::CustomLogFields;
+use super::fabio_observer::FabioObserver;
+use super::grpc;
+use super::head::Head;
+use super::request_deadline::RequestDeadline;
+use super::server::downstream::Downstream;
 use crate::log::access::AccessRecord;
 use crate::metrics::ServiceMetrics;
 use crate::metrics::outcomes::Outcomes;
 use crate::proxy::error::ProxyError;
-use crate::proxy::http::body::{RequestBody, UploadProgress};
-use crate::proxy::http::custom_log_fields::Told;
-use crate::proxy::http::fabio_observer::Observed;
-use crate::proxy::http::grpc;
-use crate::proxy::http::guarded_io::ExchangeMark;
-use crate::proxy::http::request_deadline::EndsBy;
-use crate::proxy::http::server::connection::Downstream;
-use crate::proxy::pool::{PoolKey, StreamGuard};
+use crate::proxy::pool::StreamGuard;
 use crate::proxy::worker::Worker;
 use crate::table::{InFlight, Route, Target, TargetState};
 
@@ -40,8 +39,8 @@ pub struct RequestNote {
     pub request_id: Option<HeaderValue>,
     /// The route that matched.
     pub route: Option<Arc<Route>>,
-    /// What a form of one's own tells.
-    pub told: Option<Told>,
+    /// What a custom format shows.
+    pub custom: Option<CustomLogFields>,
 }
 
 impl RequestNote {
@@ -57,15 +56,14 @@ impl RequestNote {
         };
         let (host, uri) = (put(host), put(uri));
         let (user_agent, referer) = (user_agent.map(&mut put), referer.map(&mut put));
-        Box::new(Self { text, host, uri, user_agent, referer, request_id: None, route: None, told: None })
+        Box::new(Self { text, host, uri, user_agent, referer, request_id: None, route: None, custom: None })
     }
 
-    /// The same of a request that the library read.
+    /// The same of a request with this head.
     #[must_use]
-    pub fn of(host: Option<&HeaderValue>, uri: &Uri, headers: &HeaderMap) -> Box<Self> {
-        let uri = uri.path_and_query().map_or(uri.path(), http::uri::PathAndQuery::as_str);
-        let field = |name| headers.get(name).map(HeaderValue::as_bytes);
-        Self::new(host.map_or(b"", HeaderValue::as_bytes), uri.as_bytes(), field(USER_AGENT), field(REFERER))
+    pub fn of(head: &Head<'_>) -> Box<Self> {
+        let (user_agent, referer) = (head.fields.get(&USER_AGENT), head.fields.get(&REFERER));
+        Self::new(head.host.unwrap_or(b""), head.target.as_bytes(), user_agent, referer)
     }
 
     /// Empty, if it is no text.
@@ -76,17 +74,6 @@ impl RequestNote {
     fn bytes(&self, piece: Option<&Range<usize>>) -> Option<&[u8]> {
         piece.map(|piece| &self.text[piece.clone()])
     }
-}
-
-/// How the connection goes back where it came from.
-#[derive(Debug)]
-pub enum Lease {
-    /// To the pool, if the answer was read to its end.
-    H1(PoolKey, http1::SendRequest<RequestBody>),
-    /// The stream's place on a shared connection.
-    H2(StreamGuard),
-    /// Whoever reads the answer sees to its connection.
-    Direct,
 }
 
 /// Everything that ends with an exchange. Complete it when the answer is through; dropping it earlier means that
@@ -103,18 +90,18 @@ pub struct Finish {
     service: Option<Arc<ServiceMetrics>>,
     target: Option<Arc<TargetState>>,
     in_flight: Option<InFlight>,
-    lease: Option<Lease>,
+    /// Its place on a shared connection.
+    stream: Option<StreamGuard>,
     upload: Option<Rc<UploadProgress>>,
     attempts: u32,
     upstream_took: Option<Duration>,
     bytes_out: u64,
     note: Option<Box<RequestNote>>,
-    observed: Observed,
+    observed: FabioObserver,
     /// Of a call of gRPC: its status, once that is known.
     call: Option<Option<u32>>,
     ended: bool,
-    ends_by: Option<EndsBy>,
-    _mark: Option<ExchangeMark>,
+    deadline: Option<RequestDeadline>,
 }
 
 impl Finish {
@@ -140,6 +127,7 @@ impl Finish {
         version: Version,
         note: Option<Box<RequestNote>>,
     ) -> Self {
+        downstream.watch.begin();
         Self {
             worker: Rc::clone(worker),
             downstream: Rc::clone(downstream),
@@ -151,17 +139,16 @@ impl Finish {
             service: None,
             target: None,
             in_flight: None,
-            lease: None,
+            stream: None,
             upload: None,
             attempts: 0,
             upstream_took: None,
             bytes_out: 0,
             note,
-            observed: Observed::new(&downstream.listener),
+            observed: FabioObserver::new(&downstream.listener),
             call: None,
             ended: false,
-            ends_by: None,
-            _mark: downstream.watch.begin(),
+            deadline: None,
         }
     }
 
@@ -216,12 +203,19 @@ impl Finish {
     }
 
     /// The answer's head is there.
-    pub fn answered(&mut self, target: &Target, status: u16, in_flight: InFlight, lease: Lease, took: Duration) {
+    pub fn answered(
+        &mut self,
+        target: &Target,
+        status: u16,
+        in_flight: InFlight,
+        stream: Option<StreamGuard>,
+        took: Duration,
+    ) {
         self.target = Some(Arc::clone(&target.state));
         self.observed.goes_to(target);
         self.status = status;
         self.in_flight = Some(in_flight);
-        self.lease = Some(lease);
+        self.stream = stream;
         self.upstream_took = Some(took);
     }
 
@@ -282,23 +276,23 @@ impl Finish {
 
     /// From now on it may take `limit`.
     pub fn limit(&mut self, limit: Duration) {
-        self.ends_by = Some(EndsBy::new(&self.downstream, limit, self.worker.clock.now_ms()));
+        self.deadline = Some(RequestDeadline::new(&self.downstream, limit, self.worker.clock.now_ms()));
     }
 
     /// From now on it may take as long as it likes.
     pub fn unlimit(&mut self) {
-        self.ends_by = None;
+        self.deadline = None;
     }
 
     /// When it has to be over, if at all.
     #[must_use]
     pub fn ends_by(&self) -> Option<tokio::time::Instant> {
-        self.ends_by.as_ref().map(EndsBy::at)
+        self.deadline.as_ref().map(RequestDeadline::at)
     }
 
     /// Whether it takes longer than it may. The task is woken when it begins to.
     pub fn is_overdue(&mut self, cx: &mut Context<'_>) -> bool {
-        self.ends_by.as_mut().is_some_and(|ends_by| ends_by.is_past(cx))
+        self.deadline.as_mut().is_some_and(|deadline| deadline.is_past(cx))
     }
 
     /// The answer broke off inside the body: the client's connection will be cut.
@@ -325,30 +319,7 @@ impl Finish {
 
     /// The answer was through at `now`.
     pub fn complete_at(&mut self, now: Instant) {
-        if let Some(Lease::H1(key, sender)) = self.lease.take() {
-            self.give_back(key, sender);
-        }
         self.end_at(now);
-    }
-
-    fn give_back(&self, key: PoolKey, mut sender: http1::SendRequest<RequestBody>) {
-        let Some(target) = &self.target else { return };
-        let worker = Rc::clone(&self.worker);
-        if sender.is_ready() {
-            let settings = worker.settings();
-            let idle_max = settings.proxy.upstream_max_idle;
-            worker.pool.give_back(key, target, sender, worker.clock.now_ms(), idle_max);
-        } else if !sender.is_closed() {
-            // The connection has not noticed yet that the answer is over, or still sends the request's body.
-            let target = Arc::clone(target);
-            tokio::task::spawn_local(async move {
-                let ready = tokio::time::timeout(Duration::from_secs(1), sender.ready()).await;
-                if let Ok(Ok(())) = ready {
-                    let idle_max = worker.settings().proxy.upstream_max_idle;
-                    worker.pool.give_back(key, &target, sender, worker.clock.now_ms(), idle_max);
-                }
-            });
-        }
     }
 
     fn end(&mut self) {
@@ -361,8 +332,8 @@ impl Finish {
         }
         self.downstream.watch.end();
         self.in_flight = None;
-        self.lease = None;
-        self.ends_by = None;
+        self.stream = None;
+        self.deadline = None;
         let took = now.saturating_duration_since(self.started);
         self.observed.end(self.status, took);
         if let Some(status) = self.grpc_status() {
@@ -404,7 +375,7 @@ impl Finish {
             tls: self.downstream.tls_version(),
             grpc_status: self.grpc_status(),
             tcp: None,
-            more: note.told.as_ref().map(|told| told.more(self.downstream.port)),
+            more: note.custom.as_ref().map(|fields| fields.more(self.downstream.port)),
         });
     }
 }

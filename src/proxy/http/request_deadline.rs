@@ -7,23 +7,23 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::Context;
 use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::proxy::http::server::connection::Downstream;
-use crate::proxy::worker::ms;
+use super::server::downstream::Downstream;
+use crate::table::clock::ms;
 
 /// The requests of a connection that have to be over at some time.
 #[derive(Debug, Default)]
-pub struct Limited {
+pub struct OpenDeadlines {
     next: Cell<u64>,
     /// When, on the process clock (ms), and a number of its own.
     open: RefCell<BTreeSet<(u64, u64)>>,
 }
 
-impl Limited {
+impl OpenDeadlines {
     /// Since when (ms) all `running` requests of the connection should have been over; none: one of them may go on.
     #[must_use]
     pub fn all_overdue_since_ms(&self, running: usize) -> Option<u64> {
@@ -40,35 +40,38 @@ impl Limited {
 
 /// One request's end.
 #[derive(Debug)]
-pub struct EndsBy {
+pub struct RequestDeadline {
     downstream: Rc<Downstream>,
     key: (u64, u64),
-    sleep: Pin<Box<Sleep>>,
+    at: Instant,
+    /// Made by the first that asks.
+    sleep: Option<Pin<Box<Sleep>>>,
 }
 
-impl EndsBy {
+impl RequestDeadline {
     /// A request that began now and may take `limit`.
     #[must_use]
     pub fn new(downstream: &Rc<Downstream>, limit: Duration, now_ms: u64) -> Self {
-        let key = downstream.watch.limited().add(now_ms.saturating_add(ms(limit)));
-        Self { downstream: Rc::clone(downstream), key, sleep: Box::pin(sleep_until(Instant::now() + limit)) }
+        let key = downstream.watch.deadlines().add(now_ms.saturating_add(ms(limit)));
+        Self { downstream: Rc::clone(downstream), key, at: Instant::now() + limit, sleep: None }
     }
 
     /// The moment.
     #[must_use]
     pub fn at(&self) -> Instant {
-        self.sleep.deadline()
+        self.at
     }
 
     /// Whether it is past. The task is woken when it comes.
     pub fn is_past(&mut self, cx: &mut Context<'_>) -> bool {
-        self.sleep.as_mut().poll(cx) == Poll::Ready(())
+        let at = self.at;
+        self.sleep.get_or_insert_with(|| Box::pin(sleep_until(at))).as_mut().poll(cx).is_ready()
     }
 }
 
-impl Drop for EndsBy {
+impl Drop for RequestDeadline {
     fn drop(&mut self) {
-        self.downstream.watch.limited().open.borrow_mut().remove(&self.key);
+        self.downstream.watch.deadlines().open.borrow_mut().remove(&self.key);
     }
 }
 
@@ -78,7 +81,7 @@ mod tests {
 
     #[test]
     fn a_connection_is_overdue_when_all_it_runs_is() {
-        let limited = Limited::default();
+        let limited = OpenDeadlines::default();
         assert_eq!(limited.all_overdue_since_ms(0), None);
         let first = limited.add(20);
         limited.add(10);

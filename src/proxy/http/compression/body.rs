@@ -21,7 +21,7 @@ const TURN_BYTES: usize = 64 << 10;
 
 /// Why such a body broke off.
 #[derive(Debug)]
-pub enum Broken<E> {
+pub enum Failed<E> {
     /// Its source did.
     Source(E),
     /// It could not be compressed.
@@ -29,7 +29,7 @@ pub enum Broken<E> {
 }
 
 /// The next frame, if there is one.
-type Polled<E> = Poll<Option<Result<Frame<Bytes>, Broken<E>>>>;
+type Polled<E> = Poll<Option<Result<Frame<Bytes>, Failed<E>>>>;
 
 /// The body.
 #[derive(Debug)]
@@ -115,7 +115,7 @@ where
         loop {
             let out = match self.compress() {
                 Ok(out) => out,
-                Err(error) => return Poll::Ready(Some(Err(Broken::Encoder(error)))),
+                Err(error) => return Poll::Ready(Some(Err(Failed::Encoder(error)))),
             };
             if !out.is_empty() {
                 return Poll::Ready(Some(Ok(Frame::data(out))));
@@ -132,7 +132,7 @@ where
                     match self.encoder.finish() {
                         Ok(last) if last.is_empty() => continue,
                         Ok(last) => return Poll::Ready(Some(Ok(Frame::data(last)))),
-                        Err(error) => return Poll::Ready(Some(Err(Broken::Encoder(error)))),
+                        Err(error) => return Poll::Ready(Some(Err(Failed::Encoder(error)))),
                     }
                 }
                 State::Finished => {
@@ -149,7 +149,7 @@ where
                     self.take(frame);
                 }
                 Poll::Ready(None) => self.state = State::Ended,
-                Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(Broken::Source(error)))),
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(Failed::Source(error)))),
                 Poll::Pending => {
                     self.turn_bytes = 0;
                     if !self.held {
@@ -161,7 +161,7 @@ where
                     }
                     (self.held, self.paused) = (false, false);
                     if let Err(error) = self.encoder.flush() {
-                        return Poll::Ready(Some(Err(Broken::Encoder(error))));
+                        return Poll::Ready(Some(Err(Failed::Encoder(error))));
                     }
                     let out = self.encoder.take();
                     return match out.is_empty() {

@@ -21,12 +21,11 @@ use http::header::{
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use http_body::Frame;
 
-pub use body::{Broken, Compressed};
+pub use body::{Compressed, Failed};
 use encoder::Encoder;
 pub use encoder::Memory;
 
 use crate::config::{Coding, CompressionConfig, ContentTypes};
-use crate::proxy::http::source::Source;
 
 /// What a digest of the body is told in (RFC 9530, and what came before it): it would be wrong afterwards.
 const DIGESTS: [HeaderName; 4] = [
@@ -55,6 +54,13 @@ impl Compression {
             min_bytes: config.min_bytes,
             memory_max: config.max_memory_mib << 20,
         }))
+    }
+
+    /// Whether [`Self::prepare`] may have something to do for such a response.
+    #[must_use]
+    pub fn may_concern(&self, status: u16, content_type: Option<&[u8]>) -> bool {
+        let kind = content_type.and_then(|kind| std::str::from_utf8(kind).ok()).unwrap_or_default();
+        status == StatusCode::NOT_MODIFIED.as_u16() || self.content_types.hold(kind)
     }
 
     /// Decides, and edits the answer's head. `request` is that of the client. An answer to HEAD gets the head of the
@@ -117,7 +123,10 @@ pub(crate) struct Compressing(Encoder);
 
 impl Compressing {
     /// Its body.
-    pub(crate) fn body(self, first: Option<Frame<bytes::Bytes>>, source: Source) -> Box<Compressed<Source>> {
+    pub(crate) fn body<B>(self, first: Option<Frame<bytes::Bytes>>, source: B) -> Box<Compressed<B>>
+    where
+        B: http_body::Body<Data = bytes::Bytes> + Unpin,
+    {
         Box::new(Compressed::new(first, source, self.0))
     }
 }

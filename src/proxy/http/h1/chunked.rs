@@ -1,7 +1,18 @@
-//! Follows a chunked body that passes through unchanged (RFC 9112 section 7.1): where it ends, and whether it is one.
+//! Chunked bodies (RFC 9112 section 7.1): where they end, what of them is data, and whether they are ones.
 
-/// Most bytes of chunk extensions of a body, and of its trailers, each.
+use std::io::Write as _;
+
+use http::HeaderMap;
+
+use super::syntax::{Limits, Violation};
+use crate::proxy::http::trailers;
+
+/// Most bytes of a chunk's extensions in a request. Nobody needs them; slow streams of them are an attack.
+const CHUNK_LINE_MAX: usize = 256;
+/// Most bytes of chunk extensions of a response, and of its trailers, each.
 const EXTRA_MAX: usize = 64 << 10;
+/// Most fields behind a response.
+const TRAILERS_MAX: usize = 100;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -31,125 +42,212 @@ enum State {
 pub struct Chunks {
     state: State,
     left: u64,
+    bounds: Bounds,
+    /// Bytes of extensions (of a request: of this size line) or of trailers so far.
     extra: usize,
+    /// The trailer section, as far as it was read.
+    trailers: Vec<u8>,
 }
 
-/// What a piece of a body was.
+/// What is taken for a chunked body.
+#[derive(Clone, Copy, Debug)]
+struct Bounds {
+    /// Blanks behind a size are allowed, as RFC 9112 section 7.1.1 lets a recipient.
+    lenient: bool,
+    /// Most bytes of an extension.
+    line_max: usize,
+    /// Most bytes of the trailer section.
+    trailers_max: usize,
+    /// Most fields of it.
+    fields_max: usize,
+}
+
+/// What a piece of a body was, where its chunks pass as they came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Piece {
     /// Bytes of it that belong to the body; fewer than given: it ended there.
     pub length: usize,
+    /// Those of them that pass as they came; behind them is the trailer section.
+    pub passes: usize,
     /// Those of them that are data.
     pub data: u64,
 }
 
-impl Default for Chunks {
-    fn default() -> Self {
-        Self { state: State::Size { digits: 0 }, left: 0, extra: 0 }
-    }
-}
-
 impl Chunks {
+    /// Of a request: as strict as its head.
+    #[must_use]
+    pub fn of_request(limits: Limits) -> Self {
+        Self::new(Bounds {
+            lenient: false,
+            line_max: CHUNK_LINE_MAX,
+            trailers_max: limits.head_bytes_max,
+            fields_max: limits.fields_max,
+        })
+    }
+
+    /// Of a response.
+    #[must_use]
+    pub fn of_response() -> Self {
+        Self::new(Bounds { lenient: true, line_max: EXTRA_MAX, trailers_max: EXTRA_MAX, fields_max: TRAILERS_MAX })
+    }
+
+    fn new(bounds: Bounds) -> Self {
+        Self { state: State::Size { digits: 0 }, left: 0, bounds, extra: 0, trailers: Vec::new() }
+    }
+
     /// The body has ended.
     #[must_use]
     pub fn is_done(&self) -> bool {
         self.state == State::Done
     }
 
-    /// Takes the next bytes.
+    /// Whether a trailer section was read, as far as it was.
+    #[must_use]
+    pub fn has_trailers(&self) -> bool {
+        !self.trailers.is_empty()
+    }
+
+    /// The fields behind a body that has ended, but for those that may not stand there; none: there are none.
     ///
     /// # Errors
-    /// Bytes that are no chunked body; why.
-    pub fn feed(&mut self, bytes: &[u8]) -> Result<Piece, &'static str> {
-        let mut at = 0;
-        let mut data = 0;
-        while at < bytes.len() && self.state != State::Done {
-            if self.state == State::Data {
-                let here = (bytes.len() - at).min(usize::try_from(self.left).unwrap_or(usize::MAX));
-                at += here;
-                data += here as u64;
-                self.left -= here as u64;
-                if self.left == 0 {
-                    self.state = State::DataCr;
-                }
-            } else {
-                self.state = self.next(bytes[at])?;
-                at += 1;
+    /// Lines that are no fields, or too many.
+    pub fn trailers(&self) -> Result<Option<HeaderMap>, Violation> {
+        if self.trailers.is_empty() { Ok(None) } else { trailers::map(&self.trailers, self.bounds.fields_max) }
+    }
+
+    /// Writes the same as lines, and the empty one behind them.
+    ///
+    /// # Errors
+    /// As [`Self::trailers`].
+    pub fn put_trailers(&self, out: &mut Vec<u8>) -> Result<(), Violation> {
+        if !self.trailers.is_empty() {
+            for field in trailers::parse(&self.trailers, self.bounds.fields_max)? {
+                out.extend_from_slice(field.line.of(&self.trailers));
             }
         }
-        Ok(Piece { length: at, data })
+        out.extend_from_slice(b"\r\n");
+        Ok(())
+    }
+
+    /// Takes the next bytes of a body whose chunks pass as they came.
+    ///
+    /// # Errors
+    /// Bytes that are no chunked body.
+    pub fn feed(&mut self, bytes: &[u8]) -> Result<Piece, Violation> {
+        let (mut at, mut passes, mut data) = (0, 0, 0);
+        while at < bytes.len() && self.state != State::Done {
+            if self.state == State::Data {
+                let here = self.run_of_data(bytes.len() - at);
+                at += here;
+                data += here as u64;
+                passes = at;
+            } else {
+                let in_trailers = self.is_in_trailers();
+                self.step(bytes[at])?;
+                at += 1;
+                if !in_trailers {
+                    passes = at;
+                }
+            }
+        }
+        Ok(Piece { length: at, passes, data })
     }
 
     /// Takes the next bytes up to the end of one run of data: how many are none, and how many of data come behind them.
-    /// Lines of the trailers go to `trailers`, and the empty one behind them, if there are any.
     ///
     /// # Errors
     /// As [`Self::feed`].
-    pub fn unwrap(&mut self, bytes: &[u8], trailers: &mut Vec<u8>) -> Result<(usize, usize), &'static str> {
+    pub fn unwrap(&mut self, bytes: &[u8]) -> Result<(usize, usize), Violation> {
         let mut at = 0;
         while at < bytes.len() && !matches!(self.state, State::Data | State::Done) {
-            let byte = bytes[at];
-            let in_trailers = match self.state {
-                State::Line => byte != b'\r' || !trailers.is_empty(),
-                State::Trailer | State::TrailerEnd => true,
-                State::LastLf => !trailers.is_empty(),
-                _ => false,
-            };
-            self.state = self.next(byte)?;
-            if in_trailers {
-                trailers.push(byte);
-            }
+            self.step(bytes[at])?;
             at += 1;
         }
-        if self.state != State::Data {
-            return Ok((at, 0));
-        }
-        let here = (bytes.len() - at).min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        let here = if self.state == State::Data { self.run_of_data(bytes.len() - at) } else { 0 };
+        Ok((at, here))
+    }
+
+    fn run_of_data(&mut self, most: usize) -> usize {
+        let here = most.min(usize::try_from(self.left).unwrap_or(usize::MAX));
         self.left -= here as u64;
         if self.left == 0 {
             self.state = State::DataCr;
         }
-        Ok((at, here))
+        here
     }
 
-    fn next(&mut self, byte: u8) -> Result<State, &'static str> {
+    fn is_in_trailers(&self) -> bool {
+        matches!(self.state, State::Line | State::Trailer | State::TrailerEnd | State::LastLf)
+    }
+
+    /// Takes one byte that is no data; those of the trailer section are kept, unless it is empty.
+    fn step(&mut self, byte: u8) -> Result<(), Violation> {
+        let kept = match self.state {
+            State::Line => byte != b'\r' || !self.trailers.is_empty(),
+            State::Trailer | State::TrailerEnd => true,
+            State::LastLf => !self.trailers.is_empty(),
+            _ => false,
+        };
+        self.state = self.next(byte)?;
+        if kept {
+            if self.trailers.len() >= self.bounds.trailers_max {
+                return Err(Violation { status: 431, reason: "trailers larger than proxy.max_header_bytes" });
+            }
+            self.trailers.push(byte);
+        }
+        Ok(())
+    }
+
+    fn next(&mut self, byte: u8) -> Result<State, Violation> {
         match (self.state, byte) {
             (State::Size { digits }, byte) if byte.is_ascii_hexdigit() => {
                 // Fifteen digits are an exabyte, and far from any overflow.
                 if digits == 15 {
-                    return Err("chunk size too large");
+                    return Err(Violation::bad("chunk size too large"));
                 }
                 self.left = self.left * 16 + u64::from(char::from(byte).to_digit(16).unwrap_or(0));
                 Ok(State::Size { digits: digits + 1 })
             }
             (State::Size { digits: 1.. }, b'\r') => Ok(State::SizeEnd),
-            (State::Size { digits: 1.. }, b';' | b' ' | b'\t') => Ok(State::Extension),
+            (State::Size { digits: 1.. }, b';') => Ok(State::Extension),
+            (State::Size { digits: 1.. }, b' ' | b'\t') if self.bounds.lenient => Ok(State::Extension),
             (State::Extension, b'\r') => Ok(State::SizeEnd),
-            (State::Extension, byte) if is_text(byte) => self.spend(State::Extension),
-            (State::SizeEnd, b'\n') if self.left == 0 => {
-                self.extra = 0;
-                Ok(State::Line)
-            }
+            (State::Extension, byte) if is_text(byte) => self.spend(),
+            (State::SizeEnd, b'\n') if self.left == 0 => Ok(State::Line),
             (State::SizeEnd, b'\n') => Ok(State::Data),
             (State::DataCr, b'\r') => Ok(State::DataLf),
-            (State::DataLf, b'\n') => Ok(State::Size { digits: 0 }),
+            (State::DataLf, b'\n') => {
+                if !self.bounds.lenient {
+                    self.extra = 0;
+                }
+                Ok(State::Size { digits: 0 })
+            }
             (State::Line, b'\r') => Ok(State::LastLf),
             (State::Trailer, b'\r') => Ok(State::TrailerEnd),
-            (State::Line | State::Trailer, byte) if is_text(byte) => self.spend(State::Trailer),
+            (State::Line | State::Trailer, byte) if is_text(byte) => Ok(State::Trailer),
             (State::TrailerEnd, b'\n') => Ok(State::Line),
             (State::LastLf, b'\n') => Ok(State::Done),
-            _ => Err("malformed chunked body"),
+            _ => Err(Violation::bad("malformed chunked body")),
         }
     }
 
-    fn spend(&mut self, next: State) -> Result<State, &'static str> {
+    fn spend(&mut self) -> Result<State, Violation> {
         self.extra += 1;
-        if self.extra > EXTRA_MAX { Err("too much between chunks, or behind them") } else { Ok(next) }
+        if self.extra > self.bounds.line_max {
+            return Err(Violation::bad("chunk extensions too long"));
+        }
+        Ok(State::Extension)
     }
 }
 
 fn is_text(byte: u8) -> bool {
     byte >= 0x20 && byte != 0x7f || byte == b'\t'
+}
+
+/// Writes the size line of a chunk.
+pub fn put_size(out: &mut Vec<u8>, length: usize) {
+    // Writing into memory cannot fail.
+    let _ = write!(out, "{length:x}\r\n");
 }
 
 #[cfg(test)]
@@ -162,12 +260,12 @@ mod tests {
 
     #[test]
     fn finds_the_end_and_counts_the_data() {
-        let mut chunks = Chunks::default();
+        let mut chunks = Chunks::of_response();
         let more = [BODY, b"HTTP/1.1"].concat();
-        assert_eq!(chunks.feed(&more), Ok(Piece { length: BODY.len(), data: 31 }));
+        assert_eq!(chunks.feed(&more), Ok(Piece { length: BODY.len(), passes: BODY.len() - 8, data: 31 }));
         assert!(chunks.is_done());
-        let mut chunks = Chunks::default();
-        assert_eq!(chunks.feed(b"0\r\n\r\n"), Ok(Piece { length: 5, data: 0 }));
+        let mut chunks = Chunks::of_response();
+        assert_eq!(chunks.feed(b"0\r\n\r\n"), Ok(Piece { length: 5, passes: 3, data: 0 }));
         assert!(chunks.is_done());
     }
 
@@ -185,9 +283,9 @@ mod tests {
             b"0\r\nX: y\n\r\n",
         ];
         for body in bad {
-            assert!(Chunks::default().feed(body).is_err(), "{body:?}");
+            assert!(Chunks::of_response().feed(body).is_err(), "{body:?}");
         }
-        assert!(Chunks::default().feed(&[b"1;", &b"a".repeat(EXTRA_MAX + 1)[..]].concat()).is_err());
+        assert!(Chunks::of_response().feed(&[b"1;", &b"a".repeat(EXTRA_MAX + 1)[..]].concat()).is_err());
     }
 
     proptest! {
@@ -196,17 +294,19 @@ mod tests {
             let mut cuts = cuts;
             cuts.extend([0, BODY.len()]);
             cuts.sort_unstable();
-            let (mut chunks, mut data, mut trailers) = (Chunks::default(), Vec::new(), Vec::new());
+            let (mut chunks, mut data) = (Chunks::of_response(), Vec::new());
             for pair in cuts.windows(2) {
                 let mut piece = &BODY[pair[0]..pair[1]];
                 while !piece.is_empty() {
-                    let (skipped, length) = chunks.unwrap(piece, &mut trailers).unwrap();
+                    let (skipped, length) = chunks.unwrap(piece).unwrap();
                     data.extend_from_slice(&piece[skipped..skipped + length]);
                     piece = &piece[skipped + length..];
                 }
             }
             prop_assert!(chunks.is_done());
             prop_assert_eq!(&data[..], b"helloabcdefghijklmnopqrstuvwxyz");
+            let mut trailers = Vec::new();
+            chunks.put_trailers(&mut trailers).unwrap();
             prop_assert_eq!(&trailers[..], b"X: y\r\n\r\n");
         }
 
@@ -215,7 +315,7 @@ mod tests {
             let mut cuts = cuts;
             cuts.extend([0, BODY.len()]);
             cuts.sort_unstable();
-            let mut chunks = Chunks::default();
+            let mut chunks = Chunks::of_response();
             let mut data = 0;
             for pair in cuts.windows(2) {
                 let piece = chunks.feed(&BODY[pair[0]..pair[1]]).unwrap();

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use foldhash::fast::FixedState;
 use http::Version;
 
-use crate::proxy::http::h1::write_head::ClientLines;
+use super::write_head::ClientLines;
 use crate::proxy::http::headers::{ClientContext, TlsDetails};
 use crate::proxy::settings::Settings;
 

@@ -7,4 +7,5 @@ pub mod date;
 pub mod request_head;
 pub mod response_head;
 pub mod scan;
+pub mod syntax;
 pub mod write_head;

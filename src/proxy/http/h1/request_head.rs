@@ -1,37 +1,65 @@
-//! The head of a request, as far as the direct exchange carries it.
+//! The head of a request, and how its body is framed (RFC 9112 sections 3 to 6). As strict as [`syntax`](super::syntax) says.
 //!
-//! Not a verdict: what this refuses is handed to the strict guard and hyper, which refuse it, or do better. So it may be
-//! as narrow as it likes, and must never be wider than they are.
+//! An absolute-form target whose host differs from `Host` passes: RFC 9112 section 3.2.2 says which one counts.
 
-use http::Method;
+use std::borrow::Cow;
 
-use crate::proxy::http::h1::scan::{self, End, Field, Kind, LineEnd, Span};
+use http::{Method, Version};
+
+use super::scan::{self, End, Field, Kind, LineEnd, Span};
+use super::syntax::{Limits, Violation, is_token};
 use crate::proxy::http::headers::{is_host, resembles_ours, tokens_of};
-use crate::proxy::http::strict::Limits;
+use crate::proxy::http::singletons;
+use crate::proxy::http::target::legal;
 
-/// Longest body that is read before the request is sent on, in bytes: short bodies come with their head. Longer ones
-/// stream, and are left to hyper.
-pub const BODY_MAX: u64 = 64 << 10;
+/// How a request's body is framed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BodyFraming {
+    /// So many bytes; 0: there is none.
+    Length(u64),
+    /// In chunks.
+    Chunked,
+}
 
-/// A head that can be carried.
+/// A head.
 #[derive(Clone, Debug)]
 pub struct RequestHead {
-    /// One of those that every server knows.
+    /// Its method.
     pub method: Method,
-    /// Path and query.
-    pub target: Span,
-    /// The path alone.
-    pub path: Span,
-    /// The value of Host.
-    pub host: Span,
-    /// Bytes of the body behind the head.
-    pub body: usize,
+    /// HTTP/1.0 or HTTP/1.1.
+    pub version: Version,
+    /// Path and query as received, `*`, or (for CONNECT) the authority.
+    target: Span,
+    /// The same where some of it had to be written anew.
+    legal: Option<Box<str>>,
+    /// The host it asks for: of the target, where that has one, else of `Host`. None: HTTP/1.0 without.
+    pub host: Option<Span>,
+    /// How its body is framed.
+    pub body: BodyFraming,
     /// Bytes of the head.
     pub length: usize,
-    /// The client does not want another answer on this connection.
-    pub close: bool,
+    /// The client may send another request on this connection.
+    pub keep: bool,
     /// Its fields cannot be passed line by line: some of them decide about others.
     pub mapped: bool,
+    /// Fields are there that say through whom it came.
+    pub forwarded: bool,
+    /// It has an `Upgrade` field.
+    pub upgrade: bool,
+    /// The client waits for 100 (Continue) before it sends the body.
+    pub expects: bool,
+    /// It is a call of gRPC.
+    pub grpc: bool,
+    /// More than one Content-Type, one of which says gRPC.
+    pub unclear_type: bool,
+}
+
+impl RequestHead {
+    /// Path and query as they are routed and passed on; `*` and authorities likewise.
+    #[must_use]
+    pub fn target<'a>(&'a self, bytes: &'a [u8]) -> &'a str {
+        self.legal.as_deref().unwrap_or_else(|| self.target.text(bytes))
+    }
 }
 
 /// What the bytes read so far are.
@@ -41,270 +69,272 @@ pub enum Parsed {
     Whole(RequestHead),
     /// The beginning of one.
     Partial,
-    /// Something for others.
-    Unusual,
+    /// An empty line, which may stand once before a head (RFC 9112 section 2.2): take it away and look again.
+    Blank,
+    /// No request that may be answered otherwise.
+    Bad(Violation),
 }
 
 /// Looks at the bytes read so far. The fields found lie in `fields`.
 pub fn parse(bytes: &[u8], limits: Limits, fields: &mut Vec<Field>) -> Parsed {
     match try_parse(bytes, limits, fields) {
-        Some(Some(head)) => Parsed::Whole(head),
-        Some(None) if bytes.len() < limits.head_bytes_max => Parsed::Partial,
-        _ => Parsed::Unusual,
+        Ok(parsed) => parsed,
+        Err(violation) => Parsed::Bad(violation),
     }
 }
 
-/// None: unusual. Inner none: not whole yet.
-fn try_parse(bytes: &[u8], limits: Limits, fields: &mut Vec<Field>) -> Option<Option<RequestHead>> {
-    let Some((line, at)) = scan::first_line(bytes, LineEnd::Strict).ok()? else { return Some(None) };
-    let (method, target, path) = request_line(line)?;
-    let length = match scan::fields(bytes, at, LineEnd::Strict, limits.fields_max, fields) {
-        End::At(end) => end,
-        End::Partial => return Some(None),
-        End::Bad(_) => return None,
+fn too_long(reason: &'static str, status: u16) -> Violation {
+    Violation { status, reason }
+}
+
+const LONG_LINE: &str = "request line longer than proxy.max_header_bytes";
+const LARGE_HEAD: &str = "head larger than proxy.max_header_bytes";
+
+fn try_parse(bytes: &[u8], limits: Limits, fields: &mut Vec<Field>) -> Result<Parsed, Violation> {
+    let most = limits.head_bytes_max;
+    let Some((line, at)) = scan::first_line(bytes, LineEnd::Strict).map_err(Violation::bad)? else {
+        return if bytes.len() > most { Err(too_long(LONG_LINE, 414)) } else { Ok(Parsed::Partial) };
     };
-    if length > limits.head_bytes_max {
-        return None;
+    if line.is_empty() {
+        return Ok(Parsed::Blank);
     }
-    let mut head =
-        RequestHead { method, target, path, host: Span::default(), body: 0, length, close: false, mapped: false };
-    let mut seen = Seen::default();
+    if at > most {
+        return Err(too_long(LONG_LINE, 414));
+    }
+    let line = request_line(line)?;
+    let length = match scan::fields(bytes, at, LineEnd::Strict, limits.fields_max, fields) {
+        End::At(end) if end <= most => end,
+        End::Partial if bytes.len() <= most => return Ok(Parsed::Partial),
+        End::At(_) | End::Partial => return Err(too_long(LARGE_HEAD, 431)),
+        End::TooMany => return Err(too_long("more fields than proxy.max_headers", 431)),
+        End::Bad(reason) => return Err(Violation::bad(reason)),
+    };
+    let http11 = line.version == Version::HTTP_11;
+    let mut head = RequestHead {
+        method: line.method,
+        version: line.version,
+        target: line.target,
+        legal: line.legal,
+        host: line.authority,
+        body: BodyFraming::Length(0),
+        length,
+        keep: http11,
+        mapped: line.authority.is_some(),
+        forwarded: false,
+        upgrade: false,
+        expects: false,
+        grpc: false,
+        unclear_type: false,
+    };
+    let mut said = Said::default();
     for field in fields.iter() {
-        head.take(field, bytes, &mut seen)?;
+        head.take(field, bytes, &mut said)?;
     }
-    seen.host.then_some(Some(head))
+    head.settle(&said, http11, bytes)?;
+    Ok(Parsed::Whole(head))
 }
 
 #[derive(Default)]
-struct Seen {
-    host: bool,
-    length: bool,
+struct Said {
+    host: Option<Span>,
+    length: Option<u64>,
+    chunked: bool,
     cookie: bool,
+    close: bool,
+    keep_alive: bool,
+    content_types: usize,
+    grpc: bool,
 }
 
 impl RequestHead {
-    fn take(&mut self, field: &Field, bytes: &[u8], seen: &mut Seen) -> Option<()> {
+    fn take(&mut self, field: &Field, bytes: &[u8], said: &mut Said) -> Result<(), Violation> {
         let value = field.value.of(bytes);
         match field.kind {
             Kind::Host => {
-                if std::mem::replace(&mut seen.host, true) || value.is_empty() || !is_host(value) {
-                    return None;
+                if said.host.replace(field.value).is_some() {
+                    return Err(Violation::bad("more than one Host field"));
                 }
-                self.host = field.value;
+                if !is_host(value) {
+                    return Err(Violation::bad("Host holds bytes that no host has"));
+                }
             }
             Kind::ContentLength => {
-                let length = scan::number(value).filter(|length| *length <= BODY_MAX)?;
-                if std::mem::replace(&mut seen.length, true) {
-                    return None;
+                if said.length.replace(content_length(value)?).is_some() {
+                    return Err(Violation::bad("more than one Content-Length field"));
                 }
-                self.body = usize::try_from(length).ok()?;
             }
-            Kind::Connection => self.connection(value)?,
-            Kind::Cookie => self.mapped |= std::mem::replace(&mut seen.cookie, true),
-            Kind::Te | Kind::Forwarding => self.mapped = true,
-            // Whose errors have a form of their own.
-            Kind::ContentType if value.starts_with(b"application/grpc") => return None,
-            Kind::TransferEncoding | Kind::Upgrade | Kind::Expect => return None,
+            Kind::TransferEncoding => {
+                if std::mem::replace(&mut said.chunked, true) {
+                    return Err(Violation::bad("more than one Transfer-Encoding field"));
+                }
+                is_chunked(value)?;
+            }
+            Kind::Connection => self.connection(value, said),
+            Kind::Cookie => self.mapped |= std::mem::replace(&mut said.cookie, true),
+            Kind::Forwarding => (self.mapped, self.forwarded) = (true, true),
+            Kind::Te => self.mapped = true,
+            Kind::Upgrade => (self.mapped, self.upgrade) = (true, true),
+            Kind::Expect => self.expects |= value.eq_ignore_ascii_case(b"100-continue"),
+            Kind::ContentType => {
+                let grpc = singletons::is_grpc(value);
+                self.grpc |= grpc && said.content_types == 0;
+                said.content_types += 1;
+                said.grpc |= grpc;
+            }
             Kind::Other => self.mapped |= resembles_ours(field.name.of(bytes)),
             _ => {}
         }
-        Some(())
+        Ok(())
     }
 
-    fn connection(&mut self, value: &[u8]) -> Option<()> {
+    fn connection(&mut self, value: &[u8], said: &mut Said) {
         for token in tokens_of(value) {
             if token.eq_ignore_ascii_case(b"close") {
-                self.close = true;
-            } else if token.eq_ignore_ascii_case(b"upgrade") {
-                return None;
-            } else if !token.eq_ignore_ascii_case(b"keep-alive") {
+                said.close = true;
+            } else if token.eq_ignore_ascii_case(b"keep-alive") {
+                said.keep_alive = true;
+            } else {
                 self.mapped = true;
             }
         }
-        Some(())
+    }
+
+    /// What the head as a whole says.
+    fn settle(&mut self, said: &Said, http11: bool, bytes: &[u8]) -> Result<(), Violation> {
+        if http11 && said.host.is_none() {
+            return Err(Violation::bad("HTTP/1.1 without Host"));
+        }
+        if said.chunked && said.length.is_some() {
+            return Err(Violation::bad("Transfer-Encoding together with Content-Length"));
+        }
+        if said.chunked && !http11 {
+            return Err(Violation::bad("Transfer-Encoding in HTTP/1.0"));
+        }
+        self.body = if said.chunked { BodyFraming::Chunked } else { BodyFraming::Length(said.length.unwrap_or(0)) };
+        self.expects &= http11 && self.body != BodyFraming::Length(0);
+        self.unclear_type = said.grpc && said.content_types > 1;
+        self.keep = !said.close && (http11 || said.keep_alive);
+        self.upgrade &= http11;
+        match (self.host, said.host) {
+            (None, field) => self.host = field,
+            // As the client wrote it in the field, if that says the same.
+            (Some(authority), Some(field)) if authority.of(bytes).eq_ignore_ascii_case(field.of(bytes)) => {
+                self.host = Some(field);
+            }
+            (Some(_), _) => {}
+        }
+        Ok(())
     }
 }
 
-/// `METHOD SP origin-form SP HTTP/1.1`; target and path as spans of the line, which begins the head.
-fn request_line(line: &[u8]) -> Option<(Method, Span, Span)> {
-    let space = memchr::memchr(b' ', line)?;
-    let method = match &line[..space] {
-        b"GET" => Method::GET,
-        b"HEAD" => Method::HEAD,
-        b"POST" => Method::POST,
-        b"PUT" => Method::PUT,
-        b"PATCH" => Method::PATCH,
-        b"DELETE" => Method::DELETE,
-        b"OPTIONS" => Method::OPTIONS,
-        _ => return None,
+fn content_length(value: &[u8]) -> Result<u64, Violation> {
+    if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
+        return Err(Violation::bad("Content-Length is not a number"));
+    }
+    // A larger number than i64 holds would be negative, or nothing, elsewhere.
+    let length = std::str::from_utf8(value).ok().and_then(|text| text.parse::<i64>().ok());
+    let length = length.and_then(|length| u64::try_from(length).ok());
+    length.ok_or(Violation { status: 413, reason: "Content-Length too large" })
+}
+
+fn is_chunked(value: &[u8]) -> Result<(), Violation> {
+    if value.eq_ignore_ascii_case(b"chunked") {
+        return Ok(());
+    }
+    if value.is_empty() || tokens_of(value).any(<[u8]>::is_empty) {
+        return Err(Violation::bad("empty Transfer-Encoding"));
+    }
+    Err(Violation { status: 501, reason: "Transfer-Encoding other than chunked" })
+}
+
+struct RequestLine {
+    method: Method,
+    version: Version,
+    target: Span,
+    legal: Option<Box<str>>,
+    /// Of a target in absolute form.
+    authority: Option<Span>,
+}
+
+/// `METHOD SP TARGET SP VERSION`; spans of the line, which begins the head.
+fn request_line(line: &[u8]) -> Result<RequestLine, Violation> {
+    let blanks = |at: usize| memchr::memchr(b' ', &line[at..]).map(|blank| at + blank);
+    let both = blanks(0).and_then(|first| Some((first, blanks(first + 1)?)));
+    let Some((first, second)) = both.filter(|(_, second)| blanks(second + 1).is_none()) else {
+        return Err(Violation::bad("request line is not `METHOD TARGET VERSION`"));
     };
-    let target = line[space + 1..].strip_suffix(b" HTTP/1.1")?;
-    if target.first() != Some(&b'/') || !target.iter().all(|&byte| TARGET[usize::from(byte)]) {
-        return None;
-    }
-    let start = space + 1;
-    let path_end = memchr::memchr(b'?', target).unwrap_or(target.len());
-    Some((method, Span::new(start, start + target.len()), Span::new(start, start + path_end)))
+    let method = method(&line[..first])?;
+    let (target, version) = (&line[first + 1..second], &line[second + 1..]);
+    let start = first + 1;
+    let (origin, authority) = match target {
+        [b'/', ..] => (start, None),
+        _ => other_form(&method, target, start)?,
+    };
+    let version = match version {
+        b"HTTP/1.1" => Version::HTTP_11,
+        b"HTTP/1.0" => Version::HTTP_10,
+        [b'H', b'T', b'T', b'P', b'/', major, b'.', minor] if major.is_ascii_digit() && minor.is_ascii_digit() => {
+            return Err(Violation { status: 505, reason: "HTTP version other than 1.0 and 1.1" });
+        }
+        _ => return Err(Violation::bad("malformed HTTP version")),
+    };
+    let origin = Span::new(origin, second);
+    let legal = match origin.of(line) {
+        target @ ([] | [b'?', ..]) => Some(written_anew(&[b"/", target].concat())?),
+        target => match legal(target) {
+            Ok(Cow::Borrowed(_)) => None,
+            Ok(Cow::Owned(text)) => Some(text.into_boxed_str()),
+            Err(_) => return Err(Violation::bad(BAD_TARGET)),
+        },
+    };
+    Ok(RequestLine { method, version, target: origin, legal, authority })
 }
 
-/// Bytes of a path or query (RFC 3986 sections 3.3 and 3.4). Others are seen, and left to hyper's opinion.
-static TARGET: [bool; 256] = {
-    let mut table = [false; 256];
-    let mut byte = 0u8;
-    while byte < 128 {
-        table[byte as usize] = byte.is_ascii_alphanumeric()
-            || matches!(
-                byte,
-                b'-' | b'.'
-                    | b'_'
-                    | b'~'
-                    | b'!'
-                    | b'$'
-                    | b'&'
-                    | b'\''
-                    | b'('
-                    | b')'
-                    | b'*'
-                    | b'+'
-                    | b','
-                    | b';'
-                    | b'='
-                    | b':'
-                    | b'@'
-                    | b'/'
-                    | b'?'
-                    | b'%'
-                    | b'['
-                    | b']'
-            );
-        byte += 1;
+const BAD_TARGET: &str = "control byte, blank or # in the request target";
+
+fn written_anew(target: &[u8]) -> Result<Box<str>, Violation> {
+    legal(target).map(|text| text.into_owned().into_boxed_str()).map_err(|_| Violation::bad(BAD_TARGET))
+}
+
+fn method(token: &[u8]) -> Result<Method, Violation> {
+    match token {
+        b"GET" => Ok(Method::GET),
+        b"HEAD" => Ok(Method::HEAD),
+        b"POST" => Ok(Method::POST),
+        b"PUT" => Ok(Method::PUT),
+        b"DELETE" => Ok(Method::DELETE),
+        _ if !token.is_empty() && token.iter().all(|&byte| is_token(byte)) => {
+            Method::from_bytes(token).map_err(|_| Violation::bad("method is not a token"))
+        }
+        _ => Err(Violation::bad("method is not a token")),
     }
-    table
-};
+}
+
+/// The other three forms of RFC 9112 section 3.2: where the path begins, and the authority of absolute form.
+fn other_form(method: &Method, target: &[u8], start: usize) -> Result<(usize, Option<Span>), Violation> {
+    const NONE: Violation = Violation::bad("request target is neither path, URL, authority nor `*`");
+    if *method == Method::CONNECT {
+        return if !target.is_empty() && is_host(target) { Ok((start, None)) } else { Err(NONE) };
+    }
+    if target == b"*" {
+        return if *method == Method::OPTIONS { Ok((start, None)) } else { Err(NONE) };
+    }
+    let scheme = memchr::memchr(b':', target).unwrap_or(target.len());
+    let known = target[..scheme].eq_ignore_ascii_case(b"http") || target[..scheme].eq_ignore_ascii_case(b"https");
+    if !known || !target[scheme..].starts_with(b"://") {
+        return Err(NONE);
+    }
+    let rest = scheme + 3;
+    let ends = |byte: &u8| matches!(byte, b'/' | b'?' | b'#');
+    let end = target[rest..].iter().position(ends).map_or(target.len(), |end| rest + end);
+    if end == rest {
+        return Err(NONE);
+    }
+    if !is_host(&target[rest..end]) {
+        return Err(Violation::bad("the host of the request target is not one"));
+    }
+    Ok((start + end, Some(Span::new(start + rest, start + end))))
+}
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::proxy::http::strict::Guard;
-
-    const LIMITS: Limits = Limits { head_bytes_max: 1024, fields_max: 8, h2_preface: false };
-
-    fn head(text: &str) -> Option<RequestHead> {
-        match parse(text.as_bytes(), LIMITS, &mut Vec::new()) {
-            Parsed::Whole(head) => Some(head),
-            _ => None,
-        }
-    }
-
-    #[test]
-    fn a_usual_request() {
-        let text = "POST /a/b?c=d HTTP/1.1\r\nHost: x:80\r\nContent-Length: 12\r\nConnection: keep-alive\r\n\r\n";
-        let found = head(text).unwrap();
-        let bytes = text.as_bytes();
-        assert_eq!(
-            (found.method.as_str(), found.target.text(bytes), found.path.text(bytes)),
-            ("POST", "/a/b?c=d", "/a/b")
-        );
-        assert_eq!((found.host.text(bytes), found.body, found.length), ("x:80", 12, text.len()));
-        assert_eq!((found.close, found.mapped), (false, false));
-    }
-
-    #[test]
-    fn fields_that_decide_about_others_are_mapped() {
-        for field in [
-            "X-Forwarded-For: 1.1.1.1",
-            "Forwarded: for=a",
-            "TE: trailers",
-            "Connection: x-secret",
-            "X-Real-Ip: 1",
-            "X_Forwarded_For: 1",
-            "x.real.ip: 1",
-            "Content_Length: 1",
-        ] {
-            assert!(head(&format!("GET / HTTP/1.1\r\nHost: a\r\n{field}\r\n\r\n")).unwrap().mapped, "{field}");
-        }
-        let closing = head("GET / HTTP/1.1\r\nHost: a\r\nConnection: Close\r\n\r\n").unwrap();
-        assert!(closing.close && !closing.mapped);
-        assert!(head("GET / HTTP/1.1\r\nHost: a\r\nCookie: a=b\r\nCookie: c=d\r\n\r\n").unwrap().mapped);
-    }
-
-    #[test]
-    fn the_unusual_is_left_to_others() {
-        let fields = [
-            "Transfer-Encoding: chunked",
-            "Upgrade: websocket",
-            "Connection: upgrade",
-            "Expect: 100-continue",
-            "Content-Length: 65537",
-            "Content-Length: 1\r\nContent-Length: 1",
-            "Content-Length: +1",
-            "Host: b",
-            "Folded: a\r\n b",
-            "Content-Type: application/grpc",
-        ];
-        for field in fields {
-            assert!(head(&format!("GET / HTTP/1.1\r\nHost: a\r\n{field}\r\n\r\n")).is_none(), "{field}");
-        }
-        let lines = [
-            "GET / HTTP/1.0",
-            "CONNECT a:1 HTTP/1.1",
-            "GET http://a/ HTTP/1.1",
-            "OPTIONS * HTTP/1.1",
-            "BREW / HTTP/1.1",
-            "GET /a#b HTTP/1.1",
-            "GET /a b HTTP/1.1",
-            "GET  / HTTP/1.1",
-            "get / HTTP/1.1",
-            "GET /\u{e4} HTTP/1.1",
-            "",
-        ];
-        for line in lines {
-            assert!(head(&format!("{line}\r\nHost: a\r\n\r\n")).is_none(), "{line}");
-        }
-        assert!(head("GET / HTTP/1.1\r\n\r\n").is_none(), "no host");
-        assert!(head("GET / HTTP/1.1\nHost: a\n\n").is_none());
-    }
-
-    #[test]
-    fn heads_are_bounded() {
-        let long = format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "x".repeat(1024));
-        for cut in [1023, long.len() - 1, long.len()] {
-            let parsed = parse(&long.as_bytes()[..cut], LIMITS, &mut Vec::new());
-            assert_eq!(matches!(parsed, Parsed::Partial), cut < 1024, "{cut}");
-        }
-        let many = format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "X: y\r\n".repeat(8));
-        assert!(head(&many).is_none());
-    }
-
-    proptest! {
-        /// Whatever is carried here, the guard lets pass, and it sees the same body.
-        #[test]
-        fn never_wider_than_the_guard(lines in prop::collection::vec(line(), 1..7)) {
-            let text = format!("{}\r\n\r\n", lines.join("\r\n"));
-            if let Parsed::Whole(head) = parse(text.as_bytes(), LIMITS, &mut Vec::new()) {
-                let mut guard = Guard::new(LIMITS);
-                prop_assert_eq!(guard.feed(&text.as_bytes()[..head.length]), Ok(()), "{}", text);
-                prop_assert_eq!(guard.heads(), 1);
-                prop_assert_eq!(guard.is_between_requests(), head.body == 0);
-                prop_assert_eq!(guard.feed(&vec![b'x'; head.body]), Ok(()));
-                prop_assert!(guard.is_between_requests());
-            }
-        }
-    }
-
-    fn line() -> impl Strategy<Value = String> {
-        prop_oneof![
-            6 => Just("GET / HTTP/1.1".to_owned()),
-            6 => Just("Host: a".to_owned()),
-            2 => (0u32..70_000).prop_map(|length| format!("Content-Length: {length}")),
-            1 => Just("Content-Length: 1, 1".to_owned()),
-            1 => Just("Transfer-Encoding: chunked".to_owned()),
-            1 => Just("Content-Length:\t5".to_owned()),
-            2 => "[A-Za-z-]{1,12}:[ -~\t]{0,12}",
-            1 => "[ -~]{0,20}",
-            1 => "GET /[!-~]{0,8} HTTP/1\\.1",
-        ]
-    }
-}
+mod tests;

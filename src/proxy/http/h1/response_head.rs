@@ -2,9 +2,9 @@
 
 use http::Method;
 
+use super::syntax::has_control;
 use crate::proxy::http::h1::scan::{self, End, Field, Kind, LineEnd, Span};
 use crate::proxy::http::headers::tokens_of;
-use crate::proxy::http::strict::has_control;
 
 /// Largest head of an answer, in bytes.
 pub const HEAD_MAX: usize = 256 << 10;
@@ -26,7 +26,7 @@ pub enum Framing {
 
 /// A head.
 #[derive(Clone, Copy, Debug)]
-pub struct AnswerHead {
+pub struct ResponseHead {
     /// 100 to 999.
     pub status: u16,
     /// Reason phrase, maybe empty.
@@ -43,7 +43,7 @@ pub struct AnswerHead {
     pub mapped: bool,
 }
 
-impl AnswerHead {
+impl ResponseHead {
     /// An answer before the answer (RFC 9110 section 15.2).
     #[must_use]
     pub fn is_interim(&self) -> bool {
@@ -55,7 +55,7 @@ impl AnswerHead {
 #[derive(Debug)]
 pub enum Parsed {
     /// A head; fields that do not pass are marked [`Kind::Dropped`] or [`Kind::Hop`].
-    Whole(AnswerHead),
+    Whole(ResponseHead),
     /// The beginning of one.
     Partial,
     /// No answer in HTTP/1; why.
@@ -72,12 +72,13 @@ pub fn parse(bytes: &[u8], method: &Method, fields: &mut Vec<Field>) -> Parsed {
     }
 }
 
-fn try_parse(bytes: &[u8], method: &Method, fields: &mut Vec<Field>) -> Result<Option<AnswerHead>, &'static str> {
+fn try_parse(bytes: &[u8], method: &Method, fields: &mut Vec<Field>) -> Result<Option<ResponseHead>, &'static str> {
     let Some((line, at)) = scan::first_line(bytes, LineEnd::Lenient)? else { return Ok(None) };
     let (http11, status, reason) = status_line(line)?;
     let length = match scan::fields(bytes, at, LineEnd::Lenient, FIELDS_MAX, fields) {
         End::At(end) => end,
         End::Partial => return Ok(None),
+        End::TooMany => return Err("too many fields"),
         End::Bad(reason) => return Err(reason),
     };
     let mut said = Said { keep: http11, ..Said::default() };
@@ -100,7 +101,7 @@ fn try_parse(bytes: &[u8], method: &Method, fields: &mut Vec<Field>) -> Result<O
         None => Framing::UntilClose,
     };
     let keep = said.keep && !said.close && framing != Framing::UntilClose;
-    Ok(Some(AnswerHead { status, reason, length, framing, keep, dated: said.dated, mapped: said.mapped }))
+    Ok(Some(ResponseHead { status, reason, length, framing, keep, dated: said.dated, mapped: said.mapped }))
 }
 
 fn drop_kind(fields: &mut [Field], kind: Kind) {
@@ -181,7 +182,7 @@ fn status_line(line: &[u8]) -> Result<(bool, u16, Span), &'static str> {
 mod tests {
     use super::*;
 
-    fn parsed(text: &str, method: &Method) -> Result<AnswerHead, &'static str> {
+    fn parsed(text: &str, method: &Method) -> Result<ResponseHead, &'static str> {
         match parse(text.as_bytes(), method, &mut Vec::new()) {
             Parsed::Whole(head) => Ok(head),
             Parsed::Partial => Err("partial"),

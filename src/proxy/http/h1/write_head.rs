@@ -1,85 +1,101 @@
-//! Heads as they are sent on: to the upstream, and to the client.
+//! Heads as they are sent on: to the instance, and to the client.
 //!
 //! Usually a head is its lines as they came, without those of the hop, and with ours behind them. Where fields decide
-//! about others (a chain of proxies before us, `Connection` that names fields), the same functions as on hyper's way do
-//! it, on a map of the fields; so both ways cannot differ in what they say, only in how they spell names.
+//! about others (a chain of proxies before us, `Connection` that names fields), the rules of
+//! [`headers`] do it, on a map of the fields.
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use http::header::{CONTENT_LENGTH, DATE, HOST, HeaderName, HeaderValue, TRANSFER_ENCODING};
-use http::uri::PathAndQuery;
-use http::{HeaderMap, Method, Request, Version};
+use http::header::{CONTENT_LENGTH, DATE, HOST, HeaderValue, TRANSFER_ENCODING};
+use http::{HeaderMap, Method, StatusCode, Version};
 
+use super::response_head::{Framing, ResponseHead};
+use super::scan::{Field, Kind};
 use crate::catalog::options::HostRewrite;
-use crate::proxy::http::h1::request_head::RequestHead;
-use crate::proxy::http::h1::response_head::{AnswerHead, Framing};
-use crate::proxy::http::h1::scan::{Field, Kind};
-use crate::proxy::http::headers::{self, ClientContext, RequestContext, port_of};
-use crate::proxy::http::path::{self, NormalPath, PathEdit};
-use crate::proxy::http::upstream::forward::expects_content;
+use crate::proxy::auth::Granted;
+use crate::proxy::http::head::{Content, Fields, Head, map_of};
+use crate::proxy::http::headers::{self, ClientContext, HeaderRules, RequestContext, port_of};
+use crate::proxy::http::path::{self, NormalPath, PathEdit, PathError};
+use crate::proxy::http::trailers::may_trail;
 use crate::proxy::settings::Settings;
 use crate::table::Target;
 
-/// A request as it was read.
+/// A request on its way to an instance.
 #[derive(Clone, Copy, Debug)]
-pub struct Received<'a> {
-    /// Its bytes, from the first of its head on.
-    pub bytes: &'a [u8],
-    /// Its head.
-    pub head: &'a RequestHead,
-    /// Where the fields lie.
-    pub fields: &'a [Field],
+pub struct Outbound<'a> {
+    /// Its head, as it was read.
+    pub head: &'a Head<'a>,
     /// Its path, decoded.
     pub path: &'a NormalPath<'a>,
     /// Its id, if one is configured.
     pub id: Option<&'a HeaderValue>,
+    /// Fields that the service set which let it in.
+    pub granted: Option<&'a Granted>,
 }
 
-impl<'a> Received<'a> {
-    /// The body, which lies behind the head.
+impl Outbound<'_> {
+    /// What the rules for header fields have to know of it, sent to `target`. `host` is that of its head.
     #[must_use]
-    pub fn body(&self) -> &'a [u8] {
-        &self.bytes[self.head.length..self.head.length + self.head.body]
-    }
-
-    /// The fields, as a map.
-    #[must_use]
-    pub fn map(&self) -> HeaderMap {
-        map(self.bytes, self.fields)
-    }
-
-    /// The value of Host.
-    #[must_use]
-    pub fn host(&self) -> &'a [u8] {
-        self.head.host.of(self.bytes)
-    }
-
-    fn names(&self) -> impl Iterator<Item = &'a [u8]> {
-        let bytes = self.bytes;
-        self.fields.iter().map(move |field| field.name.of(bytes))
-    }
-}
-
-/// The fields that pass, as a map.
-#[must_use]
-pub fn map(bytes: &[u8], fields: &[Field]) -> HeaderMap {
-    let mut map = HeaderMap::with_capacity(fields.len() + 8);
-    for field in fields.iter().filter(|field| field.kind != Kind::Dropped) {
-        // Both were looked at when the head was: names are tokens, values hold no control bytes.
-        if let (Ok(name), Ok(value)) =
-            (HeaderName::from_bytes(field.name.of(bytes)), HeaderValue::from_bytes(field.value.of(bytes)))
-        {
-            map.append(name, value);
+    pub fn context<'c>(
+        &'c self,
+        host: Option<&'c HeaderValue>,
+        rules: &'c HeaderRules,
+        client: &'c ClientContext,
+        target: &'c Target,
+    ) -> RequestContext<'c> {
+        let options = &*target.options;
+        RequestContext {
+            client,
+            rules,
+            host,
+            version: self.head.version,
+            upgrade: self.head.upgrade.as_ref(),
+            strip: options.strip.as_deref(),
+            rewrite: &options.host,
+            target: target.state.addr,
+            upstream_h2: options.proto.is_h2(),
         }
     }
-    map
+
+    /// Its fields as they are sent.
+    #[must_use]
+    pub fn fields(&self, context: &RequestContext<'_>) -> HeaderMap {
+        let mut fields = self.head.fields.map().clone();
+        if let (Some(name), Some(id)) = (&context.rules.request_id_header, self.id) {
+            fields.insert(name.clone(), id.clone());
+        }
+        headers::prepare_request(&mut fields, context);
+        // Last: no client can name one of these in Connection and so take it away.
+        if let Some(granted) = self.granted {
+            granted.apply(&mut fields);
+        }
+        fields
+    }
+
+    /// Path and query for `target`.
+    ///
+    /// # Errors
+    /// What its options make of them cannot be sent.
+    pub fn target_for(&self, target: &Target) -> Result<Cow<'_, str>, PathError> {
+        let options = &*target.options;
+        let edit = PathEdit {
+            strip: options.strip.as_deref(),
+            prepend: options.prepend.as_deref(),
+            query: target.query.as_deref(),
+        };
+        if edit == PathEdit::default() && (self.path.is_as_it_came() || *self.path.wire == *self.head.path()) {
+            return Ok(Cow::Borrowed(self.head.target));
+        }
+        path::rewrite_text(self.head.target, self.path, &edit)
+    }
 }
 
-/// The fields of an answer, as a map for the header rules: with `Connection`, if it names fields that they have to take away.
+/// The fields of a response, as a map for the header rules: with `Connection`, if it names fields that they have to take away.
 #[must_use]
-pub fn answer_map(bytes: &[u8], head: &AnswerHead, fields: &[Field]) -> HeaderMap {
-    let mut map = map(bytes, fields);
+pub fn response_map(bytes: &[u8], head: &ResponseHead, fields: &[Field]) -> HeaderMap {
+    let mut map = map_of(bytes, fields);
     let is_connection = |field: &&Field| field.name.of(bytes).eq_ignore_ascii_case(b"connection");
     for field in fields.iter().filter(|_| head.mapped).filter(is_connection) {
         if let Ok(value) = HeaderValue::from_bytes(field.value.of(bytes)) {
@@ -114,8 +130,17 @@ impl ClientLines {
     #[must_use]
     pub fn new(settings: &Arc<Settings>, client: &ClientContext, version: Version) -> Self {
         let mut map = HeaderMap::new();
-        let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
-        let context = RequestContext { version, ..context(settings, client, None, None, &HostRewrite::Keep, nowhere) };
+        let context = RequestContext {
+            client,
+            rules: &settings.header_rules,
+            host: None,
+            version,
+            upgrade: None,
+            strip: None,
+            rewrite: &HostRewrite::Keep,
+            target: SocketAddr::from(([0, 0, 0, 0], 0)),
+            upstream_h2: false,
+        };
         headers::prepare_request(&mut map, &context);
         // What the request's own host decides.
         map.remove(http::header::HOST);
@@ -133,80 +158,96 @@ impl ClientLines {
     }
 }
 
-fn context<'a>(
-    settings: &'a Settings,
-    client: &'a ClientContext,
-    host: Option<&'a HeaderValue>,
-    strip: Option<&'a str>,
-    rewrite: &'a HostRewrite,
-    target: SocketAddr,
-) -> RequestContext<'a> {
-    RequestContext {
-        client,
-        rules: &settings.header_rules,
-        host,
-        version: Version::HTTP_11,
-        upgrade: None,
-        strip,
-        rewrite,
-        target,
-        upstream_h2: false,
-    }
-}
-
 /// Writes the head as `target` gets it.
 ///
 /// # Errors
 /// A request target that the route's options make impossible; what it was.
 pub fn put_request(
     out: &mut Vec<u8>,
-    received: &Received<'_>,
+    request: &Outbound<'_>,
     settings: &Settings,
     client: &ClientContext,
     lines: &ClientLines,
     target: &Target,
-) -> Result<(), String> {
-    let options = &*target.options;
-    out.extend_from_slice(received.head.method.as_str().as_bytes());
+) -> Result<(), PathError> {
+    let head = request.head;
+    out.extend_from_slice(head.method.as_str().as_bytes());
     out.push(b' ');
-    put_target(out, received, target)?;
+    out.extend_from_slice(request.target_for(target)?.as_bytes());
     out.extend_from_slice(b" HTTP/1.1\r\n");
-    let rules = &settings.header_rules;
-    if received.head.mapped || rules.follow_the_rewrite(&options.host) || rules.overwrite_any(received.names()) {
-        let mut map = received.map();
-        let host = HeaderValue::from_bytes(received.host()).ok();
-        let strip = options.strip.as_deref();
-        if let (Some(name), Some(id)) = (&rules.request_id_header, received.id) {
-            map.insert(name.clone(), id.clone());
-        }
-        let context = context(settings, client, host.as_ref(), strip, &options.host, target.state.addr);
-        headers::prepare_request(&mut map, &context);
-        put_map(out, &map);
-    } else {
-        let rewritten = options.host != HostRewrite::Keep;
-        put_lines(out, received.bytes, received.fields, |kind| {
-            matches!(kind, Kind::Hop | Kind::Connection | Kind::Dropped) || (rewritten && kind == Kind::Host)
-        });
-        match &options.host {
-            HostRewrite::Keep => {}
-            HostRewrite::Name(_) | HostRewrite::Target => {
-                let context = context(settings, client, None, None, &options.host, target.state.addr);
+    let (rules, rewrite) = (&settings.header_rules, &target.options.host);
+    let says_length = match &head.fields {
+        Fields::Lines { bytes, fields, .. } if passes_as_it_came(request, rules, rewrite) => {
+            let kept = *rewrite == HostRewrite::Keep && head.host.is_some();
+            put_lines(out, bytes, fields, |kind| {
+                matches!(kind, Kind::Hop | Kind::Connection | Kind::Dropped | Kind::TransferEncoding)
+                    || (!kept && kind == Kind::Host)
+            });
+            if !kept {
+                let context = request.context(None, rules, client, target);
                 put(out, "host", headers::upstream_host(&context).as_bytes());
             }
+            put_ours(out, lines, head.host, client, settings, target, request.id);
+            fields.iter().any(|field| field.kind == Kind::ContentLength)
         }
-        put_ours(out, lines, received.host(), client, settings, target, received.id);
+        Fields::Map(fields) if passes_as_it_came(request, rules, rewrite) => {
+            for (name, value) in fields.iter().filter(|(name, _)| *name != HOST) {
+                put(out, name.as_str(), value.as_bytes());
+            }
+            if let (HostRewrite::Keep, Some(host)) = (rewrite, head.host) {
+                put(out, "host", host);
+            } else {
+                let context = request.context(None, rules, client, target);
+                put(out, "host", headers::upstream_host(&context).as_bytes());
+            }
+            put_ours(out, lines, head.host, client, settings, target, request.id);
+            fields.contains_key(CONTENT_LENGTH)
+        }
+        _ => {
+            let host = head.host_value();
+            let fields = request.fields(&request.context(host.as_ref(), rules, client, target));
+            put_map(out, &fields);
+            fields.contains_key(CONTENT_LENGTH)
+        }
+    };
+    match head.content {
+        Content::Whole(content) if !says_length && (!content.is_empty() || expects_content(head.method)) => {
+            put(out, CONTENT_LENGTH.as_str(), content.len().to_string().as_bytes());
+        }
+        Content::Streamed(None) => put(out, TRANSFER_ENCODING.as_str(), b"chunked"),
+        Content::Streamed(Some(length)) if !says_length => {
+            put(out, CONTENT_LENGTH.as_str(), length.to_string().as_bytes());
+        }
+        Content::Whole(_) | Content::Streamed(_) => {}
     }
-    let says_length = received.fields.iter().any(|field| field.kind == Kind::ContentLength);
-    put_no_content(out, &received.head.method, says_length);
     out.extend_from_slice(b"\r\n");
     Ok(())
+}
+
+/// Whether its fields can be sent as they came, with ours behind them: none of them decides about others.
+fn passes_as_it_came(request: &Outbound<'_>, rules: &HeaderRules, rewrite: &HostRewrite) -> bool {
+    !request.head.mapped
+        && request.granted.is_none()
+        && !rules.follow_the_rewrite(rewrite)
+        && match &request.head.fields {
+            Fields::Lines { bytes, fields, .. } => {
+                !rules.overwrite_any(fields.iter().map(|field| field.name.of(bytes)))
+            }
+            Fields::Map(fields) => !rules.overwrite_any(fields.keys().map(|name| name.as_str().as_bytes())),
+        }
+}
+
+/// Whether a request without content has to say so: some servers answer 411 to a POST that does not (RFC 9110 section 8.6).
+#[must_use]
+pub fn expects_content(method: &Method) -> bool {
+    matches!(*method, Method::POST | Method::PUT | Method::PATCH)
 }
 
 /// What every request gets behind its own fields.
 fn put_ours(
     out: &mut Vec<u8>,
     lines: &ClientLines,
-    host: &[u8],
+    host: Option<&[u8]>,
     client: &ClientContext,
     settings: &Settings,
     target: &Target,
@@ -214,8 +255,10 @@ fn put_ours(
 ) {
     out.extend_from_slice(&lines.lines);
     let default: &[u8] = if client.is_tls() { b"443" } else { b"80" };
-    put(out, "x-forwarded-port", port_of(host).unwrap_or(default));
-    put(out, "x-forwarded-host", host);
+    put(out, "x-forwarded-port", host.and_then(port_of).unwrap_or(default));
+    if let Some(host) = host {
+        put(out, "x-forwarded-host", host);
+    }
     if let Some(strip) = &target.options.strip
         && HeaderValue::from_str(strip).is_ok()
     {
@@ -224,70 +267,6 @@ fn put_ours(
     if let (Some(name), Some(id)) = (&settings.header_rules.request_id_header, id) {
         put(out, name.as_str(), id.as_bytes());
     }
-}
-
-/// See [`expects_content`].
-fn put_no_content(out: &mut Vec<u8>, method: &Method, says_length: bool) {
-    if !says_length && expects_content(method) {
-        put(out, CONTENT_LENGTH.as_str(), b"0");
-    }
-}
-
-/// A request without a body that was read by the library.
-#[derive(Clone, Copy, Debug)]
-pub struct Bodiless<'a> {
-    /// Its method.
-    pub method: &'a Method,
-    /// Path and query as the upstream gets them.
-    pub target: &'a PathAndQuery,
-    /// Its fields.
-    pub headers: &'a HeaderMap,
-    /// The host it asks for.
-    pub host: &'a HeaderValue,
-    /// Its id, if one is configured.
-    pub id: Option<&'a HeaderValue>,
-}
-
-/// Writes the head of a request whose fields pass as they came, as `target` gets it. False, and nothing is written, if some
-/// of them decide about others, or are written by us.
-pub fn put_as_it_came(
-    out: &mut Vec<u8>,
-    request: &Bodiless<'_>,
-    settings: &Settings,
-    client: &ClientContext,
-    lines: &ClientLines,
-    target: &Target,
-) -> bool {
-    let (rules, rewrite) = (&settings.header_rules, &target.options.host);
-    let names = request.headers.keys().map(|name| name.as_str().as_bytes());
-    if !headers::pass_as_they_came(request.headers) || rules.follow_the_rewrite(rewrite) || rules.overwrite_any(names) {
-        return false;
-    }
-    put_request_line(out, request.method, request.target);
-    for (name, value) in request.headers.iter().filter(|(name, _)| *name != HOST) {
-        put(out, name.as_str(), value.as_bytes());
-    }
-    let context = context(settings, client, Some(request.host), None, rewrite, target.state.addr);
-    put(out, HOST.as_str(), headers::upstream_host(&context).as_bytes());
-    put_ours(out, lines, request.host.as_bytes(), client, settings, target, request.id);
-    put_no_content(out, request.method, request.headers.contains_key(CONTENT_LENGTH));
-    out.extend_from_slice(b"\r\n");
-    true
-}
-
-fn put_request_line(out: &mut Vec<u8>, method: &Method, target: &PathAndQuery) {
-    out.extend_from_slice(method.as_str().as_bytes());
-    out.push(b' ');
-    out.extend_from_slice(target.as_str().as_bytes());
-    out.extend_from_slice(b" HTTP/1.1\r\n");
-}
-
-/// Writes the head of a request that was made for its upstream, on whatever way it came.
-pub fn put_made<B>(out: &mut Vec<u8>, request: &Request<B>) {
-    static ROOT: PathAndQuery = PathAndQuery::from_static("/");
-    put_request_line(out, request.method(), request.uri().path_and_query().unwrap_or(&ROOT));
-    put_map(out, request.headers());
-    out.extend_from_slice(b"\r\n");
 }
 
 /// Lines one behind another are copied in one piece.
@@ -310,25 +289,6 @@ fn put_lines(out: &mut Vec<u8>, bytes: &[u8], fields: &[Field], skip: impl Fn(Ki
     }
 }
 
-fn put_target(out: &mut Vec<u8>, received: &Received<'_>, target: &Target) -> Result<(), String> {
-    let options = &*target.options;
-    let edit = PathEdit {
-        strip: options.strip.as_deref(),
-        prepend: options.prepend.as_deref(),
-        query: target.query.as_deref(),
-    };
-    let same = |path: &str| *path.as_bytes() == *received.head.path.of(received.bytes);
-    if edit == PathEdit::default() && (received.path.is_as_it_came() || same(&received.path.wire)) {
-        out.extend_from_slice(received.head.target.of(received.bytes));
-        return Ok(());
-    }
-    let text = received.head.target.text(received.bytes);
-    let parsed = PathAndQuery::try_from(text).map_err(|error| format!("{text:?}: {error}"))?;
-    let rewritten = path::rewrite(&parsed, received.path, &edit).map_err(|error| error.to_string())?;
-    out.extend_from_slice(rewritten.as_str().as_bytes());
-    Ok(())
-}
-
 /// What a client is told beside what the upstream said.
 #[derive(Clone, Copy, Debug)]
 pub struct Telling<'a> {
@@ -338,12 +298,31 @@ pub struct Telling<'a> {
     pub settings: &'a Settings,
     /// The time, for an answer that has none, in the form of RFC 9110 section 5.6.7.
     pub date: &'a str,
-    /// The connection ends with this answer.
-    pub close: bool,
+    /// What becomes of the connection behind it.
+    pub fate: Fate,
 }
 
-/// Writes the head of an upstream's answer as the client gets it.
-pub fn put_answer(out: &mut Vec<u8>, bytes: &[u8], head: &AnswerHead, fields: &[Field], telling: &Telling<'_>) {
+/// What a client is told of its connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// Nothing: it goes on, as is usual in HTTP/1.1.
+    Silent,
+    /// It goes on, which a client of HTTP/1.0 has asked for.
+    Keeps,
+    /// It ends with this response.
+    Closes,
+}
+
+fn put_fate(out: &mut Vec<u8>, fate: Fate) {
+    match fate {
+        Fate::Silent => {}
+        Fate::Keeps => out.extend_from_slice(b"connection: keep-alive\r\n"),
+        Fate::Closes => out.extend_from_slice(b"connection: close\r\n"),
+    }
+}
+
+/// Writes the head of an instance's response as the client gets it.
+pub fn put_response(out: &mut Vec<u8>, bytes: &[u8], head: &ResponseHead, fields: &[Field], telling: &Telling<'_>) {
     out.extend_from_slice(b"HTTP/1.1 ");
     put_status(out, head.status);
     out.push(b' ');
@@ -351,7 +330,7 @@ pub fn put_answer(out: &mut Vec<u8>, bytes: &[u8], head: &AnswerHead, fields: &[
     out.extend_from_slice(b"\r\n");
     let sts = headers::strict_transport_security_for(telling.client, &telling.settings.header_rules);
     if head.mapped {
-        let mut map = answer_map(bytes, head, fields);
+        let mut map = response_map(bytes, head, fields);
         headers::prepare_response(&mut map, telling.client, &telling.settings.header_rules, false);
         put_map(out, &map);
     } else {
@@ -368,9 +347,7 @@ pub fn put_answer(out: &mut Vec<u8>, bytes: &[u8], head: &AnswerHead, fields: &[
     if matches!(head.framing, Framing::Chunked | Framing::UntilClose) {
         put(out, TRANSFER_ENCODING.as_str(), b"chunked");
     }
-    if telling.close {
-        out.extend_from_slice(b"connection: close\r\n");
-    }
+    put_fate(out, telling.fate);
     out.extend_from_slice(b"\r\n");
 }
 
@@ -388,8 +365,8 @@ fn put_lines_lenient(out: &mut Vec<u8>, bytes: &[u8], fields: &[Field], skip: im
     }
 }
 
-/// An interim answer as the client gets it; nothing of `100 Continue`, which nobody waits for here.
-pub fn put_interim(out: &mut Vec<u8>, bytes: &[u8], head: &AnswerHead, fields: &[Field]) {
+/// An interim response as the client gets it; nothing of `100 Continue`: the client gets that from here.
+pub fn put_interim(out: &mut Vec<u8>, bytes: &[u8], head: &ResponseHead, fields: &[Field]) {
     if head.status == 100 {
         return;
     }
@@ -398,28 +375,67 @@ pub fn put_interim(out: &mut Vec<u8>, bytes: &[u8], head: &AnswerHead, fields: &
     out.push(b' ');
     out.extend_from_slice(head.reason.of(bytes));
     out.extend_from_slice(b"\r\n");
-    put_lines_lenient(out, bytes, fields, |kind| matches!(kind, Kind::Hop | Kind::Dropped | Kind::ContentLength));
+    for field in fields.iter().filter(|field| !matches!(field.kind, Kind::Hop | Kind::Dropped | Kind::ContentLength)) {
+        // What may not stand behind a body may not stand before the head either; it says nothing of this hop or this client.
+        if may_precede(field.name.of(bytes)) {
+            out.extend_from_slice(field.name.of(bytes));
+            out.extend_from_slice(b": ");
+            out.extend_from_slice(field.value.of(bytes));
+            out.extend_from_slice(b"\r\n");
+        }
+    }
     out.extend_from_slice(b"\r\n");
 }
 
-/// Writes an answer made here, body and all.
-pub fn put_own(out: &mut Vec<u8>, response: &http::Response<bytes::Bytes>, head_only: bool, date: &str, close: bool) {
-    let status = response.status();
+/// Fields of an interim response that pass: those of RFC 8297, and others that no program takes for those of the response.
+fn may_precede(name: &[u8]) -> bool {
+    may_trail(name) || name.eq_ignore_ascii_case(b"content-security-policy")
+}
+
+/// Writes the lines of a trailer section, and the empty one behind them.
+pub fn put_trailers(out: &mut Vec<u8>, trailers: Option<&HeaderMap>) {
+    if let Some(trailers) = trailers {
+        for (name, value) in trailers.iter().filter(|(name, _)| may_trail(name.as_str().as_bytes())) {
+            put(out, name.as_str(), value.as_bytes());
+        }
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// How the body of a response with a map of fields is framed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framed {
+    /// There is none, and nothing says how long it would be but what the fields say.
+    Bodiless,
+    /// So many bytes.
+    Length(u64),
+    /// In chunks.
+    Chunked,
+    /// It ends with the connection, for a client that knows no chunks.
+    UntilClose,
+}
+
+/// Writes the head of a response with a map of fields; `date` for one that has none.
+pub fn put_made(out: &mut Vec<u8>, status: StatusCode, fields: &HeaderMap, framed: Framed, date: &str, fate: Fate) {
     out.extend_from_slice(b"HTTP/1.1 ");
     put_status(out, status.as_u16());
     out.push(b' ');
     out.extend_from_slice(status.canonical_reason().unwrap_or("").as_bytes());
     out.extend_from_slice(b"\r\n");
-    put_map(out, response.headers());
-    put(out, CONTENT_LENGTH.as_str(), response.body().len().to_string().as_bytes());
-    put(out, DATE.as_str(), date.as_bytes());
-    if close {
-        out.extend_from_slice(b"connection: close\r\n");
+    let framing = framed != Framed::Bodiless;
+    for (name, value) in fields.iter().filter(|(name, _)| !framing || *name != CONTENT_LENGTH) {
+        put(out, name.as_str(), value.as_bytes());
     }
+    match framed {
+        Framed::Length(length) => put(out, CONTENT_LENGTH.as_str(), length.to_string().as_bytes()),
+        Framed::Chunked => put(out, TRANSFER_ENCODING.as_str(), b"chunked"),
+        Framed::Bodiless | Framed::UntilClose => {}
+    }
+    if !fields.contains_key(DATE) {
+        put(out, DATE.as_str(), date.as_bytes());
+    }
+    put_fate(out, fate);
     out.extend_from_slice(b"\r\n");
-    if !head_only {
-        out.extend_from_slice(response.body());
-    }
 }
 
 fn put_status(out: &mut Vec<u8>, status: u16) {

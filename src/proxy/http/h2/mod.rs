@@ -15,6 +15,9 @@ pub mod stream_body;
 use http::HeaderMap;
 use http::header::{CONNECTION, CONTENT_LENGTH, HeaderName, TE, TRANSFER_ENCODING, UPGRADE};
 
+/// Bytes of one stream that are held ready for a connection that does not take them yet, on either side.
+pub(crate) const SEND_BUFFER_BYTES: usize = 64 << 10;
+
 /// Takes away what HTTP/2 has no place for (RFC 9113 section 8.2.2). The header rules of the proxy have seen to it, and to
 /// what `Connection` names, wherever a message passes through them: so there is something only in what was made here.
 pub(crate) fn without_hop(headers: &mut HeaderMap) {

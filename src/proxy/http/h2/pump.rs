@@ -9,8 +9,7 @@ use h2::{Reason, SendStream};
 use http_body::Body;
 use tokio::task::JoinHandle;
 
-use crate::proxy::http::body::BodyError;
-use crate::proxy::http::source::SourceError;
+use crate::proxy::http::body::{BodyError, IncomingError, UpstreamBodyError};
 
 /// Moves one body into one stream.
 #[derive(Debug)]
@@ -42,7 +41,7 @@ pub enum PumpError<E> {
 impl<B> Pump<B>
 where
     B: Body<Data = Bytes> + Unpin,
-    B::Error: Told,
+    B::Error: ResetReason,
 {
     /// Of a client's upload. A stream that we open has no room before it was announced: the first piece, which is often the
     /// only one, is handed over all the same, and waits in the connection.
@@ -136,7 +135,7 @@ impl Upload {
     pub fn spawn<B>(mut pump: Pump<B>) -> Self
     where
         B: Body<Data = Bytes> + Unpin + 'static,
-        B::Error: std::fmt::Display + Told,
+        B::Error: std::fmt::Display + ResetReason,
     {
         Self(tokio::task::spawn_local(async move {
             if let Err(error) = poll_fn(|cx| pump.poll(cx)).await {
@@ -153,25 +152,34 @@ impl Drop for Upload {
 }
 
 /// An error that may say what HTTP/2 calls it.
-pub trait Told {
+pub trait ResetReason {
     /// The name.
     fn reason(&self) -> Option<Reason>;
 }
 
-impl Told for SourceError {
+impl ResetReason for IncomingError {
     fn reason(&self) -> Option<Reason> {
         match self {
             Self::Stream(error) => error.reason().filter(|reason| *reason != Reason::NO_ERROR),
-            Self::Hyper(_) | Self::Direct(_) => None,
+            Self::H1(_) | Self::Again => None,
         }
     }
 }
 
-impl Told for BodyError {
+impl ResetReason for UpstreamBodyError {
+    fn reason(&self) -> Option<Reason> {
+        match self {
+            Self::Stream(error) => error.reason().filter(|reason| *reason != Reason::NO_ERROR),
+            Self::H1(_) => None,
+        }
+    }
+}
+
+impl ResetReason for BodyError {
     fn reason(&self) -> Option<Reason> {
         match self {
             Self::Upstream(error) => error.reason(),
-            Self::Encoder(_) | Self::Overdue(_) => None,
+            Self::Encoder(_) | Self::Overdue(_) | Self::ClientGone => None,
         }
     }
 }

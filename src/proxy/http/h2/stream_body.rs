@@ -8,6 +8,8 @@ use h2::{Reason, RecvStream};
 use http::HeaderMap;
 use http_body::Frame;
 
+use crate::proxy::http::trailers::keep_trailing;
+
 use crate::proxy::http::h2::keep_alive::Signs;
 use crate::proxy::http::h2::promised_length;
 use crate::proxy::http::h2::pump::Upload;
@@ -86,7 +88,10 @@ impl StreamBody {
                 None => self.data_ended = true,
             }
         }
-        let trailers = ready!(self.stream.poll_trailers(cx))?;
+        let mut trailers = ready!(self.stream.poll_trailers(cx))?;
+        if let Some(trailers) = &mut trailers {
+            keep_trailing(trailers);
+        }
         Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))))
     }
 }

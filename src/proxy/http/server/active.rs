@@ -11,7 +11,7 @@ use std::time::Duration;
 use slab::Slab;
 use tokio::sync::Notify;
 
-use crate::proxy::http::server::connection::Downstream;
+use super::downstream::Downstream;
 use crate::table::clock::Clock;
 
 /// So many connections may stay awake for as long as they are not much too quiet: a few KB for each.
@@ -23,11 +23,11 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// Between two looks at more than [`UNHURRIED_MAX`]; also how long of those that are too many one has to have been quiet.
 const LOOK_EVERY_HURRIED: Duration = Duration::from_millis(20);
 /// And so much more for each of them, so that looking stays a small part of all time.
-const LOOK_REST: Duration = Duration::from_micros(10);
+const LOOK_PER_CONNECTION: Duration = Duration::from_micros(10);
 
 /// The connections of a worker that are awake and wait for a next request, or did so before the one they have.
 #[derive(Debug, Default)]
-pub struct Awake {
+pub struct Active {
     list: RefCell<Slab<Waiting>>,
     /// The first came, or the first of too many.
     more: Notify,
@@ -43,11 +43,11 @@ struct Waiting {
 /// One connection among them, until this is dropped.
 #[derive(Debug)]
 pub struct Listed<'a> {
-    awake: &'a Awake,
+    active: &'a Active,
     key: usize,
 }
 
-impl Awake {
+impl Active {
     /// Adds the connection whose task is being polled.
     pub fn enter(&self, downstream: &Rc<Downstream>, cx: &Context<'_>) -> Listed<'_> {
         let mut list = self.list.borrow_mut();
@@ -55,7 +55,7 @@ impl Awake {
         if list.len() == 1 || list.len() == UNHURRIED_MAX + 1 {
             self.more.notify_one();
         }
-        Listed { awake: self, key }
+        Listed { active: self, key }
     }
 
     /// Looks after them for as long as the worker runs.
@@ -69,7 +69,7 @@ impl Awake {
                 tokio::time::timeout(LOOK_EVERY, self.more.notified()).await.ok();
             } else {
                 let all = u32::try_from(count).unwrap_or(u32::MAX);
-                tokio::time::sleep(LOOK_EVERY_HURRIED + LOOK_REST * all).await;
+                tokio::time::sleep(LOOK_EVERY_HURRIED + LOOK_PER_CONNECTION * all).await;
             }
             self.look(clock.now_ms());
         }
@@ -79,12 +79,12 @@ impl Awake {
         let list = self.list.borrow();
         let mut too_many = list.len().saturating_sub(UNHURRIED_MAX);
         for (_, waiting) in list.iter() {
-            let Some(since_ms) = waiting.downstream.watch.rests_since_ms() else { continue };
+            let Some(since_ms) = waiting.downstream.watch.quiet_since_ms() else { continue };
             let quiet = Duration::from_millis(now_ms.saturating_sub(since_ms));
             let hurried = too_many > 0 && quiet >= LOOK_EVERY_HURRIED;
             if hurried || quiet >= QUIET {
                 too_many = too_many.saturating_sub(1);
-                waiting.downstream.watch.tell_to_rest();
+                waiting.downstream.watch.tell_to_park();
                 waiting.waker.wake_by_ref();
             }
         }
@@ -93,6 +93,6 @@ impl Awake {
 
 impl Drop for Listed<'_> {
     fn drop(&mut self) {
-        self.awake.list.borrow_mut().remove(self.key);
+        self.active.list.borrow_mut().remove(self.key);
     }
 }

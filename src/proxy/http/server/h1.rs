@@ -1,51 +1,66 @@
-//! The requests of one client connection, one after another.
+//! The reader of HTTP/1: the requests of one client connection, one after another.
+//!
+//! ```text
+//!             ┌──────────────────────── next request ◄─────────────────────────┐
+//!             ▼                                                                 │
+//!  client ─► head ─► decide ─► (short body) ─► attempts ─► head of response ─► body
+//!             │ bad     │ respond                              │ 101
+//!             ▼         ▼                                      ▼
+//!          refused    own response                          tunnel
+//! ```
+//!
+//! - **A short body is read before its request is sent on**: an instance sees nothing of one that breaks off, and the request can
+//!   be sent again. Others are sent on as they come, as fast as the instance takes them.
+//! - **Idle costs little but the socket.** No buffer is held while nothing lies in it. A connection between requests that has
+//!   been quiet for a while is *parked* ([`active`](super::active), [`parked`](super::parked)): all that serving takes is given
+//!   up, and a small future waits for the next byte, the idle limit and the drain. It is parked only where nothing is held for
+//!   it: every request that was read is answered and written, and all that could be read was read, so that there is no byte of
+//!   the client, in the clear or decrypted, that no socket would tell of.
+//! - **No allocation in steady state.** Buffers, heads and lists of fields go back to the worker's shelf; to wake up costs some,
+//!   which is why no connection is parked between requests that follow each other.
 
-use std::future::poll_fn;
-use std::pin::pin;
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::Context;
 
-use http::header::{REFERER, USER_AGENT};
-use http::{HeaderName, HeaderValue, Version};
+use http::{HeaderValue, Method, Response, StatusCode, Version};
 use tokio::time::Instant;
 
+use super::active::Listed;
+use super::downstream::Downstream;
+use super::h1_response::Responder;
+use super::h1_stream::{H1Body, H1Stream, discard};
+use super::tunnel::Tunnel;
+use crate::config::ListenerProtocol;
 use crate::proxy::drain::Phase;
 use crate::proxy::error::ProxyError;
-use crate::proxy::http::body::UploadProgress;
-use crate::proxy::http::client_io::ClientStream;
-use crate::proxy::http::direct::may_drive;
-use crate::proxy::http::exchange::{error_answers, fresh_id};
-use crate::proxy::http::h1::buffer::Buffer;
-use crate::proxy::http::h1::request_head::{self, Parsed, RequestHead};
+use crate::proxy::http::body::{IncomingBody, RequestBody, ResponseBody, Upload, UploadProgress};
+use crate::proxy::http::custom_log_fields::CustomLogFields;
+use crate::proxy::http::decide::{self, Decision, Incoming, Own, fresh_id};
+use crate::proxy::http::h1::buffer::{Buffer, READ_MIN};
+use crate::proxy::http::h1::request_head::{self, BodyFraming, Parsed, RequestHead};
 use crate::proxy::http::h1::scan::Field;
-use crate::proxy::http::h1::write_head::{ClientLines, Received};
+use crate::proxy::http::h1::syntax::{Limits, Violation};
+use crate::proxy::http::h1::write_head::{ClientLines, Fate, response_map};
+use crate::proxy::http::head::{Content, Head};
 use crate::proxy::http::headers;
-use crate::proxy::http::path::{self, NormalPath};
+use crate::proxy::http::path;
 use crate::proxy::http::record::{Finish, RequestNote};
-use crate::proxy::http::server::active::Listed;
-use crate::proxy::http::server::connection::Downstream;
-use crate::proxy::http::server::h1_response::PassOn;
-use crate::proxy::http::server::h1_stream::Front;
-use crate::proxy::http::server::moving_deadline::Timer;
-use crate::proxy::http::server::plan::{Plan, all_carried};
-use crate::proxy::http::strict::Limits;
-use crate::proxy::http::upstream::attempts::{Asking, Deadlines, First, Running};
-use crate::proxy::http::upstream::forward::{AttemptError, is_idempotent, may_be_doubled};
-use crate::proxy::http::upstream::h1::{Again, DirectAnswer, Failed, Sending};
+use crate::proxy::http::upstream::exchange::{Exchange, Timing};
+use crate::proxy::http::upstream::h1::H1Response;
+use crate::proxy::http::upstream::response::{Streamed, UpstreamResponse};
+use crate::proxy::moving_deadline::MovingDeadline;
 use crate::proxy::settings::Settings;
 use crate::proxy::worker::Worker;
 use crate::table::Target;
 
-/// Reads that a head may take. Whoever sends it in smaller pieces is hyper's client: looking at it from its beginning
-/// with each piece is fine for a few of them only.
-const HEAD_READS_MAX: u32 = 8;
+/// Longest body that is read before the request is sent on, in bytes: short bodies come with their head.
+const SHORT_MAX: u64 = 64 << 10;
 
-/// How a connection leaves the direct exchange.
+/// How serving a connection ends.
 #[derive(Debug)]
 pub enum End {
-    /// With bytes that others have to read.
-    HandOver(Vec<u8>),
     /// After these last bytes, in good order.
     Orderly(&'static [u8]),
     /// As the client wanted it: everything it sent was read, and everything it asked for is written.
@@ -53,35 +68,53 @@ pub enum End {
     /// At once.
     Abrupt,
     /// Not at all: it has been quiet for a while, and nothing is held for it.
-    Rest,
+    Park,
+    /// What was read is no request: it is refused.
+    Refuse(Violation),
+    /// The bytes of the connection are not HTTP any more.
+    Tunnel(Box<Tunnel>),
 }
 
 /// One client connection.
 #[derive(Debug)]
-pub struct Client<'a, T> {
+pub struct Client<'a> {
     worker: &'a Rc<Worker>,
     downstream: &'a Rc<Downstream>,
-    front: Front<'a, T>,
+    stream: Rc<RefCell<H1Stream>>,
     ahead: Option<Buffer>,
     fields: Vec<Field>,
     lines: Option<Rc<ClientLines>>,
-    timer: Timer,
+    timer: MovingDeadline,
     listed: Option<Listed<'a>>,
 }
 
-impl<'a, T: ClientStream> Client<'a, T> {
+/// Where a request stands.
+enum Step {
+    /// It is answered.
+    Over { close: bool },
+    /// All of its body is wanted before anything is sent. Boxed, as it is rare.
+    WantsBody(Box<Finish>),
+}
+
+/// What stays the same however often a request is looked at.
+struct Began {
+    started: Instant,
+    now_ms: u64,
+    id: Option<HeaderValue>,
+}
+
+impl<'a> Client<'a> {
     /// A connection of which nothing is held.
     #[must_use]
-    pub fn new(worker: &'a Rc<Worker>, downstream: &'a Rc<Downstream>, io: &'a mut T) -> Self {
-        let guard = downstream.watch.new_guard();
+    pub fn new(worker: &'a Rc<Worker>, downstream: &'a Rc<Downstream>, stream: Rc<RefCell<H1Stream>>) -> Self {
+        downstream.watch.reads_h1();
         // Empty, not none: TLS may hold decrypted bytes that no socket tells of.
-        let ahead = Some(worker.direct.buffers.for_request());
-        let front = Front::new(io, guard);
-        let (fields, lines, timer) = (Vec::new(), None, Timer::default());
-        Self { worker, downstream, front, ahead, fields, lines, timer, listed: None }
+        let ahead = Some(worker.shelf.buffers.for_request());
+        let (fields, lines, timer) = (Vec::new(), None, MovingDeadline::default());
+        Self { worker, downstream, stream, ahead, fields, lines, timer, listed: None }
     }
 
-    /// Serves its requests, as long as they are usual.
+    /// Serves its requests.
     pub async fn serve(&mut self) -> End {
         loop {
             let served = async {
@@ -94,254 +127,287 @@ impl<'a, T: ClientStream> Client<'a, T> {
         }
     }
 
-    fn hand_over(&mut self) -> End {
-        End::HandOver(self.ahead.take().map(|buffer| buffer.filled().to_vec()).unwrap_or_default())
+    fn filled(&self) -> &[u8] {
+        self.ahead.as_ref().map_or(&[], Buffer::filled)
     }
 
+    /// Reads the next head.
     async fn next_head(&mut self) -> Result<(Arc<Settings>, RequestHead), End> {
-        let buffers = &self.worker.direct.buffers;
-        for _ in 0..HEAD_READS_MAX {
+        let buffers = &self.worker.shelf.buffers;
+        let (mut blank, mut looked_at) = (false, 0);
+        loop {
+            // A head is looked at again only when another of its lines is whole: there are so few of them that looking from
+            // its beginning each time costs little, however small the pieces are in which it comes.
+            let is_new_line = |buffer: &Buffer| memchr::memchr(b'\n', &buffer.filled()[looked_at..]).is_some();
+            let settings = self.worker.settings();
+            let limits = Limits::new(&settings.proxy);
             if let Some(buffer) = self.ahead.as_mut().filter(|buffer| !buffer.filled().is_empty()) {
-                if self.fields.capacity() == 0 {
-                    self.fields = buffers.for_fields();
+                let whole = buffer.filled().len();
+                if is_new_line(buffer) || whole > limits.head_bytes_max {
+                    if self.fields.capacity() == 0 {
+                        self.fields = buffers.for_fields();
+                    }
+                    match request_head::parse(buffer.filled(), limits, &mut self.fields) {
+                        Parsed::Whole(head) => return Ok((settings, head)),
+                        Parsed::Blank if !blank => {
+                            blank = true;
+                            buffer.consume(2);
+                            looked_at = 0;
+                            continue;
+                        }
+                        Parsed::Blank => {
+                            return Err(End::Refuse(Violation::bad(
+                                "more than one empty line before the request line",
+                            )));
+                        }
+                        Parsed::Bad(violation) => return Err(End::Refuse(violation)),
+                        Parsed::Partial => {}
+                    }
                 }
-                let settings = self.worker.settings();
-                let limits = Limits::new(&settings.proxy, false);
-                match request_head::parse(buffer.filled(), limits, &mut self.fields) {
-                    Parsed::Whole(head) => return Ok((settings, head)),
-                    Parsed::Partial => buffer.make_room(crate::proxy::http::h1::buffer::READ_MIN),
-                    Parsed::Unusual => break,
-                }
-                self.front.guard().note_between(false);
+                looked_at = whole;
+                buffer.make_room(READ_MIN);
+                self.downstream.watch.set_between(false);
             }
-            let (awake, listed) = (&self.worker.direct.awake, &mut self.listed);
-            let rests = |cx: &mut Context<'_>| {
-                listed.get_or_insert_with(|| awake.enter(self.downstream, cx));
-                self.downstream.watch.is_told_to_rest()
+            let (active, listed, downstream) = (&self.worker.shelf.active, &mut self.listed, self.downstream);
+            let may_park = !blank;
+            let parks = |cx: &mut Context<'_>| {
+                listed.get_or_insert_with(|| active.enter(downstream, cx));
+                downstream.watch.is_told_to_park() && may_park
             };
-            match self.front.fill_unless(rests, &mut self.ahead, buffers).await {
+            match H1Stream::fill_unless(&self.stream, parks, &mut self.ahead).await {
                 Ok(Some(1..)) => {}
                 Ok(Some(0)) => return Err(End::Orderly(b"")),
-                Ok(None) => return Err(End::Rest),
+                Ok(None) => return Err(End::Park),
                 Err(_) => return Err(End::Abrupt),
             }
         }
-        Err(self.hand_over())
     }
 
-    /// Answers one request, or leaves it as it was.
+    /// Answers one request.
     async fn one(&mut self, settings: &Arc<Settings>, head: RequestHead) -> Result<(), End> {
-        // The settings may be newer than the connection.
-        let plan = if may_drive(self.worker, &self.downstream.listener, settings) { self.plan(&head) } else { None };
-        let Some(plan) = plan else { return Err(self.hand_over()) };
-        let repeatable = head.body == 0 && is_idempotent(&head.method);
-        let asking = Asking {
-            worker: self.worker,
-            downstream: self.downstream,
-            settings,
-            route: &plan.route,
-            hash: plan.hash,
-            version: Version::HTTP_11,
-            repeatable,
-            doublable: repeatable && may_be_doubled(&head.method),
-        };
-        // Before one is picked: a pick takes a turn, or a trial, that nobody else gets then.
-        if !all_carried(&plan.route.targets, &self.downstream.client, &head) {
-            return Err(self.hand_over());
-        }
-        // One look at the clock for all that happens before the request is sent.
-        let now = Instant::now();
-        let now_ms = self.worker.clock.at(now.into_std());
-        let Some(first) = asking.pick_at(now_ms, &[]) else { return Err(self.hand_over()) };
-        let id = fresh_id(settings);
-        let note = self.note(&head, &plan, id.as_ref());
-        let (worker, downstream) = (self.worker, self.downstream);
-        let mut finish = Finish::new(now.into_std(), worker, downstream, head.method.clone(), Version::HTTP_11, note);
-        finish.belongs_to(&first.service);
-        self.front.guard().note_head();
-        let (now, now_ms) = if self.read_body(&head).await? {
-            let now = Instant::now();
-            (now, self.worker.clock.at(now.into_std()))
-        } else {
-            (now, now_ms)
-        };
-        self.front.guard().note_between(true);
-        finish.took_in(head.body);
-        let asked = Asked { head: &head, id: id.as_ref(), as_it_came: plan.as_it_came, now, now_ms };
-        let answer = self.ask(&asking, first, asked, settings, &mut finish).await?;
-        let close = head.close || self.downstream.phase.get() >= Phase::Draining;
-        let pass_on = PassOn { worker: self.worker, downstream: self.downstream, settings, close };
-        let answer = answer.and_then(|(target, answer)| match answer.head.status {
-            101 => Err(ProxyError::Upstream("it switches protocols although nobody asked".to_owned())),
-            _ => Ok((target, answer)),
-        });
-        match answer {
-            Ok((target, answer)) => pass_on.answer(&mut self.front, answer, target, &mut finish).await?,
-            Err(error) => {
-                tracing::debug!(%error, service = %first.service.name(), "request failed");
-                let mut response = error.response(&error_answers(settings));
-                let rules = &settings.header_rules;
-                headers::secure_transport(response.headers_mut(), &self.downstream.client, rules);
-                finish.refused(&error, response.status().as_u16());
-                pass_on.own(&mut self.front, &response, &head.method, &mut finish).await?;
+        let started = Instant::now();
+        let mut began = Began { started, now_ms: self.worker.clock.at(started.into_std()), id: fresh_id(settings) };
+        let mut finish = self.open(settings, &head, &began);
+        let close = loop {
+            match self.look(settings, &head, &began, finish).await? {
+                Step::Over { close } => break close,
+                Step::WantsBody(record) => {
+                    finish = *record;
+                    self.read_body(&head).await?;
+                    // What was decided before may not hold any more: instances come and go while a client sends.
+                    let now = Instant::now();
+                    (began.started, began.now_ms) = (now, self.worker.clock.at(now.into_std()));
+                }
             }
-        }
+        };
         self.leave_behind(&head);
-        // A drain that began meanwhile ends the connection behind this answer.
+        // A drain that began meanwhile ends the connection behind this response.
         match close || self.downstream.phase.get() >= Phase::Draining {
             false => Ok(()),
-            true if head.close && self.ahead.as_ref().is_none_or(|ahead| ahead.filled().is_empty()) => Err(End::Done),
+            true if !head.keep && self.filled().is_empty() => Err(End::Done),
             true => Err(End::Orderly(b"")),
         }
     }
 
-    fn plan(&self, head: &RequestHead) -> Option<Plan> {
-        let bytes = self.ahead.as_ref()?.filled();
-        let path = path::normalise(head.path.text(bytes)).ok()?;
-        let received = Received { bytes, head, fields: &self.fields, path: &path, id: None };
-        Plan::of(self.worker, self.downstream, &received)
-    }
-
-    /// For the access log, where there is one.
-    fn note(&self, head: &RequestHead, plan: &Plan, id: Option<&HeaderValue>) -> Option<Box<RequestNote>> {
-        if !self.worker.access.is_on() {
-            return None;
+    /// Opens the record of a request.
+    fn open(&self, settings: &Settings, head: &RequestHead, began: &Began) -> Finish {
+        let (worker, downstream) = (self.worker, self.downstream);
+        let bytes = self.filled();
+        let scrape = downstream.listener.config.protocol == ListenerProtocol::Prometheus;
+        let note = (worker.access.is_on() && !scrape).then(|| {
+            let head = Head::of_lines(bytes, head, &self.fields, Content::Whole(b""));
+            note_of(worker, downstream, settings, &head, began.id.as_ref())
+        });
+        let started = began.started.into_std();
+        let mut finish = Finish::new(started, worker, downstream, head.method.clone(), head.version, note);
+        if head.grpc {
+            finish.is_call();
+        } else if let Some(limit) = downstream.listener.limits(&settings.proxy).request {
+            // Calls of gRPC bring their own.
+            finish.limit(limit);
         }
-        let bytes = self.ahead.as_ref()?.filled();
-        let field = |name: HeaderName| {
-            let named = |field: &&Field| field.name.of(bytes).eq_ignore_ascii_case(name.as_str().as_bytes());
-            self.fields.iter().find(named).map(|field| field.value.of(bytes))
-        };
-        let (host, uri) = (head.host.of(bytes), head.target.of(bytes));
-        let mut note = RequestNote::new(host, uri, field(USER_AGENT), field(REFERER));
-        note.request_id = id.cloned();
-        note.route = Some(Arc::clone(&plan.route));
-        Some(note)
+        finish
     }
 
-    /// Reads until the request is there as a whole; whether that took any time. The watchdog looks after it.
-    async fn read_body(&mut self, head: &RequestHead) -> Result<bool, End> {
-        let buffers = &self.worker.direct.buffers;
-        let whole = head.length + head.body;
-        let mut waited = false;
-        loop {
-            let there = self.ahead.as_ref().map_or(0, |buffer| buffer.filled().len());
-            if there >= whole {
-                return Ok(waited);
+    /// How much of a short body is there.
+    fn body_at_hand(&self, head: &RequestHead) -> Option<usize> {
+        let BodyFraming::Length(length @ ..=SHORT_MAX) = head.body else { return None };
+        let whole = usize::try_from(length).unwrap_or(usize::MAX);
+        Some(self.filled().len().saturating_sub(head.length).min(whole))
+    }
+
+    /// Decides about a request, and answers it if all that takes is there.
+    async fn look(
+        &mut self,
+        settings: &Arc<Settings>,
+        head: &RequestHead,
+        began: &Began,
+        mut finish: Finish,
+    ) -> Result<Step, End> {
+        let limits = Limits::new(&settings.proxy);
+        let at_hand = self.body_at_hand(head);
+        let Self { worker, downstream, stream, ahead, fields, lines, timer, .. } = self;
+        let bytes = ahead.as_ref().map_or(&[][..], Buffer::filled);
+        let short = match head.body {
+            BodyFraming::Length(length @ ..=SHORT_MAX) => usize::try_from(length).ok(),
+            _ => None,
+        };
+        let is_whole = short.is_some() && short == at_hand;
+        let behind = bytes.get(head.length..).unwrap_or_default();
+        let content = match (short, head.body) {
+            // A short one that is still coming is decided about as if it were there.
+            (Some(_), _) => Content::Whole(&behind[..at_hand.unwrap_or(0)]),
+            (None, BodyFraming::Length(length)) => Content::Streamed(Some(length)),
+            (None, BodyFraming::Chunked) => Content::Streamed(None),
+        };
+        let seen = Head::of_lines(bytes, head, fields, content);
+        let path = path::normalise(seen.path()).ok();
+        let incoming =
+            Incoming { worker, downstream, settings, head: &seen, path: path.as_ref(), id: began.id.as_ref() };
+        let decision = decide::decide(&incoming, &mut finish, began.now_ms).await;
+        let drains = downstream.phase.get() >= Phase::Draining;
+        let mut responder = Responder {
+            worker,
+            downstream,
+            client: stream,
+            settings,
+            version: head.version,
+            head_only: head.method == Method::HEAD,
+            fate: fate(head, drains),
+            timer,
+        };
+        let forward = match decision {
+            Decision::Forward(forward) => forward,
+            Decision::Respond(own) => {
+                // The rest of the body is in the way of the next request.
+                let is_read = is_whole || (!head.expects && short.is_some());
+                let close = own.close || !is_read || !head.keep || drains;
+                if close {
+                    responder.fate = Fate::Closes;
+                }
+                let mut own = own;
+                headers::secure_transport(own.response.headers_mut(), &downstream.client, &settings.header_rules);
+                responder.own(&own.response, &mut finish).await?;
+                if !close && !is_whole {
+                    let rest = BodyFraming::Length(short.unwrap_or(0) as u64);
+                    stream.borrow_mut().begin_body(rest, limits, behind, false);
+                    if !discard(stream, SHORT_MAX as usize).await {
+                        return Err(End::Abrupt);
+                    }
+                }
+                return Ok(Step::Over { close });
             }
-            waited = true;
-            self.front.guard().note_between(false);
+        };
+        if short.is_some() && !is_whole {
+            return Ok(Step::WantsBody(Box::new(finish)));
+        }
+        let (over, mut streamed) = (UploadProgress::over(), None);
+        let body = match seen.content {
+            Content::Whole(content) => {
+                downstream.watch.set_between(true);
+                finish.took_in(content.len());
+                RequestBody::AtHand
+            }
+            Content::Streamed(length) => {
+                let progress = Rc::clone(streamed.insert(Rc::default()));
+                stream.borrow_mut().begin_body(head.body, limits, behind, head.expects);
+                finish.uploads(&progress);
+                let body = IncomingBody::H1(H1Body::new(stream));
+                RequestBody::Streamed(Upload::new(body, length, &progress, worker.clock))
+            }
+        };
+        if lines.as_ref().is_none_or(|lines| !lines.are_of(settings)) {
+            *lines = Some(worker.shelf.lines.of(settings, &downstream.client, head.version));
+        }
+        let (Some(lines), Some(path)) = (lines, &path) else { return Err(End::Abrupt) };
+        let exchange = Exchange { incoming: &incoming, path, forward: &forward, lines };
+        let timing = Timing { now: began.started, now_ms: began.now_ms, timer: responder.timer };
+        let found = exchange
+            .find(body, streamed.as_deref().unwrap_or(&over), timing, &mut finish, |cx| {
+                stream.borrow_mut().poll_aside(cx)
+            })
+            .await;
+        let Ok(found) = found else { return Err(End::Abrupt) };
+        responder.fate = fate(head, downstream.phase.get() >= Phase::Draining);
+        if !stream.borrow().is_body_read() {
+            // What is left of it would be in the way of the next request.
+            responder.fate = Fate::Closes;
+        }
+        let switching = found.as_ref().is_ok_and(|(_, response)| response.status() == 101);
+        let found = match found {
+            Ok(_) if switching && seen.upgrade.is_none() => {
+                Err(ProxyError::Upstream("it switches protocols although nobody asked".to_owned()))
+            }
+            found => found,
+        };
+        match found {
+            Ok((target, UpstreamResponse::H1(response))) if switching => {
+                Err(Box::pin(switch(&mut responder, bytes, head, response, target, finish)).await?)
+            }
+            Ok((target, response)) => {
+                respond(&mut responder, &incoming, response, target, finish).await?;
+                let close = responder.fate == Fate::Closes || !stream.borrow().is_body_read();
+                Ok(Step::Over { close })
+            }
+            Err(error) => {
+                tracing::debug!(%error, service = %forward.first().service.name(), "request failed");
+                let Own { mut response, close } = incoming.refuse(&error, &mut finish);
+                if close || !stream.borrow().is_body_read() {
+                    responder.fate = Fate::Closes;
+                }
+                headers::secure_transport(response.headers_mut(), &downstream.client, &settings.header_rules);
+                responder.own(&response, &mut finish).await?;
+                Ok(Step::Over { close: responder.fate == Fate::Closes })
+            }
+        }
+    }
+
+    /// Reads until a short body is there as a whole. The watchdog looks after it.
+    async fn read_body(&mut self, head: &RequestHead) -> Result<(), End> {
+        let BodyFraming::Length(length) = head.body else { return Ok(()) };
+        let whole = head.length + usize::try_from(length).unwrap_or(usize::MAX);
+        let buffers = &self.worker.shelf.buffers;
+        if head.expects && self.filled().len() == head.length {
+            self.downstream.interim.borrow_mut().extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+        }
+        self.downstream.watch.set_between(false);
+        loop {
+            let there = self.filled().len();
+            if there >= whole {
+                self.downstream.watch.set_between(true);
+                return Ok(());
+            }
             if let Some(buffer) = &mut self.ahead {
                 buffers.make_room(buffer, whole - there);
             }
-            match self.front.fill(&mut self.ahead, buffers).await {
+            match H1Stream::fill(&self.stream, &mut self.ahead).await {
                 Ok(1..) => {}
                 _ => return Err(End::Abrupt),
             }
         }
     }
 
-    /// Finds an answer.
-    async fn ask<'r>(
-        &mut self,
-        asking: &Asking<'r>,
-        first: &'r Target,
-        asked: Asked<'_>,
-        settings: &Arc<Settings>,
-        finish: &mut Finish,
-    ) -> Result<Result<(&'r Target, DirectAnswer), ProxyError>, End> {
-        let Self { worker, downstream, front, ahead, fields, lines, timer, .. } = self;
-        let bytes = ahead.as_ref().map_or(&[][..], Buffer::filled);
-        let Asked { head, id, as_it_came, now, now_ms } = asked;
-        let text = head.path.text(bytes);
-        let path = if as_it_came { Ok(NormalPath::as_it_came(text)) } else { path::normalise(text) };
-        let Ok(path) = path else { return Err(End::Abrupt) };
-        if lines.as_ref().is_none_or(|lines| !lines.are_of(settings)) {
-            *lines = Some(worker.direct.lines.of(settings, &downstream.client, Version::HTTP_11));
-        }
-        let Some(lines) = lines else { return Err(End::Abrupt) };
-        let received = Received { bytes, head, fields, path: &path, id };
-        let sending = Sending { worker, downstream, settings, received, lines, repeatable: asking.repeatable };
-        let body_timeout = downstream.listener.limits(&settings.proxy).body;
-        let deadlines = Deadlines::from(now, settings, body_timeout, asking.doublable, false);
-        worker.budget.borrow_mut().record_request(now_ms);
-        let begin = match sending.on_warm(first, now.into_std(), now_ms) {
-            Ok(None) => First::New(first, Again),
-            Err(error) => {
-                finish.tries(first);
-                First::Failed(first, error)
-            }
-            Ok(Some(mut sent)) => {
-                finish.tries(first);
-                let waited = loop {
-                    let waiting = poll_fn(|cx| {
-                        if let Poll::Ready(answered) = sent.poll(cx) {
-                            return Poll::Ready(Ok(Waited::Over(answered)));
-                        }
-                        if sent.has_interim() {
-                            return Poll::Ready(Err(sent.take_interim()));
-                        }
-                        if front.poll_aside(cx).is_ready() {
-                            return Poll::Ready(Ok(Waited::ClientGone));
-                        }
-                        timer.poll_until(deadlines.next(), cx).map(|()| Ok(Waited::Late))
-                    });
-                    match waiting.await {
-                        Err(interim) => front.write([&interim, b"", b""]).await.map_err(|_| End::Abrupt)?,
-                        Ok(waited) => break waited,
-                    }
-                };
-                match waited {
-                    Waited::ClientGone => return Err(End::Abrupt),
-                    Waited::Over(Err(error)) => First::Failed(first, error),
-                    Waited::Over(Ok(())) => match sent.into_answer() {
-                        Some(answer) => {
-                            let failed = settings.health.error_status.counts(answer.head.status);
-                            asking.answered(first, answer.took, worker.clock.at(answer.at), failed);
-                            return Ok(Ok((first, answer)));
-                        }
-                        None => First::Failed(first, AttemptError::Request("no head was found".to_owned())),
-                    },
-                    Waited::Late => {
-                        First::Asked(Running { target: first, started: now, future: Box::pin(sent.answer()) })
-                    }
-                }
-            }
-        };
-        // The whole body is here: nobody waits for the client.
-        let upload = UploadProgress::default();
-        upload.done.set(true);
-        // Boxed: rare, and as large as everything else together.
-        let here: Asking<'_> = *asking;
-        let mut asked = pin!(Box::pin(here.ask(&sending, begin, deadlines, &upload, finish)));
-        let answered = poll_fn(|cx| {
-            if let Poll::Ready(answered) = asked.as_mut().poll(cx) {
-                return Poll::Ready(Some(answered));
-            }
-            front.poll_aside(cx).map(|()| None)
-        });
-        let answered = answered.await.ok_or(End::Abrupt)?;
-        // The same target, as long as the route lives.
-        Ok(answered.map(|(target, answer)| {
-            let same = asking.route.targets.iter().find(|other| std::ptr::eq(*other, target));
-            (same.unwrap_or(first), answer)
-        }))
-    }
-
     /// Takes the request out of the buffer, and lets others have what is not needed between requests.
     fn leave_behind(&mut self, head: &RequestHead) {
-        let buffers = &self.worker.direct.buffers;
+        let buffers = &self.worker.shelf.buffers;
         if let Some(buffer) = &mut self.ahead {
-            buffer.consume(head.length + head.body);
+            match head.body {
+                BodyFraming::Length(length @ ..=SHORT_MAX) => {
+                    let rest = buffer.filled().len() - head.length;
+                    buffer.consume(head.length + rest.min(usize::try_from(length).unwrap_or(usize::MAX)));
+                }
+                // What was read of it went into the stream's own buffer.
+                _ => buffer.consume(usize::MAX),
+            }
         }
-        self.front.fetch_aside(&mut self.ahead, buffers);
+        self.stream.borrow_mut().fetch(&mut self.ahead);
         buffers.give_back_fields(std::mem::take(&mut self.fields));
     }
 }
 
-impl<T> Drop for Client<'_, T> {
+impl Drop for Client<'_> {
     fn drop(&mut self) {
-        let buffers = &self.worker.direct.buffers;
+        let buffers = &self.worker.shelf.buffers;
         if let Some(ahead) = self.ahead.take() {
             buffers.give_back(ahead);
         }
@@ -351,20 +417,129 @@ impl<T> Drop for Client<'_, T> {
     }
 }
 
-/// What is asked, and since when.
-#[derive(Clone, Copy)]
-struct Asked<'a> {
-    head: &'a RequestHead,
-    id: Option<&'a HeaderValue>,
-    /// See [`Plan::as_it_came`].
-    as_it_came: bool,
-    now: Instant,
-    /// The same on the process clock.
-    now_ms: u64,
+fn fate(head: &RequestHead, drains: bool) -> Fate {
+    match (head.keep && !drains, head.version) {
+        (false, _) => Fate::Closes,
+        (true, Version::HTTP_10) => Fate::Keeps,
+        (true, _) => Fate::Silent,
+    }
 }
 
-enum Waited {
-    Over(Result<(), Failed>),
-    ClientGone,
-    Late,
+/// What the access log wants to know of a request.
+pub(crate) fn note_of(
+    worker: &Worker,
+    downstream: &Downstream,
+    settings: &Settings,
+    head: &Head<'_>,
+    id: Option<&HeaderValue>,
+) -> Box<RequestNote> {
+    let mut note = RequestNote::of(head);
+    note.custom = worker.access.custom().map(|format| {
+        let mut fields = CustomLogFields::new(format, head, downstream.client.is_tls());
+        if let (Some(name), Some(id)) = (&settings.header_rules.request_id_header, id) {
+            fields.header(format, name, id);
+        }
+        fields
+    });
+    note.request_id = id.cloned();
+    note
+}
+
+/// Passes on the response of an instance.
+async fn respond(
+    responder: &mut Responder<'_>,
+    incoming: &Incoming<'_>,
+    response: UpstreamResponse,
+    target: &Target,
+    mut finish: Finish,
+) -> Result<(), End> {
+    let (head, listener) = (incoming.head, &incoming.downstream.listener);
+    // What instances of gRPC send is theirs to compress, message by message.
+    let compression = incoming
+        .settings
+        .compression
+        .as_ref()
+        .filter(|rules| !head.grpc && rules.may_concern(response.status(), response.field("content-type")));
+    match response {
+        UpstreamResponse::H1(response)
+            if compression.is_none()
+                && !head.grpc
+                && !listener.is_grpc()
+                && responder.passes_bytes(response.head.framing) =>
+        {
+            responder.bytes(response, target, &mut finish).await
+        }
+        response => {
+            let streamed = response.into_streamed(incoming.worker, &target.state);
+            let response = prepared(incoming, streamed, target, Box::new(finish));
+            Box::pin(responder.frames(response)).await
+        }
+    }
+}
+
+/// A response of an instance in the form in which the client gets it frame by frame; its record ends with its body.
+pub(crate) fn prepared(
+    incoming: &Incoming<'_>,
+    streamed: Streamed,
+    target: &Target,
+    mut finish: Box<Finish>,
+) -> Response<ResponseBody> {
+    let (head, settings) = (incoming.head, incoming.settings);
+    let Streamed { mut response, first, stream, in_flight, took } = streamed;
+    let status = response.status();
+    finish.answered(target, status.as_u16(), in_flight, stream, took);
+    finish.metadata(response.headers());
+    headers::prepare_response(response.headers_mut(), &incoming.downstream.client, &settings.header_rules, false);
+    let compressing = settings.compression.as_ref().filter(|_| !head.grpc).and_then(|rules| {
+        rules.prepare(head.fields.map(), status, response.headers_mut(), &incoming.worker.compressing)
+    });
+    let (mut parts, body) = response.into_parts();
+    // The version is the client connection's business, not the instance's.
+    parts.version = Version::HTTP_11;
+    use http_body::Body as _;
+    // To HEAD, with a head of what is compressed: nothing is.
+    if first.is_none() && body.is_end_stream() {
+        finish.complete();
+        return Response::from_parts(parts, ResponseBody::Upstream { first, body, finish });
+    }
+    let body = match compressing {
+        Some(compressing) => ResponseBody::Compressed { body: compressing.body(first, body), finish },
+        None => ResponseBody::Upstream { first, body, finish },
+    };
+    Response::from_parts(parts, body)
+}
+
+/// Passes on a 101, and makes the tunnel behind it.
+async fn switch(
+    responder: &mut Responder<'_>,
+    bytes: &[u8],
+    head: &RequestHead,
+    response: H1Response,
+    target: &Target,
+    mut finish: Finish,
+) -> Result<End, End> {
+    let H1Response { stream, mut buffer, head: answer, fields, in_flight, took, .. } = response;
+    let mut map = response_map(buffer.filled(), &answer, &fields);
+    for field in &fields {
+        let name = field.name.of(buffer.filled());
+        if name.eq_ignore_ascii_case(b"upgrade")
+            && let Ok(value) = HeaderValue::from_bytes(field.value.of(buffer.filled()))
+        {
+            map.insert(http::header::UPGRADE, value);
+        }
+    }
+    buffer.consume(answer.length);
+    headers::prepare_response(&mut map, &responder.downstream.client, &responder.settings.header_rules, true);
+    let mut switching = Response::new(());
+    *switching.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    *switching.headers_mut() = map;
+    finish.answered(target, 101, in_flight, None, took);
+    finish.unlimit();
+    responder.switch(&switching).await?;
+    // What the client sent behind its request is the tunnel's.
+    let mut ahead = bytes[head.length..].to_vec();
+    ahead.extend_from_slice(&responder.client.borrow_mut().take_rest());
+    let early = buffer.filled().to_vec();
+    responder.worker.shelf.buffers.give_back(buffer);
+    Ok(End::Tunnel(Box::new(Tunnel::new(responder.downstream, target, stream, early, ahead, Box::new(finish)))))
 }

@@ -1,26 +1,37 @@
-//! An answer on its way to the client: its head, and its body as it comes.
+//! A response on its way to a client that speaks HTTP/1: its head, and its body as it comes.
+//!
+//! Bytes of an instance that speaks HTTP/1 too pass as they came, where nothing has to be done to them. The end of a response is
+//! known before its first byte is passed on: by its length, by its chunks, which are followed, or by the end of its
+//! connection, which is turned into chunks. What comes behind that end is never passed on, and its connection never used
+//! again. Where the instance breaks off, the client's connection ends before the length, or the last chunk, that was promised.
 
+use std::cell::RefCell;
 use std::future::poll_fn;
-use std::io::Write as _;
+use std::io;
+use std::pin::Pin;
 use std::rc::Rc;
-use std::task::Poll;
-use std::time::{Instant, SystemTime};
+use std::task::{Context, Poll};
+use std::time::SystemTime;
 
 use bytes::Bytes;
-use http::{Method, Response};
+use http::{Response, StatusCode, Version};
+use http_body::{Body as _, Frame};
+use tokio::time::Instant;
 
+use super::downstream::Downstream;
+use super::h1::End;
+use super::h1_stream::H1Stream;
 use crate::proxy::connect::UpstreamStream;
-use crate::proxy::http::client_io::ClientStream;
+use crate::proxy::error::ProxyError;
+use crate::proxy::http::body::{BodyError, ResponseBody};
 use crate::proxy::http::h1::buffer::Buffer;
-use crate::proxy::http::h1::chunked::Chunks;
+use crate::proxy::http::h1::chunked::{Chunks, put_size};
 use crate::proxy::http::h1::response_head::Framing;
-use crate::proxy::http::h1::write_head::{self, Telling};
-use crate::proxy::http::record::{Finish, Lease};
-use crate::proxy::http::server::connection::Downstream;
-use crate::proxy::http::server::h1::End;
-use crate::proxy::http::server::h1_stream::Front;
-use crate::proxy::http::upstream::h1::{DirectAnswer, poll_fill};
-use crate::proxy::http::upstream::h1_send::Outgoing;
+use crate::proxy::http::h1::write_head::{self, Fate, Framed, Telling};
+use crate::proxy::http::record::Finish;
+use crate::proxy::http::upstream::h1::{H1Response, poll_fill};
+use crate::proxy::http::upstream::h1_send::RequestWriter;
+use crate::proxy::moving_deadline::MovingDeadline;
 use crate::proxy::settings::Settings;
 use crate::proxy::splice::{Moved, SpliceError, Stream as _};
 use crate::proxy::worker::Worker;
@@ -29,31 +40,42 @@ use crate::table::Target;
 /// A body of which so many bytes are still to come, at least, goes past this process.
 const SPLICE_MIN: u64 = 64 << 10;
 
-/// What an answer is passed on with.
-#[derive(Clone, Copy, Debug)]
-pub struct PassOn<'a> {
+/// What a response is passed on with.
+#[derive(Debug)]
+pub struct Responder<'a> {
     /// This worker.
     pub worker: &'a Rc<Worker>,
     /// The client's connection.
     pub downstream: &'a Rc<Downstream>,
+    /// Its stream.
+    pub client: &'a RefCell<H1Stream>,
     /// Header rules and pool limits.
     pub settings: &'a Settings,
-    /// The client's connection ends with the answer.
-    pub close: bool,
+    /// The version that the client speaks.
+    pub version: Version,
+    /// It asked for the head alone.
+    pub head_only: bool,
+    /// What becomes of its connection.
+    pub fate: Fate,
+    /// Its timer.
+    pub timer: &'a mut MovingDeadline,
 }
 
 /// What is left of a body.
 #[derive(Debug)]
 enum Body {
     Length(u64),
-    Chunked(Chunks),
+    Chunked(Box<Chunks>),
     UntilClose,
 }
 
 /// The next part of it.
 #[derive(Clone, Copy, Debug)]
 struct Piece {
+    /// Bytes that were used.
     length: usize,
+    /// Those of them that pass as they came.
+    passes: usize,
     data: u64,
 }
 
@@ -62,7 +84,7 @@ impl Body {
         match framing {
             Framing::Empty => Self::Length(0),
             Framing::Length(length) => Self::Length(length),
-            Framing::Chunked => Self::Chunked(Chunks::default()),
+            Framing::Chunked => Self::Chunked(Box::new(Chunks::of_response())),
             Framing::UntilClose => Self::UntilClose,
         }
     }
@@ -72,10 +94,16 @@ impl Body {
             Self::Length(left) => {
                 let length = bytes.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
                 *left -= length as u64;
-                Ok(Piece { length, data: length as u64 })
+                Ok(Piece { length, passes: length, data: length as u64 })
             }
-            Self::Chunked(chunks) => chunks.feed(bytes).map(|piece| Piece { length: piece.length, data: piece.data }),
-            Self::UntilClose => Ok(Piece { length: bytes.len(), data: bytes.len() as u64 }),
+            Self::Chunked(chunks) => {
+                let piece = chunks.feed(bytes).map_err(|violation| violation.reason)?;
+                Ok(Piece { length: piece.length, passes: piece.passes, data: piece.data })
+            }
+            Self::UntilClose => {
+                let length = bytes.len();
+                Ok(Piece { length, passes: length, data: length as u64 })
+            }
         }
     }
 
@@ -88,32 +116,39 @@ impl Body {
     }
 }
 
-impl PassOn<'_> {
-    /// Passes on an answer of `target`, to its end, and gives its connection back.
+/// What the wait for more of a response came to.
+enum Waited {
+    Read(io::Result<usize>),
+    ClientGone,
+    /// The client broke off its upload.
+    UploadBroken,
+    Overdue,
+}
+
+impl Responder<'_> {
+    /// Whether the bytes of a response framed like this can pass as they came.
+    #[must_use]
+    pub fn passes_bytes(&self, framing: Framing) -> bool {
+        self.version == Version::HTTP_11 || matches!(framing, Framing::Empty | Framing::Length(_))
+    }
+
+    /// Passes on the bytes of a response of `target`, to its end, and gives its connection back.
     ///
     /// # Errors
     /// The end of the client's connection.
-    pub async fn answer<T: ClientStream>(
-        &self,
-        front: &mut Front<'_, T>,
-        answer: DirectAnswer,
-        target: &Target,
-        finish: &mut Finish,
-    ) -> Result<(), End> {
-        let DirectAnswer { key, mut stream, mut buffer, head, fields, interim, mut outgoing, in_flight, took, .. } =
-            answer;
-        finish.answered(target, head.status, in_flight, Lease::Direct, took);
-        let buffers = &self.worker.direct.buffers;
+    pub async fn bytes(&mut self, response: H1Response, target: &Target, finish: &mut Finish) -> Result<(), End> {
+        let H1Response { key, mut stream, mut buffer, head, fields, mut outgoing, in_flight, took, .. } = response;
+        finish.answered(target, head.status, in_flight, None, took);
+        let buffers = &self.worker.shelf.buffers;
         let mut out = buffers.for_head();
-        out.extend_from_slice(&interim);
         let mut put = |date: &str| {
-            let telling = Telling { client: &self.downstream.client, settings: self.settings, date, close: self.close };
-            write_head::put_answer(&mut out, buffer.filled(), &head, &fields, &telling);
+            let telling = Telling { client: &self.downstream.client, settings: self.settings, date, fate: self.fate };
+            write_head::put_response(&mut out, buffer.filled(), &head, &fields, &telling);
         };
         if head.dated {
             put("");
         } else {
-            self.worker.direct.date.with(SystemTime::now(), put);
+            self.worker.shelf.date.with(SystemTime::now(), put);
         }
         buffer.consume(head.length);
         buffers.give_back_fields(fields);
@@ -123,12 +158,20 @@ impl PassOn<'_> {
             let filled = buffer.as_ref().map_or(&[][..], Buffer::filled);
             let piece = body.take(filled).map_err(|reason| broken(finish, &reason))?;
             let mut tail: &[u8] = b"";
-            if matches!(body, Body::UntilClose) && piece.length > 0 {
-                // Writing into memory cannot fail.
-                let _ = write!(out, "{:x}\r\n", piece.length);
-                tail = b"\r\n";
+            let mut trailers = Vec::new();
+            match &body {
+                Body::UntilClose if piece.length > 0 => {
+                    put_size(&mut out, piece.length);
+                    tail = b"\r\n";
+                }
+                Body::Chunked(chunks) if chunks.is_done() => {
+                    chunks.put_trailers(&mut trailers).map_err(|violation| broken(finish, &violation.reason))?;
+                    tail = &trailers;
+                }
+                _ => {}
             }
-            front.write([&out, &filled[..piece.length], tail]).await.map_err(|_| End::Abrupt)?;
+            let pieces = [&out[..], &filled[..piece.passes], tail];
+            self.write(pieces, |cx| outgoing.poll(&mut stream, cx)).await?;
             out.clear();
             finish.add_bytes(usize::try_from(piece.data).unwrap_or(usize::MAX));
             if let Some(buffer) = &mut buffer {
@@ -137,40 +180,34 @@ impl PassOn<'_> {
             if let Body::Length(left) = &mut body
                 && *left >= SPLICE_MIN
             {
-                self.splice(front, &mut stream, &mut outgoing, left, finish).await?;
+                self.splice(&mut stream, &mut outgoing, left, finish).await?;
             }
             if body.is_done() {
                 break;
             }
-            let read = poll_fn(|cx| {
-                outgoing.poll(&mut stream, cx);
-                if let Poll::Ready(read) = poll_fill(&mut stream, &mut buffer, self.worker, cx) {
-                    return Poll::Ready(Some(read));
-                }
-                front.poll_aside(cx).map(|()| None)
-            });
-            match read.await {
-                None => return Err(End::Abrupt),
-                Some(Ok(1..)) => {}
-                Some(Ok(0)) if matches!(body, Body::UntilClose) => {
-                    front.write([b"0\r\n\r\n", b"", b""]).await.map_err(|_| End::Abrupt)?;
+            match self.more(&mut stream, &mut buffer, &mut outgoing, finish.ends_by()).await {
+                Waited::Read(Ok(1..)) => {}
+                Waited::Read(Ok(0)) if matches!(body, Body::UntilClose) => {
+                    self.write([b"0\r\n\r\n", b"", b""], |_| {}).await?;
                     break;
                 }
-                Some(ended) => {
+                Waited::Read(ended) => {
                     self.worker.pool.look_for_loss(&key, &target.state, self.worker.clock.now_ms());
                     return Err(match ended {
                         Ok(_) => broken(finish, &"its connection ended"),
                         Err(error) => broken(finish, &error),
                     });
                 }
+                Waited::ClientGone | Waited::UploadBroken => return Err(End::Abrupt),
+                Waited::Overdue => return Err(overdue(finish)),
             }
         }
-        let now = Instant::now();
+        let now = Instant::now().into_std();
         finish.complete_at(now);
         let over = buffer.as_ref().is_some_and(|buffer| !buffer.filled().is_empty());
         if outgoing.is_through() && head.keep && !over && stream.is_quiet(false) {
             let (now_ms, most) = (self.worker.clock.at(now), self.settings.proxy.upstream_max_idle);
-            self.worker.pool.give_back_direct(key, &target.state, stream, now_ms, most);
+            self.worker.pool.give_back_h1(key, &target.state, stream, now_ms, most);
         }
         buffers.give_back_head(outgoing.take_room());
         buffers.give_back_head(out);
@@ -180,76 +217,221 @@ impl PassOn<'_> {
         Ok(())
     }
 
-    /// Lets the rest of a long body go from socket to socket, where both are plain.
-    async fn splice<T: ClientStream>(
-        &self,
-        front: &mut Front<'_, T>,
+    /// Writes to the client; `also` is called whenever the task is woken meanwhile.
+    async fn write(&self, pieces: [&[u8]; 3], mut also: impl FnMut(&mut Context<'_>)) -> Result<(), End> {
+        let mut done = 0;
+        poll_fn(|cx| {
+            also(cx);
+            self.client.borrow_mut().poll_write(pieces, &mut done, cx)
+        })
+        .await
+        .map_err(|_| End::Abrupt)
+    }
+
+    /// Reads on, and sends on what is left of the request.
+    async fn more(
+        &mut self,
         stream: &mut UpstreamStream,
-        outgoing: &mut Outgoing,
+        buffer: &mut Option<Buffer>,
+        outgoing: &mut RequestWriter,
+        ends_by: Option<Instant>,
+    ) -> Waited {
+        poll_fn(|cx| {
+            outgoing.poll(stream, cx);
+            if outgoing.is_broken() {
+                return Poll::Ready(Waited::UploadBroken);
+            }
+            if let Poll::Ready(read) = poll_fill(stream, buffer, self.worker, cx) {
+                return Poll::Ready(Waited::Read(read));
+            }
+            if self.client.borrow_mut().poll_aside(cx).is_ready() {
+                return Poll::Ready(Waited::ClientGone);
+            }
+            match ends_by {
+                Some(end) => self.timer.poll_until(end, cx).map(|()| Waited::Overdue),
+                None => Poll::Pending,
+            }
+        })
+        .await
+    }
+
+    /// Lets the rest of a long body go from socket to socket, where both are plain.
+    async fn splice(
+        &mut self,
+        stream: &mut UpstreamStream,
+        outgoing: &mut RequestWriter,
         left: &mut u64,
         finish: &mut Finish,
     ) -> Result<(), End> {
-        if stream.plain().is_none() || front.plain().is_none() {
+        if stream.plain().is_none() || self.client.borrow().plain().is_none() {
             return Ok(());
         }
         let Some(mut pipe) = self.worker.pipes.take() else { return Ok(()) };
         let activity = self.downstream.watch.activity();
+        let ends_by = finish.ends_by();
         while *left > 0 {
             let moved = poll_fn(|cx| {
                 outgoing.poll(stream, cx);
-                let (Some(from), Some(to)) = (stream.plain(), front.plain()) else { return Poll::Ready(None) };
+                let mut client = self.client.borrow_mut();
+                let (Some(from), Some(to)) = (stream.plain(), client.plain()) else { return Poll::Ready(None) };
                 if let Poll::Ready(moved) = pipe.poll_move(from, to, *left, cx) {
-                    return Poll::Ready(Some(moved));
+                    return Poll::Ready(Some(Ok(moved)));
                 }
                 if !pipe.is_empty() {
                     activity.wrote(true);
                 }
-                front.poll_aside(cx).map(|()| None)
+                if client.poll_aside(cx).is_ready() {
+                    return Poll::Ready(None);
+                }
+                match ends_by {
+                    Some(end) => self.timer.poll_until(end, cx).map(|()| Some(Err(()))),
+                    None => Poll::Pending,
+                }
             });
             match moved.await {
-                Some(Ok(Moved::Some(bytes))) => {
+                Some(Ok(Ok(Moved::Some(bytes)))) => {
                     activity.wrote(false);
                     *left = left.saturating_sub(bytes as u64);
                     finish.add_bytes(bytes);
                 }
-                Some(Ok(Moved::End)) => return Err(broken(finish, &"its connection ended")),
-                Some(Err(SpliceError::Read(error))) => return Err(broken(finish, &error)),
-                Some(Err(SpliceError::Write(_))) | None => return Err(End::Abrupt),
+                Some(Ok(Ok(Moved::End))) => return Err(broken(finish, &"its connection ended")),
+                Some(Ok(Err(SpliceError::Read(error)))) => return Err(broken(finish, &error)),
+                Some(Ok(Err(SpliceError::Write(_)))) | None => return Err(End::Abrupt),
+                Some(Err(())) => return Err(overdue(finish)),
             }
         }
         self.worker.pipes.give_back(pipe);
         Ok(())
     }
 
-    /// Sends an answer made here.
+    /// Passes on a response frame by frame; its record ends with its body.
+    ///
+    /// # Errors
+    /// The end of the client's connection, which is the end of a body whose end a client of HTTP/1.0 could not know otherwise.
+    pub async fn frames(&mut self, response: Response<ResponseBody>) -> Result<(), End> {
+        let (parts, mut body) = response.into_parts();
+        let bodiless = self.head_only || has_no_body(parts.status);
+        let framed = match (bodiless, body.size_hint().exact()) {
+            (true, _) => Framed::Bodiless,
+            (false, Some(length)) => Framed::Length(length),
+            (false, None) if self.version == Version::HTTP_11 => Framed::Chunked,
+            (false, None) => Framed::UntilClose,
+        };
+        let fate = if framed == Framed::UntilClose { Fate::Closes } else { self.fate };
+        let mut out = self.worker.shelf.buffers.for_head();
+        self.worker.shelf.date.with(SystemTime::now(), |date| {
+            write_head::put_made(&mut out, parts.status, &parts.headers, framed, date, fate);
+        });
+        if bodiless {
+            self.write([&out, b"", b""], |_| {}).await?;
+            body.leave_out();
+            return Ok(());
+        }
+        let chunked = framed == Framed::Chunked;
+        // What is there of the body at once goes with the head.
+        let mut held = true;
+        loop {
+            let next = poll_fn(|cx| match Pin::new(&mut body).poll_frame(cx) {
+                Poll::Ready(frame) => Poll::Ready(Some(frame)),
+                Poll::Pending if std::mem::take(&mut held) && !out.is_empty() => Poll::Ready(None),
+                Poll::Pending => match self.client.borrow_mut().poll_aside(cx) {
+                    Poll::Ready(()) => Poll::Ready(Some(Some(Err(BodyError::ClientGone)))),
+                    Poll::Pending => Poll::Pending,
+                },
+            });
+            let Some(frame) = next.await else {
+                self.write([&out, b"", b""], |_| {}).await?;
+                out.clear();
+                continue;
+            };
+            held = false;
+            match frame {
+                Some(Ok(frame)) => {
+                    if self.frame(frame, chunked, &mut out).await? {
+                        break;
+                    }
+                }
+                Some(Err(_)) => return Err(End::Abrupt),
+                None => {
+                    if chunked {
+                        out.extend_from_slice(b"0\r\n\r\n");
+                    }
+                    self.write([&out, b"", b""], |_| {}).await?;
+                    break;
+                }
+            }
+        }
+        self.worker.shelf.buffers.give_back_head(out);
+        if framed == Framed::UntilClose { Err(End::Orderly(b"")) } else { Ok(()) }
+    }
+
+    /// Writes one frame behind what is in `out`; whether it was the last.
+    async fn frame(&self, frame: Frame<Bytes>, chunked: bool, out: &mut Vec<u8>) -> Result<bool, End> {
+        let (data, over) = match frame.into_data() {
+            Ok(data) if data.is_empty() => return Ok(false),
+            Ok(data) => (data, false),
+            Err(_) if !chunked => return Ok(false),
+            Err(trailers) => {
+                out.extend_from_slice(b"0\r\n");
+                write_head::put_trailers(out, trailers.trailers_ref());
+                (Bytes::new(), true)
+            }
+        };
+        let in_chunk = chunked && !over;
+        if in_chunk {
+            put_size(out, data.len());
+        }
+        self.write([out, &data, if in_chunk { b"\r\n" } else { b"" }], |_| {}).await?;
+        out.clear();
+        Ok(over)
+    }
+
+    /// Sends a response made here.
     ///
     /// # Errors
     /// The end of the client's connection.
-    pub async fn own<T: ClientStream>(
-        &self,
-        front: &mut Front<'_, T>,
-        response: &Response<Bytes>,
-        method: &Method,
-        finish: &mut Finish,
-    ) -> Result<(), End> {
-        let mut out = self.worker.direct.buffers.for_head();
-        let head_only = *method == Method::HEAD;
-        self.worker
-            .direct
-            .date
-            .with(SystemTime::now(), |date| write_head::put_own(&mut out, response, head_only, date, self.close));
-        front.write([&out, b"", b""]).await.map_err(|_| End::Abrupt)?;
-        self.worker.direct.buffers.give_back_head(out);
-        if !head_only {
-            finish.add_bytes(response.body().len());
-        }
+    pub async fn own(&self, response: &Response<Bytes>, finish: &mut Finish) -> Result<(), End> {
+        let mut out = self.worker.shelf.buffers.for_head();
+        let (status, body) = (response.status(), response.body());
+        let bodiless = has_no_body(status);
+        let framed = if bodiless { Framed::Bodiless } else { Framed::Length(body.len() as u64) };
+        self.worker.shelf.date.with(SystemTime::now(), |date| {
+            write_head::put_made(&mut out, status, response.headers(), framed, date, self.fate);
+        });
+        let body: &[u8] = if self.head_only || bodiless { b"" } else { body };
+        self.write([&out, body, b""], |_| {}).await?;
+        self.worker.shelf.buffers.give_back_head(out);
+        finish.add_bytes(body.len());
         finish.complete();
         Ok(())
     }
+
+    /// Sends the head of a response that makes a tunnel of the connection.
+    ///
+    /// # Errors
+    /// The end of the client's connection.
+    pub async fn switch(&self, response: &Response<()>) -> Result<(), End> {
+        let mut out = Vec::with_capacity(256);
+        self.worker.shelf.date.with(SystemTime::now(), |date| {
+            let (status, fields) = (response.status(), response.headers());
+            write_head::put_made(&mut out, status, fields, Framed::Bodiless, date, Fate::Silent);
+        });
+        self.write([&out, b"", b""], |_| {}).await
+    }
 }
 
-/// The upstream broke off inside the body, or what came is none: the client sees a broken answer too.
+/// RFC 9110 section 6.4.1.
+fn has_no_body(status: StatusCode) -> bool {
+    status.is_informational() || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+}
+
+/// The instance broke off inside the body, or what came is none: the client sees a broken response too.
 fn broken(finish: &mut Finish, why: &dyn std::fmt::Display) -> End {
     finish.broke("upstream_body", why);
+    End::Abrupt
+}
+
+fn overdue(finish: &mut Finish) -> End {
+    finish.broke(ProxyError::RequestTimeout.class(), &ProxyError::RequestTimeout);
     End::Abrupt
 }

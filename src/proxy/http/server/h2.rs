@@ -9,24 +9,33 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use h2::server::{Builder, Connection, SendResponse};
 use h2::{Reason, RecvStream};
-use http::header::{CONTENT_LENGTH, DATE};
+use http::header::{CONNECTION, CONTENT_LENGTH, DATE};
 use http::{HeaderValue, Method, Request, Response, Version};
 use http_body::Body as _;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::Instant;
 
+use super::downstream::Downstream;
+use super::h1::{note_of, prepared};
+use super::watchdog::{Refusal, Verdict, refused, watchdog};
+use crate::config::ListenerProtocol;
 use crate::metrics::ClientFault;
 use crate::proxy::drain::Phase;
-use crate::proxy::http::body::ResponseBody;
-use crate::proxy::http::exchange::exchange;
+use crate::proxy::error::ProxyError;
+use crate::proxy::http::body::{IncomingBody, RequestBody, ResponseBody, Upload, UploadProgress};
+use crate::proxy::http::decide::{self, Decision, Incoming, fresh_id};
 use crate::proxy::http::h2::keep_alive::{self, Heard, Patience, Signs};
 use crate::proxy::http::h2::pump::Pump;
 use crate::proxy::http::h2::refusals::{Refusals, Refused, Watched};
 use crate::proxy::http::h2::stream_body::StreamBody;
-use crate::proxy::http::h2::without_hop;
-use crate::proxy::http::server::connection::{Downstream, Refusal, Verdict, refused, watchdog};
-use crate::proxy::http::source::Source;
-use crate::proxy::poll_when_woken::Beside;
-use crate::proxy::pool::H2_SEND_BUFFER_BYTES;
+use crate::proxy::http::h2::{SEND_BUFFER_BYTES, promised_length, without_hop};
+use crate::proxy::http::head::{Content, Head};
+use crate::proxy::http::headers;
+use crate::proxy::http::path;
+use crate::proxy::http::record::Finish;
+use crate::proxy::http::upstream::exchange::{Exchange, Timing};
+use crate::proxy::moving_deadline::MovingDeadline;
+use crate::proxy::poll_when_woken::PollWhenWoken;
 use crate::proxy::settings::Settings;
 use crate::proxy::worker::Worker;
 
@@ -63,7 +72,7 @@ where
     let mut draining = pin!(downstream.phase.reached(Phase::Draining));
     let mut cut = pin!(worker.phase.reached(Phase::Cut));
     let (mut watched, mut serving) = (true, true);
-    let mut signals = pin!(Beside::new(poll_fn(|cx| {
+    let mut signals = pin!(PollWhenWoken::new(poll_fn(|cx| {
         if watched && let Poll::Ready(verdict) = watchdog.as_mut().poll(cx) {
             watched = false;
             return Poll::Ready(if verdict == Verdict::Stalled { Signal::End } else { Signal::Leave });
@@ -136,7 +145,7 @@ fn builder(settings: &Settings) -> Builder {
         .initial_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         // What is read ahead for a client that takes nothing is this times its streams.
-        .max_send_buffer_size(H2_SEND_BUFFER_BYTES);
+        .max_send_buffer_size(SEND_BUFFER_BYTES);
     builder
 }
 
@@ -171,14 +180,11 @@ async fn serve(
     request: Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
 ) {
-    let (parts, stream) = request.into_parts();
-    let head_only = parts.method == Method::HEAD;
-    let body = Source::Stream(StreamBody::new(stream, &parts.headers, None));
-    let request = Request::from_parts(parts, body);
-    let mut answering = Box::pin(exchange(Rc::clone(&worker), downstream, request));
+    let head_only = *request.method() == Method::HEAD;
+    let mut answering = Box::pin(exchange(&worker, &downstream, request));
     let answered = poll_fn(|cx| {
         if let Poll::Ready(answered) = answering.as_mut().poll(cx) {
-            return Poll::Ready(answered.ok());
+            return Poll::Ready(Some(answered));
         }
         // Whoever takes the request back ends what was done for it.
         respond.poll_reset(cx).map(|_| None)
@@ -186,8 +192,95 @@ async fn serve(
     let Some(response) = answered.await else { return };
     drop(answering);
     if let Err(error) = answer(&worker, response, head_only, &mut respond).await {
-        tracing::debug!(%error, "an answer did not get through");
+        tracing::debug!(%error, "a response did not get through");
     }
+}
+
+/// From the head of a request to the head of its response. Dropping the future (the client took the request back) ends
+/// whatever it holds.
+async fn exchange(
+    worker: &Rc<Worker>,
+    downstream: &Rc<Downstream>,
+    request: Request<RecvStream>,
+) -> Response<ResponseBody> {
+    let settings = worker.settings();
+    let started = Instant::now();
+    let now_ms = worker.clock.at(started.into_std());
+    let (parts, stream) = request.into_parts();
+    let bodiless = stream.is_end_stream();
+    let length = promised_length(&parts.headers);
+    let host = headers::received_host(&parts.uri, &parts.headers, parts.version).ok();
+    let target = parts.uri.path_and_query().map_or(parts.uri.path(), http::uri::PathAndQuery::as_str);
+    let content = if bodiless { Content::Whole(b"") } else { Content::Streamed(length) };
+    let head = Head::of_map(&parts.method, parts.version, target, host.as_ref(), &parts.headers, content);
+    let id = fresh_id(&settings);
+    let scrape = downstream.listener.config.protocol == ListenerProtocol::Prometheus;
+    let note = (worker.access.is_on() && !scrape).then(|| note_of(worker, downstream, &settings, &head, id.as_ref()));
+    let mut finish = Finish::new(started.into_std(), worker, downstream, parts.method.clone(), parts.version, note);
+    if head.grpc {
+        finish.is_call();
+    } else if let Some(limit) = downstream.listener.limits(&settings.proxy).request {
+        // Calls of gRPC bring their own.
+        finish.limit(limit);
+    }
+    let path = path::normalise(head.path()).ok();
+    let incoming =
+        Incoming { worker, downstream, settings: &settings, head: &head, path: path.as_ref(), id: id.as_ref() };
+    let forward = match decide::decide(&incoming, &mut finish, now_ms).await {
+        Decision::Forward(forward) => forward,
+        Decision::Respond(own) => return respond_own(own.response, finish, downstream, &settings),
+    };
+    let Some(path) = &path else {
+        let own = incoming.refuse(&ProxyError::BadRequest("the path cannot be decoded"), &mut finish);
+        return respond_own(own.response, finish, downstream, &settings);
+    };
+    let progress = Rc::new(UploadProgress::default());
+    let body = if bodiless {
+        progress.done.set(true);
+        RequestBody::AtHand
+    } else {
+        finish.uploads(&progress);
+        let body = IncomingBody::Stream(StreamBody::new(stream, &parts.headers, None));
+        RequestBody::Streamed(Upload::new(body, length, &progress, worker.clock))
+    };
+    let lines = worker.shelf.lines.of(&settings, &downstream.client, parts.version);
+    let exchange = Exchange { incoming: &incoming, path, forward: &forward, lines: &lines };
+    let mut timer = MovingDeadline::default();
+    let timing = Timing { now: started, now_ms, timer: &mut timer };
+    let found = exchange.find(body, &progress, timing, &mut finish, |_| Poll::Pending).await;
+    let error = match found {
+        Ok(Ok((_, response))) if response.status() == 101 => {
+            ProxyError::Upstream("it switches protocols although nobody asked".to_owned())
+        }
+        Ok(Ok((target, response))) => {
+            let streamed = response.into_streamed(worker, &target.state);
+            return prepared(&incoming, streamed, target, Box::new(finish));
+        }
+        Ok(Err(error)) => error,
+        Err(_client_gone) => ProxyError::ClientClosed,
+    };
+    tracing::debug!(%error, service = %forward.first().service.name(), "request failed");
+    let own = incoming.refuse(&error, &mut finish);
+    respond_own(own.response, finish, downstream, &settings)
+}
+
+/// A response made here. Its record ends with its body, or at once if it has none.
+fn respond_own(
+    mut response: Response<Bytes>,
+    mut finish: Finish,
+    downstream: &Downstream,
+    settings: &Settings,
+) -> Response<ResponseBody> {
+    headers::secure_transport(response.headers_mut(), &downstream.client, &settings.header_rules);
+    response.headers_mut().remove(CONNECTION);
+    response.map(|data| {
+        if data.is_empty() {
+            finish.complete();
+            ResponseBody::Own { data, finish: None }
+        } else {
+            ResponseBody::Own { data, finish: Some(Box::new(finish)) }
+        }
+    })
 }
 
 async fn answer(
@@ -199,7 +292,7 @@ async fn answer(
     let (mut parts, body) = response.into_parts();
     without_hop(&mut parts.headers);
     if !parts.headers.contains_key(DATE) {
-        let now = worker.direct.date.with(SystemTime::now(), HeaderValue::from_str);
+        let now = worker.shelf.date.with(SystemTime::now(), HeaderValue::from_str);
         parts.headers.extend(now.ok().map(|now| (DATE, now)));
     }
     let over = body.is_end_stream();

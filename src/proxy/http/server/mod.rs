@@ -2,10 +2,12 @@
 
 pub mod active;
 pub mod connection;
+pub mod downstream;
 pub mod h1;
 pub mod h1_response;
 pub mod h1_stream;
 pub mod h2;
-pub mod moving_deadline;
+pub mod linger;
 pub mod parked;
-pub mod plan;
+pub mod tunnel;
+pub mod watchdog;

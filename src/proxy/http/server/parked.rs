@@ -10,17 +10,18 @@ use pin_project_lite::pin_project;
 use tokio::sync::futures::Notified;
 use tokio::time::{Instant, Sleep, sleep};
 
+use super::connection::ConnContext;
+use super::h1::End;
+use super::watchdog::LAST_CALL;
 use crate::proxy::drain::Phase;
 use crate::proxy::http::client_io::ClientStream;
-use crate::proxy::http::server::connection::{LAST_CALL, Place};
-use crate::proxy::http::server::h1::End;
 
 pin_project! {
-    /// Waits for the client. [`End::Rest`]: no end; there is something to read.
+    /// Waits for the client. [`End::Park`]: no end; there is something to read.
     #[derive(Debug)]
-    pub(crate) struct Resting<'a, T> {
-        place: &'a Place,
-        io: &'a T,
+    pub(crate) struct Parked<'a> {
+        place: &'a ConnContext,
+        io: &'a ClientStream,
         // One timer, for the idle limit and then for the last call.
         #[pin]
         timer: Sleep,
@@ -31,30 +32,29 @@ pin_project! {
     }
 }
 
-impl<'a, T: ClientStream> Resting<'a, T> {
+impl<'a> Parked<'a> {
     /// For a connection all of whose requests are answered, and of which everything that came was read.
     #[must_use]
-    pub(crate) fn new(place: &'a Place, io: &'a T) -> Self {
+    pub(crate) fn new(place: &'a ConnContext, io: &'a ClientStream) -> Self {
         let downstream = &place.downstream;
         downstream.client.forget();
-        downstream.watch.forget_guard();
         Self { place, io, timer: sleep(idle_left(place)), phase_changed: downstream.phase.changed(), draining: false }
     }
 }
 
 /// How long it may still be idle.
-fn idle_left(place: &Place) -> Duration {
+fn idle_left(place: &ConnContext) -> Duration {
     let limit = place.downstream.listener.limits(&place.settings.proxy).idle;
     limit.saturating_sub(place.downstream.watch.activity().silent())
 }
 
-impl<T: ClientStream> Future for Resting<'_, T> {
+impl Future for Parked<'_> {
     type Output = End;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<End> {
         let mut this = self.project();
         if let Poll::Ready(readable) = this.io.poll_readable(cx) {
-            return Poll::Ready(if readable.is_ok() { End::Rest } else { End::Abrupt });
+            return Poll::Ready(if readable.is_ok() { End::Park } else { End::Abrupt });
         }
         let downstream = &this.place.downstream;
         if !*this.draining {

@@ -25,22 +25,19 @@ use http::Version;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
-use crate::catalog::options::{Proto, Strategy};
+use super::error::AttemptError;
 use crate::metrics::service::RetryReason;
 use crate::proxy::connect::ConnectError;
 use crate::proxy::error::ProxyError;
 use crate::proxy::http::body::UploadProgress;
+use crate::proxy::http::pick::pick;
 use crate::proxy::http::record::Finish;
-use crate::proxy::http::server::connection::Downstream;
-use crate::proxy::http::upstream::forward::AttemptError;
 use crate::proxy::pool::PoolKey;
 use crate::proxy::settings::Settings;
-use crate::proxy::worker::{Worker, ms};
+use crate::proxy::worker::Worker;
 use crate::table::balancer::PickContext;
+use crate::table::clock::ms;
 use crate::table::{Route, Target};
-
-/// Turns of the event loop that a final answer waits for interim ones to be written.
-const INTERIM_TURNS_MAX: usize = 16;
 
 /// Keys of targets that need not be asked again.
 type Tried = SmallVec<[u64; 4]>;
@@ -58,7 +55,7 @@ pub trait Attempts<'a> {
     /// Sends the request to `target` and waits for the head of the answer, with no deadline but that of the connect.
     /// Dropping the future leaves nothing behind.
     fn attempt(
-        &self,
+        &'a self,
         target: &'a Target,
         body: Self::Body,
         fresh_only: bool,
@@ -102,8 +99,6 @@ pub enum First<'a, A: Attempts<'a>> {
 pub struct Asking<'a> {
     /// This worker.
     pub worker: &'a Rc<Worker>,
-    /// The client's connection.
-    pub downstream: &'a Rc<Downstream>,
     /// Its limits.
     pub settings: &'a Settings,
     /// Where it may go.
@@ -121,49 +116,10 @@ pub struct Asking<'a> {
 impl<'a> Asking<'a> {
     /// A target for the request that is none of `tried`.
     #[must_use]
-    pub fn pick(&self, tried: &[u64]) -> Option<&'a Target> {
-        self.pick_at(self.worker.clock.now_ms(), tried)
-    }
-
-    /// The same at a time (process clock, ms) that is known already.
-    #[must_use]
-    pub fn pick_at(&self, now_ms: u64, tried: &[u64]) -> Option<&'a Target> {
-        let context = PickContext { now_ms, tried, hash: self.hash, slow_start_ms: self.settings.health.slow_start_ms };
-        let picked = self.worker.picker.borrow_mut().pick(self.route, context)?;
-        if picked.options.proto == Proto::Tcp {
-            return self.pick_for_requests(context);
-        }
-        if self.worker.probe.wanted() != 0 && self.doublable && tried.is_empty() {
-            return Some(self.or_probe(picked, now_ms));
-        }
-        Some(picked)
-    }
-
-    /// Where instances of HTTP and of TCP share a place, as while a tag changes: none of the latter gets a request.
-    #[cold]
-    fn pick_for_requests(&self, context: PickContext<'_>) -> Option<&'a Target> {
-        let takes_bytes = |target: &&Target| target.options.proto == Proto::Tcp;
-        let mut tried = Tried::from_slice(context.tried);
-        tried.extend(self.route.targets.iter().filter(takes_bytes).map(|target| target.state.key));
-        let picked = self.worker.picker.borrow_mut().pick(self.route, PickContext { tried: &tried, ..context })?;
-        (picked.options.proto != Proto::Tcp).then_some(picked)
-    }
-
-    /// The instance of which it is to be found out whether it answers, if that is one of the route's; else `picked`.
-    fn or_probe(&self, picked: &'a Target, now_ms: u64) -> &'a Target {
-        let wanted = self.worker.probe.wanted();
-        let fits = |target: &Target| {
-            target.state.key == wanted
-                && target.share > 0.0
-                && target.state.is_open(now_ms)
-                && Arc::ptr_eq(&target.options, &picked.options)
-        };
-        let found = match &self.route.strategy {
-            // Its keys go where they go.
-            Strategy::Hash(_) => Some(picked).filter(|picked| fits(picked)),
-            _ => self.route.targets.iter().find(|target| fits(target)),
-        };
-        found.filter(|target| self.worker.probe.take(&target.state, now_ms)).unwrap_or(picked)
+    fn pick(&self, tried: &[u64]) -> Option<&'a Target> {
+        let (now_ms, slow_start_ms) = (self.worker.clock.now_ms(), self.settings.health.slow_start_ms);
+        let context = PickContext { now_ms, tried, hash: self.hash, slow_start_ms };
+        pick(self.worker, self.route, context, self.doublable)
     }
 
     /// Asks the first, and others as the rules above allow, until there is the head of an answer.
@@ -172,7 +128,7 @@ impl<'a> Asking<'a> {
     /// The last failure when no more may be asked, or time is up.
     pub async fn ask<A: Attempts<'a>>(
         &self,
-        attempts: &A,
+        attempts: &'a A,
         first: First<'a, A>,
         mut deadlines: Deadlines,
         upload: &UploadProgress,
@@ -216,15 +172,13 @@ impl<'a> Asking<'a> {
                         Ok(answer) => {
                             self.judge(&ended, &state.running, A::took(&answer), attempts.failed(&answer));
                             attempts.tell(ended.target, finish);
-                            self.interim_first().await;
                             return Ok((ended.target, answer));
                         }
-                        Err(_) if upload.broken.get() => return Err(ProxyError::ClientClosed),
+                        Err(_) if upload.broken.get() => {
+                            return Err(upload.malformed.get().map_or(ProxyError::ClientClosed, ProxyError::BadRequest));
+                        }
                         Err(error) => begun = self.after_failure(attempts, &mut state, first, ended.target, error)?,
                     }
-                }
-                () = self.downstream.interim().arrived() => {
-                    self.downstream.watch.send_interim(&self.downstream.interim().take());
                 }
                 () = sleep.as_mut() => {
                     let now = Instant::now();
@@ -270,7 +224,7 @@ impl<'a> Asking<'a> {
     /// What comes after the failure of one attempt: another, the wait for those that are out (none), or the end.
     fn after_failure<A: Attempts<'a>>(
         &self,
-        attempts: &A,
+        attempts: &'a A,
         state: &mut State<'a, A>,
         first: &'a Target,
         failed: &'a Target,
@@ -315,7 +269,7 @@ impl<'a> Asking<'a> {
     /// Asks another instance beside those that are asked, if there is one and `may` says so. Returns whether it did.
     fn ask_another_too<A: Attempts<'a>>(
         &self,
-        attempts: &A,
+        attempts: &'a A,
         state: &mut State<'a, A>,
         first: &'a Target,
         finish: &mut Finish,
@@ -351,7 +305,7 @@ impl<'a> Asking<'a> {
     }
 
     /// `target`, or another one while its connections were lost just now.
-    fn away_from_loss<A: Attempts<'a>>(&self, attempts: &A, target: &'a Target) -> &'a Target {
+    fn away_from_loss<A: Attempts<'a>>(&self, attempts: &'a A, target: &'a Target) -> &'a Target {
         if self.route.targets.len() < 2 {
             return target;
         }
@@ -366,7 +320,7 @@ impl<'a> Asking<'a> {
     /// Another target than `this`, if there is one that nothing speaks against.
     fn pick_beside<A: Attempts<'a>>(
         &self,
-        attempts: &A,
+        attempts: &'a A,
         first: &Target,
         this: &Target,
         tried: &Tried,
@@ -379,7 +333,7 @@ impl<'a> Asking<'a> {
     }
 
     /// A target to try after `first`: one whose own options let the request pass, as those of `first` did.
-    fn pick_another<A: Attempts<'a>>(&self, attempts: &A, first: &Target, tried: &mut Tried) -> Option<&'a Target> {
+    fn pick_another<A: Attempts<'a>>(&self, attempts: &'a A, first: &Target, tried: &mut Tried) -> Option<&'a Target> {
         loop {
             let target = self.pick(tried)?;
             if Arc::ptr_eq(&target.options, &first.options) || attempts.may_have(target) {
@@ -389,22 +343,9 @@ impl<'a> Asking<'a> {
         }
     }
 
-    /// Interim answers have to be written before the final one is handed over; each turn gives the connection the
-    /// chance to. A client that does not take them in time gets them cut short to none, or whole, never mixed.
-    async fn interim_first(&self) {
-        let mut written = self.downstream.watch.send_interim(&self.downstream.interim().take());
-        for _ in 0..INTERIM_TURNS_MAX {
-            if written {
-                return;
-            }
-            tokio::task::yield_now().await;
-            written = self.downstream.watch.send_interim(&[]);
-        }
-    }
-
     fn start<A: Attempts<'a>>(
         &self,
-        attempts: &A,
+        attempts: &'a A,
         target: &'a Target,
         body: A::Body,
         fresh_only: bool,

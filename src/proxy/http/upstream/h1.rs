@@ -1,5 +1,5 @@
-//! One attempt, byte by byte: a request to one instance, up to the head of its answer or, where the request could be
-//! asked again, to the first of its body.
+//! The driver for instances that speak HTTP/1: one attempt, up to the head of the response or, where the request could be
+//! sent again, to the first of its body.
 
 use std::future::poll_fn;
 use std::io;
@@ -8,37 +8,31 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use futures_util::future::LocalBoxFuture;
 use http::Method;
 use tokio::time::Sleep;
 
+use super::attempts::Attempted;
+use super::error::{AttemptError, BoxError, HEAD_HELD_MAX};
+use super::h1_send::RequestWriter;
 use crate::proxy::connect::{ConnectError, UpstreamStream};
+use crate::proxy::http::body::RequestBody;
 use crate::proxy::http::h1::buffer::{Buffer, READ_MIN};
-use crate::proxy::http::h1::response_head::{self, AnswerHead, Framing, Parsed};
+use crate::proxy::http::h1::response_head::{self, Framing, Parsed, ResponseHead};
 use crate::proxy::http::h1::scan::Field;
-use crate::proxy::http::h1::write_head::{self, ClientLines, Received};
-use crate::proxy::http::server::connection::Downstream;
-use crate::proxy::http::upstream::attempts::{Attempted, Attempts};
-use crate::proxy::http::upstream::forward::{AttemptError, HEAD_HELD_MAX, is_idempotent};
-use crate::proxy::http::upstream::h1_send::Outgoing;
+use crate::proxy::http::h1::write_head;
+use crate::proxy::http::server::downstream::Downstream;
 use crate::proxy::pool::PoolKey;
 use crate::proxy::settings::Settings;
-use crate::proxy::worker::{Worker, ms};
+use crate::proxy::worker::Worker;
+use crate::table::clock::ms;
 use crate::table::{InFlight, Target};
 
-/// Most bytes of interim answers that wait for the client.
+/// Most bytes of interim responses that wait for the client.
 const INTERIM_MAX: usize = 64 << 10;
-
-/// The request lies in the client's buffer, so it can always be written again.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Again;
-
-/// What went wrong with an attempt.
-pub type Failed = AttemptError<Again>;
 
 /// A connection that a request may go on.
 #[derive(Debug)]
-pub struct Way {
+pub struct H1Connection {
     /// Whose it is.
     pub key: PoolKey,
     /// The connection.
@@ -49,7 +43,7 @@ pub struct Way {
     pub since: Instant,
 }
 
-impl Way {
+impl H1Connection {
     /// A pooled connection to `target`, unless a fresh one is wanted, or a new one. `surely`: see
     /// [`UpstreamStream::is_quiet`].
     ///
@@ -65,7 +59,7 @@ impl Way {
         let (key, now) = (PoolKey::of(target), Instant::now());
         let idle_max_ms = ms(settings.proxy.upstream_idle_timeout);
         let before = target.state.presence();
-        let warm = |key| worker.pool.checkout_direct(key, worker.clock.at(now), idle_max_ms, surely);
+        let warm = |key| worker.pool.checkout_h1(key, worker.clock.at(now), idle_max_ms, surely);
         if let Some(stream) = if fresh_only { None } else { warm(&key) } {
             return Ok(Self { key, stream, reused: true, since: now });
         }
@@ -82,20 +76,21 @@ impl Way {
 
 /// An upstream connection that has a request.
 #[derive(Debug)]
-pub struct Sent {
+pub struct PendingResponse {
     worker: Rc<Worker>,
     key: PoolKey,
     stream: UpstreamStream,
     /// It had served requests before.
     reused: bool,
-    outgoing: Outgoing,
+    outgoing: RequestWriter,
     method: Method,
     /// The request has no body and may be asked again.
     repeatable: bool,
     buffer: Option<Buffer>,
     fields: Vec<Field>,
-    interim: Vec<u8>,
-    head: Option<AnswerHead>,
+    /// Who gets interim responses; none: the client knows none.
+    interim_to: Option<Rc<Downstream>>,
+    head: Option<ResponseHead>,
     /// Since when the head waits for the first of its body.
     held: Option<Pin<Box<Sleep>>>,
     since: Instant,
@@ -104,7 +99,7 @@ pub struct Sent {
 
 /// The head of an answer, and what comes with it.
 #[derive(Debug)]
-pub struct DirectAnswer {
+pub struct H1Response {
     /// Whose it is.
     pub key: PoolKey,
     /// The connection it comes on.
@@ -112,13 +107,11 @@ pub struct DirectAnswer {
     /// What was read: the head, and behind it what came with it.
     pub buffer: Buffer,
     /// The head.
-    pub head: AnswerHead,
+    pub head: ResponseHead,
     /// Its fields, in `buffer`.
     pub fields: Vec<Field>,
-    /// Interim answers, as the client gets them.
-    pub interim: Vec<u8>,
     /// What is left of the request: the connection is fit for another one when both are through.
-    pub outgoing: Outgoing,
+    pub outgoing: RequestWriter,
     /// The instance's load counter.
     pub in_flight: InFlight,
     /// From the moment a connection was there to the head of the answer.
@@ -127,38 +120,42 @@ pub struct DirectAnswer {
     pub at: Instant,
 }
 
-impl Sent {
+impl PendingResponse {
     /// Gives a connection to `target` a request.
     #[must_use]
     pub fn new(
         worker: &Rc<Worker>,
-        way: Way,
-        outgoing: Outgoing,
+        connection: H1Connection,
+        outgoing: RequestWriter,
         method: Method,
         repeatable: bool,
         target: &Target,
+        interim_to: Option<&Rc<Downstream>>,
     ) -> Self {
         Self {
             worker: Rc::clone(worker),
-            key: way.key,
-            stream: way.stream,
-            reused: way.reused,
+            key: connection.key,
+            stream: connection.stream,
+            reused: connection.reused,
             outgoing,
             method,
             repeatable,
             buffer: None,
-            fields: worker.direct.buffers.for_fields(),
-            interim: Vec::new(),
+            fields: worker.shelf.buffers.for_fields(),
+            interim_to: interim_to.cloned(),
             head: None,
             held: None,
-            since: way.since,
+            since: connection.since,
             in_flight: InFlight::new(std::sync::Arc::clone(&target.state)),
         }
     }
 
     /// Sends on and reads on, as far as it goes. Ready when [`Self::into_answer`] has one.
-    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failed>> {
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), AttemptError>> {
         self.outgoing.poll(&mut self.stream, cx);
+        if self.outgoing.is_broken() {
+            return Poll::Ready(Err(self.closed("the client broke off its request".into())));
+        }
         loop {
             if let Some(head) = self.head {
                 return self.poll_first_of_body(cx, head);
@@ -184,8 +181,11 @@ impl Sent {
         loop {
             match response_head::parse(buffer.filled(), &self.method, &mut self.fields) {
                 Parsed::Whole(head) if head.is_interim() => {
-                    if self.interim.len() < INTERIM_MAX {
-                        write_head::put_interim(&mut self.interim, buffer.filled(), &head, &self.fields);
+                    if let Some(client) = &self.interim_to
+                        && client.interim.borrow().len() < INTERIM_MAX
+                    {
+                        let mut interim = client.interim.borrow_mut();
+                        write_head::put_interim(&mut interim, buffer.filled(), &head, &self.fields);
                     }
                     buffer.consume(head.length);
                 }
@@ -202,9 +202,10 @@ impl Sent {
         }
     }
 
-    /// As on hyper's way: a head whose body is known to come waits a moment for it, while the request can still be had
-    /// elsewhere.
-    fn poll_first_of_body(&mut self, cx: &mut Context<'_>, head: AnswerHead) -> Poll<Result<(), Failed>> {
+    /// A head whose body is known to come waits a moment for it, while the request can still be had elsewhere: many servers
+    /// write the two apart, and one that is stopped at once is stopped, more often than not, in a call between the two. A body
+    /// of unknown length is not waited for, because of a stream of events the head is news by itself.
+    fn poll_first_of_body(&mut self, cx: &mut Context<'_>, head: ResponseHead) -> Poll<Result<(), AttemptError>> {
         let there = self.buffer.as_ref().is_none_or(|buffer| buffer.filled().len() > head.length);
         if there || !self.repeatable || !matches!(head.framing, Framing::Length(_)) {
             return Poll::Ready(Ok(()));
@@ -220,35 +221,21 @@ impl Sent {
         held.as_mut().poll(cx).map(Ok)
     }
 
-    fn closed(&self, source: crate::proxy::http::upstream::forward::BoxError) -> Failed {
-        let unsent = self.outgoing.is_unsent(&self.stream).then_some(Again);
-        AttemptError::Closed { source, reused: self.reused, unsent }
-    }
-
-    /// Interim answers that came, as the client gets them.
-    #[must_use]
-    pub fn take_interim(&mut self) -> Vec<u8> {
-        std::mem::take(&mut self.interim)
-    }
-
-    /// Whether some came.
-    #[must_use]
-    pub fn has_interim(&self) -> bool {
-        !self.interim.is_empty()
+    fn closed(&self, source: BoxError) -> AttemptError {
+        AttemptError::Closed { source, reused: self.reused, unsent: self.outgoing.unsent(&self.stream) }
     }
 
     /// What [`Self::poll`] found.
     #[must_use]
-    pub fn into_answer(self) -> Option<DirectAnswer> {
+    pub fn into_answer(self) -> Option<H1Response> {
         let (head, buffer) = (self.head?, self.buffer?);
         let at = Instant::now();
-        Some(DirectAnswer {
+        Some(H1Response {
             key: self.key,
             stream: self.stream,
             buffer,
             head,
             fields: self.fields,
-            interim: self.interim,
             outgoing: self.outgoing,
             in_flight: self.in_flight,
             took: at.saturating_duration_since(self.since),
@@ -260,7 +247,7 @@ impl Sent {
     ///
     /// # Errors
     /// As [`Self::poll`].
-    pub async fn answer(mut self) -> Attempted<DirectAnswer, Again> {
+    pub async fn answer(mut self) -> Attempted<H1Response, RequestBody> {
         poll_fn(|cx| self.poll(cx)).await?;
         self.into_answer().ok_or(AttemptError::Request("no head was found".to_owned()))
     }
@@ -276,7 +263,7 @@ pub fn poll_fill(
     loop {
         let Some(present) = buffer else {
             ready!(stream.poll_readable(cx))?;
-            *buffer = Some(worker.direct.buffers.for_answer());
+            *buffer = Some(worker.shelf.buffers.for_answer());
             continue;
         };
         let polled = present.poll_read(stream, cx);
@@ -284,87 +271,8 @@ pub fn poll_fill(
             && present.filled().is_empty()
             && let Some(empty) = buffer.take()
         {
-            worker.direct.buffers.give_back(empty);
+            worker.shelf.buffers.give_back(empty);
         }
         return polled;
-    }
-}
-
-/// What a request is sent from, to whichever instance.
-#[derive(Clone, Copy, Debug)]
-pub struct Sending<'a> {
-    /// This worker.
-    pub worker: &'a Rc<Worker>,
-    /// The client's connection.
-    pub downstream: &'a Rc<Downstream>,
-    /// Its limits and rules.
-    pub settings: &'a Settings,
-    /// The request.
-    pub received: Received<'a>,
-    /// What its client's requests have in common.
-    pub lines: &'a ClientLines,
-    /// It has no body and is idempotent.
-    pub repeatable: bool,
-}
-
-impl<'a> Sending<'a> {
-    /// A pooled connection to `target` that gets the request at `now`, which is `now_ms` on the process clock; none if there
-    /// is no connection.
-    ///
-    /// # Errors
-    /// A request that cannot be written for this target.
-    pub fn on_warm(&self, target: &'a Target, now: Instant, now_ms: u64) -> Result<Option<Sent>, Failed> {
-        let key = PoolKey::of(target);
-        let idle_max_ms = ms(self.settings.proxy.upstream_idle_timeout);
-        let warm = self.worker.pool.checkout_direct(&key, now_ms, idle_max_ms, self.once_only());
-        warm.map(|stream| self.sent(Way { key, stream, reused: true, since: now }, target)).transpose()
-    }
-
-    /// What may not be sent twice is not sent on a connection whose end lies in the kernel, unread.
-    fn once_only(&self) -> bool {
-        !is_idempotent(&self.received.head.method) || self.received.head.body > 0
-    }
-
-    fn sent(&self, way: Way, target: &Target) -> Result<Sent, Failed> {
-        let buffers = &self.worker.direct.buffers;
-        let mut request = buffers.for_head();
-        let client = &self.downstream.client;
-        write_head::put_request(&mut request, &self.received, self.settings, client, self.lines, target)
-            .map_err(AttemptError::Request)?;
-        let outgoing = Outgoing::new(request, self.received.body(), &way.stream);
-        Ok(Sent::new(self.worker, way, outgoing, self.received.head.method.clone(), self.repeatable, target))
-    }
-
-    async fn ask(self, target: &'a Target, fresh_only: bool) -> Attempted<DirectAnswer, Again> {
-        let way = Way::to(target, self.worker, self.settings, fresh_only, self.once_only()).await;
-        let way = way.map_err(|source| AttemptError::Connect { source, body: Again })?;
-        self.sent(way, target)?.answer().await
-    }
-}
-
-impl<'a> Attempts<'a> for Sending<'a> {
-    type Body = Again;
-    type Answer = DirectAnswer;
-
-    fn attempt(
-        &self,
-        target: &'a Target,
-        _again: Again,
-        fresh_only: bool,
-    ) -> LocalBoxFuture<'a, Attempted<DirectAnswer, Again>> {
-        Box::pin((*self).ask(target, fresh_only))
-    }
-
-    /// One with other options than the first gets no request from here: they might ask for more than is carried.
-    fn may_have(&self, target: &Target) -> bool {
-        crate::proxy::http::server::plan::carries(target, &self.downstream.client, self.received.head)
-    }
-
-    fn took(answer: &DirectAnswer) -> Duration {
-        answer.took
-    }
-
-    fn failed(&self, answer: &DirectAnswer) -> bool {
-        self.settings.health.error_status.counts(answer.head.status)
     }
 }

@@ -1,4 +1,4 @@
-//! An upstream's answer as a body, for clients that do not speak HTTP/1.1 themselves.
+//! The response of an instance that speaks HTTP/1 as a body, for clients that do not get its bytes as they came.
 
 use std::io;
 use std::pin::pin;
@@ -7,19 +7,18 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
-use http::header::{HeaderName, HeaderValue};
-use http::{HeaderMap, Response, StatusCode};
+use http::{Response, StatusCode};
 use http_body::Frame;
 use tokio::io::AsyncReadExt as _;
 
+use super::h1::{H1Response, poll_fill};
+use super::h1_send::RequestWriter;
 use crate::proxy::connect::UpstreamStream;
 use crate::proxy::http::h1::buffer::Buffer;
 use crate::proxy::http::h1::chunked::Chunks;
 use crate::proxy::http::h1::response_head::Framing;
-use crate::proxy::http::h1::scan::{self, Field, LineEnd};
+use crate::proxy::http::h1::syntax::Violation;
 use crate::proxy::http::h1::write_head;
-use crate::proxy::http::upstream::h1::{DirectAnswer, poll_fill};
-use crate::proxy::http::upstream::h1_send::Outgoing;
 use crate::proxy::pool::PoolKey;
 use crate::proxy::splice::Stream as _;
 use crate::proxy::worker::Worker;
@@ -29,19 +28,17 @@ use crate::table::{InFlight, TargetState};
 const OWN_ROOM_MIN: u64 = 16 << 10;
 /// Most of them at once.
 const OWN_ROOM_MAX: usize = 64 << 10;
-/// Most fields behind a chunked body.
-const TRAILERS_MAX: usize = 100;
 
 /// The rest of an answer.
 #[derive(Debug)]
-pub struct DirectBody {
+pub struct H1ResponseBody {
     worker: Rc<Worker>,
     target: Arc<TargetState>,
     key: PoolKey,
     /// None: given back, or given up.
     stream: Option<UpstreamStream>,
     buffer: Option<Buffer>,
-    outgoing: Outgoing,
+    outgoing: RequestWriter,
     rest: Rest,
     keep: bool,
 }
@@ -50,14 +47,14 @@ pub struct DirectBody {
 #[derive(Debug)]
 enum Rest {
     Length(u64),
-    Chunked { chunks: Chunks, trailers: Vec<u8> },
+    Chunked(Box<Chunks>),
     UntilClose,
     Nothing,
 }
 
 /// Why one broke off.
 #[derive(Debug, thiserror::Error)]
-pub enum DirectBodyError {
+pub enum H1ResponseBodyError {
     /// The connection failed.
     #[error("{0}")]
     Io(#[from] io::Error),
@@ -65,33 +62,33 @@ pub enum DirectBodyError {
     #[error("its connection ended")]
     Early,
     /// What came is no body.
-    #[error("{0}")]
-    Malformed(&'static str),
+    #[error("{}", .0.reason)]
+    Malformed(Violation),
 }
 
 /// What an answer becomes: its head and its body, the load counter of its instance, and the time it took.
 #[derive(Debug)]
 pub struct Opened {
     /// The answer.
-    pub response: Response<Box<DirectBody>>,
+    pub response: Response<Box<H1ResponseBody>>,
     /// Counts the request at the instance while it lives.
     pub in_flight: InFlight,
     /// From the moment a connection was there to the head.
     pub took: std::time::Duration,
 }
 
-impl DirectBody {
+impl H1ResponseBody {
     /// Takes over an answer of the instance `target`.
     #[must_use]
-    pub fn open(worker: &Rc<Worker>, target: &Arc<TargetState>, answer: DirectAnswer) -> Opened {
-        let DirectAnswer { key, stream, mut buffer, head, fields, outgoing, in_flight, took, .. } = answer;
-        let headers = write_head::answer_map(buffer.filled(), &head, &fields);
+    pub fn open(worker: &Rc<Worker>, target: &Arc<TargetState>, answer: H1Response) -> Opened {
+        let H1Response { key, stream, mut buffer, head, fields, outgoing, in_flight, took, .. } = answer;
+        let headers = write_head::response_map(buffer.filled(), &head, &fields);
         buffer.consume(head.length);
-        worker.direct.buffers.give_back_fields(fields);
+        worker.shelf.buffers.give_back_fields(fields);
         let rest = match head.framing {
             Framing::Empty => Rest::Nothing,
             Framing::Length(length) => Rest::Length(length),
-            Framing::Chunked => Rest::Chunked { chunks: Chunks::default(), trailers: Vec::new() },
+            Framing::Chunked => Rest::Chunked(Box::new(Chunks::of_response())),
             Framing::UntilClose => Rest::UntilClose,
         };
         let mut body = Box::new(Self {
@@ -126,15 +123,15 @@ impl DirectBody {
         match self.rest {
             Rest::Length(left) => Some(left),
             Rest::Nothing => Some(0),
-            Rest::Chunked { .. } | Rest::UntilClose => None,
+            Rest::Chunked(_) | Rest::UntilClose => None,
         }
     }
 
     /// The next frame.
     ///
     /// # Errors
-    /// See [`DirectBodyError`]; nothing comes after one.
-    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, DirectBodyError>>> {
+    /// See [`H1ResponseBodyError`]; nothing comes after one.
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, H1ResponseBodyError>>> {
         let next = ready!(self.poll_frame(cx));
         if matches!(next, Some(Err(_))) {
             self.stream = None;
@@ -143,13 +140,13 @@ impl DirectBody {
         Poll::Ready(next)
     }
 
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, DirectBodyError>>> {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, H1ResponseBodyError>>> {
         loop {
             match self.take() {
                 Ok(Some(frame)) => return Poll::Ready(Some(Ok(frame))),
                 Ok(None) if self.is_over() => return Poll::Ready(None),
                 Ok(None) => {}
-                Err(reason) => return Poll::Ready(Some(Err(DirectBodyError::Malformed(reason)))),
+                Err(violation) => return Poll::Ready(Some(Err(H1ResponseBodyError::Malformed(violation)))),
             }
             let Some(stream) = &mut self.stream else { return Poll::Ready(None) };
             self.outgoing.poll(stream, cx);
@@ -167,7 +164,7 @@ impl DirectBody {
                 let mut room = (&mut *stream).take(room as u64);
                 let read = ready!(pin!(room.read_buf(&mut data)).poll(cx));
                 match read {
-                    Ok(0) => return Poll::Ready(Some(Err(DirectBodyError::Early))),
+                    Ok(0) => return Poll::Ready(Some(Err(H1ResponseBodyError::Early))),
                     Ok(read) => {
                         *left -= read as u64;
                         if *left == 0 {
@@ -186,7 +183,7 @@ impl DirectBody {
                     self.end();
                     return Poll::Ready(None);
                 }
-                Ok(0) => return Poll::Ready(Some(Err(DirectBodyError::Early))),
+                Ok(0) => return Poll::Ready(Some(Err(H1ResponseBodyError::Early))),
                 Ok(_) => {}
                 Err(error) => return Poll::Ready(Some(Err(error.into()))),
             }
@@ -194,7 +191,7 @@ impl DirectBody {
     }
 
     /// The next frame of what was read. None: more has to be read, or it is over.
-    fn take(&mut self) -> Result<Option<Frame<Bytes>>, &'static str> {
+    fn take(&mut self) -> Result<Option<Frame<Bytes>>, Violation> {
         let Some(buffer) = &mut self.buffer else { return Ok(None) };
         if buffer.filled().is_empty() {
             return Ok(None);
@@ -207,8 +204,8 @@ impl DirectBody {
                 *left -= here as u64;
                 here
             }
-            Rest::Chunked { chunks, trailers } => {
-                let (skipped, data) = chunks.unwrap(buffer.filled(), trailers)?;
+            Rest::Chunked(chunks) => {
+                let (skipped, data) = chunks.unwrap(buffer.filled())?;
                 buffer.consume(skipped);
                 data
             }
@@ -218,19 +215,15 @@ impl DirectBody {
         // Of TLS, what is decrypted already is known to those alone who read.
         let plain = self.stream.as_ref().is_some_and(|stream| stream.plain().is_some());
         if let Some(empty) = self.buffer.take_if(|buffer| plain && buffer.filled().is_empty()) {
-            self.worker.direct.buffers.give_back(empty);
+            self.worker.shelf.buffers.give_back(empty);
         }
-        let trailers = match &mut self.rest {
-            Rest::Chunked { chunks, trailers } if chunks.is_done() => Some(std::mem::take(trailers)),
-            Rest::Length(0) => Some(Vec::new()),
-            _ => None,
+        let trailers = match &self.rest {
+            Rest::Chunked(chunks) if chunks.is_done() => chunks.trailers()?,
+            Rest::Length(0) => None,
+            _ => return Ok(frame),
         };
-        if let Some(trailers) = trailers {
-            let fields = if trailers.is_empty() { None } else { Some(fields_of(&trailers)?) };
-            self.end();
-            return Ok(frame.or_else(|| fields.map(Frame::trailers)));
-        }
-        Ok(frame)
+        self.end();
+        Ok(frame.or_else(|| trailers.map(Frame::trailers)))
     }
 
     /// The answer is through: its connection is for others now, if nothing speaks against it.
@@ -239,47 +232,14 @@ impl DirectBody {
         let buffer = self.buffer.take();
         let over = buffer.as_ref().is_some_and(|buffer| !buffer.filled().is_empty());
         if let Some(buffer) = buffer {
-            self.worker.direct.buffers.give_back(buffer);
+            self.worker.shelf.buffers.give_back(buffer);
         }
         let Some(mut stream) = self.stream.take() else { return };
         if self.outgoing.is_through() && self.keep && !over && stream.is_quiet(false) {
             let most = self.worker.settings().proxy.upstream_max_idle;
             let now_ms = self.worker.clock.now_ms();
-            self.worker.pool.give_back_direct(self.key.clone(), &self.target, stream, now_ms, most);
+            self.worker.pool.give_back_h1(self.key.clone(), &self.target, stream, now_ms, most);
         }
-        self.worker.direct.buffers.give_back_head(self.outgoing.take_room());
-    }
-}
-
-/// Fields behind a body. Those that would frame it, or lead it elsewhere, are none (RFC 9110 section 6.5.1).
-fn fields_of(bytes: &[u8]) -> Result<HeaderMap, &'static str> {
-    let mut fields = Vec::new();
-    match scan::fields(bytes, 0, LineEnd::Strict, TRAILERS_MAX, &mut fields) {
-        scan::End::At(_) => {}
-        scan::End::Partial => return Err("trailers without an end"),
-        scan::End::Bad(reason) => return Err(reason),
-    }
-    let passes = |field: &&Field| matches!(field.kind, scan::Kind::Other | scan::Kind::Date);
-    let pair = |field: &Field| {
-        let name = HeaderName::from_bytes(field.name.of(bytes)).ok()?;
-        Some((name, HeaderValue::from_bytes(field.value.of(bytes)).ok()?))
-    };
-    let mut map = HeaderMap::new();
-    for (name, value) in fields.iter().filter(passes).filter_map(pair) {
-        map.append(name, value);
-    }
-    Ok(map)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn trailers_that_would_frame_a_body_are_none() {
-        let map = fields_of(b"Grpc-Status: 0\r\nContent-Length: 5\r\nX: a\r\nX: b\r\nConnection: x\r\n\r\n").unwrap();
-        let pairs: Vec<_> = map.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
-        assert_eq!(pairs, [("grpc-status", "0"), ("x", "a"), ("x", "b")]);
-        assert!(fields_of(b"no field\r\n\r\n").is_err());
+        self.worker.shelf.buffers.give_back_head(self.outgoing.take_room());
     }
 }

@@ -12,18 +12,17 @@ use h2::Reason;
 use h2::client::{Connection, SendRequest};
 use http::header::CONTENT_LENGTH;
 use http::{HeaderValue, Request, Response};
-use http_body::Body as _;
 use tokio::sync::Notify;
 
+use super::error::BoxError;
 use crate::proxy::connect::UpstreamStream;
-use crate::proxy::http::body::RequestBody;
+use crate::proxy::http::body::{RequestBody, StreamedRequest};
+use crate::proxy::http::h1::write_head::expects_content;
 use crate::proxy::http::h2::keep_alive::{self, Heard, Patience, Signs};
 use crate::proxy::http::h2::pump::{Pump, Upload};
 use crate::proxy::http::h2::stream_body::{Answer, StreamBody};
-use crate::proxy::http::h2::without_hop;
-use crate::proxy::http::upstream::forward::{BoxError, expects_content};
-use crate::proxy::poll_when_woken::Beside;
-use crate::proxy::pool::H2_SEND_BUFFER_BYTES;
+use crate::proxy::http::h2::{SEND_BUFFER_BYTES, without_hop};
+use crate::proxy::poll_when_woken::PollWhenWoken;
 
 /// Bytes of one answer that may wait at the proxy. The connection's window has room for all its streams: clients that
 /// do not read their answers must not hold up those that do.
@@ -75,6 +74,14 @@ pub enum SendError {
         /// The body as it was.
         body: RequestBody,
     },
+    /// The upstream says that it has not looked at it (RFC 9113 section 8.7).
+    #[error("{source}")]
+    Refused {
+        /// What it said.
+        source: BoxError,
+        /// The body from its beginning.
+        body: RequestBody,
+    },
     /// The request cannot be expressed in HTTP/2.
     #[error("{0}")]
     Impossible(h2::Error),
@@ -97,7 +104,7 @@ impl Shared {
             .initial_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(STREAM_WINDOW_BYTES * most)
             .max_header_list_size(HEADER_BYTES_MAX)
-            .max_send_buffer_size(H2_SEND_BUFFER_BYTES)
+            .max_send_buffer_size(SEND_BUFFER_BYTES)
             .handshake::<_, Bytes>(Heard::new(stream, &signs))
             .await?;
         let state = Rc::<State>::default();
@@ -119,13 +126,17 @@ impl Shared {
         self.sender.current_max_send_streams()
     }
 
-    /// Sends a request, once the upstream takes one more, and waits for the head of its answer. Dropping the future, or the
-    /// answer, resets the stream.
+    /// Sends a request, once the upstream takes one more, and waits for the head of its response. `content` is the body where
+    /// it is at hand. Dropping the future, or the response, resets the stream.
     ///
     /// # Errors
     /// See [`SendError`].
-    pub async fn send(mut self, request: Request<RequestBody>) -> Result<Response<StreamBody>, SendError> {
-        let (mut parts, body) = request.into_parts();
+    pub async fn send(
+        mut self,
+        mut request: Request<()>,
+        content: Bytes,
+        body: RequestBody,
+    ) -> Result<Response<StreamBody>, SendError> {
         // Here and not in the connection: what waits there is lost with it, and sent although its client has left.
         let Some(place) = self.place().await else {
             return Err(SendError::Unsent { source: "the connection has ended".into(), body });
@@ -134,14 +145,16 @@ impl Shared {
             self.state.close();
             return Err(SendError::Unsent { source: source.into(), body });
         }
-        without_hop(&mut parts.headers);
-        if let Some(length) = body.size_hint().exact()
-            && (length > 0 || expects_content(&parts.method))
-        {
-            parts.headers.entry(CONTENT_LENGTH).or_insert_with(|| HeaderValue::from(length));
+        without_hop(request.headers_mut());
+        let length = match &body {
+            RequestBody::AtHand => Some(content.len() as u64),
+            RequestBody::Streamed(upload) => upload.length(),
+        };
+        if let Some(length) = length.filter(|length| *length > 0 || expects_content(request.method())) {
+            request.headers_mut().entry(CONTENT_LENGTH).or_insert_with(|| HeaderValue::from(length));
         }
-        let (over, bodiless) = (body.is_end_stream(), matches!(body, RequestBody::Empty));
-        let (answer, stream) = match self.sender.send_request(Request::from_parts(parts, ()), over) {
+        let over = matches!(body, RequestBody::AtHand) && content.is_empty();
+        let (response, stream) = match self.sender.send_request(request, over) {
             Ok(sent) => sent,
             Err(source) if source.is_io() || source.is_go_away() || source.is_reset() || source.is_library() => {
                 self.state.close();
@@ -149,14 +162,24 @@ impl Shared {
             }
             Err(source) => return Err(SendError::Impossible(source)),
         };
+        // Kept aside: what an upstream has not looked at can be sent again, as long as it is all still there.
+        let (again, body) = match body {
+            RequestBody::AtHand => (None, StreamedRequest::AtHand(content)),
+            RequestBody::Streamed(upload) => (upload.rewound(), StreamedRequest::Upload(upload)),
+        };
+        let streamed = matches!(body, StreamedRequest::Upload(_));
         let upload = if over { None } else { upload(Pump::of_upload(body, stream)).await };
-        let answer = answer.await.map_err(|source| {
-            if bodiless && is_untouched(&source) {
-                return SendError::Unsent { source: source.into(), body: RequestBody::Empty };
+        let response = response.await.map_err(|source| {
+            let again = match again {
+                Some(upload) => upload.rewound().map(RequestBody::Streamed),
+                None => (!streamed).then_some(RequestBody::AtHand),
+            };
+            match again.filter(|_| is_untouched(&source)) {
+                Some(body) => SendError::Refused { source: source.into(), body },
+                None => SendError::Lost(source),
             }
-            SendError::Lost(source)
         });
-        let (parts, stream) = answer?.into_parts();
+        let (parts, stream) = response?.into_parts();
         self.signs.answered.set(true);
         let answer = Answer { upload, signs: Rc::clone(&self.signs), place };
         let body = StreamBody::new(stream, &parts.headers, Some(answer));
@@ -192,7 +215,7 @@ fn is_untouched(error: &h2::Error) -> bool {
 }
 
 /// What is there already goes at once; the rest, if any, beside the answer.
-async fn upload(mut pump: Pump<RequestBody>) -> Option<Upload> {
+async fn upload(mut pump: Pump<StreamedRequest>) -> Option<Upload> {
     match poll_fn(|cx| Poll::Ready(pump.poll(cx))).await {
         Poll::Ready(Ok(())) => None,
         Poll::Ready(Err(error)) => {
@@ -208,7 +231,7 @@ async fn run(mut connection: Connection<Heard<UpstreamStream>, Bytes>, signs: Rc
     let ping_pong = connection.ping_pong();
     // Without streams nobody waits for it.
     let lost = keep_alive::lost(ping_pong, Patience::Counts, PONG_MAX, &signs, || state.open.get() > 0);
-    let (mut connection, mut lost) = (pin!(connection), pin!(Beside::new(lost)));
+    let (mut connection, mut lost) = (pin!(connection), pin!(PollWhenWoken::new(lost)));
     let ended = poll_fn(|cx| match connection.as_mut().poll(cx) {
         Poll::Ready(ended) => Poll::Ready(Some(ended)),
         Poll::Pending => lost.as_mut().poll(false, cx).map(|()| None),

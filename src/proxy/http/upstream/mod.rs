@@ -1,8 +1,10 @@
 //! The instance's side: which one is asked, and the two drivers that ask it.
 
 pub mod attempts;
-pub mod forward;
+pub mod error;
+pub mod exchange;
 pub mod h1;
 pub mod h1_body;
 pub mod h1_send;
 pub mod h2;
+pub mod response;

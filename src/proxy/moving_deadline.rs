@@ -11,7 +11,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 /// The timer of one connection.
 #[derive(Debug, Default)]
-pub struct Timer(Option<Armed>);
+pub struct MovingDeadline(Option<Armed>);
 
 #[derive(Debug)]
 struct Armed {
@@ -20,7 +20,7 @@ struct Armed {
     task: Option<Waker>,
 }
 
-impl Timer {
+impl MovingDeadline {
     /// Ready when `deadline` has passed.
     pub fn poll_until(&mut self, deadline: Instant, cx: &mut Context<'_>) -> Poll<()> {
         let armed = self.0.get_or_insert_with(|| Armed { sleep: Box::pin(sleep_until(deadline)), task: None });
@@ -54,7 +54,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn one_asked_for_without_budget_fires_all_the_same() {
-        let mut timer = Timer::default();
+        let mut timer = MovingDeadline::default();
         let deadline = Instant::now() + Duration::from_secs(1);
         poll_fn(|cx| {
             while has_budget_remaining() {
@@ -72,7 +72,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_old_deadline_is_not_a_new_one() {
-        let mut timer = Timer::default();
+        let mut timer = MovingDeadline::default();
         let start = Instant::now();
         let first = start + Duration::from_secs(2);
         assert!(poll_fn(|cx| Poll::Ready(timer.poll_until(first, cx))).await.is_pending());

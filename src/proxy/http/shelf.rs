@@ -1,0 +1,19 @@
+//! What the requests of a worker share and use again.
+
+use super::h1::buffer::Buffers;
+use super::h1::client_lines::Lines;
+use super::h1::date::Date;
+use super::server::active::Active;
+
+/// The shelf of one worker.
+#[derive(Debug, Default)]
+pub struct Shelf {
+    /// Idle buffers.
+    pub buffers: Buffers,
+    /// The time in letters.
+    pub date: Date,
+    /// Lines of clients that were here a moment ago.
+    pub lines: Lines,
+    /// Connections that are not parked.
+    pub active: Active,
+}
