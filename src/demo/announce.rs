@@ -9,8 +9,9 @@ use tokio::sync::mpsc;
 
 use super::SampleService;
 use super::agent::Agent;
+use crate::catalog::source::SourceName;
 use crate::catalog::{Check, CheckScope, CheckStatus, Endpoint, Instance, InstanceId, ServiceSnapshot, Weights};
-use crate::registry::{SourceName, Update};
+use crate::registry::Update;
 
 /// Name of the demo as a source.
 pub(super) const SOURCE: SourceName = "demo";

@@ -28,11 +28,12 @@ use futures_util::stream::FuturesUnordered;
 use tokio::sync::mpsc;
 use tokio::time::{self, Instant};
 
+use super::Update;
 use super::dns::{Answer, Dns, Question, Resolve, ResolveError};
 use super::task::SourceTask;
-use super::{SourceName, Update};
 use crate::catalog::command::CommandError;
 use crate::catalog::command_list::CommandList;
+use crate::catalog::source::SourceName;
 use crate::catalog::{ServiceName, ServiceSnapshot};
 use crate::config::DnsConfig;
 use crate::metrics::Metrics;

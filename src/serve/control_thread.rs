@@ -17,6 +17,7 @@ use super::registration::SelfRegistration;
 use super::workers::{Follower, Opener};
 use crate::admin::{self, AdminState, OverrideStore, TlsSettings};
 use crate::catalog::eligibility::Rules;
+use crate::catalog::source::{OVERRIDES, SourceName};
 use crate::config::{AdminConfig, Config, ListenerConfig};
 use crate::control::{Control, ControlHandle, ControlSettings};
 use crate::journal::events::timestamp;
@@ -28,7 +29,7 @@ use crate::proxy::worker::WorkerContext;
 use crate::registry::consul::{self, ConsulSource};
 use crate::registry::static_routes::{self, StaticRoutes};
 use crate::registry::task::SourceTask;
-use crate::registry::{SourceName, Update, file, resolve, routes_http};
+use crate::registry::{Update, file, resolve, routes_http};
 use crate::system::vital;
 use crate::table::SharedTable;
 use crate::table::clock::Clock;
@@ -128,7 +129,7 @@ fn source_names(config: &Config, extra: &[ExtraSource]) -> Vec<SourceName> {
     let overrides = config.consul.as_ref().is_some_and(|consul| consul.kv_path.is_some());
     let own = [
         (config.consul.is_some(), "consul"),
-        (overrides, consul::OVERRIDES),
+        (overrides, OVERRIDES),
         (config.has_static_source(), "static"),
         (config.routes_file.is_some(), "routes_file"),
         (config.routes_http.is_some(), routes_http::SOURCE),

@@ -32,6 +32,7 @@ use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::catalog::source::SourceName;
 use crate::config::{Config, DrainConfig, format_duration};
 use crate::control::ControlHandle;
 use crate::journal::{Draft, Kind};
@@ -43,7 +44,7 @@ use crate::proxy::listener::{self, Sharing};
 use crate::proxy::page::LivePage;
 use crate::proxy::settings::SharedSettings;
 use crate::proxy::sharing;
-use crate::registry::{SourceName, Update, consul};
+use crate::registry::{Update, consul};
 use crate::table::SharedTable;
 use crate::table::clock::Clock;
 

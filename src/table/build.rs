@@ -25,10 +25,10 @@ use super::{Excluded, Matcher, Rotation, Route, RouteTable, Target, TargetState}
 use crate::catalog::command::Command;
 use crate::catalog::command_list::CommandList;
 use crate::catalog::options::{Proto, RouteOptions, Strategy};
+use crate::catalog::source::{self, SourceName};
 use crate::catalog::tag::RouteKey;
 use crate::catalog::{InstanceId, ServiceName};
 use crate::metrics::{Metrics, ServiceMetrics};
-use crate::registry::{self, SourceName};
 
 /// Whether an instance may serve.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -312,9 +312,9 @@ impl TableBuilder {
         }
     }
 
-    /// Replaces all commands of a source. They act after all tags; sources follow each other in [`registry::order`].
+    /// Replaces all commands of a source. They act after all tags; sources follow each other in [`source::order`].
     pub fn apply_commands(&mut self, source: SourceName, commands: CommandList, since_ms: u64) {
-        let order = registry::order(source);
+        let order = source::order(source);
         let Difference { gone, come } = self.commands.entry(order).or_default().replace(commands);
         let (mut before, mut acts_everywhere) = (HashMap::default(), false);
         let mut touch = |overlay: &Overlay, key: Option<&RouteKey>| match key {

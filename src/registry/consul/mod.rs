@@ -58,11 +58,8 @@ pub use probe::{ProbeStep, probe};
 
 use crate::config::ConsulConfig;
 use crate::metrics::Metrics;
+use crate::registry::Update;
 use crate::registry::task::SourceTask;
-use crate::registry::{SourceName, Update};
-
-/// Name of the source of route commands that the KV store is: runs along with the catalog's when `consul.kv_path` is set.
-pub const OVERRIDES: SourceName = shared::KV_SOURCE;
 
 /// A running source. Ends when dropped.
 pub struct ConsulSource {

@@ -18,6 +18,7 @@ use super::trouble::Trouble;
 use super::wire::HealthEntry;
 use crate::catalog::command::CommandError;
 use crate::catalog::command_list::CommandList;
+use crate::catalog::source::OVERRIDES;
 use crate::catalog::{InstanceId, ServiceName, ServiceSnapshot};
 use crate::config::ConsulConfig;
 use crate::journal::{Draft, Kind};
@@ -26,8 +27,6 @@ use crate::registry::Update;
 
 /// Name of this source.
 pub(super) const SOURCE: &str = "consul";
-/// Name of the source of route commands that the KV store is.
-pub(super) const KV_SOURCE: &str = "consul_kv";
 /// Name of the page for requests without a route that the KV store holds, among the sources.
 const PAGE_SOURCE: &str = "no_route_page";
 /// Unconditional reads under way at once: enough to fill a round trip, few enough not to flood an agent at the start.
@@ -191,7 +190,7 @@ impl Shared {
     fn source_of(&self, label: &str) -> &'static str {
         match label.strip_prefix("kv:") {
             None => SOURCE,
-            Some(path) if lock(&self.config).kv_path.as_deref() == Some(path) => KV_SOURCE,
+            Some(path) if lock(&self.config).kv_path.as_deref() == Some(path) => OVERRIDES,
             Some(_) => PAGE_SOURCE,
         }
     }
@@ -298,12 +297,12 @@ impl Shared {
         errors: Arc<[CommandError]>,
         seen_at: Instant,
     ) -> Result<(), Closed> {
-        self.send(Update::Commands { source: KV_SOURCE, commands, errors, seen_at }).await
+        self.send(Update::Commands { source: OVERRIDES, commands, errors, seen_at }).await
     }
 
     /// Passes on that the commands of the KV store are known, or that nobody shall wait for them.
     pub(super) async fn commands_synced(&self) -> Result<(), Closed> {
-        self.send(Update::Synced { source: KV_SOURCE }).await
+        self.send(Update::Synced { source: OVERRIDES }).await
     }
 
     async fn send(&self, update: Update) -> Result<(), Closed> {
@@ -318,7 +317,7 @@ fn expect_sources(metrics: &Metrics, config: &ConsulConfig) {
         || Some(config.addresses.iter().map(|address| without_user(address)).collect::<Vec<_>>().join(", "));
     sources.expect(SOURCE, transport());
     if config.kv_path.is_some() {
-        sources.expect(KV_SOURCE, transport());
+        sources.expect(OVERRIDES, transport());
     }
     if config.no_route_kv_path.is_some() {
         sources.expect(PAGE_SOURCE, transport());
