@@ -17,7 +17,7 @@ use super::registration::SelfRegistration;
 use super::workers::{Follower, Opener};
 use crate::admin::{self, AdminState, OverrideStore, TlsSettings};
 use crate::catalog::eligibility::Rules;
-use crate::catalog::source::{OVERRIDES, SourceName};
+use crate::catalog::source::{CONSUL, OVERRIDES, SourceName};
 use crate::config::{AdminConfig, Config, ListenerConfig};
 use crate::control::{Control, ControlHandle, ControlSettings};
 use crate::journal::events::timestamp;
@@ -128,7 +128,7 @@ pub(super) fn spawn(start: Start) -> anyhow::Result<(ControlThread, ControlHandl
 fn source_names(config: &Config, extra: &[ExtraSource]) -> Vec<SourceName> {
     let overrides = config.consul.as_ref().is_some_and(|consul| consul.kv_path.is_some());
     let own = [
-        (config.consul.is_some(), "consul"),
+        (config.consul.is_some(), CONSUL),
         (overrides, OVERRIDES),
         (config.has_static_source(), "static"),
         (config.routes_file.is_some(), "routes_file"),
