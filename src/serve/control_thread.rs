@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::ExtraSource;
 use super::explain::Explainer;
 use super::overrides::KvOverrides;
 use super::registration::SelfRegistration;
@@ -33,6 +32,9 @@ use crate::registry::{Update, file, resolve, routes_http};
 use crate::system::vital;
 use crate::table::SharedTable;
 use crate::table::clock::Clock;
+
+/// A source that somebody else runs: its name, and where its updates come from.
+pub type ExtraSource = (SourceName, mpsc::Receiver<Update>);
 
 /// Updates that may wait between a source and the control loop.
 const UPDATES_MAX: usize = 1024;
