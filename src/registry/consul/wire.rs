@@ -15,7 +15,7 @@ pub(super) const SERVICES: &str = "/v1/catalog/services";
 /// again before it judges the path (see `watch::is_readable`).
 pub(super) const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// What [`SERVICES`] answers: names, and all tags that any instance of it carries.
+/// `/v1/catalog/services`: names, and all tags that any instance of it carries.
 pub type ServiceList = BTreeMap<String, Option<Vec<String>>>;
 
 /// Reads the list of services.
