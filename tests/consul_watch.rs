@@ -11,12 +11,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lb::catalog::command::CommandError;
+use lb::catalog::source::OVERRIDES;
 use lb::catalog::{CheckScope, CheckStatus, Registration as Listed, ServiceSnapshot};
 use lb::config::ConsulConfig;
 use lb::metrics::Metrics;
 use lb::registry::Update;
 use lb::registry::consul::register::Whereabouts;
-use lb::registry::consul::{ConsulSource, OVERRIDES, probe, spawn};
+use lb::registry::consul::{ConsulSource, probe, spawn};
 use support::consul::{Certificates, ConsulAgent, Options, Registration, plain_config};
 use support::fake_consul::{Acl, FakeConsul, Fault, PREFIX};
 use tokio::sync::{mpsc, watch};

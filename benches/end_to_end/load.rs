@@ -6,16 +6,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::cases::{Case, Kind};
+use crate::result::Outcome;
 use crate::{clients, tools};
-
-/// What came back.
-#[derive(Clone, Copy, Default, Debug)]
-pub(crate) struct Outcome {
-    /// Answers as they should be.
-    pub(crate) good: u64,
-    /// All others: wrong status, broken connection, timeout.
-    pub(crate) failed: u64,
-}
 
 /// Loads `port` for this long. `folder` takes scripts; `ca` is what TLS clients trust.
 pub(crate) fn run(case: &Case, port: u16, length: Duration, folder: &Path, ca: &[u8]) -> Result<Outcome, String> {

@@ -8,10 +8,9 @@ use rcgen::RsaKeySize;
 
 use crate::cases::{Case, Kind, WORKERS_THROUGHPUT};
 use crate::certificates::Certificates;
-use crate::load::Outcome;
 use crate::ports::{Backends, Doors};
 use crate::proxies::{Proxy, Running, Stand};
-use crate::result::{Row, Series};
+use crate::result::{Outcome, Row, Series};
 use crate::{backend, clients, cost, load, tail};
 
 /// What all cases have in common.

@@ -3,8 +3,16 @@
 use std::fmt::Write as _;
 
 use crate::cases::{Case, WORKERS_THROUGHPUT};
-use crate::load::Outcome;
 use crate::proxies::Proxy;
+
+/// What came back.
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct Outcome {
+    /// Answers as they should be.
+    pub(crate) good: u64,
+    /// All others: wrong status, broken connection, timeout.
+    pub(crate) failed: u64,
+}
 
 /// What one proxy showed in one case.
 pub(crate) struct Series {

@@ -14,10 +14,10 @@ use serde::Serialize;
 use tokio::time::timeout;
 
 use super::AdminState;
+use super::answer::{Answer, PLAIN, json_answer, not_allowed, with_body, with_html};
 use super::overrides::{self, Override, OverrideStore};
 use super::place::Place;
 use super::query::Query;
-use super::router::{Answer, PLAIN, json_answer, not_allowed, with_body, with_html};
 use crate::catalog::command::{Command, parse_commands};
 use crate::config::AdminConfig;
 

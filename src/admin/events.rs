@@ -9,9 +9,9 @@ use http::{Response, StatusCode};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
+use super::answer::{Answer, error, json_answer, secured};
 use super::body::AdminBody;
 use super::query::Query;
-use super::router::{Answer, error, json_answer, secured};
 use crate::journal::Journal;
 use crate::journal::events::{Event, Since};
 

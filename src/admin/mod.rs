@@ -12,6 +12,7 @@
 //! that it knows neither sources nor workers. It changes nothing, whatever it is asked, but for the route commands in a
 //! store, through another trait, where the configuration allows that.
 
+mod answer;
 mod body;
 mod changes;
 pub mod client;

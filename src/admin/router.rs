@@ -4,25 +4,20 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST, HeaderMap, HeaderValue, LOCATION};
+use http::header::{HOST, HeaderMap, HeaderValue, LOCATION};
 use http::uri::Authority;
-use http::{Method, Request, Response, StatusCode};
-use http_body_util::Full;
+use http::{Method, Request, StatusCode};
 use hyper::body::Incoming;
-use serde::Serialize;
 use serde_json::json;
 use tokio::time::timeout;
 
-use super::body::AdminBody;
+use super::answer::{Answer, JSON, PLAIN, error, json_answer, not_allowed, off_thread, with_body, with_html};
 use super::explain::{Beside, Question};
 use super::host::{self, Names};
-use super::html::content_security_policy;
 use super::page::Content;
 use super::place::{Place, place};
 use super::query::{Part, Query};
 use super::routes_page::Shown;
-use super::server::Client;
 use super::{
     AdminState, changes, events, explain, held, page, routes, routes_page, services, sources, summary, transfer,
 };
@@ -31,16 +26,19 @@ use crate::journal::events::Since;
 use crate::metrics::process::{Process, hostname};
 use crate::metrics::text;
 
-pub(super) type Answer = Response<AdminBody>;
-
-const JSON: &str = "application/json; charset=utf-8";
 /// How long the control loop may take to answer.
 const CONTROL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Events on the page.
 const EVENTS_SHOWN: u64 = 30;
 
-pub(super) const PLAIN: &str = "text/plain; charset=utf-8";
+/// The other end of a connection.
+#[derive(Clone, Debug)]
+pub(super) struct Client {
+    pub(super) address: SocketAddr,
+    /// The name that the TLS handshake was made for.
+    pub(super) handshake: Option<String>,
+}
 
 /// Answers one request, in a form that the client takes.
 pub(super) async fn answer(state: &AdminState, request: Request<Incoming>, client: &Client) -> Answer {
@@ -110,12 +108,6 @@ pub(super) fn overcrowded() -> Answer {
     error(StatusCode::SERVICE_UNAVAILABLE, "too many requests are being answered; try again")
 }
 
-/// Which methods there are.
-pub(super) fn not_allowed(methods: &'static str, mut answer: Answer) -> Answer {
-    answer.headers_mut().insert(ALLOW, HeaderValue::from_static(methods));
-    answer
-}
-
 /// Where metrics under Fabio's names are asked for.
 fn fabio_path(state: &AdminState) -> Option<&str> {
     state.metrics.fabio()?.names().path.as_deref()
@@ -173,16 +165,6 @@ async fn routes_page(state: &AdminState, settings: Arc<AdminConfig>, headers: &H
     let made =
         off_thread(move || with_html(|nonce| routes_page::render(&table, &settings, &host, &Shown::of(&query), nonce)));
     made.await.unwrap_or_else(failed)
-}
-
-/// A page whose script and style sheet carry this answer's nonce.
-pub(super) fn with_html(render: impl FnOnce(&str) -> String) -> Answer {
-    let nonce = uuid::Uuid::new_v4().simple().to_string();
-    let mut answer = with_body(StatusCode::OK, "text/html; charset=utf-8", render(&nonce));
-    if let Ok(policy) = HeaderValue::try_from(content_security_policy(&nonce)) {
-        answer.headers_mut().insert("content-security-policy", policy);
-    }
-    answer
 }
 
 fn ready(state: &AdminState, query: &Query) -> Answer {
@@ -306,11 +288,6 @@ async fn explained(state: &AdminState, query: &Query, caller: IpAddr) -> Answer 
     json_answer(StatusCode::OK, &answer, query)
 }
 
-/// Work that grows with the cluster is done beside the control thread, so that a scrape does not delay a change.
-pub(super) async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
-    tokio::task::spawn_blocking(work).await.ok()
-}
-
 fn busy() -> Answer {
     let message = format!("the control loop gave no answer within {} s", CONTROL_TIMEOUT.as_secs());
     error(StatusCode::SERVICE_UNAVAILABLE, &message)
@@ -318,42 +295,4 @@ fn busy() -> Answer {
 
 fn failed() -> Answer {
     error(StatusCode::INTERNAL_SERVER_ERROR, "the answer could not be made; the log says more")
-}
-
-pub(super) fn error(status: StatusCode, message: &str) -> Answer {
-    json_answer(status, &json!({ "error": message }), &Query::default())
-}
-
-pub(super) fn json_answer(status: StatusCode, value: &impl Serialize, query: &Query) -> Answer {
-    let mut body = Vec::new();
-    let written = if query.has("pretty") {
-        let four_blanks = serde_json::ser::PrettyFormatter::with_indent(b"    ");
-        value.serialize(&mut serde_json::Serializer::with_formatter(&mut body, four_blanks))
-    } else {
-        serde_json::to_writer(&mut body, value)
-    };
-    if let Err(cause) = written {
-        tracing::error!(%cause, "an admin answer cannot be written as JSON");
-        return with_body(StatusCode::INTERNAL_SERVER_ERROR, PLAIN, "the answer cannot be written as JSON\n");
-    }
-    body.push(b'\n');
-    with_body(status, JSON, body)
-}
-
-pub(super) fn with_body(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Answer {
-    let mut answer = Response::new(AdminBody::Whole(Full::new(body.into())));
-    *answer.status_mut() = status;
-    let headers = answer.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    secured(answer)
-}
-
-/// The fields that keep browsers from making more of an answer than it is.
-pub(super) fn secured(mut answer: Answer) -> Answer {
-    let headers = answer.headers_mut();
-    headers.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
-    headers.insert("x-frame-options", HeaderValue::from_static("DENY"));
-    headers.insert("referrer-policy", HeaderValue::from_static("no-referrer"));
-    answer
 }

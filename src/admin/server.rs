@@ -23,6 +23,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, interval, timeout};
 use tokio_rustls::TlsAcceptor;
 
+use super::router::Client;
 use super::seats::{Answering, Noted, Seat, Seats};
 use super::{AdminState, router};
 use crate::system::lack::is_exhaustion;
@@ -117,14 +118,6 @@ async fn serve_connection(stream: TcpStream, peer: SocketAddr, state: Rc<AdminSt
         },
         Err(error) => tracing::error!(error, "the admin listener cannot speak TLS"),
     }
-}
-
-/// The other end of a connection.
-#[derive(Clone, Debug)]
-pub(super) struct Client {
-    pub(super) address: SocketAddr,
-    /// The name that the TLS handshake was made for.
-    pub(super) handshake: Option<String>,
 }
 
 async fn serve_requests(

@@ -12,8 +12,8 @@ use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, ETAG, HeaderMap, HeaderNam
 use http::{Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 
+use super::answer::{Answer, off_thread};
 use super::body::AdminBody;
-use super::router::{Answer, off_thread};
 
 /// Smaller bodies gain nothing.
 const BYTES_MIN: usize = 1024;
@@ -78,7 +78,7 @@ pub(super) fn not_modified(headers: &HeaderMap, tag: &HeaderValue) -> Option<Ans
     let values = headers.get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
     let known = values.flat_map(|value| value.split(',')).any(|known| known.trim() == "*" || opaque(known) == ours);
     known.then(|| {
-        let mut answer = super::router::with_body(StatusCode::NOT_MODIFIED, super::router::PLAIN, "");
+        let mut answer = super::answer::with_body(StatusCode::NOT_MODIFIED, super::answer::PLAIN, "");
         answer.headers_mut().remove(http::header::CONTENT_TYPE);
         answer.headers_mut().insert(ETAG, tag.clone());
         answer

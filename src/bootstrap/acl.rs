@@ -11,53 +11,24 @@
 
 mod consul;
 mod nomad;
+mod store;
 
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use tokio::time::Instant;
-use uuid::Uuid;
 
-use super::api::{Api, LIMIT};
+pub use store::{
+    CONSUL_AGENT, CONSUL_LB, CONSUL_MANAGEMENT, CONSUL_NOMAD, CONSUL_OPERATOR, NOMAD_MANAGEMENT, NOMAD_OPERATOR,
+    TokenStore, consul_agent,
+};
+use store::{STEP, TokenMade, is_valid, new_secret};
+
+use super::api::LIMIT;
 use super::gates::leader_of;
 use super::reach::Reach;
 use super::secrets::Secret;
 use super::topology::{Cluster, Node, Product};
-
-/// Name of Consul's bootstrap token in the [`TokenStore`].
-pub const CONSUL_MANAGEMENT: &str = "consul-management";
-/// Name of the operator's Consul token: everything but ACLs.
-pub const CONSUL_OPERATOR: &str = "consul-operator";
-/// Name of the Consul token of Nomad's agents.
-pub const CONSUL_NOMAD: &str = "consul-nomad";
-/// Name of the Consul token of lb.
-pub const CONSUL_LB: &str = "consul-lb";
-/// Name of Nomad's bootstrap token.
-pub const NOMAD_MANAGEMENT: &str = "nomad-management";
-/// Name of the operator's Nomad token: everything but ACLs.
-pub const NOMAD_OPERATOR: &str = "nomad-operator";
-
-/// What the name of the Consul token of a node's agent begins with; the node's name follows.
-pub const CONSUL_AGENT: &str = "consul-agent-";
-/// Pause between two tries.
-const STEP: Duration = Duration::from_millis(100);
-
-/// Name of the Consul token of a node's agent.
-#[must_use]
-pub fn consul_agent(node: &Node) -> String {
-    format!("{CONSUL_AGENT}{}", node.name)
-}
-
-/// Keeps tokens for good.
-pub trait TokenStore: Send {
-    /// The secret of this name.
-    fn get(&self, name: &str) -> Option<Secret>;
-    /// Keeps it; on the disk when this returns. `accessor` may be empty when it is not known yet.
-    ///
-    /// # Errors
-    /// When it cannot be kept; nothing is then done with the token.
-    fn put(&mut self, name: &str, accessor: &str, secret: &Secret) -> anyhow::Result<()>;
-}
 
 /// Consul's bootstrap token: the saved one, or a new one of a cluster that has none. `reach` needs no token.
 ///
@@ -211,24 +182,6 @@ async fn try_all(cluster: &Cluster, reach: &Reach, product: Product, secret: &Se
     Try::NotYet(last)
 }
 
-/// A token as both products give it.
-#[derive(serde::Deserialize)]
-struct TokenMade {
-    #[serde(rename = "AccessorID")]
-    accessor_id: String,
-    #[serde(rename = "SecretID")]
-    secret_id: String,
-}
-
-/// Whether the product knows the token that the API is asked with: its accessor, or None.
-async fn is_valid(api: &Api) -> Result<Option<String>, super::api::ApiError> {
-    let reply = api.get("/v1/acl/token/self", LIMIT).await?;
-    if matches!(reply.status.as_u16(), 401 | 403 | 404) {
-        return Ok(None);
-    }
-    Ok(Some(reply.json::<TokenMade>()?.accessor_id))
-}
-
 /// Consul: `Permission denied: ACL bootstrap no longer allowed (reset index: 9)`; Nomad: `ACL bootstrap already done
 /// (reset index: 11)`. None: neither.
 fn already_done(text: &str) -> Option<Option<u64>> {
@@ -261,10 +214,6 @@ fn reset_file(cluster: &Cluster, node: &Node, product: Product) -> String {
         Product::Consul => format!("{}/acl-bootstrap-reset", layout.consul_data),
         Product::Nomad => format!("{}/server/acl-bootstrap-reset", layout.nomad_data),
     }
-}
-
-fn new_secret() -> Secret {
-    Secret::new(Uuid::new_v4().to_string())
 }
 
 #[cfg(test)]

@@ -4,22 +4,23 @@
 //! `server.<region>.nomad` are held by servers alone. [`Subject`] is the one place that decides who gets which names.
 //! Reading certificates is in `pki::read`; where they are kept and when they are made anew is `state`'s business.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::time::SystemTime;
 
 use anyhow::{Context as _, Result, bail};
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod,
-    KeyPair, KeyUsagePurpose, PublicKeyData as _, SanType, SerialNumber,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyIdMethod, KeyPair,
+    KeyUsagePurpose, PublicKeyData as _, SanType, SerialNumber,
 };
 use time::{Duration, OffsetDateTime};
 
 use super::secrets::{Pair, Secret};
-use super::topology::{Cluster, Node, Product};
 
 mod read;
+mod subject;
 
 pub use read::{CertificateInfo, belongs, describe, needs_renewal, split};
+pub use subject::Subject;
 
 /// Common name of the CA.
 pub const CA_NAME: &str = "lb cluster CA";
@@ -30,71 +31,6 @@ const CA_DAYS: u32 = 3653;
 /// How far back validity begins, so that a node whose clock is behind the operator's does not refuse a certificate
 /// that was made a moment ago. The preflight stops at clocks that differ by 5 s, so this is ample.
 pub const BACKDATE: Duration = Duration::minutes(5);
-
-/// Whom a certificate is for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Subject {
-    /// Its names, the common name first: DNS names, then addresses.
-    names: Vec<String>,
-    /// Whether it may act as a TLS server, too.
-    server: bool,
-}
-
-impl Subject {
-    /// Of a node's Consul agent. <https://developer.hashicorp.com/consul/docs/security/encryption>
-    #[must_use]
-    pub fn consul(cluster: &Cluster, node: &Node) -> Self {
-        let (datacenter, domain) = (&cluster.datacenter, &cluster.domain);
-        let role = if node.is_server(Product::Consul) { "server" } else { "client" };
-        Self::agent(node, format!("{role}.{datacenter}.{domain}"), format!("{}.node.{datacenter}.{domain}", node.name))
-    }
-
-    /// Of a node's Nomad agent. <https://developer.hashicorp.com/nomad/docs/secure/traffic/tls>
-    #[must_use]
-    pub fn nomad(cluster: &Cluster, node: &Node) -> Self {
-        let region = &cluster.region;
-        let role = if node.is_server(Product::Nomad) { "server" } else { "client" };
-        Self::agent(node, format!("{role}.{region}.nomad"), format!("{}.{region}.nomad", node.name))
-    }
-
-    /// Of the operator: command line and browser. A client and nothing else.
-    #[must_use]
-    pub fn operator() -> Self {
-        Self { names: vec!["operator".to_owned()], server: false }
-    }
-
-    /// Of lb. A client and nothing else.
-    #[must_use]
-    pub fn lb() -> Self {
-        Self { names: vec!["lb".to_owned()], server: false }
-    }
-
-    /// The names it has to hold, the common name first.
-    #[must_use]
-    pub fn names(&self) -> &[String] {
-        &self.names
-    }
-
-    /// Agents are dialled by address and by the node's name (browsers), and each is server and client at once.
-    fn agent(node: &Node, role: String, own: String) -> Self {
-        let mut names: Vec<String> = Vec::new();
-        let addresses = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST), node.address];
-        let dns = [role, own, node.name.clone(), "localhost".to_owned()];
-        for name in dns.into_iter().chain(addresses.map(|address| address.to_string())) {
-            if !names.contains(&name) {
-                names.push(name);
-            }
-        }
-        Self { names, server: true }
-    }
-
-    fn usages(&self) -> Vec<ExtendedKeyUsagePurpose> {
-        match self.server {
-            true => vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth],
-            false => vec![ExtendedKeyUsagePurpose::ClientAuth],
-        }
-    }
-}
 
 /// A CA that can sign. `Debug` shows its certificate alone.
 pub struct Authority {

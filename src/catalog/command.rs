@@ -10,9 +10,9 @@ use super::command_line::{self, Line};
 use super::destination::Destination;
 use super::option_text::{self, Context, ParsedOptions};
 use super::options::Proto;
+use super::static_route::StaticRoute;
 use super::tag::{RouteKey, RouteSpec};
 use super::{Endpoint, ServiceName};
-use crate::config::StaticRoute;
 
 /// One command, parsed.
 #[expect(clippy::large_enum_variant, reason = "lists of commands are nearly all additions")]

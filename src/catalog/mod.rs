@@ -12,6 +12,8 @@ pub mod eligibility;
 pub mod glob;
 pub mod option_text;
 pub mod options;
+pub mod source;
+pub mod static_route;
 pub mod strategy;
 pub mod tag;
 

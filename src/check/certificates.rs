@@ -10,7 +10,7 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 
 use super::Severity;
-use super::files::Files;
+use super::reading::Files;
 use crate::config::{CertificateSource, Config, ConsulConfig};
 
 /// A certificate that ends within this time is warned about, in seconds.

@@ -9,6 +9,7 @@ pub mod certificates;
 pub mod files;
 pub mod jobs;
 pub mod lints;
+mod reading;
 
 use std::fmt::Write as _;
 

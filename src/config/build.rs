@@ -4,7 +4,7 @@ use super::keys::section;
 use super::mistake::{Mistake, Place};
 use super::overlay::ConsulEnvironment;
 use super::raw::{Group, Settings};
-use super::reader::Reader;
+use super::reader::{Reader, each};
 use super::*;
 use crate::table::{ErrorStatus, Matcher};
 
@@ -91,21 +91,6 @@ fn one<T>(
     let absent = Group::new(Place::Absent);
     let group = settings.once.get(name).unwrap_or(&absent);
     read(&mut Reader::new(section, name.to_owned(), group, mistakes))
-}
-
-/// Reads every repetition of a `[[section]]`.
-pub(super) fn each<T>(
-    settings: &Settings,
-    name: &str,
-    mistakes: &mut Vec<Mistake>,
-    mut read: impl FnMut(&mut Reader<'_>) -> Option<T>,
-) -> Vec<T> {
-    let section = section(name).expect("names of sections in this crate are in the table");
-    let groups = settings.lists.get(name).map(Vec::as_slice).unwrap_or_default();
-    let numbered = groups.iter().enumerate();
-    numbered
-        .filter_map(|(at, group)| read(&mut Reader::new(section, format!("{name}.{at}"), group, mistakes)))
-        .collect()
 }
 
 fn static_route(reader: &mut Reader<'_>) -> Option<StaticRoute> {

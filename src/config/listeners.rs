@@ -3,11 +3,10 @@
 use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
 
-use super::build::each;
 use super::keys::{TLS_CIPHERS, section};
 use super::mistake::{Mistake, Place};
 use super::raw::{Group, Settings};
-use super::reader::Reader;
+use super::reader::{Reader, each};
 use super::*;
 
 /// Reads the listeners; there is always one.

@@ -43,6 +43,7 @@ use std::time::Duration;
 
 use crate::catalog::CheckStatus;
 use crate::catalog::options::Strategy;
+use crate::catalog::static_route::StaticRoute;
 use crate::table::Matcher;
 use crate::table::health::HealthConfig;
 
@@ -209,19 +210,6 @@ impl ConsulConfig {
         let other = |name: &Option<String>| name.as_deref().is_some_and(|name| !matches!(name, "" | "default"));
         other(&self.namespace) || other(&self.partition)
     }
-}
-
-/// One `[[static.route]]`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct StaticRoute {
-    /// Service name for metrics and logs.
-    pub service: String,
-    /// Place: `host/path`, `/path` or `:PORT`.
-    pub source: String,
-    /// Target URLs.
-    pub targets: Vec<String>,
-    /// Options as in a tag: `strip=/x proto=https`.
-    pub options: String,
 }
 
 /// Resolving of names in static sources and in registrations.

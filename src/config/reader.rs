@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::duration::parse_duration;
-use super::keys::{Key, Kind, Section, Shape};
+use super::keys::{Key, Kind, Section, Shape, section};
 use super::mistake::{Mistake, Place, nearest};
 use super::overlay::parse_bool;
 use super::ports::Ports;
-use super::raw::{Entry, Group, Written};
+use super::raw::{Entry, Group, Settings, Written};
 use crate::catalog::options::Strategy;
 
 /// Reads the keys of one group.
@@ -397,6 +397,21 @@ fn first_line(text: String) -> String {
         Some((first, _)) => format!("{first}…"),
         None => text,
     }
+}
+
+/// Reads every repetition of a `[[section]]`.
+pub(super) fn each<T>(
+    settings: &Settings,
+    name: &str,
+    mistakes: &mut Vec<Mistake>,
+    mut read: impl FnMut(&mut Reader<'_>) -> Option<T>,
+) -> Vec<T> {
+    let section = section(name).expect("names of sections in this crate are in the table");
+    let groups = settings.lists.get(name).map(Vec::as_slice).unwrap_or_default();
+    let numbered = groups.iter().enumerate();
+    numbered
+        .filter_map(|(at, group)| read(&mut Reader::new(section, format!("{name}.{at}"), group, mistakes)))
+        .collect()
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! What is wrong with a `[[static.route]]`, by key: each key is tried beside sound others, so that one mistake hides
 //! no other and none is blamed on its neighbour.
 
-use super::StaticRoute;
 use crate::catalog::command::from_static;
+use crate::catalog::static_route::StaticRoute;
 
 /// Stands in for a target that is wrong.
 const SOUND_TARGET: &str = "http://127.0.0.1:1/";

@@ -13,9 +13,9 @@ use std::time::SystemTime;
 
 use crate::catalog::eligibility::Rules;
 use crate::catalog::options::Strategy;
+use crate::catalog::source::SourceName;
 use crate::catalog::tag::RouteKey;
 use crate::catalog::{InstanceId, ServiceName};
-use crate::registry::SourceName;
 use crate::table::Matcher;
 
 pub use handle::ControlHandle;

@@ -24,11 +24,12 @@ use super::transitions::{Evaluated, Reasons, all_gone, transitions};
 use super::{ControlSettings, InstanceStatus, Readiness, RejectedPlace, ServiceStatus};
 use crate::catalog::command::{Command, CommandError};
 use crate::catalog::command_list::CommandList;
+use crate::catalog::source::SourceName;
 use crate::catalog::tag::{RouteKey, place_of, place_of_line};
 use crate::catalog::{Instance, InstanceId, Registration, ServiceName};
 use crate::journal::{Draft, Ejection, Kind};
 use crate::metrics::Metrics;
-use crate::registry::{SourceName, Update};
+use crate::registry::Update;
 use crate::table::explain::{Asked, would_match};
 use crate::table::{Clock, CommandTarget, SharedTable, TableBuilder};
 

@@ -10,9 +10,9 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use super::transitions::{EJECTED, EXCLUDED, GONE, HEALTHY, NEW, PROBATION, Transition, summed_up};
+use crate::catalog::source::SourceName;
 use crate::catalog::{InstanceId, ServiceName};
 use crate::journal::{Draft, Ejection, Journal, Kind, few};
-use crate::registry::SourceName;
 use crate::table::{CommandServices, TargetState};
 
 /// Most instances that get a line each in the log of one table; more are summed up. Each has its event all the same.

@@ -17,10 +17,9 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use super::SampleService;
-use super::announce::Registration;
 use super::certificates::{self, Certificates, PrivateFolder};
 use super::sample::HEALTH_PATH;
+use super::services::{Registration, SampleService};
 use crate::config::ConsulConfig;
 
 /// How long the agent may take to elect itself.

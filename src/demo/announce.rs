@@ -7,24 +7,14 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use tokio::sync::mpsc;
 
-use super::SampleService;
 use super::agent::Agent;
+use super::services::{Registration, SampleService};
+use crate::catalog::source::SourceName;
 use crate::catalog::{Check, CheckScope, CheckStatus, Endpoint, Instance, InstanceId, ServiceSnapshot, Weights};
-use crate::registry::{SourceName, Update};
+use crate::registry::Update;
 
 /// Name of the demo as a source.
 pub(super) const SOURCE: SourceName = "demo";
-
-/// What is registered of one instance.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Registration {
-    /// Its id, as `shop-1`.
-    pub id: String,
-    /// Its port on 127.0.0.1.
-    pub port: u16,
-    /// Whether its check passes. Consul finds out by itself.
-    pub passing: bool,
-}
 
 /// Whom to tell.
 pub(super) enum Announcer {
@@ -109,7 +99,7 @@ fn instance(service: &SampleService, registration: &Registration) -> Instance {
 
 #[cfg(test)]
 mod tests {
-    use super::super::SERVICES;
+    use super::super::services::SERVICES;
     use super::*;
 
     #[test]

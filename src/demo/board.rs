@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use super::SERVICES;
 use super::sample::Shared;
+use super::services::SERVICES;
 use super::view::{EventRow, Frame, InstanceRow, ServiceRow, Standing, Totals};
 use crate::table::{RouteTable, Scheme};
 

@@ -15,13 +15,13 @@ mod certificates;
 mod sample;
 mod screen;
 mod script;
+mod services;
 mod stage;
 mod traffic;
 mod view;
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -31,9 +31,9 @@ use tokio::sync::mpsc;
 use self::agent::Agent;
 use self::announce::Announcer;
 use self::board::Board;
-use self::sample::Kind;
 use self::screen::Screen;
 use self::script::Script;
+use self::services::SERVICES;
 use self::stage::Stage;
 use crate::config::{Config, ListenerConfig, ListenerProtocol};
 use crate::serve::{self, Running};
@@ -47,30 +47,6 @@ pub struct DemoOptions {
     /// Register the samples in a real Consul, started for the occasion.
     pub consul: bool,
 }
-
-/// One of the sample services.
-#[derive(Clone, Debug)]
-struct SampleService {
-    name: &'static str,
-    route: &'static str,
-    kind: Kind,
-    /// Instances at the start.
-    members: u32,
-    /// An instance takes this long for an answer.
-    latency_ms: Range<u64>,
-}
-
-impl SampleService {
-    fn tags(&self) -> Vec<String> {
-        vec![format!("urlprefix-{0} strip={0}", self.route), "demo".to_owned()]
-    }
-}
-
-const SERVICES: [SampleService; 3] = [
-    SampleService { name: "shop", route: "/shop", kind: Kind::Shop, members: 3, latency_ms: 2..8 },
-    SampleService { name: "api", route: "/api", kind: Kind::Api, members: 4, latency_ms: 5..25 },
-    SampleService { name: "time", route: "/time", kind: Kind::Time, members: 2, latency_ms: 0..2 },
-];
 
 /// Ports tried first, as in the documents; taken ones are replaced by free ones.
 const HTTP_PORT: u16 = 9999;

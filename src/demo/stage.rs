@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 
-use super::SERVICES;
-use super::announce::{Announcer, Registration};
+use super::announce::Announcer;
 use super::board::{Board, Seen, seen_by_router};
 use super::sample::{Sample, Shared};
 use super::script::{Cast, Change, Event};
+use super::services::{Registration, SERVICES};
 use crate::table::SharedTable;
 
 /// When a crash shows in the check, where no real check runs.

@@ -13,7 +13,8 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 use super::board::Board;
-use super::{SERVICES, sample::INSTANCE_HEADER};
+use super::sample::INSTANCE_HEADER;
+use super::services::SERVICES;
 
 /// Clients at the same time.
 const CLIENTS: u64 = 8;

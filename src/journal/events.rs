@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::{Serialize, Serializer};
 use tokio::sync::watch;
 
-use super::{TEXT_MAX, bounded};
+use super::text::{TEXT_MAX, bounded};
 
 /// How many are kept.
 pub const EVENTS_MAX: usize = 1000;

@@ -13,6 +13,7 @@
 pub mod events;
 pub mod outputs;
 pub mod sources;
+mod text;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -23,12 +24,10 @@ use tokio::sync::mpsc;
 pub use events::{Draft, Event, Events, Kind};
 pub use outputs::{CheckKey, Outputs};
 pub use sources::{SourceStatus, Sources};
+pub use text::{TEXT_MAX, bounded};
 
 /// Ejections on their way from workers to the control loop. More at once are counted and not told one by one.
 const EJECTIONS_MAX: usize = 1024;
-
-/// Longest text of a stranger (a check's output, an error) inside a reason, in characters.
-pub const TEXT_MAX: usize = 200;
 
 /// Everything that is kept for later questions. Cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -146,50 +145,9 @@ pub fn few<S: AsRef<str>>(names: &[S], max: usize) -> String {
     }
 }
 
-/// A stranger's text as it may stand in a log line, a terminal or a page: no control characters, no characters that
-/// turn the direction of what follows, and at most `max` characters.
-#[must_use]
-pub fn bounded(text: &str, max: usize) -> String {
-    let text = text.trim();
-    let mut shown = String::with_capacity(text.len().min(max + 8));
-    for (count, character) in text.chars().enumerate() {
-        if count >= max {
-            shown.push('…');
-            break;
-        }
-        if is_unsafe(character) {
-            shown.extend(character.escape_default());
-        } else {
-            shown.push(character);
-        }
-    }
-    shown
-}
-
-/// Control characters, line separators, and marks that turn the direction of text.
-fn is_unsafe(character: char) -> bool {
-    character.is_control()
-        || matches!(character, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn texts_of_strangers_are_bounded_and_escaped() {
-        for (text, max, expected) in [
-            ("dial tcp 127.0.0.1:1: connection refused\n", 200, "dial tcp 127.0.0.1:1: connection refused"),
-            ("a\r\nWARN fake\u{1b}[2J\t", 200, "a\\r\\nWARN fake\\u{1b}[2J"),
-            ("a\u{202e}b\u{2028}c\u{0}d", 200, "a\\u{202e}b\\u{2028}c\\u{0}d"),
-            ("äöü 漢字", 200, "äöü 漢字"),
-            ("abcdef", 3, "abc…"),
-            ("abc", 3, "abc"),
-            ("", 3, ""),
-        ] {
-            assert_eq!(bounded(text, max), expected, "{text:?}");
-        }
-    }
 
     #[test]
     fn ejections_never_wait_and_what_does_not_fit_is_counted() {

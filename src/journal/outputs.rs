@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::{TEXT_MAX, bounded};
+use super::text::{TEXT_MAX, bounded};
 
 /// A check of an instance: name of the node, id of the instance, id of the check.
 pub type CheckKey = (Arc<str>, Arc<str>, Arc<str>);

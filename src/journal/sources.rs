@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::events::{Draft, Kind};
-use super::{TEXT_MAX, bounded};
+use super::text::{TEXT_MAX, bounded};
 
 /// A source that fails and recovers all the time makes at most one pair of events in this time.
 const PAIRS_EVERY: Duration = Duration::from_secs(10);

@@ -9,9 +9,8 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use http::HeaderValue;
 
-use super::access::AccessRecord;
 use super::escape::push_quoted;
-use super::format::{target_of, version_text};
+use super::record::{AccessRecord, target_of, version_text};
 use super::time::TimeCache;
 use crate::config::{AccessField, AccessFormat, AccessItem};
 
@@ -153,7 +152,7 @@ fn push_display(line: &mut Vec<u8>, value: impl std::fmt::Display) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::access::{Connection, More};
+    use super::super::record::{Connection, More};
     use super::*;
     use crate::config::ACCESS_FIELDS;
 

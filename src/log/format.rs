@@ -5,12 +5,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::Version;
-
-use super::access::{AccessRecord, Connection};
 use super::custom;
 use super::escape::{push_json, push_json_inner, push_quoted};
-use super::time::TimeCache;
+use super::record::{AccessRecord, Connection, target_of, version_text};
+use super::time::{TimeCache, push_three};
 use crate::config::{AccessFormat, AccessLog};
 
 /// Which line to write.
@@ -98,11 +96,6 @@ fn push_connection(line: &mut Vec<u8>, record: &AccessRecord<'_>, connection: &C
     push_milliseconds(line, b" ms=", Some(record.duration));
     line.extend_from_slice(b" end=");
     line.extend_from_slice(connection.end.as_bytes());
-}
-
-/// What was asked for. CONNECT has no path: its target is the authority alone (RFC 9110, 9.3.6).
-pub(super) fn target_of<'a>(record: &AccessRecord<'a>) -> &'a str {
-    if record.uri.is_empty() && record.method == "CONNECT" { record.host } else { record.uri }
 }
 
 fn push_optional_quoted(line: &mut Vec<u8>, text: Option<&[u8]>) {
@@ -203,11 +196,6 @@ fn push_number(line: &mut Vec<u8>, number: u64) {
     line.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }
 
-/// The last three digits, zeros in front.
-pub(super) fn push_three(line: &mut Vec<u8>, number: u64) {
-    line.extend([100, 10, 1].map(|place| b'0' + u8::try_from(number / place % 10).unwrap_or(0)));
-}
-
 /// As [`IpAddr`] shows itself. Most are of version 4, for which the general way of formatting is a detour.
 fn push_ip(line: &mut Vec<u8>, ip: IpAddr) {
     match ip {
@@ -236,20 +224,11 @@ fn push_address(line: &mut Vec<u8>, address: SocketAddr) {
     }
 }
 
-/// `HTTP/1.1` and its like.
-pub(super) fn version_text(version: Version) -> &'static [u8] {
-    match version {
-        Version::HTTP_09 => b"HTTP/0.9",
-        Version::HTTP_10 => b"HTTP/1.0",
-        Version::HTTP_2 => b"HTTP/2.0",
-        Version::HTTP_3 => b"HTTP/3.0",
-        _ => b"HTTP/1.1",
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+
+    use http::Version;
     use std::time::UNIX_EPOCH;
 
     use super::*;

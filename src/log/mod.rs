@@ -10,6 +10,7 @@ mod escape;
 mod format;
 mod program;
 mod queue;
+mod record;
 mod sink;
 mod thread;
 mod time;
@@ -22,8 +23,9 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _, Registry, reload};
 
-pub use access::{AccessLogger, AccessLoggers, AccessRecord, Connection, More};
+pub use access::{AccessLogger, AccessLoggers};
 pub use program::{FlushAtEnd, dropped, flush, init, say};
+pub use record::{AccessRecord, Connection, More};
 pub use writer::AccessLogWriter;
 
 use crate::config::{LogConfig, LogFormat};

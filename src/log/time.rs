@@ -5,8 +5,6 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use jiff::Timestamp;
 
-use super::format::push_three;
-
 /// Formats of the last second that was asked for.
 #[derive(Clone, Debug, Default)]
 pub(super) struct TimeCache {
@@ -65,6 +63,11 @@ fn formatted(format: &str, second: u64) -> Vec<u8> {
     // Both formats ask only for what a time stamp has, and writing to a Vec cannot fail.
     let _ = write!(text, "{}", timestamp.unwrap_or(Timestamp::MAX).strftime(format));
     text
+}
+
+/// The last three digits, zeros in front.
+pub(super) fn push_three(line: &mut Vec<u8>, number: u64) {
+    line.extend([100, 10, 1].map(|place| b'0' + u8::try_from(number / place % 10).unwrap_or(0)));
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 //! one locked struct, [`Control`], that no worker ever touches. [`text`] writes all of it for Prometheus, under the
 //! names of [`names`]. [`fabio`] counts a second time, in Fabio's way, for those who want that.
 
+mod exposition;
 pub mod fabio;
 pub mod freshness;
 pub mod names;

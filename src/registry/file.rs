@@ -19,10 +19,11 @@ use tokio::io::AsyncReadExt;
 use tokio::sync::mpsc;
 use tokio::time;
 
+use super::Update;
 use super::task::SourceTask;
-use super::{SourceName, Update};
 use crate::catalog::command::CommandError;
 use crate::catalog::command_list::{CommandList, CommandText};
+use crate::catalog::source::SourceName;
 use crate::metrics::Metrics;
 
 /// Name of the source.

@@ -14,17 +14,8 @@ use std::time::Instant;
 
 use crate::catalog::command::CommandError;
 use crate::catalog::command_list::CommandList;
+use crate::catalog::source::SourceName;
 use crate::catalog::{ServiceName, ServiceSnapshot};
-
-/// Names a source in updates, logs and the API: `consul`, `consul_kv`, `static`, `routes_file`, `routes_http`.
-pub type SourceName = &'static str;
-
-/// Where the commands of a source stand among those of all sources: by name, but those of the KV store come last,
-/// because they are what somebody changes in a hurry, and have to act on everything else.
-#[must_use]
-pub fn order(source: SourceName) -> (bool, SourceName) {
-    (source == consul::OVERRIDES, source)
-}
 
 /// A change in what a source knows. Sources send only what differs from what they sent before.
 #[derive(Clone, Debug)]

@@ -28,15 +28,14 @@ use futures_util::stream::FuturesUnordered;
 use tokio::sync::mpsc;
 use tokio::time::{self, Instant};
 
+use super::Update;
 use super::dns::{Answer, Dns, Question, Resolve, ResolveError};
 use super::task::SourceTask;
-use super::{SourceName, Update};
-use crate::catalog::command::CommandError;
-use crate::catalog::command_list::CommandList;
-use crate::catalog::{ServiceName, ServiceSnapshot};
+use crate::catalog::source::SourceName;
 use crate::config::DnsConfig;
 use crate::metrics::Metrics;
-use names::{Names, News};
+use expand::Content;
+use names::{Names, News, SlotKey};
 
 /// Name of DNS among the sources.
 const SOURCE: SourceName = "dns";
@@ -49,17 +48,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Limit of one question, in timeouts of one query: servers, tries, search list and SRV targets add up.
 const LOOKUP_TIMEOUTS_MAX: u32 = 8;
 
-/// One service of a source, or (none) its command list.
-type SlotKey = (SourceName, Option<ServiceName>);
-
 type Lookup = BoxFuture<'static, (Question, Result<Answer, ResolveError>)>;
-
-/// What a slot holds.
-#[derive(Clone, Debug, PartialEq)]
-enum Content {
-    Service(Arc<ServiceSnapshot>),
-    Commands(CommandList, Arc<[CommandError]>),
-}
 
 /// A slot with names.
 #[derive(Debug)]

@@ -14,11 +14,12 @@ use http::{HeaderValue, StatusCode};
 use tokio::sync::mpsc;
 use tokio::time;
 
+use super::Update;
 use super::task::SourceTask;
-use super::{SourceName, Update};
 use crate::catalog::command::CommandError;
 use crate::catalog::command_list::CommandList;
 use crate::catalog::definitions::parse_definitions;
+use crate::catalog::source::SourceName;
 use crate::config::RoutesHttpConfig;
 use crate::metrics::Metrics;
 use crate::web::trust::{Trust, TrustError};

@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
 
+use super::Update;
 use super::task::SourceTask;
-use super::{SourceName, Update};
 use crate::catalog::command::{self, CommandError};
 use crate::catalog::command_list::CommandList;
-use crate::config::StaticRoute;
+use crate::catalog::source::SourceName;
+use crate::catalog::static_route::StaticRoute;
 
 /// Name of the source.
 pub const SOURCE: SourceName = "static";

@@ -4,6 +4,7 @@
 //! that hangs holds up neither a request nor a table, and without such sources there is no such thread.
 
 mod fetcher;
+mod present;
 mod shelf;
 
 use std::collections::BTreeMap;
@@ -16,22 +17,13 @@ use rustls::ServerConfig;
 use tokio::sync::mpsc;
 
 use self::fetcher::Fetcher;
+use self::present::{Present, SOURCE_LABEL, Stores, joined, label};
 use self::shelf::StoreShelf;
 use crate::admin::TlsSettings;
 use crate::certificates::{Demand, Demands, Surroundings, Tokens};
 use crate::config::{AdminConfig, CertificateConfig, CertificateSource, Config, TokenPlace};
-use crate::journal::{Draft, Kind};
 use crate::metrics::Metrics;
-use crate::proxy::tls::{CertStore, Problems, ServerUse, TlsError};
-
-type Stores = BTreeMap<String, Arc<CertStore>>;
-
-/// What the names of these sources begin with in `lb_certificate_errors`, and among all sources.
-const SOURCE_LABEL: &str = "certificates.";
-
-fn label(source: &str) -> String {
-    format!("{SOURCE_LABEL}{source}")
-}
+use crate::proxy::tls::{CertStore, Problems, ServerUse};
 
 /// Clients of one source that may ask for a certificate at a time, beside those that wait for one.
 const DEMANDS_MAX: usize = 256;
@@ -43,15 +35,6 @@ pub(super) struct Certificates {
     demands: Mutex<BTreeMap<String, (mpsc::Sender<Demand>, Demands)>>,
     fetcher: Mutex<Option<Fetcher>>,
     tokens: Arc<Tokens>,
-}
-
-/// What is in force.
-#[derive(Debug)]
-struct Present {
-    stores: ArcSwap<Stores>,
-    /// Series of certificate ends that come from here: source and file.
-    reported: Mutex<Vec<(String, String)>>,
-    metrics: Metrics,
 }
 
 impl Certificates {
@@ -189,62 +172,6 @@ impl Certificates {
     }
 }
 
-impl Present {
-    /// Replaces the series of these sources; others (Consul's own pair) report theirs to the same map.
-    fn report_expiry(&self) {
-        let stores = self.stores.load();
-        let expiries = stores.iter().flat_map(|(source, store)| {
-            store.expiries().into_iter().map(|(name, not_after)| ((source.clone(), name), not_after as f64))
-        });
-        let now: BTreeMap<_, _> = expiries.collect();
-        let mut before = self.reported.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut control = self.metrics.control();
-        for gone in before.iter().filter(|key| !now.contains_key(key)) {
-            control.certificate_expiry.remove(gone);
-        }
-        *before = now.keys().cloned().collect();
-        control.certificate_expiry.extend(now);
-    }
-
-    /// An event about certificates.
-    fn tell(&self, source: &str, to: &'static str, reason: &str) {
-        let event = Draft::new(Kind::Certificate).of(source).to(to);
-        self.metrics.journal().events().push(event.because(reason));
-    }
-
-    /// Tells of certificates that are others than `before`.
-    fn tell_renewal(&self, source: &str, before: &[(String, i64)], store: &CertStore) {
-        let now = store.expiries();
-        if now != before {
-            let names: Vec<&str> = now.iter().map(|(name, _)| &**name).collect();
-            self.tell(source, "loaded", &names.join(", "));
-        }
-    }
-
-    /// Says what is wrong with a source, and sets its gauge.
-    fn report(&self, source: &str, Problems { errors, out_of_date }: &Problems) {
-        let wrong = errors.len() + out_of_date.len();
-        self.metrics.control().certificate_errors.insert(label(source), wrong as u64);
-        if !errors.is_empty() {
-            self.count(errors.len());
-            self.tell(source, "refused", &format!("what was there before stays: {}", joined(errors)));
-            tracing::warn!(
-                source,
-                errors = joined(errors),
-                "certificates not taken over; what was there before stays, everything else is used"
-            );
-        }
-        if !out_of_date.is_empty() {
-            let certificates = joined(out_of_date);
-            tracing::warn!(source, certificates, "certificates outside their validity period; used all the same");
-        }
-    }
-
-    fn count(&self, errors: usize) {
-        self.metrics.control().reload_errors.certificates += errors as u64;
-    }
-}
-
 /// Files to watch.
 pub(super) fn paths(config: &Config) -> Vec<PathBuf> {
     let mut paths = Vec::new();
@@ -285,8 +212,4 @@ fn admin_settings(config: &AdminConfig, stores: &Stores) -> Result<Option<Arc<Se
     // No name is offered by ALPN: HTTP/1.1 is spoken, as by those who know nothing of it.
     let used = ServerUse { strict: config.strict_sni, http: false, limits: config.tls.clone() };
     store.server_config(&used).map(Some).map_err(|error| format!("certificates.{name}: {error}"))
-}
-
-fn joined(errors: &[TlsError]) -> String {
-    errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }

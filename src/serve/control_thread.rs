@@ -10,13 +10,13 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::ExtraSource;
 use super::explain::Explainer;
 use super::overrides::KvOverrides;
 use super::registration::SelfRegistration;
 use super::workers::{Follower, Opener};
 use crate::admin::{self, AdminState, OverrideStore, TlsSettings};
 use crate::catalog::eligibility::Rules;
+use crate::catalog::source::{CONSUL, OVERRIDES, SourceName};
 use crate::config::{AdminConfig, Config, ListenerConfig};
 use crate::control::{Control, ControlHandle, ControlSettings};
 use crate::journal::events::timestamp;
@@ -28,10 +28,13 @@ use crate::proxy::worker::WorkerContext;
 use crate::registry::consul::{self, ConsulSource};
 use crate::registry::static_routes::{self, StaticRoutes};
 use crate::registry::task::SourceTask;
-use crate::registry::{SourceName, Update, file, resolve, routes_http};
+use crate::registry::{Update, file, resolve, routes_http};
 use crate::system::vital;
 use crate::table::SharedTable;
 use crate::table::clock::Clock;
+
+/// A source that somebody else runs: its name, and where its updates come from.
+pub type ExtraSource = (SourceName, mpsc::Receiver<Update>);
 
 /// Updates that may wait between a source and the control loop.
 const UPDATES_MAX: usize = 1024;
@@ -127,8 +130,8 @@ pub(super) fn spawn(start: Start) -> anyhow::Result<(ControlThread, ControlHandl
 fn source_names(config: &Config, extra: &[ExtraSource]) -> Vec<SourceName> {
     let overrides = config.consul.as_ref().is_some_and(|consul| consul.kv_path.is_some());
     let own = [
-        (config.consul.is_some(), "consul"),
-        (overrides, consul::OVERRIDES),
+        (config.consul.is_some(), CONSUL),
+        (overrides, OVERRIDES),
         (config.has_static_source(), "static"),
         (config.routes_file.is_some(), "routes_file"),
         (config.routes_http.is_some(), routes_http::SOURCE),

@@ -30,7 +30,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
 use crate::config::{Config, DrainConfig, format_duration};
 use crate::control::ControlHandle;
@@ -43,13 +43,14 @@ use crate::proxy::listener::{self, Sharing};
 use crate::proxy::page::LivePage;
 use crate::proxy::settings::SharedSettings;
 use crate::proxy::sharing;
-use crate::registry::{SourceName, Update, consul};
+use crate::registry::consul;
 use crate::table::SharedTable;
 use crate::table::clock::Clock;
 
 use aside::Aside;
 use neighbours::Neighbours;
 
+pub use control_thread::ExtraSource;
 pub use run::{RunOptions, Signals, run};
 pub use shadow::shadow;
 
@@ -57,9 +58,6 @@ pub use shadow::shadow;
 const READ_MAX: Duration = Duration::from_secs(25);
 /// Longest wait for the registration's end: more than it takes where the agent does not answer.
 const WITHDRAW_MAX: Duration = Duration::from_secs(10);
-
-/// A source that somebody else runs: its name, and where its updates come from.
-pub type ExtraSource = (SourceName, mpsc::Receiver<Update>);
 
 /// A balancer at work on threads of its own.
 #[derive(Debug)]

@@ -16,30 +16,6 @@ use smallvec::SmallVec;
 use super::health::HealthConfig;
 use super::{Target, TargetState};
 
-/// Which answers count as failures of the instance (`health.error_status`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum ErrorStatus {
-    /// None.
-    Off,
-    /// 502, 503 and 504; of gRPC, UNAVAILABLE.
-    #[default]
-    Gateway,
-    /// Every 5xx; of gRPC, UNAVAILABLE.
-    All,
-}
-
-impl ErrorStatus {
-    /// Whether an answer with this status counts as a failure.
-    #[must_use]
-    pub fn counts(self, status: u16) -> bool {
-        match self {
-            Self::Off => false,
-            Self::Gateway => matches!(status, 502..=504),
-            Self::All => matches!(status, 500..=599),
-        }
-    }
-}
-
 /// Answers that the weight against load is taken from.
 const LATEST: u64 = 0xffff;
 /// Errors among them that make one step.
@@ -121,6 +97,7 @@ impl TargetState {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::table::ErrorStatus;
     use crate::table::fixture::equal_targets;
 
     /// Lets targets answer in turn, each with an error where `fails` says so, until one is ejected or `turns` are over.

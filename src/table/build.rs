@@ -15,116 +15,21 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use super::command_services::CommandServices;
+use super::draft::{Admission, Contribution, Draft};
 use super::interned::InternedOptions;
 use super::overlay::{Overlay, Step, Steps};
 use super::ranks::{Difference, RankedList};
 use super::series::SeriesOfRoutes;
 use super::shares::{Demand, is_even, ring, shares};
 use super::states::States;
-use super::{Excluded, Matcher, Rotation, Route, RouteTable, Target, TargetState};
+use super::{Excluded, Matcher, Rotation, Route, RouteTable, TargetState};
 use crate::catalog::command::Command;
 use crate::catalog::command_list::CommandList;
-use crate::catalog::options::{Proto, RouteOptions, Strategy};
+use crate::catalog::options::{Proto, Strategy};
+use crate::catalog::source::{self, SourceName};
 use crate::catalog::tag::RouteKey;
 use crate::catalog::{InstanceId, ServiceName};
-use crate::metrics::{Metrics, ServiceMetrics};
-use crate::registry::{self, SourceName};
-
-/// Whether an instance may serve.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Admission {
-    /// Yes, with this weight (Consul's; 1 if there is none).
-    Eligible {
-        /// Part of the traffic, in proportion to those of the other targets; 0 counts as 1.
-        weight: u32,
-    },
-    /// No.
-    Excluded {
-        /// Why, in words for the operator.
-        reason: Arc<str>,
-    },
-}
-
-/// A target that a route command adds.
-#[derive(Clone, Debug)]
-pub struct CommandTarget {
-    /// Its state.
-    pub state: Arc<TargetState>,
-    /// Why it may not serve, in words for the operator, if it may not.
-    pub excluded: Option<Arc<str>>,
-}
-
-/// One instance at one place: what one route tag of it says.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Contribution {
-    /// The place.
-    pub key: RouteKey,
-    /// The instance.
-    pub instance: InstanceId,
-    /// Its address.
-    pub addr: SocketAddr,
-    /// Options of the tag.
-    pub options: Arc<RouteOptions>,
-    /// Plain tags of the instance.
-    pub tags: Arc<[Arc<str>]>,
-    /// Whether it may serve.
-    pub admission: Admission,
-}
-
-/// A target on its way into a route.
-#[derive(Clone, Debug)]
-pub(super) struct Draft {
-    pub(super) service: ServiceName,
-    pub(super) metrics: Arc<ServiceMetrics>,
-    pub(super) state: Arc<TargetState>,
-    pub(super) options: Arc<RouteOptions>,
-    pub(super) tags: Arc<[Arc<str>]>,
-    pub(super) url: Option<Arc<str>>,
-    pub(super) query: Option<Arc<str>>,
-    pub(super) fixed: Option<f64>,
-    pub(super) admission: Admission,
-}
-
-impl PartialEq for Draft {
-    fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.state, &other.state)
-            && Arc::ptr_eq(&self.metrics, &other.metrics)
-            && (Arc::ptr_eq(&self.options, &other.options) || self.options == other.options)
-            && self.tags == other.tags
-            && self.url == other.url
-            && self.query == other.query
-            && self.fixed == other.fixed
-            && self.admission == other.admission
-    }
-}
-
-impl Draft {
-    pub(super) fn destination(&self) -> String {
-        self.target(0.0).destination()
-    }
-
-    /// Whether it is of the service (if one is given) and carries all the tags.
-    pub(super) fn belongs_to(&self, service: Option<&ServiceName>, tags: &[Arc<str>]) -> bool {
-        service.is_none_or(|service| *service == self.service) && tags.iter().all(|tag| self.tags.contains(tag))
-    }
-
-    fn target(&self, share: f64) -> Target {
-        Target {
-            state: Arc::clone(&self.state),
-            options: Arc::clone(&self.options),
-            service: Arc::clone(&self.metrics),
-            series: None,
-            query: self.query.clone(),
-            share,
-            fixed: self.fixed,
-            tags: Arc::clone(&self.tags),
-            url: self.url.clone(),
-        }
-    }
-}
-
-/// Where a command stands among those of all sources: by source, then by its rank there.
-pub(super) type Position = ((bool, SourceName), u64);
+use crate::metrics::Metrics;
 
 /// Who contributes: sources may know services of the same name.
 type PartKey = (SourceName, ServiceName);
@@ -312,9 +217,9 @@ impl TableBuilder {
         }
     }
 
-    /// Replaces all commands of a source. They act after all tags; sources follow each other in [`registry::order`].
+    /// Replaces all commands of a source. They act after all tags; sources follow each other in [`source::order`].
     pub fn apply_commands(&mut self, source: SourceName, commands: CommandList, since_ms: u64) {
-        let order = registry::order(source);
+        let order = source::order(source);
         let Difference { gone, come } = self.commands.entry(order).or_default().replace(commands);
         let (mut before, mut acts_everywhere) = (HashMap::default(), false);
         let mut touch = |overlay: &Overlay, key: Option<&RouteKey>| match key {
@@ -552,6 +457,7 @@ mod tests {
     use crate::catalog::Endpoint;
     use crate::catalog::command::parse_commands;
     use crate::catalog::command_list::CommandText;
+    use crate::catalog::options::RouteOptions;
     use crate::table::Scheme;
 
     const SOURCE: SourceName = "consul";

@@ -4,7 +4,7 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::build::{Admission, Draft};
+use super::draft::{Admission, Draft};
 use super::{CommandTarget, TargetState};
 use crate::catalog::ServiceName;
 

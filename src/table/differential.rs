@@ -9,7 +9,8 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::build::{Admission, Contribution, TableBuilder};
+use super::build::TableBuilder;
+use super::draft::{Admission, Contribution};
 use super::shares::{Demand, ring, shares};
 use super::{Matcher, RouteTable, Scheme};
 use crate::catalog::InstanceId;

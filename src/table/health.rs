@@ -13,7 +13,31 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::{ErrorStatus, TargetState};
+use super::TargetState;
+
+/// Which answers count as failures of the instance (`health.error_status`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ErrorStatus {
+    /// None.
+    Off,
+    /// 502, 503 and 504; of gRPC, UNAVAILABLE.
+    #[default]
+    Gateway,
+    /// Every 5xx; of gRPC, UNAVAILABLE.
+    All,
+}
+
+impl ErrorStatus {
+    /// Whether an answer with this status counts as a failure.
+    #[must_use]
+    pub fn counts(self, status: u16) -> bool {
+        match self {
+            Self::Off => false,
+            Self::Gateway => matches!(status, 502..=504),
+            Self::All => matches!(status, 500..=599),
+        }
+    }
+}
 
 /// Rules of passive ejection (`[health]`).
 #[derive(Clone, Debug, PartialEq)]

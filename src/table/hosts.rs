@@ -9,12 +9,21 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::paths::Paths;
+use super::Route;
+use super::paths::{Matcher, Paths};
 use super::shards::ShardedMap;
 use super::trie::Trie;
-use super::{Matcher, Route, Scheme};
 use crate::catalog::glob::Glob;
 use crate::catalog::tag::RouteKey;
+
+/// Which default port is cut from the host before it is compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scheme {
+    /// Plain listener: `:80` is cut.
+    Http,
+    /// TLS listener: `:443` is cut.
+    Https,
+}
 
 /// All HTTP routes. A clone is a few pointers.
 #[derive(Clone, Debug)]

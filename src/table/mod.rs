@@ -16,6 +16,7 @@ pub mod clock;
 mod command_services;
 #[cfg(test)]
 mod differential;
+mod draft;
 pub mod explain;
 #[cfg(test)]
 mod fixture;
@@ -49,37 +50,19 @@ use std::sync::Arc;
 use crate::catalog::tag::RouteKey;
 use hosts::Hosts;
 
-pub use answers::ErrorStatus;
 pub use balancer::{PickContext, PickState};
-pub use build::{Admission, CommandTarget, Contribution, TableBuilder};
+pub use build::TableBuilder;
 pub use clock::Clock;
 pub use command_services::CommandServices;
+pub use draft::{Admission, CommandTarget, Contribution};
 pub use explain::Explanation;
+pub use health::ErrorStatus;
+pub use hosts::Scheme;
+pub use paths::Matcher;
 pub use publish::{SharedTable, TableReader};
 pub use route::{Excluded, Rotation, Route, Targets};
 pub use silence::Probe;
 pub use target::{InFlight, Target, TargetState};
-
-/// How request paths are compared with route paths (`proxy.matcher`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Matcher {
-    /// The path starts with the route's path, as text.
-    #[default]
-    Prefix,
-    /// The same, ignoring case.
-    IPrefix,
-    /// The whole path against a glob.
-    Glob,
-}
-
-/// Which default port is cut from the host before it is compared.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scheme {
-    /// Plain listener: `:80` is cut.
-    Http,
-    /// TLS listener: `:443` is cut.
-    Https,
-}
 
 /// An immutable table. A clone is a few pointers; the next table shares all that did not change.
 #[derive(Clone, Debug)]

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::build::{Admission, Draft, Position};
+use super::draft::{Admission, Draft, Position};
 use crate::catalog::ServiceName;
 use crate::catalog::tag::RouteKey;
 

@@ -8,10 +8,22 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
+use super::Route;
 use super::prefixes::Prefixes;
 use super::trie::Trie;
-use super::{Matcher, Route};
 use crate::catalog::glob::Glob;
+
+/// How request paths are compared with route paths (`proxy.matcher`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Matcher {
+    /// The path starts with the route's path, as text.
+    #[default]
+    Prefix,
+    /// The same, ignoring case.
+    IPrefix,
+    /// The whole path against a glob.
+    Glob,
+}
 
 /// What stands under one trie key: more than one route only where folding or cutting made keys equal.
 #[derive(Clone, Debug)]

@@ -7,7 +7,7 @@ use serde_json::json;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{CONSUL_LB, CONSUL_NOMAD, CONSUL_OPERATOR, STEP, TokenStore, consul_agent, is_valid, new_secret};
+use super::store::{CONSUL_LB, CONSUL_NOMAD, CONSUL_OPERATOR, STEP, TokenStore, consul_agent, is_valid, new_secret};
 use crate::bootstrap::api::{Api, LIMIT};
 use crate::bootstrap::reach::Reach;
 use crate::bootstrap::secrets::Secret;

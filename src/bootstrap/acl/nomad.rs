@@ -4,7 +4,7 @@ use http::StatusCode;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{NOMAD_OPERATOR, TokenMade, TokenStore, is_valid};
+use super::store::{NOMAD_OPERATOR, TokenMade, TokenStore, is_valid};
 use crate::bootstrap::api::{Api, LIMIT};
 use crate::bootstrap::reach::Reach;
 use crate::bootstrap::secrets::Secret;

@@ -10,7 +10,7 @@ use rustls::pki_types::pem::PemObject as _;
 use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-use super::Subject;
+use super::subject::Subject;
 use crate::bootstrap::secrets::Pair;
 
 /// With fewer days left than this a certificate is made anew; with a life of less than three times that, in the last

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::{Duration, UNIX_EPOCH};
 
 use super::*;
-use crate::bootstrap::topology::{BinarySource, Node, ReleaseKey, Role, Target};
+use crate::bootstrap::topology::{BinarySource, Cluster, Node, ReleaseKey, Role, Target};
 
 /// Three nodes, one of each role.
 pub(crate) fn cluster(state: PathBuf) -> Cluster {

@@ -6,7 +6,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::hcl::Hcl;
-use super::{Version, join_addresses};
+use super::version::Version;
 use crate::bootstrap::secrets::Secret;
 use crate::bootstrap::topology::{CONSUL_HTTPS_PORT, Cluster, Layout, Node, Product};
 
@@ -124,4 +124,13 @@ pub(super) fn loopback_like(address: IpAddr) -> IpAddr {
         IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
     }
+}
+
+/// Addresses to join, with brackets where an address has colons of its own.
+pub(super) fn join_addresses(cluster: &Cluster, product: Product) -> Vec<String> {
+    let join = |node: &Node| match node.address {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => format!("[{address}]"),
+    };
+    cluster.servers(product).map(join).collect()
 }

@@ -16,17 +16,18 @@ mod hcl;
 pub mod jobs;
 mod lb;
 mod nomad;
+mod program;
 mod systemd;
 #[cfg(test)]
 mod tests;
 mod version;
 
-use std::net::IpAddr;
-
 pub use version::{OLDEST_CONSUL, OLDEST_NOMAD, Version, Versions};
 
+use program::Program;
+
 use super::secrets::{NodePairs, Pair, Shared};
-use super::spec::{BinarySpec, DaemonSpec, DirSpec, Effect, FileSpec, NodeSpec, Owner};
+use super::spec::{DaemonSpec, DirSpec, Effect, FileSpec, NodeSpec, Owner};
 use super::topology::{BinarySource, Cluster, Layout, Node, Product, Role, Runner, Scope, Target};
 
 /// All that the node shall have. With [`Scope::ConsulOnly`], and where no Nomad is known, Consul alone.
@@ -54,29 +55,6 @@ pub fn node(
         }
     }
     spec
-}
-
-/// A program on a node.
-struct Program {
-    name: &'static str,
-    path: String,
-    source: BinarySource,
-}
-
-impl Program {
-    fn new(name: &'static str, source: &BinarySource, layout: &Layout) -> Self {
-        let path = match (&layout.bin, source) {
-            (Some(folder), _) => format!("{folder}/{name}"),
-            (None, BinarySource::File(path)) => path.to_string_lossy().into_owned(),
-            // Nothing is fetched for this machine itself; its PATH decides.
-            (None, BinarySource::Release(_)) => name.to_owned(),
-        };
-        Self { name, path, source: source.clone() }
-    }
-
-    fn into_spec(self) -> BinarySpec {
-        BinarySpec { name: self.name.to_owned(), path: self.path, source: self.source, sha256: None }
-    }
 }
 
 /// The node being furnished.
@@ -208,13 +186,4 @@ impl Place<'_> {
         let path = format!("{folder}/{name}");
         self.spec.files.push(FileSpec { path, content: text.into_bytes(), mode, owner, effect, secret });
     }
-}
-
-/// Addresses to join, with brackets where an address has colons of its own.
-fn join_addresses(cluster: &Cluster, product: Product) -> Vec<String> {
-    let join = |node: &Node| match node.address {
-        IpAddr::V4(address) => address.to_string(),
-        IpAddr::V6(address) => format!("[{address}]"),
-    };
-    cluster.servers(product).map(join).collect()
 }

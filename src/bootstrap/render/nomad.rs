@@ -4,9 +4,10 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use super::consul::{count, loopback_like};
+use super::consul::{count, join_addresses, loopback_like};
 use super::hcl::Hcl;
-use super::{Program, Version, Versions, join_addresses};
+use super::program::Program;
+use super::version::{Version, Versions};
 use crate::bootstrap::secrets::Secret;
 use crate::bootstrap::topology::{CONSUL_HTTPS_PORT, Cluster, Layout, Node, Product, Role};
 

@@ -1,7 +1,7 @@
 //! Keys of the data path and of the logs.
 
-use super::Kind::{Bool, Int, Secret, Span, Text};
-use super::{Key, becomes, nothing};
+use super::key::Kind::{Bool, Int, Secret, Span, Text};
+use super::key::{Key, becomes, nothing};
 
 const MESSAGES: &str = "messages pass through in pieces, whatever their size; nothing holds a whole one in memory";
 const FLUSH: &str = "every piece of an answer is passed on as soon as it is there";

@@ -1,7 +1,7 @@
 //! Keys of the sources of routes, and of the registration of the router itself.
 
-use super::Kind::{Bool, Int, List, Secret, Span, Text};
-use super::{Key, becomes, nothing};
+use super::key::Kind::{Bool, Int, List, Secret, Span, Text};
+use super::key::{Key, becomes, nothing};
 
 const START: &str = "lb waits for Consul as long as it takes, with growing pauses, and says on /ready why it waits";
 

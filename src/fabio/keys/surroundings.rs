@@ -1,7 +1,7 @@
 //! Keys of the admin listener, of metrics, of the runtime, and of BGP.
 
-use super::Kind::{Bool, Int, List, Numbers, Secret, Span, Text, Uint};
-use super::{Key, becomes, nothing};
+use super::key::Kind::{Bool, Int, List, Numbers, Secret, Span, Text, Uint};
+use super::key::{Key, becomes, nothing};
 
 const CIRCONUS: &str = "left out on purpose: let an agent of Circonus read /metrics in Prometheus form";
 const BGP: &str = "left out on purpose: let gobgp, bird or frr announce the address, and withdraw it when /ready fails";

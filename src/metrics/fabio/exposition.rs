@@ -1,7 +1,7 @@
 //! Prometheus text under Fabio's names: `PREFIX_[SUBSYSTEM_]NAME`.
 
+use super::super::exposition::{Exposition, FamilyWriter};
 use super::super::names::Kind;
-use super::super::text::{Exposition, FamilyWriter};
 use super::template::clean;
 use super::{FabioMetrics, Histogram, Names, RouteLabels, Timer};
 

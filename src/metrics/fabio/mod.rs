@@ -13,12 +13,15 @@ pub mod lines;
 pub mod report;
 pub mod send;
 mod series;
+mod shape;
 mod template;
 mod timer;
 
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
+
+use shape::Shape;
 
 pub use counter::{Counter, Growth};
 pub(super) use exposition::write;
@@ -63,20 +66,6 @@ pub struct Names {
     pub bounds: Bounds,
     /// Where Prometheus finds it; none: it is not asked to.
     pub path: Option<String>,
-}
-
-/// What all series have in common.
-#[derive(Debug)]
-struct Shape {
-    bounds: Bounds,
-    /// Somebody takes what is kept.
-    reports: bool,
-}
-
-impl Shape {
-    fn timer(&self, samples_max: usize) -> Timer {
-        Timer::new(&self.bounds, if self.reports { samples_max } else { 0 })
-    }
 }
 
 /// Which counters a connection or a request without a route belongs to.

@@ -5,8 +5,8 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use super::Shape;
 use super::counter::Counter;
+use super::shape::Shape;
 use super::timer::Timer;
 
 /// Status codes 100..=599 have a slot each; slot 0 takes everything else.

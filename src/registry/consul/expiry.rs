@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use rustls::pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::shared::SOURCE;
+use crate::catalog::source::CONSUL;
 use crate::metrics::Metrics;
 
 /// The end of what one file holds.
@@ -33,9 +33,9 @@ impl Expiry {
 /// Replaces what was reported of this source before.
 pub(super) fn report(expiries: &[Expiry], metrics: &Metrics) {
     let mut control = metrics.control();
-    control.certificate_expiry.retain(|(source, _), _| source != SOURCE);
+    control.certificate_expiry.retain(|(source, _), _| source != CONSUL);
     for Expiry { path, not_after } in expiries {
-        let series = (SOURCE.to_owned(), path.display().to_string());
+        let series = (CONSUL.to_owned(), path.display().to_string());
         control.certificate_expiry.insert(series, *not_after as f64);
     }
 }
@@ -67,6 +67,6 @@ mod tests {
         report(&[early, Expiry { path: own.to_owned(), not_after: 5 }], &metrics);
         report(&[Expiry { path: own.to_owned(), not_after: 7 }], &metrics);
         let shown: Vec<_> = metrics.control().certificate_expiry.clone().into_iter().collect();
-        assert_eq!(shown, [((SOURCE.to_owned(), "/etc/own.pem".to_owned()), 7.0), (listener, 1.0)]);
+        assert_eq!(shown, [((CONSUL.to_owned(), "/etc/own.pem".to_owned()), 7.0), (listener, 1.0)]);
     }
 }

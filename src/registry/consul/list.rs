@@ -16,13 +16,10 @@ use super::rights::{self, Absence, Evidence};
 use super::roll::Roll;
 use super::shared::{Closed, Shared};
 use super::watch;
-use super::wire::ServiceList;
+use super::wire::{SERVICES, ServiceList, decode_services};
 use crate::catalog::ServiceName;
 use crate::journal::few;
 use crate::system::vital;
-
-/// What it reads.
-pub(super) const PATH: &str = "/v1/catalog/services";
 
 /// How long the services of the first list have to answer before those that did not are excused.
 const FIRST_ANSWERS: Duration = Duration::from_secs(5);
@@ -54,7 +51,7 @@ impl Drop for Running {
 
 /// Watches until aborted, or until nobody takes updates any more.
 pub(super) async fn run(shared: Arc<Shared>) {
-    let poller = Poller::new(shared.clone(), PATH.to_owned(), ServiceName::from(""));
+    let poller = Poller::new(shared.clone(), SERVICES.to_owned(), ServiceName::from(""));
     let mut list = ListWatch {
         shared,
         poller,
@@ -68,7 +65,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
 
 impl ListWatch {
     async fn turn(&mut self) -> Result<(), Closed> {
-        let list = self.poller.next(decode).await;
+        let list = self.poller.next(decode_services).await;
         let seen_at = self.poller.seen_at();
         let Some(names) = self.names(&list).await else { return Ok(()) };
         self.tell(&names, &list, seen_at);
@@ -138,7 +135,7 @@ impl ListWatch {
         if self.shared.guard().judge_missing(missing.iter()) == Verdict::Believe {
             return Some((names, None));
         }
-        match self.poller.confirm(None, decode).await {
+        match self.poller.confirm(None, decode_services).await {
             Ok(list) => {
                 let mut names = self.names(&list).await?;
                 let hidden = self.keep_hidden(&list, &mut names).await?;
@@ -233,9 +230,4 @@ async fn end_patience(shared: Arc<Shared>) {
     sleep(FIRST_ANSWERS).await;
     // When nobody takes updates any more, the next one that is sent tells.
     let _ = shared.roll_call(Roll::overdue).await;
-}
-
-/// Reads the answer.
-pub(super) fn decode(body: &[u8]) -> Result<ServiceList, serde_json::Error> {
-    serde_json::from_slice(body)
 }

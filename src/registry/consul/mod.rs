@@ -25,6 +25,7 @@ mod feed;
 mod grant;
 pub mod guard;
 mod hint;
+mod key_file;
 pub mod keys;
 mod list;
 mod mesh;
@@ -56,13 +57,11 @@ pub use mesh::is_of_mesh;
 pub use page::{Page, PageReceiver};
 pub use probe::{ProbeStep, probe};
 
+use crate::catalog::source::CONSUL;
 use crate::config::ConsulConfig;
 use crate::metrics::Metrics;
+use crate::registry::Update;
 use crate::registry::task::SourceTask;
-use crate::registry::{SourceName, Update};
-
-/// Name of the source of route commands that the KV store is: runs along with the catalog's when `consul.kv_path` is set.
-pub const OVERRIDES: SourceName = shared::KV_SOURCE;
 
 /// A running source. Ends when dropped.
 pub struct ConsulSource {
@@ -105,7 +104,7 @@ fn report(settings: &settings::Settings, metrics: &Metrics) {
         let problems = settings.problems.join("; ");
         tracing::warn!(problems, "certificates towards Consul: what cannot be used is left out");
     }
-    metrics.control().certificate_errors.insert(shared::SOURCE.to_owned(), settings.problems.len() as u64);
+    metrics.control().certificate_errors.insert(CONSUL.to_owned(), settings.problems.len() as u64);
 }
 
 /// Shows every kind of error from the start: what appears with a count of 1 never rose, to those who watch the rise.

@@ -14,11 +14,11 @@ use super::dial::{connect, handshake, resolve};
 use super::error::{ConsulError, alert, chain};
 use super::guard::{Sight, routed, sight};
 use super::hint::hint;
-use super::list;
 use super::mesh::not_a_target;
 use super::rights::{Token, of_token};
 use super::settings::{Agent, Settings, Transport};
 use super::watch;
+use super::wire::{SERVICES, decode_services};
 use crate::catalog::ServiceName;
 use crate::config::ConsulConfig;
 
@@ -183,10 +183,10 @@ async fn token(client: &Client, settings: &Settings, config: &ConsulConfig, step
 }
 
 async fn first_read(client: &Client, config: &ConsulConfig, has_policies: bool, steps: &mut Steps) -> Option<()> {
-    let read = client.get(list::PATH, Mode::Stale, None).await;
+    let read = client.get(SERVICES, Mode::Stale, None).await;
     let list = read.and_then(|answer| {
-        list::decode(&answer.body)
-            .map_err(|error| ConsulError::Decode { path: list::PATH.to_owned(), reason: error.to_string() })
+        decode_services(&answer.body)
+            .map_err(|error| ConsulError::Decode { path: SERVICES.to_owned(), reason: error.to_string() })
     });
     let list = steps.note("first read", list)?;
     let routed = routed(&list, &config.tag_prefix);

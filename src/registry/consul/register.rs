@@ -23,7 +23,7 @@ use tracing::{debug, info, warn};
 use super::client::Mode;
 use super::error::ConsulError;
 use super::shared::Shared;
-use super::watch::PATH;
+use super::wire::SEGMENT;
 use crate::config::RegisterConfig;
 use crate::registry::backoff::Backoff;
 use crate::system::vital;
@@ -336,7 +336,7 @@ impl Keeper {
 }
 
 fn encoded(text: &str) -> String {
-    utf8_percent_encode(text, PATH).to_string()
+    utf8_percent_encode(text, SEGMENT).to_string()
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ use super::error::ConsulError;
 use super::guard::{CONSUL, Sight};
 use super::keys;
 use super::shared::Shared;
-use super::watch::PATH;
+use super::wire::SEGMENT;
 use crate::catalog::definitions::null_is_default;
 
 /// Limit for one question.
@@ -189,12 +189,12 @@ async fn ask(shared: &Shared, path: &str) -> Result<Bytes, ConsulError> {
 
 /// Whether the token may read the service of this name.
 pub(super) async fn to_service(shared: &Shared, name: &str) -> Result<Rights, ConsulError> {
-    of_service(ask(shared, &format!("/v1/config/service-defaults/{}", utf8_percent_encode(name, PATH))).await)
+    of_service(ask(shared, &format!("/v1/config/service-defaults/{}", utf8_percent_encode(name, SEGMENT))).await)
 }
 
 /// Whether the token may read the node of this name.
 pub(super) async fn to_node(shared: &Shared, name: &str) -> Result<Rights, ConsulError> {
-    of_node(ask(shared, &format!("/v1/coordinate/node/{}", utf8_percent_encode(name, PATH))).await)
+    of_node(ask(shared, &format!("/v1/coordinate/node/{}", utf8_percent_encode(name, SEGMENT))).await)
 }
 
 /// Whether the token may read the key of this name: a read of a single key is refused and not filtered.

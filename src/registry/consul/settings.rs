@@ -2,8 +2,7 @@
 //!
 //! Made anew at every reload. Files are read here and nowhere else, so a reload that fails leaves the old settings whole.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use base64::Engine as _;
@@ -15,6 +14,7 @@ use rustls::ClientConfig;
 
 use super::error::ConsulError;
 use super::expiry::Expiry;
+use super::key_file::read;
 use super::tls;
 use crate::config::ConsulConfig;
 
@@ -255,13 +255,10 @@ fn scope(config: &ConsulConfig) -> String {
     scope
 }
 
-/// Reads a file named by a key.
-pub(super) fn read(key: &'static str, path: &Path) -> Result<Vec<u8>, ConsulError> {
-    fs::read(path).map_err(|error| ConsulError::File { key, path: path.to_owned(), reason: error.to_string() })
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn tcp(host: &str, port: u16, tls: bool) -> Option<Transport> {

@@ -18,16 +18,13 @@ use super::trouble::Trouble;
 use super::wire::HealthEntry;
 use crate::catalog::command::CommandError;
 use crate::catalog::command_list::CommandList;
+use crate::catalog::source::{CONSUL, OVERRIDES};
 use crate::catalog::{InstanceId, ServiceName, ServiceSnapshot};
 use crate::config::ConsulConfig;
 use crate::journal::{Draft, Kind};
 use crate::metrics::Metrics;
 use crate::registry::Update;
 
-/// Name of this source.
-pub(super) const SOURCE: &str = "consul";
-/// Name of the source of route commands that the KV store is.
-pub(super) const KV_SOURCE: &str = "consul_kv";
 /// Name of the page for requests without a route that the KV store holds, among the sources.
 const PAGE_SOURCE: &str = "no_route_page";
 /// Unconditional reads under way at once: enough to fill a round trip, few enough not to flood an agent at the start.
@@ -190,8 +187,8 @@ impl Shared {
     /// The source that a watch belongs to.
     fn source_of(&self, label: &str) -> &'static str {
         match label.strip_prefix("kv:") {
-            None => SOURCE,
-            Some(path) if lock(&self.config).kv_path.as_deref() == Some(path) => KV_SOURCE,
+            None => CONSUL,
+            Some(path) if lock(&self.config).kv_path.as_deref() == Some(path) => OVERRIDES,
             Some(_) => PAGE_SOURCE,
         }
     }
@@ -248,7 +245,7 @@ impl Shared {
     /// Passes on the present state of a service.
     pub(super) async fn publish(&self, snapshot: Arc<ServiceSnapshot>, seen_at: Instant) -> Result<(), Closed> {
         self.guard().believe(&snapshot.name, snapshot.instances.len());
-        self.send(Update::Service { source: SOURCE, snapshot, seen_at }).await
+        self.send(Update::Service { source: CONSUL, snapshot, seen_at }).await
     }
 
     /// Passes on that a service left. Its watch must have ended.
@@ -256,7 +253,7 @@ impl Shared {
         self.guard().forget(&service);
         self.ended(&service);
         self.metrics.control().registry_success.remove(&service);
-        self.send(Update::Gone { source: SOURCE, service: service.clone(), seen_at }).await?;
+        self.send(Update::Gone { source: CONSUL, service: service.clone(), seen_at }).await?;
         self.roll_call(|roll| roll.gone(&service)).await
     }
 
@@ -288,7 +285,7 @@ impl Shared {
             }
             over
         };
-        if over { self.send(Update::Synced { source: SOURCE }).await } else { Ok(()) }
+        if over { self.send(Update::Synced { source: CONSUL }).await } else { Ok(()) }
     }
 
     /// Passes on the route commands of the KV store.
@@ -298,12 +295,12 @@ impl Shared {
         errors: Arc<[CommandError]>,
         seen_at: Instant,
     ) -> Result<(), Closed> {
-        self.send(Update::Commands { source: KV_SOURCE, commands, errors, seen_at }).await
+        self.send(Update::Commands { source: OVERRIDES, commands, errors, seen_at }).await
     }
 
     /// Passes on that the commands of the KV store are known, or that nobody shall wait for them.
     pub(super) async fn commands_synced(&self) -> Result<(), Closed> {
-        self.send(Update::Synced { source: KV_SOURCE }).await
+        self.send(Update::Synced { source: OVERRIDES }).await
     }
 
     async fn send(&self, update: Update) -> Result<(), Closed> {
@@ -316,9 +313,9 @@ fn expect_sources(metrics: &Metrics, config: &ConsulConfig) {
     let sources = metrics.journal().sources();
     let transport =
         || Some(config.addresses.iter().map(|address| without_user(address)).collect::<Vec<_>>().join(", "));
-    sources.expect(SOURCE, transport());
+    sources.expect(CONSUL, transport());
     if config.kv_path.is_some() {
-        sources.expect(KV_SOURCE, transport());
+        sources.expect(OVERRIDES, transport());
     }
     if config.no_route_kv_path.is_some() {
         sources.expect(PAGE_SOURCE, transport());

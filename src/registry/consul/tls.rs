@@ -11,7 +11,7 @@ use rustls::{ClientConfig, RootCertStore};
 
 use super::error::ConsulError;
 use super::expiry::Expiry;
-use super::settings::read;
+use super::key_file::read;
 use crate::config::ConsulConfig;
 use crate::system::unix_now;
 use crate::trust::{AcceptAny, bundle, files_below};

@@ -4,27 +4,22 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::utf8_percent_encode;
 use tracing::warn;
 
 use super::catalog::{Rejected, retain_own, snapshot};
 use super::error::ConsulError;
 use super::guard::{Verdict, sight, undisputed};
-use super::list;
 use super::poll::Poller;
 use super::rights::{self, Absence, Evidence, Rights};
 use super::shared::{Closed, Shared};
-use super::wire::HealthEntry;
+use super::wire::{HealthEntry, SEGMENT, SERVICES, decode_services};
 use crate::catalog::{Instance, InstanceId, Registration, ServiceName, ServiceSnapshot};
 
 /// How long instances are kept that Consul shows no longer, when nothing tells whether the token may see them.
 const UNPROVEN_MAX: Duration = Duration::from_secs(30);
 /// Most nodes that are asked about for one answer.
 const NODES_MAX: usize = 8;
-
-/// Characters that may stand in a path as they are; a slash may not, though the agent's server decodes it again before
-/// it judges the path (see [`is_readable`]).
-pub(super) const PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// One service.
 struct ServiceWatch {
@@ -153,7 +148,7 @@ impl ServiceWatch {
             let hidden = self.hidden_nodes(&entries).await?;
             return Ok(Look::Believed(entries, hidden));
         }
-        let list = self.poller.confirm(Some(list::PATH), list::decode).await?;
+        let list = self.poller.confirm(Some(SERVICES), decode_services).await?;
         if list.contains_key(&*self.name) {
             let what = format!("the instances of `{}`, which is listed", self.name);
             return Ok(Look::Hidden(ConsulError::Rights { what }));
@@ -265,7 +260,7 @@ fn mark(instances: &mut [Instance], kept: &[InstanceId], reason: &Arc<str>, righ
 
 /// Without `?passing`: registered but sick must stay visible, and has to be told from unknown.
 pub(super) fn path(name: &str) -> String {
-    format!("/v1/health/service/{}", utf8_percent_encode(name, PATH))
+    format!("/v1/health/service/{}", utf8_percent_encode(name, SEGMENT))
 }
 
 /// Whether the instances of a service of this name can be asked for. The agent's server (Go's `http.ServeMux`) cleans

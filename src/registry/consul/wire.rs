@@ -3,12 +3,25 @@
 
 use std::collections::BTreeMap;
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC};
 use serde::Deserialize;
 
 use crate::catalog::definitions::null_is_default;
 
+/// Where the list of services is read.
+pub(super) const SERVICES: &str = "/v1/catalog/services";
+
+/// Characters that may stand in a segment of a path as they are; a slash may not, though the agent's server decodes it
+/// again before it judges the path (see `watch::is_readable`).
+pub(super) const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
 /// `/v1/catalog/services`: names, and all tags that any instance of it carries.
 pub type ServiceList = BTreeMap<String, Option<Vec<String>>>;
+
+/// Reads the list of services.
+pub(super) fn decode_services(body: &[u8]) -> Result<ServiceList, serde_json::Error> {
+    serde_json::from_slice(body)
+}
 
 /// One element of `/v1/health/service/NAME`.
 #[derive(Debug, Default, Deserialize)]

@@ -11,10 +11,19 @@ use std::sync::Arc;
 
 use smallvec::{SmallVec, smallvec};
 
-use super::{Content, names::Names};
+use super::names::Names;
+use crate::catalog::command::CommandError;
 use crate::catalog::command::{AddRoute, Command};
+use crate::catalog::command_list::CommandList;
 use crate::catalog::{Endpoint, Instance, InstanceId, ServiceSnapshot};
 use crate::registry::dns::{Found, Question};
+
+/// What a slot holds.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Content {
+    Service(Arc<ServiceSnapshot>),
+    Commands(CommandList, Arc<[CommandError]>),
+}
 
 /// What an SRV weight of 0 counts as: little, but above nothing (RFC 2782: "a very small chance").
 const ZERO_WEIGHT: f64 = 0.01;

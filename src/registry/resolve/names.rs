@@ -11,8 +11,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::SlotKey;
+use crate::catalog::ServiceName;
+use crate::catalog::source::SourceName;
 use crate::registry::dns::{Answer, Found, Question, ResolveError};
+
+/// One service of a source, or (none) its command list.
+pub(super) type SlotKey = (SourceName, Option<ServiceName>);
 
 /// How many times in a row a name must be said not to exist before its addresses are given up.
 pub(super) const ABSENT_CONFIRMED: u32 = 3;

@@ -11,7 +11,7 @@ use tokio::net::UdpSocket;
 
 use super::*;
 use crate::catalog::command::{Command, parse_commands};
-use crate::catalog::{Endpoint, Instance, InstanceId, Registration, Weights};
+use crate::catalog::{Endpoint, Instance, InstanceId, Registration, ServiceSnapshot, Weights};
 use crate::registry::dns::Found;
 use crate::registry::dns::system::Files;
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::{Present, joined};
+use super::present::{Present, joined, label};
 use crate::certificates::{Shelf, SourceError, Told};
 use crate::proxy::tls::{CertStore, Material};
 
@@ -37,7 +37,7 @@ impl StoreShelf {
 
     /// What it is called among the sources.
     fn name(&self) -> String {
-        super::label(&self.source)
+        label(&self.source)
     }
 }
 

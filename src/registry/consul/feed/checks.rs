@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
-use super::Feed;
+use super::known::Feed;
 use crate::catalog::ServiceName;
 use crate::catalog::definitions::null_is_default;
 use crate::registry::consul::poll::Poller;

@@ -16,18 +16,18 @@
 //! every 5 s while one of these watches fails.
 
 mod checks;
+mod known;
 mod nodes;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::sync::Semaphore;
 use tokio::time::interval;
 use tracing::info;
 
+use known::Feed;
+
 use super::shared::Shared;
-use crate::catalog::ServiceName;
 use crate::registry::task::SourceTask;
 
 /// Watches that block beside those of nodes: services, nodes, two states, route commands and the no-route page.
@@ -37,29 +37,13 @@ const READS_MIN: usize = 2;
 /// How often the room is looked at: the division of the slots follows what the agent grants.
 const ROOM_EVERY: Duration = Duration::from_secs(1);
 
-/// What the watches of the feed share.
-struct Feed {
-    shared: Arc<Shared>,
-    /// Connections for watches of single nodes.
-    node_room: Arc<Semaphore>,
-    state: Mutex<State>,
-}
-
-#[derive(Default)]
-struct State {
-    /// Whether each watch of the feed has an answer, and no failure since.
-    answered: BTreeMap<String, bool>,
-    /// Services on each node.
-    on_node: HashMap<String, BTreeSet<ServiceName>>,
-}
-
 /// Runs the feed while room is scarce, until aborted.
 pub(super) async fn run(shared: Arc<Shared>) {
     let mut scarce = shared.client.scarce();
     while scarce.wait_for(|scarce| *scarce).await.is_ok() {
         let slots = shared.client.slots();
         info!(connections = slots, "Consul: services are read when they change, as they are more than connections");
-        let feed = Feed::start(shared.clone(), slots);
+        let feed = start(shared.clone(), slots);
         let mut look = interval(ROOM_EVERY);
         loop {
             tokio::select! {
@@ -76,57 +60,15 @@ pub(super) async fn run(shared: Arc<Shared>) {
     }
 }
 
-impl Feed {
-    /// Starts the watches; they end with what is returned.
-    fn start(shared: Arc<Shared>, slots: usize) -> Vec<SourceTask> {
-        let node_room = slots.saturating_sub(FIXED + READS_MIN.max(slots / 4));
-        let feed = Arc::new(Self { shared, node_room: Arc::new(Semaphore::new(node_room)), state: Mutex::default() });
-        // Known from the start, so that the feed is not complete before the last of them has its first answer.
-        [checks::CRITICAL, checks::WARNING, nodes::LIST].iter().for_each(|path| feed.set_answered(path, false));
-        vec![
-            SourceTask::spawn(checks::run(feed.clone(), checks::CRITICAL)),
-            SourceTask::spawn(checks::run(feed.clone(), checks::WARNING)),
-            SourceTask::spawn(nodes::run(feed)),
-        ]
-    }
-
-    /// Notes whether the watch of this path sees what it is for.
-    fn set_answered(&self, path: &str, answered: bool) {
-        let mut state = self.state();
-        state.answered.insert(path.to_owned(), answered);
-        self.tell_complete(&state);
-    }
-
-    /// The node is gone, and so is its watch.
-    fn forget_node(&self, path: &str, node: &str) {
-        let mut state = self.state();
-        state.answered.remove(path);
-        state.on_node.remove(node);
-        self.tell_complete(&state);
-    }
-
-    fn tell_complete(&self, state: &State) {
-        self.shared.set_complete(state.answered.values().all(|answered| *answered));
-    }
-
-    fn set_services(&self, node: &str, services: BTreeSet<ServiceName>) {
-        self.state().on_node.insert(node.to_owned(), services);
-    }
-
-    /// These services changed, and so may have all those on these nodes.
-    fn tell(&self, mut services: BTreeSet<ServiceName>, nodes: &BTreeSet<String>, seen_at: Instant) {
-        let state = self.state();
-        for node in nodes {
-            match state.on_node.get(node) {
-                Some(on_node) => services.extend(on_node.iter().cloned()),
-                None => return self.shared.notices.tell_all(seen_at),
-            }
-        }
-        self.shared.notices.tell(services.iter(), seen_at);
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        // A panic leaves the maps whole.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+/// Starts the watches; they end with what is returned.
+fn start(shared: Arc<Shared>, slots: usize) -> Vec<SourceTask> {
+    let node_room = slots.saturating_sub(FIXED + READS_MIN.max(slots / 4));
+    let feed = Arc::new(Feed::new(shared, node_room));
+    // Known from the start, so that the feed is not complete before the last of them has its first answer.
+    [checks::CRITICAL, checks::WARNING, nodes::LIST].iter().for_each(|path| feed.set_answered(path, false));
+    vec![
+        SourceTask::spawn(checks::run(feed.clone(), checks::CRITICAL)),
+        SourceTask::spawn(checks::run(feed.clone(), checks::WARNING)),
+        SourceTask::spawn(nodes::run(feed)),
+    ]
 }

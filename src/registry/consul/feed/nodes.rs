@@ -6,11 +6,11 @@ use std::sync::Arc;
 use percent_encoding::utf8_percent_encode;
 use serde::Deserialize;
 
-use super::Feed;
+use super::known::Feed;
 use crate::catalog::ServiceName;
 use crate::catalog::definitions::null_is_default;
 use crate::registry::consul::poll::Poller;
-use crate::registry::consul::watch::PATH;
+use crate::registry::consul::wire::SEGMENT;
 use crate::registry::task::SourceTask;
 
 /// All nodes.
@@ -128,7 +128,7 @@ fn changed(before: &NodeServices, now: &NodeServices) -> BTreeSet<ServiceName> {
 }
 
 fn path(node: &str) -> String {
-    format!("/v1/catalog/node/{}", utf8_percent_encode(node, PATH))
+    format!("/v1/catalog/node/{}", utf8_percent_encode(node, SEGMENT))
 }
 
 fn decode_list(body: &[u8]) -> Result<BTreeSet<String>, serde_json::Error> {

@@ -1,0 +1,97 @@
+//! Holds the direction between the files of one module: no circles but those recorded here.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use crate::files::Files;
+use crate::rust_files;
+
+/// Sets of files that name each other in a circle today, with why that is so. Open them, do not add to them.
+const CIRCLES: &[(&[&str], &str)] = &[
+    (
+        &["src/bootstrap/converge.rs", "src/bootstrap/restart.rs"],
+        "restarts are one step of a phase, and use the gates and the fan-out of the others",
+    ),
+    (
+        &["src/bootstrap/file/binaries.rs", "src/bootstrap/file/build.rs", "src/bootstrap/file/nodes.rs"],
+        "what is known before the file is read is defined where the cluster is built of all parts",
+    ),
+    (
+        &["src/bootstrap/file/locate.rs", "src/bootstrap/file/mod.rs"],
+        "the face defines question and answer, and hands over to `locate`",
+    ),
+    (
+        &[
+            "src/bootstrap/host/binaries.rs",
+            "src/bootstrap/host/daemons.rs",
+            "src/bootstrap/host/files.rs",
+            "src/bootstrap/host/mod.rs",
+            "src/bootstrap/host/observe.rs",
+            "src/bootstrap/host/preflight.rs",
+            "src/bootstrap/host/tasks.rs",
+        ],
+        "each part of what a host can do takes the host itself",
+    ),
+    (
+        &[
+            "src/certificates/consul.rs",
+            "src/certificates/http.rs",
+            "src/certificates/mod.rs",
+            "src/certificates/vault/kv.rs",
+            "src/certificates/vault/mod.rs",
+            "src/certificates/vault/pki.rs",
+            "src/certificates/vault/token.rs",
+        ],
+        "the face starts every source, and defines what each of them is given",
+    ),
+    (
+        &["src/serve/workers.rs", "src/serve/workers/dynamic.rs"],
+        "ports that come and go change the state of all workers",
+    ),
+    (
+        &["benches/end_to_end/configs.rs", "benches/end_to_end/proxies.rs"],
+        "a proxy is started with its configuration, which is written by what the proxy is",
+    ),
+];
+
+/// Modules that are not held to it yet.
+const NOT_YET: &[&str] = &["proxy"];
+
+/// Crates beside the library, each looked at as a whole.
+const CRATES: &[&str] = &["benches/end_to_end", "benches/catalog_change"];
+
+#[test]
+fn files_of_a_module_name_each_other_in_one_direction() {
+    let top = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |folder: &str| Files::read(&top.join(folder), top, &rust_files(&top.join(folder)));
+    let library = read("src");
+    let crates: Vec<Files> = CRATES.iter().map(|folder| read(folder)).collect();
+    let modules: Vec<&str> = library.roots().into_iter().filter(|module| !NOT_YET.contains(module)).collect();
+    assert!(modules.len() > 10, "only {modules:?} found: the scan looks in the wrong place");
+
+    let in_library =
+        modules.into_iter().flat_map(|module| library.circles(Some(module)).into_iter().map(|one| (&library, one)));
+    let in_crates = crates.iter().flat_map(|files| files.circles(None).into_iter().map(move |one| (files, one)));
+    let found: Vec<(&Files, BTreeSet<&str>)> = in_library.chain(in_crates).collect();
+    let recorded: Vec<BTreeSet<&str>> = CIRCLES.iter().map(|(files, _)| files.iter().copied().collect()).collect();
+
+    let mut wrong = Vec::new();
+    for (files, circle) in &found {
+        if !recorded.contains(circle) {
+            let arrows = files.arrows_within(circle).join("\n      ");
+            wrong.push(format!("a circle that is not recorded: {circle:?}\n      {arrows}"));
+        }
+    }
+    for circle in recorded {
+        if !found.iter().any(|(_, one)| *one == circle) {
+            wrong.push(format!("a circle that is gone, or another one now; take it off the list: {circle:?}"));
+        }
+    }
+    assert!(
+        wrong.is_empty(),
+        "{} wrong circles between files of a module:\n  {}\nMove what both sides need into a file of its own; CIRCLES \
+         (tests/layering/circles.rs) holds those of old and must not grow.",
+        wrong.len(),
+        wrong.join("\n  ")
+    );
+}
