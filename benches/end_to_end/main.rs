@@ -18,6 +18,7 @@ mod measure;
 mod plot;
 mod ports;
 mod proxies;
+mod request_body;
 mod result;
 mod tail;
 mod tools;
