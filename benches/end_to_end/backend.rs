@@ -1,5 +1,5 @@
 //! The backend behind every proxy: a thread of this process that does as little as possible per request, so that the
-//! proxy is what is measured. HTTP/1.1 by path (`/64`, `/10k`, `/1m`, `/post`), gRPC, and bytes.
+//! proxy is what is measured. HTTP/1.1 by path (`/10k`, `/1m`, 64 bytes for any other), gRPC, and bytes.
 
 use std::convert::Infallible;
 use std::io;
@@ -17,6 +17,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::ports::Backends;
+use crate::request_body;
 
 /// 1 MiB.
 pub(crate) const BULK: usize = 1 << 20;
@@ -73,15 +74,7 @@ async fn serve_http(mut stream: TcpStream) -> io::Result<()> {
             }
         };
         let head = buffer.split_to(end);
-        let mut body = content_length(&head);
-        while body > 0 {
-            if buffer.is_empty() && stream.read_buf(&mut buffer).await? == 0 {
-                return Ok(());
-            }
-            let part = body.min(buffer.len());
-            drop(buffer.split_to(part));
-            body -= part;
-        }
+        request_body::skip(&head, &mut stream, &mut buffer).await?;
         let answer = match head.iter().position(|&byte| byte == b'/').map(|at| &head[at..]) {
             Some(path) if path.starts_with(b"/10k ") => &middle,
             Some(path) if path.starts_with(b"/1m ") => &large,
@@ -90,16 +83,6 @@ async fn serve_http(mut stream: TcpStream) -> io::Result<()> {
         SERVED.fetch_add(1, Relaxed);
         stream.write_all(answer).await?;
     }
-}
-
-/// What the head says of the body; 0 without the field. Every proxy here passes on `Content-Length`.
-fn content_length(head: &[u8]) -> usize {
-    if head.starts_with(b"GET") {
-        return 0;
-    }
-    let text = String::from_utf8_lossy(head).to_ascii_lowercase();
-    let value = text.lines().find_map(|line| line.strip_prefix("content-length:"));
-    value.map_or(0, |value| value.trim().parse().unwrap_or(0))
 }
 
 async fn serve_grpc(stream: TcpStream) -> io::Result<()> {

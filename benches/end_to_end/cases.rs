@@ -1,6 +1,8 @@
 //! The cases: what is asked of a proxy, by which name, and what the answer has to weigh.
 
+use crate::mixed::Request;
 use crate::ports::Door;
+use crate::proxies::Proxy;
 
 /// How a case loads the proxy.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -22,6 +24,25 @@ pub(crate) enum Kind {
     /// HTTP/1.1 requests at this percentage of what the weaker of HAProxy and nginx can take: the 99th percentile of the
     /// time to an answer is the figure.
     Tail { percent: u32 },
+    /// HTTP/1.1 requests of which one in `every` is another one; the plain form of `lb` gets the usual ones alone.
+    Mixed { usual: Request, other: Request, every: u64 },
+    /// Requests as in `h1-64`; the varied form of `lb` has one setting more than the plain one.
+    Set(Setting),
+}
+
+/// A setting that the requests of a case have no use for, and that should cost them nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Setting {
+    /// A limit for requests as a whole.
+    RequestTimeout,
+    /// An access log in a form of one's own, where the plain one writes JSON.
+    LogForm,
+    /// Another route asks for credentials.
+    AuthElsewhere,
+    /// Answers of other types than the one asked for are compressed.
+    Compression,
+    /// The route is open to the network that the clients come from, and to no other.
+    Allow,
 }
 
 /// One row of the result.
@@ -34,7 +55,7 @@ pub(crate) struct Case {
     pub(crate) door: Door,
     /// Whether the plain byte pump is a fair bottom line.
     pub(crate) floor: bool,
-    /// The goal, as a ratio to the best of HAProxy and nginx, where it is one.
+    /// The goal, where it is a ratio: to the best of HAProxy and nginx, or of the varied form of `lb` to the plain one.
     pub(crate) goal: Option<f64>,
 }
 
@@ -48,6 +69,16 @@ const fn h2(grpc: bool, connections: u32, streams: u32) -> Kind {
 
 const fn case(name: &'static str, kind: Kind, door: Door, floor: bool, goal: Option<f64>) -> Case {
     Case { name, kind, door, floor, goal }
+}
+
+/// A case in which `lb` is compared with itself: one request in `every` is `other`.
+const fn mixed(name: &'static str, usual: Request, other: Request, every: u64, goal: f64) -> Case {
+    case(name, Kind::Mixed { usual, other, every }, Door::Http, false, Some(goal))
+}
+
+/// A case in which `lb` is compared with itself: with this setting and without.
+const fn set(name: &'static str, setting: Setting) -> Case {
+    case(name, Kind::Set(setting), Door::Http, false, Some(1.05))
 }
 
 /// One worker and two under the same constant load: CPU per request.
@@ -81,6 +112,17 @@ pub(crate) const ALL: &[Case] = &[
     case("p99-80", Kind::Tail { percent: 80 }, Door::Http, true, Some(1.0)),
     case(WORKERS_CPU, Kind::Rate(8_000), Door::Http, false, None),
     case(WORKERS_THROUGHPUT, Kind::Handshake { at_once: 64 }, Door::TlsRsa, false, None),
+    mixed("mix-404", Request::Get, Request::NoRoute, 50, 1.05),
+    mixed("mix-redirect", Request::Get, Request::Redirected, 50, 1.05),
+    mixed("mix-auth", Request::Get, Request::Challenged, 50, 1.05),
+    mixed("mix-chunked", Request::Get, Request::PutChunked, 50, 1.05),
+    set("set-timeout", Setting::RequestTimeout),
+    set("set-log", Setting::LogForm),
+    set("set-auth", Setting::AuthElsewhere),
+    set("set-compression", Setting::Compression),
+    set("set-access", Setting::Allow),
+    mixed("put-10k", Request::Post, Request::Put, 1, 1.05),
+    mixed("put-chunked-10k", Request::Put, Request::PutChunked, 1, 1.2),
 ];
 
 impl Case {
@@ -89,9 +131,30 @@ impl Case {
         if let Kind::Hosts(count) = self.kind { count } else { 0 }
     }
 
-    /// Whether `lb` with one worker stands beside `lb` with two, and nobody else.
-    pub(crate) fn is_of_workers(&self) -> bool {
-        self.name == WORKERS_CPU || self.name == WORKERS_THROUGHPUT
+    /// The two forms of `lb` that stand beside each other, and nobody else: the plain one first. None where `lb` stands
+    /// beside its peers.
+    pub(crate) fn pair(&self) -> Option<[Proxy; 2]> {
+        match self.kind {
+            _ if self.name == WORKERS_CPU || self.name == WORKERS_THROUGHPUT => Some([Proxy::Lb, Proxy::LbTwo]),
+            Kind::Set(Setting::LogForm) => Some([Proxy::LbLog, Proxy::LbVaried]),
+            Kind::Set(_) | Kind::Mixed { .. } => Some([Proxy::Lb, Proxy::LbVaried]),
+            _ => None,
+        }
+    }
+
+    /// Whether the varied form of `lb` stands beside a plain one.
+    pub(crate) fn is_varied(&self) -> bool {
+        self.pair().is_some_and(|pair| pair.contains(&Proxy::LbVaried))
+    }
+
+    /// The case as this proxy gets it: only the varied form is asked what is not usual.
+    pub(crate) fn asked_of(&self, proxy: Proxy) -> Self {
+        match self.kind {
+            Kind::Mixed { usual, .. } if proxy != Proxy::LbVaried => {
+                Self { kind: Kind::Mixed { usual, other: usual, every: 1 }, ..*self }
+            }
+            _ => *self,
+        }
     }
 
     /// What the figure of this case is.

@@ -16,7 +16,7 @@ use crate::backend::BULK;
 use crate::result::Outcome;
 
 /// Runs this many loops until the time is over. Each call of `each` is one request.
-fn run<F>(loops: usize, length: Duration, each: impl Fn(Arc<Tally>, Instant) -> F) -> Outcome
+pub(crate) fn run<F>(loops: usize, length: Duration, each: impl Fn(Arc<Tally>, Instant) -> F) -> Outcome
 where
     F: Future<Output = io::Result<()>> + Send + 'static,
 {
@@ -32,12 +32,15 @@ where
             }
         }
     });
-    Outcome { good: tally.good.load(Relaxed), failed: tally.failed.load(Relaxed) }
+    let count = |counter: &AtomicU64| counter.load(Relaxed);
+    Outcome { good: count(&tally.good), by_proxy: count(&tally.by_proxy), failed: count(&tally.failed) }
 }
 
+/// What the loops have counted so far, as in [`Outcome`].
 #[derive(Default)]
-struct Tally {
-    good: AtomicU64,
+pub(crate) struct Tally {
+    pub(crate) good: AtomicU64,
+    pub(crate) by_proxy: AtomicU64,
     failed: AtomicU64,
 }
 
@@ -164,6 +167,16 @@ pub(crate) async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(
     request: &[u8],
     buffer: &mut Vec<u8>,
 ) -> io::Result<()> {
+    exchange_for("200", stream, request, buffer).await
+}
+
+/// One request and its answer of known length; anything but this status is an error.
+pub(crate) async fn exchange_for<S: AsyncRead + AsyncWrite + Unpin>(
+    status: &str,
+    stream: &mut S,
+    request: &[u8],
+    buffer: &mut Vec<u8>,
+) -> io::Result<()> {
     stream.write_all(request).await?;
     buffer.clear();
     loop {
@@ -174,7 +187,9 @@ pub(crate) async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(
         let text = String::from_utf8_lossy(&buffer[..head]).to_ascii_lowercase();
         let field = text.lines().find_map(|line| line.strip_prefix("content-length:"));
         let length: Option<usize> = field.and_then(|value| value.trim().parse().ok());
-        let (true, Some(length)) = (text.starts_with("http/1.1 200"), length) else {
+        let (true, Some(length)) =
+            (text.strip_prefix("http/1.1 ").is_some_and(|rest| rest.starts_with(status)), length)
+        else {
             return Err(io::Error::other(text));
         };
         while buffer.len() < head + 4 + length {

@@ -6,14 +6,13 @@ use std::fs;
 use std::process::Command;
 
 use crate::cases::host;
+use crate::lb;
 use crate::proxies::{Proxy, Stand};
 
 /// Writes the files into the folder of the stand, and completes the command.
 pub(crate) fn write(proxy: Proxy, stand: &Stand<'_>, command: &mut Command) {
     match proxy {
-        Proxy::Lb => lb(stand, 1, "off", command),
-        Proxy::LbLog => lb(stand, 1, "json", command),
-        Proxy::LbTwo => lb(stand, 2, "off", command),
+        Proxy::Lb | Proxy::LbLog | Proxy::LbTwo | Proxy::LbVaried => lb::write(proxy, stand, command),
         Proxy::Floor => floor(stand, command),
         Proxy::Haproxy => haproxy(stand, command),
         Proxy::Nginx => nginx(stand, command),
@@ -24,7 +23,7 @@ pub(crate) fn write(proxy: Proxy, stand: &Stand<'_>, command: &mut Command) {
 }
 
 /// Writes one file and returns its path as text.
-fn file(stand: &Stand<'_>, name: &str, text: &str) -> String {
+pub(crate) fn file(stand: &Stand<'_>, name: &str, text: &str) -> String {
     let path = stand.folder.join(name);
     fs::write(&path, text).unwrap();
     path.display().to_string()
@@ -36,48 +35,21 @@ fn floor(stand: &Stand<'_>, command: &mut Command) {
     command.arg("floor").args(ports.map(|port| port.to_string()));
 }
 
-/// Routes in the language that `lb` and Fabio share.
-fn routes(stand: &Stand<'_>) -> String {
+/// Routes in the language that `lb` and Fabio share. The one for HTTP/1.1 has this source and these options.
+pub(crate) fn routes(stand: &Stand<'_>, source: &str, options: &str) -> String {
     let (doors, to) = (stand.doors, stand.backends);
     let mut text = format!(
         "route add grpc /bench.Echo/ http://127.0.0.1:{}/ opts \"proto=grpc\"\nroute add tcp :{} tcp://127.0.0.1:{}\n",
         to.grpc, doors.tcp, to.tcp
     );
     if stand.hosts == 0 {
-        writeln!(text, "route add web / http://127.0.0.1:{}/", to.http).unwrap();
+        writeln!(text, "route add web {source} http://127.0.0.1:{}/{options}", to.http).unwrap();
     }
     // One service for all hosts, as the others have one backend: a pool of connections for each would be another case.
     for i in 0..stand.hosts {
         writeln!(text, "route add web {}/ http://127.0.0.1:{}/", host(i), to.http).unwrap();
     }
     text
-}
-
-fn lb(stand: &Stand<'_>, workers: u8, access: &str, command: &mut Command) {
-    let (doors, certificates) = (stand.doors, stand.certificates);
-    let routes = file(stand, "routes.txt", &routes(stand));
-    let mut text = format!("routes_file = \"{routes}\"\n");
-    for (port, rest) in [
-        (doors.http, "protocol = \"http\""),
-        (doors.ecdsa, "protocol = \"https\"\ncertificates = \"ecdsa\""),
-        (doors.rsa, "protocol = \"https\"\ncertificates = \"rsa\""),
-        (doors.grpc, "protocol = \"grpc\""),
-        (doors.tcp, "protocol = \"tcp\""),
-    ] {
-        writeln!(text, "[[listener]]\naddress = \"127.0.0.1:{port}\"\n{rest}").unwrap();
-    }
-    for (name, pair) in [("ecdsa", &certificates.ecdsa), ("rsa", &certificates.rsa)] {
-        let (cert, key) = (pair.cert.display(), pair.key.display());
-        writeln!(text, "[certificates.{name}]\nsource = \"file\"\ncert_file = \"{cert}\"\nkey_file = \"{key}\"")
-            .unwrap();
-    }
-    writeln!(
-        text,
-        "[proxy]\nworkers = {workers}\n[admin]\naddress = \"127.0.0.1:{}\"\n[log]\nlevel = \"error\"\naccess = \"{access}\"",
-        doors.admin
-    )
-    .unwrap();
-    command.args(["run", "--config", &file(stand, "lb.toml", &text)]);
 }
 
 fn haproxy(stand: &Stand<'_>, command: &mut Command) {
@@ -242,7 +214,7 @@ fn fabio(stand: &Stand<'_>, command: &mut Command) {
         doors.http, doors.ecdsa, doors.rsa, doors.grpc, doors.tcp
     );
     let sources = format!("{},{}", source("ecdsa", &certificates.ecdsa), source("rsa", &certificates.rsa));
-    let routes = file(stand, "routes.txt", &routes(stand));
+    let routes = file(stand, "routes.txt", &routes(stand, "/", ""));
     // Without this page it does not start.
     let page = file(stand, "no-route.html", "");
     command.env("GOMAXPROCS", "1").args(["-registry.backend", "file", "-registry.file.path", &routes]);

@@ -5,9 +5,9 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use crate::cases::{Case, Kind};
+use crate::cases::{Case, Kind, Setting};
 use crate::result::Outcome;
-use crate::{clients, tools};
+use crate::{clients, mixed, tools};
 
 /// Loads `port` for this long. `folder` takes scripts; `ca` is what TLS clients trust.
 pub(crate) fn run(case: &Case, port: u16, length: Duration, folder: &Path, ca: &[u8]) -> Result<Outcome, String> {
@@ -42,6 +42,13 @@ pub(crate) fn run(case: &Case, port: u16, length: Duration, folder: &Path, ca: &
         Kind::Handshake { at_once } => Ok(clients::handshakes(port, ca, at_once, length)),
         Kind::Tcp { bulk } => Ok(clients::tcp(port, bulk, length)),
         Kind::Rate(per_second) => Ok(clients::rate(port, per_second, length)),
+        Kind::Mixed { usual, other, every } => Ok(mixed::run(port, usual, other, every, length)),
+        Kind::Set(setting) => {
+            // For a client that takes none, compression never comes into question.
+            let asks = setting == Setting::Compression;
+            let script = if asks { "wrk.headers[\"Accept-Encoding\"] = \"gzip, br, zstd\"\n" } else { "" };
+            wrk(&format!("http://127.0.0.1:{port}/64"), 64, seconds, script, folder)
+        }
         Kind::Idle(_) | Kind::Tail { .. } => Err("measured in a way of its own".to_owned()),
     }
 }
@@ -73,7 +80,7 @@ fn wrk_outcome(text: &str) -> Result<Outcome, String> {
     let numbers = |text: &str| text.split(|c: char| !c.is_ascii_digit()).filter_map(|n| n.parse::<u64>().ok()).sum();
     let wrong: u64 = rest("Non-2xx or 3xx responses:").map_or(0, numbers);
     let broken: u64 = rest("Socket errors:").map_or(0, numbers);
-    Ok(Outcome { good: all.saturating_sub(wrong), failed: wrong + broken })
+    Ok(Outcome { good: all.saturating_sub(wrong), failed: wrong + broken, by_proxy: 0 })
 }
 
 fn h2load(
@@ -109,5 +116,5 @@ fn h2load_outcome(text: &str) -> Result<Outcome, String> {
         part.and_then(|part| part.trim().parse::<u64>().ok()).unwrap_or(0)
     };
     // What errored is among what failed.
-    Ok(Outcome { good: count("succeeded"), failed: count("failed") + count("timeout") })
+    Ok(Outcome { good: count("succeeded"), failed: count("failed") + count("timeout"), by_proxy: 0 })
 }

@@ -13,14 +13,18 @@ mod clients;
 mod configs;
 mod cost;
 mod floor;
+mod lb;
 mod load;
 mod measure;
+mod mixed;
 mod plot;
 mod ports;
 mod proxies;
+mod request_body;
 mod result;
 mod tail;
 mod tools;
+mod varied;
 
 use std::fs;
 use std::path::Path;
@@ -113,7 +117,8 @@ fn main() -> ExitCode {
         })
         .collect();
 
-    let table = format!("{}{}", result::table(&rows, &here), result::loads(&rows));
+    let table =
+        [result::table(&rows, &here), varied::table(&rows), result::loads(&rows)].concat().trim_start().to_owned();
     println!(
         "\nCPU µs per request (MB resident for idle, p99 in ms for p99-80); in brackets lb's by that one's\n\n{table}"
     );

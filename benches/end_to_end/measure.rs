@@ -63,7 +63,7 @@ pub(crate) fn measure(case: &Case, bench: &Bench<'_>) -> Row {
     for round in 0..bench.rounds + thrown_away {
         for Entry { running, folder, series } in &mut entries {
             let Some(running) = running else { continue };
-            match once(case, running, rate, bench.length, folder, &certificates.ca) {
+            match once(&case.asked_of(series.proxy), running, rate, bench.length, folder, &certificates.ca) {
                 _ if round < thrown_away => {}
                 Ok(sample) => series.add(&sample.outcome, sample.figure, sample.per_second, sample.cores),
                 Err(problem) => series.problem = Some(problem),
@@ -77,7 +77,7 @@ fn start(proxy: Proxy, case: &Case, bench: &Bench<'_>, certificates: &Certificat
     let folder = bench.folder.join(format!("{}-{}", case.name, proxy.name()));
     fs::create_dir_all(&folder).unwrap();
     let (doors, hosts) = (Doors::free(), case.hosts());
-    let stand = Stand { folder: &folder, doors, backends: bench.backends, certificates, hosts };
+    let stand = Stand { folder: &folder, doors, backends: bench.backends, certificates, hosts, kind: case.kind };
     let started = Running::start(proxy, &stand, case, bench.cores);
     let series = Series { problem: started.as_ref().err().cloned(), ..Series::new(proxy) };
     Entry { running: started.ok(), folder, series }
@@ -126,8 +126,9 @@ fn once(
     let took = begun.elapsed().as_secs_f64();
     let spent = cost::cpu(running.id()).saturating_sub(before) as f64;
     let served = backend::served() - served;
-    if served < outcome.good {
-        return Err(format!("{} good answers, and only {served} of the backend", outcome.good));
+    let passed_on = outcome.good - outcome.by_proxy;
+    if served < passed_on {
+        return Err(format!("{passed_on} good answers passed on, and only {served} of the backend"));
     }
     let figure = match case.kind {
         Kind::Idle(_) => resident as f64 / 1e6,

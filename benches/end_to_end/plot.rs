@@ -17,7 +17,7 @@ const BAR: f64 = 11.0;
 fn colour(proxy: Proxy) -> &'static str {
     match proxy {
         Proxy::Lb => "#c0392b",
-        Proxy::LbLog | Proxy::LbTwo => "#e59866",
+        Proxy::LbLog | Proxy::LbTwo | Proxy::LbVaried => "#e59866",
         Proxy::Floor => "#999999",
         Proxy::Haproxy => "#2471a3",
         Proxy::Nginx => "#1e8449",

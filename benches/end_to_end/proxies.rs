@@ -21,6 +21,8 @@ pub(crate) enum Proxy {
     LbLog,
     /// `lb` with two workers, on two cores.
     LbTwo,
+    /// `lb` with one setting more, or with other requests, beside a plain one.
+    LbVaried,
     Floor,
     Haproxy,
     Nginx,
@@ -34,6 +36,7 @@ pub(crate) const ALL: &[Proxy] = &[
     Proxy::Lb,
     Proxy::LbLog,
     Proxy::LbTwo,
+    Proxy::LbVaried,
     Proxy::Floor,
     Proxy::Haproxy,
     Proxy::Nginx,
@@ -50,6 +53,8 @@ pub(crate) struct Stand<'a> {
     pub(crate) certificates: &'a Certificates,
     /// How many host routes; 0: one for every host.
     pub(crate) hosts: usize,
+    /// What will be asked.
+    pub(crate) kind: Kind,
 }
 
 impl Proxy {
@@ -58,6 +63,7 @@ impl Proxy {
             Self::Lb => "lb",
             Self::LbLog => "lb+log",
             Self::LbTwo => "lb-2",
+            Self::LbVaried => "lb-varied",
             Self::Floor => "floor",
             Self::Haproxy => "haproxy",
             Self::Nginx => "nginx",
@@ -72,7 +78,7 @@ impl Proxy {
         if self == Self::Floor {
             return std::env::current_exe().ok();
         }
-        let name = if matches!(self, Self::LbLog | Self::LbTwo) { "lb" } else { self.name() };
+        let name = if matches!(self, Self::LbLog | Self::LbTwo | Self::LbVaried) { "lb" } else { self.name() };
         if let Some(path) = std::env::var_os(format!("{}_BIN", name.to_uppercase())) {
             return Some(path.into());
         }
@@ -87,7 +93,7 @@ impl Proxy {
                 Self::Lb | Self::Caddy => Some("version"),
                 Self::Haproxy | Self::Nginx | Self::Fabio => Some("-v"),
                 Self::Envoy => Some("--version"),
-                Self::LbLog | Self::LbTwo | Self::Floor => None,
+                Self::LbLog | Self::LbTwo | Self::LbVaried | Self::Floor => None,
             },
         ) else {
             return "of this build".to_owned();
@@ -100,10 +106,11 @@ impl Proxy {
 
     /// Whether it can take this case at all, or is left out for a stated reason.
     pub(crate) fn takes(self, case: &Case) -> bool {
+        if let Some(pair) = case.pair() {
+            return pair.contains(&self);
+        }
         match self {
-            Self::Lb => true,
-            Self::LbTwo => case.is_of_workers(),
-            _ if case.is_of_workers() => false,
+            Self::LbTwo | Self::LbVaried => false,
             Self::Floor => case.floor,
             Self::Nginx if case.door == Door::Tcp => configs::nginx_stream().is_some(),
             // Its standard build has no TCP.

@@ -10,6 +10,8 @@ use crate::proxies::Proxy;
 pub(crate) struct Outcome {
     /// Answers as they should be.
     pub(crate) good: u64,
+    /// Those among them that the proxy gave by itself, as it should.
+    pub(crate) by_proxy: u64,
     /// All others: wrong status, broken connection, timeout.
     pub(crate) failed: u64,
 }
@@ -94,6 +96,24 @@ impl Row {
         ratios.into_iter().flatten().max_by(f64::total_cmp)
     }
 
+    /// Ratio of the second of a pair of forms of `lb` to the plain one.
+    pub(crate) fn to_plain(&self) -> Option<f64> {
+        let [plain, other] = self.case.pair()?;
+        self.ratio(other, plain)
+    }
+
+    /// The figure of `proxy`, or why there is none.
+    pub(crate) fn shown(&self, proxy: Proxy) -> String {
+        let Some(series) = self.of(proxy) else { return "–".to_owned() };
+        match series.figure() {
+            Some(figure) if self.case.unit() == "ms" => format!("{figure:.2}"),
+            Some(figure) => format!("{figure:.1}"),
+            None if series.problem.is_some() => "did not run".to_owned(),
+            None if series.failed > 0 => format!("{} failed", series.failed),
+            None => "no answers".to_owned(),
+        }
+    }
+
     /// What two workers of `lb` get done by what one gets done in the same round.
     fn throughput_of_two(&self) -> Option<f64> {
         let (one, two) = (self.of(Proxy::Lb)?, self.of(Proxy::LbTwo)?);
@@ -102,8 +122,13 @@ impl Row {
     }
 }
 
-/// The Markdown table: the ratio of `lb` to each, and the figures behind.
+/// The Markdown table: the ratio of `lb` to each, and the figures behind. Cases with a varied `lb` have a table of their
+/// own; empty without any other.
 pub(crate) fn table(rows: &[Row], proxies: &[Proxy]) -> String {
+    let rows: Vec<&Row> = rows.iter().filter(|row| !row.case.is_varied()).collect();
+    if rows.is_empty() {
+        return String::new();
+    }
     let mut text = String::from("| case | lb | to the best of haproxy, nginx | goal |");
     // Some stand in a few cases only.
     let stands = |proxy: Proxy| proxy != Proxy::Lb && rows.iter().any(|row| row.of(proxy).is_some());
@@ -114,24 +139,13 @@ pub(crate) fn table(rows: &[Row], proxies: &[Proxy]) -> String {
     text.push_str("\n|---|---|---|---|");
     text.push_str(&"---|".repeat(others.len()));
     text.push('\n');
-    let shown = |row: &Row, proxy: Proxy| -> String {
-        let Some(series) = row.of(proxy) else { return "–".to_owned() };
-        match series.figure() {
-            Some(figure) if row.case.unit() == "ms" => format!("{figure:.2}"),
-            Some(figure) => format!("{figure:.1}"),
-            None if series.problem.is_some() => "did not run".to_owned(),
-            None if series.failed > 0 => format!("{} failed", series.failed),
-            None => "no answers".to_owned(),
-        }
-    };
     for row in rows {
         let best = row.to_best().map_or("–".to_owned(), |ratio| format!("**{ratio:.2}**"));
         let goal = row.case.goal.map_or("–".to_owned(), |goal| format!("{goal:.2}"));
-        write!(text, "| {} | {} {} | {best} | {goal} |", row.case.name, shown(row, Proxy::Lb), row.case.unit())
-            .unwrap();
+        write!(text, "| {} | {} {} | {best} | {goal} |", row.case.name, row.shown(Proxy::Lb), row.case.unit()).unwrap();
         for &proxy in &others {
             let ratio = row.ratio(Proxy::Lb, proxy).map_or(String::new(), |ratio| format!(" ({ratio:.2})"));
-            write!(text, " {}{ratio} |", shown(row, proxy)).unwrap();
+            write!(text, " {}{ratio} |", row.shown(proxy)).unwrap();
         }
         text.push('\n');
     }
@@ -152,7 +166,7 @@ pub(crate) fn loads(rows: &[Row]) -> String {
             text.push('\n');
         }
         if let Some(throughput) = row.throughput_of_two() {
-            let cost = row.ratio(Proxy::LbTwo, Proxy::Lb).unwrap_or(0.0);
+            let cost = row.to_plain().unwrap_or(0.0);
             // At a constant load both get the same done.
             let done = if row.case.name == WORKERS_THROUGHPUT {
                 format!(" get {throughput:.2} times as much done, and")
@@ -183,7 +197,7 @@ pub(crate) fn json(rows: &[Row], about: &serde_json::Value) -> serde_json::Value
                 })
                 .collect();
             serde_json::json!({"case": row.case.name, "unit": row.case.unit(), "goal": row.case.goal, "rate": row.rate,
-                "lb_to_best": row.to_best(), "series": series})
+                "lb_to_best": row.to_best(), "to_plain": row.to_plain(), "series": series})
         })
         .collect();
     serde_json::json!({"about": about, "cases": rows})
