@@ -26,5 +26,6 @@ pub mod scrape;
 pub mod singletons;
 pub mod source;
 pub mod strict;
+pub mod target;
 pub mod told;
 pub mod upgrade;
