@@ -9,6 +9,8 @@ use std::borrow::Cow;
 
 use http::uri::PathAndQuery;
 
+use super::target::{legal, push_percent};
+
 /// A path that cannot be what a client meant; answer 400.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PathError {
@@ -147,14 +149,11 @@ fn encode(path: &[u8]) -> String {
 }
 
 fn push_encoded(wire: &mut String, bytes: &[u8], stays: impl Fn(u8) -> bool) {
-    const HEX: &[u8; 16] = b"0123456789ABCDEF";
     for &byte in bytes {
         if stays(byte) {
             wire.push(char::from(byte));
         } else {
-            wire.push('%');
-            wire.push(char::from(HEX[usize::from(byte >> 4)]));
-            wire.push(char::from(HEX[usize::from(byte & 15)]));
+            push_percent(wire, byte);
         }
     }
 }
@@ -237,28 +236,51 @@ fn stripped_len(wire: &str, prefix: &str) -> Option<usize> {
 /// # Errors
 /// [`PathError::Rewritten`] when the options make something that cannot be sent.
 pub fn rewrite(original: &PathAndQuery, path: &NormalPath<'_>, edit: &PathEdit<'_>) -> Result<PathAndQuery, PathError> {
+    match rewrite_text(original.as_str(), path, edit)? {
+        Cow::Borrowed(_) => Ok(original.clone()),
+        Cow::Owned(target) => PathAndQuery::try_from(target.as_str()).map_err(|_| PathError::Rewritten(target)),
+    }
+}
+
+/// The same on text: `target` is what came, in its legal form, and `path` its path. Borrowed when nothing changes; what
+/// changes is put into its legal form again (the query of a target's URL may hold anything).
+///
+/// # Errors
+/// [`PathError::Rewritten`] when the options make something that cannot be sent.
+pub fn rewrite_text<'t>(
+    target: &'t str,
+    path: &NormalPath<'_>,
+    edit: &PathEdit<'_>,
+) -> Result<Cow<'t, str>, PathError> {
     let sent = edited(path, edit.strip, edit.prepend);
     let added = edit.query.filter(|query| !query.is_empty());
-    if added.is_none() && *sent == *original.path() {
-        return Ok(original.clone());
+    let (own_path, own) = match memchr::memchr(b'?', target.as_bytes()) {
+        Some(mark) => (&target[..mark], Some(&target[mark + 1..])),
+        None => (target, None),
+    };
+    if added.is_none() && *sent == *own_path {
+        return Ok(Cow::Borrowed(target));
     }
-    let mut target = String::with_capacity(sent.len() + 64);
-    target.push_str(&sent);
-    let own = original.query();
+    let mut text = String::with_capacity(target.len() + 64);
+    text.push_str(&sent);
     match (added, own) {
         (Some(added), Some(own)) if !own.is_empty() => {
-            target.push('?');
-            target.push_str(added);
-            target.push('&');
-            target.push_str(own);
+            text.push('?');
+            text.push_str(added);
+            text.push('&');
+            text.push_str(own);
         }
         (Some(query), _) | (None, Some(query)) => {
-            target.push('?');
-            target.push_str(query);
+            text.push('?');
+            text.push_str(query);
         }
         (None, None) => {}
     }
-    PathAndQuery::try_from(target.as_str()).map_err(|_| PathError::Rewritten(target))
+    match legal(text.as_bytes()) {
+        Ok(Cow::Borrowed(_)) => Ok(Cow::Owned(text)),
+        Ok(Cow::Owned(encoded)) => Ok(Cow::Owned(encoded)),
+        Err(_) => Err(PathError::Rewritten(text)),
+    }
 }
 
 #[cfg(test)]
@@ -348,6 +370,13 @@ mod tests {
             let path = normalise(original.path()).unwrap();
             assert_eq!(rewrite(&original, &path, &edit).unwrap().as_str(), wanted, "{target} {edit:?}");
         }
+    }
+
+    #[test]
+    fn what_options_add_is_made_legal() {
+        let path = normalise("/a").unwrap();
+        let edit = PathEdit { strip: None, prepend: Some("/ö<"), query: Some("<é>") };
+        assert_eq!(rewrite_text("/a?b", &path, &edit).unwrap(), "/%C3%B6%3C/a?%3C%C3%A9%3E&b");
     }
 
     #[test]
