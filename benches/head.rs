@@ -120,7 +120,7 @@ fn requests(c: &mut Criterion) {
             b.iter(|| guard.feed(black_box(text.as_bytes())).expect("a usual head"));
         });
         let head = request(text, &mut fields);
-        let path: NormalPath<'_> = normalise(head.path.text(text.as_bytes())).expect("a usual path");
+        let path: NormalPath<'_> = normalise(head.path.text(text.as_bytes()), false).expect("a usual path");
         let received = Received { bytes: text.as_bytes(), head: &head, fields: &fields, path: &path, id: None };
         let mut out = Vec::new();
         group.bench_function(BenchmarkId::new("rewrite", name), |b| {

@@ -63,7 +63,7 @@ fn is_one(limits: Limits, message: &[u8], head: usize, body: usize) {
 
 fn is_one_sent_on(message: &[u8], head: &RequestHead, fields: &[Field]) {
     // A path that makes no sense is handed over.
-    let Ok(path) = normalise(head.path.text(message)) else { return };
+    let Ok(path) = normalise(head.path.text(message), false) else { return };
     let received = Received { bytes: message, head, fields, path: &path, id: None };
     let client = exchange::client();
     let lines = ClientLines::new(&SETTINGS, &client, http::Version::HTTP_11);

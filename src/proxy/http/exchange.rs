@@ -114,7 +114,7 @@ pub async fn exchange(
             }
         }
     }
-    let Ok(path) = path::normalise(original.uri.path()) else {
+    let Ok(path) = path::normalise(original.uri.path(), settings.proxy.merge_slashes) else {
         return Ok(refuse(&settings, finish, &ProxyError::BadRequest("the path cannot be decoded"), grpc));
     };
 

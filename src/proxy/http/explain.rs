@@ -70,7 +70,7 @@ async fn look(
         request_id: None,
         granted: OnceCell::new(),
     };
-    let path = path::normalise(uri.path()).map_err(|error| {
+    let path = path::normalise(uri.path(), settings.proxy.merge_slashes).map_err(|error| {
         let Refusal { status, why } = bad_request("the path cannot be decoded");
         Refusal { status, why: format!("{why}: {error}") }
     })?;

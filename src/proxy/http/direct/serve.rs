@@ -132,7 +132,8 @@ impl<'a, T: ClientStream> Client<'a, T> {
     /// Answers one request, or leaves it as it was.
     async fn one(&mut self, settings: &Arc<Settings>, head: RequestHead) -> Result<(), End> {
         // The settings may be newer than the connection.
-        let plan = if may_drive(self.worker, &self.downstream.listener, settings) { self.plan(&head) } else { None };
+        let plan =
+            if may_drive(self.worker, &self.downstream.listener, settings) { self.plan(settings, &head) } else { None };
         let Some(plan) = plan else { return Err(self.hand_over()) };
         let repeatable = head.body == 0 && is_idempotent(&head.method);
         let asking = Asking {
@@ -195,9 +196,9 @@ impl<'a, T: ClientStream> Client<'a, T> {
         }
     }
 
-    fn plan(&self, head: &RequestHead) -> Option<Plan> {
+    fn plan(&self, settings: &Settings, head: &RequestHead) -> Option<Plan> {
         let bytes = self.ahead.as_ref()?.filled();
-        let path = path::normalise(head.path.text(bytes)).ok()?;
+        let path = path::normalise(head.path.text(bytes), settings.proxy.merge_slashes).ok()?;
         let received = Received { bytes, head, fields: &self.fields, path: &path, id: None };
         Plan::of(self.worker, self.downstream, &received)
     }
@@ -254,7 +255,10 @@ impl<'a, T: ClientStream> Client<'a, T> {
         let bytes = ahead.as_ref().map_or(&[][..], Buffer::filled);
         let Asked { head, id, as_it_came, now, now_ms } = asked;
         let text = head.path.text(bytes);
-        let path = if as_it_came { Ok(NormalPath::as_it_came(text)) } else { path::normalise(text) };
+        let path = match as_it_came {
+            true => Ok(NormalPath::as_it_came(text)),
+            false => path::normalise(text, settings.proxy.merge_slashes),
+        };
         let Ok(path) = path else { return Err(End::Abrupt) };
         if lines.as_ref().is_none_or(|lines| !lines.are_of(settings)) {
             *lines = Some(worker.direct.lines.of(settings, &downstream.client, Version::HTTP_11));
