@@ -1,5 +1,4 @@
-//! The cost of message heads: what reading one and writing it anew for the other side takes on the direct exchange, and
-//! what the strict guard takes to look at the same bytes (it does so before the HTTP library reads them once more).
+//! The cost of message heads: what reading one and writing it anew for the other side takes.
 //!
 //! | head | is |
 //! |---|---|
@@ -23,9 +22,10 @@ use lb::config::ProxyConfig;
 use lb::proxy::http::h1::request_head::{self, RequestHead};
 use lb::proxy::http::h1::response_head::{self, ResponseHead};
 use lb::proxy::http::h1::scan::Field;
-use lb::proxy::http::h1::write_head::{ClientLines, Received, Telling, put_answer, put_request};
+use lb::proxy::http::h1::syntax::Limits;
+use lb::proxy::http::h1::write_head::{ClientLines, Fate, Outbound, Telling, put_request, put_response};
+use lb::proxy::http::head::{Content, Head};
 use lb::proxy::http::path::{NormalPath, normalise};
-use lb::proxy::http::strict::{Guard, Limits};
 
 const USUAL: &str = "GET /api/orders/17?full=1 HTTP/1.1\r\n\
     Host: shop.example.com\r\n\
@@ -85,7 +85,7 @@ const REQUESTS: [(&str, &str); 3] = [("usual", USUAL), ("browser", BROWSER), ("p
 const ANSWERS: [(&str, &str); 2] = [("small", SMALL_ANSWER), ("page", PAGE_ANSWER)];
 
 /// As by default.
-static LIMITS: LazyLock<Limits> = LazyLock::new(|| Limits::new(&ProxyConfig::default(), false));
+static LIMITS: LazyLock<Limits> = LazyLock::new(|| Limits::new(&ProxyConfig::default()));
 
 fn request(text: &str, fields: &mut Vec<Field>) -> RequestHead {
     match request_head::parse(text.as_bytes(), *LIMITS, fields) {
@@ -115,13 +115,10 @@ fn requests(c: &mut Criterion) {
         group.bench_function(BenchmarkId::new("parse", name), |b| {
             b.iter(|| request(black_box(text), &mut fields).length);
         });
-        group.bench_function(BenchmarkId::new("guard", name), |b| {
-            let mut guard = Guard::new(*LIMITS);
-            b.iter(|| guard.feed(black_box(text.as_bytes())).expect("a usual head"));
-        });
         let head = request(text, &mut fields);
-        let path: NormalPath<'_> = normalise(head.path.text(text.as_bytes())).expect("a usual path");
-        let received = Received { bytes: text.as_bytes(), head: &head, fields: &fields, path: &path, id: None };
+        let head = Head::of_lines(text.as_bytes(), &head, &fields, Content::Whole(b""));
+        let path: NormalPath<'_> = normalise(head.path(), false).expect("a usual path");
+        let received = Outbound { head: &head, path: &path, id: None, granted: None };
         let mut out = Vec::new();
         group.bench_function(BenchmarkId::new("rewrite", name), |b| {
             b.iter(|| {
@@ -137,7 +134,8 @@ fn requests(c: &mut Criterion) {
 fn answers(c: &mut Criterion) {
     let settings = settings();
     let client = client();
-    let telling = Telling { client: &client, settings: &settings, date: "Sun, 06 Nov 1994 08:49:38 GMT", close: false };
+    let telling =
+        Telling { client: &client, settings: &settings, date: "Sun, 06 Nov 1994 08:49:38 GMT", fate: Fate::Silent };
     let mut fields = Vec::new();
     let mut group = c.benchmark_group("head/answer");
     for (name, text) in ANSWERS {
@@ -149,7 +147,7 @@ fn answers(c: &mut Criterion) {
         group.bench_function(BenchmarkId::new("rewrite", name), |b| {
             b.iter(|| {
                 out.clear();
-                put_answer(&mut out, black_box(text.as_bytes()), &head, &fields, &telling);
+                put_response(&mut out, black_box(text.as_bytes()), &head, &fields, &telling);
                 out.len()
             });
         });

@@ -48,4 +48,4 @@ macro_rules! targets {
     };
 }
 
-targets! { command config direct_answer direct_request glob proxy_protocol strict_framing tag }
+targets! { command config glob h1_request h1_response h1_stream proxy_protocol tag }

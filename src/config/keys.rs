@@ -1090,6 +1090,13 @@ const PROXY: &[Key] = &[
         "Hosts of routes are patterns: *.example.com. false: text, which no host of a request is when it holds a `*`.",
     ),
     key(
+        "merge_slashes",
+        Kind::Bool,
+        "false",
+        "Instances get a path as routes are compared with it: without `//`, and where anything was cleaned, with `/` for \
+         `%2F`. Else `//` and `%2F` are sent as they came. `.` and `..` are never sent.",
+    ),
+    key(
         "upstream_errors",
         Kind::Word(&["told", "bare"]),
         "told",

@@ -328,6 +328,8 @@ pub struct ProxyConfig {
     pub fall_through: bool,
     /// Hosts of routes are patterns (`host_patterns`).
     pub host_patterns: bool,
+    /// Instances get paths without `//`, as routes are compared with them (`merge_slashes`).
+    pub merge_slashes: bool,
     /// X-Forwarded-Host and -Port tell the host that the upstream gets, not the client's (`forwarded_host = "sent"`).
     pub forwarded_host_sent: bool,
     /// Address for `by=` in Forwarded (`local_ip`).

@@ -363,6 +363,7 @@ fn proxy(config: &ProxyConfig, compression: &CompressionConfig) -> Value {
         "retry_after": time(config.retry_after),
         "fall_through": config.fall_through,
         "host_patterns": config.host_patterns,
+        "merge_slashes": config.merge_slashes,
         "upstream_errors": if config.bare_errors { "bare" } else { "told" },
         "forwarded_host": if config.forwarded_host_sent { "sent" } else { "received" },
         "local_ip": config.local_ip,

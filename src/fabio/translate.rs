@@ -240,6 +240,7 @@ address = "0.0.0.0:9999" # proxy.addr
 [proxy]
 strategy = "rnd" # proxy.strategy
 fall_through = true # Fabio knows no route without instances
+merge_slashes = true # Fabio sends cleaned paths
 upstream_errors = "bare" # Fabio's errors have no text
 forwarded_host = "sent" # Fabio tells the host after host=
 idle_timeout = "1h" # Fabio keeps idle connections

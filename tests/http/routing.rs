@@ -94,6 +94,31 @@ fn path_and_host_options_change_what_the_instance_sees() {
 }
 
 #[test]
+fn slashes_are_data_unless_they_are_to_be_merged() {
+    let upstream = Upstream::start("one");
+    let at = [upstream.address];
+    // path, seen, seen where slashes are merged
+    let table = [
+        ("/api/queues/%2F/x?a//b", "/api/queues/%2F/x?a//b", "/api/queues/x?a//b"),
+        ("/api/a%2Fb//c", "/api/a%2Fb//c", "/api/a/b/c"),
+        ("//api/a%2Fb", "//api/a%2Fb", "/api/a/b"),
+        ("/api//./a/%2e%2E/b", "/api//b", "/api/b"),
+        ("/x/../api//a", "/api//a", "/api/a"),
+        ("/api/a%2F..%2Fb", "/api/b", "/api/b"),
+        ("/api//../api//b", "/api/b", "/api/b"),
+        ("/strip//a%2F%2Fb", "//a%2F%2Fb", "/a/b"),
+    ];
+    for (direct, merged) in [(true, false), (true, true), (false, false), (false, true)] {
+        let settings = format!("[proxy]\ndirect = {direct}\nmerge_slashes = {merged}\n");
+        let lb = router(&[("/api/", &at, ""), ("/strip", &at, "strip=/strip")], &settings);
+        for (path, kept, folded) in table {
+            let seen = seen(&get(lb.address("http"), "outer.test", path));
+            assert_eq!(seen["path"], if merged { folded } else { kept }, "{path} {settings}");
+        }
+    }
+}
+
+#[test]
 fn forwarding_headers_tell_who_asked_for_what() {
     let upstream = Upstream::start("one");
     let lb = router(

@@ -2,11 +2,11 @@
 
 pub mod command;
 pub mod config;
-pub mod direct_answer;
-pub mod direct_request;
 pub mod glob;
+pub mod h1_request;
+pub mod h1_response;
+pub mod h1_stream;
 pub mod proxy_protocol;
-pub mod strict_framing;
 pub mod tag;
 
 /// One of them.
@@ -26,16 +26,16 @@ pub struct Target {
 pub const ALL: [Target; 8] = [
     Target { name: "command", run: command::run, seeds: command::SEEDS, words: command::WORDS },
     Target { name: "config", run: config::run, seeds: config::SEEDS, words: config::WORDS },
-    Target { name: "direct_answer", run: direct_answer::run, seeds: direct_answer::SEEDS, words: HTTP },
-    Target { name: "direct_request", run: direct_request::run, seeds: direct_request::SEEDS, words: HTTP },
     Target { name: "glob", run: glob::run, seeds: glob::SEEDS, words: glob::WORDS },
+    Target { name: "h1_request", run: h1_request::run, seeds: h1_request::SEEDS, words: HTTP },
+    Target { name: "h1_response", run: h1_response::run, seeds: h1_response::SEEDS, words: HTTP },
+    Target { name: "h1_stream", run: h1_stream::run, seeds: h1_stream::SEEDS, words: HTTP },
     Target {
         name: "proxy_protocol",
         run: proxy_protocol::run,
         seeds: proxy_protocol::SEEDS,
         words: proxy_protocol::WORDS,
     },
-    Target { name: "strict_framing", run: strict_framing::run, seeds: strict_framing::SEEDS, words: HTTP },
     Target { name: "tag", run: tag::run, seeds: tag::SEEDS, words: tag::WORDS },
 ];
 

@@ -9,6 +9,7 @@ use crate::config::{AccessFormat, AccessFormatError, ContentTypes};
 /// What Fabio does without a key for it, where `lb` does something else unless told.
 const AS_FABIO: &[(&str, Like, &str)] = &[
     ("proxy.fall_through", Like::On, "Fabio knows no route without instances"),
+    ("proxy.merge_slashes", Like::On, "Fabio sends cleaned paths"),
     ("proxy.forwarded_host", Like::Text("sent"), "Fabio tells the host after host="),
     ("proxy.upstream_errors", Like::Text("bare"), "Fabio's errors have no text"),
     ("proxy.max_headers", Like::Count(1024), "Fabio does not count header fields"),

@@ -63,7 +63,7 @@ async fn look(
     if asked.method == Method::CONNECT {
         return Err(refused(ProxyError::NoRoute));
     }
-    let path = path::normalise(head.path()).map_err(|error| {
+    let path = path::normalise(head.path(), settings.proxy.merge_slashes).map_err(|error| {
         let Refusal { status, why } = bad_request("the path cannot be decoded");
         Refusal { status, why: format!("{why}: {error}") }
     })?;

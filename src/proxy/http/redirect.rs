@@ -98,9 +98,9 @@ fn location_text(template: &str, source: &RedirectSource<'_>) -> String {
     let before = before.strip_suffix('/').unwrap_or(before);
     let path = edited_inside(source.path, source.strip, source.prepend);
     // Without a host in front, two slashes would begin one (RFC 3986 section 4.2).
-    let path = if scheme.is_empty() && before.is_empty() { rooted(&path) } else { &path };
+    let path = if scheme.is_empty() && before.is_empty() { rooted(&path) } else { path.into_owned() };
     text.push_str(before);
-    text.push_str(path);
+    text.push_str(&path);
     if before.is_empty() && path.is_empty() && !after.starts_with('/') {
         // What comes next must not become a part of the host.
         text.push('/');
@@ -113,10 +113,9 @@ fn location_text(template: &str, source: &RedirectSource<'_>) -> String {
     text
 }
 
-/// A path with one slash at its beginning.
-fn rooted(path: &str) -> &str {
-    let slashes = path.bytes().take_while(|byte| *byte == b'/').count();
-    &path[slashes.saturating_sub(1)..]
+/// A path with one slash at its beginning. Browsers take a backslash for a slash.
+fn rooted(path: &str) -> String {
+    format!("/{}", path.trim_start_matches(['/', '\\']))
 }
 
 /// Whether the redirect would lead back to the same request: same scheme, host and path. Such a route is skipped and
@@ -140,7 +139,8 @@ pub fn is_self_redirect(template: &str, scheme: &str, source: &RedirectSource<'_
         return false;
     }
     let to_path = to_path.split(['?', '#']).next().unwrap_or("");
-    match normalise(if to_path.is_empty() { "/" } else { to_path }) {
+    // Only the form for look-up is compared, in which slashes are always merged.
+    match normalise(if to_path.is_empty() { "/" } else { to_path }, false) {
         Ok(to) => to.decoded == source.path.decoded,
         Err(_) => false,
     }
@@ -197,9 +197,10 @@ mod tests {
             ("/bbb$path", "/s", None, Some("/s"), None, "/bbb"),
             ("/$path", "/s", None, Some("/s"), None, "/"),
             ("/$path", "/s/evil.test", None, Some("/s"), None, "/evil.test"),
+            ("/$path", "/\\evil.test", None, None, None, "/evil.test"),
         ];
         for (template, path, query, strip, prepend, wanted) in cases {
-            let path = normalise(path).unwrap();
+            let path = normalise(path, false).unwrap();
             let source = RedirectSource { path: &path, query, host: "h.example:8080", strip, prepend };
             assert_eq!(location(template, &source).unwrap(), wanted, "{template}");
         }
@@ -207,7 +208,7 @@ mod tests {
 
     #[test]
     fn a_host_cannot_end_the_header() {
-        let path = normalise("/").unwrap();
+        let path = normalise("/", false).unwrap();
         let source =
             RedirectSource { path: &path, query: None, host: "x\r\nSet-Cookie: a", strip: None, prepend: None };
         assert_eq!(location("https://$host/", &source), None);
@@ -229,7 +230,7 @@ mod tests {
             ("/x", "http", "a.example", "/x", false),
         ];
         for (template, scheme, host, path, itself) in cases {
-            let path = normalise(path).unwrap();
+            let path = normalise(path, false).unwrap();
             let source = RedirectSource { path: &path, query: Some("q"), host, strip: None, prepend: None };
             assert_eq!(is_self_redirect(template, scheme, &source), itself, "{template} {scheme} {host}");
         }

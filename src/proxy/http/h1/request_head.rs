@@ -10,7 +10,7 @@ use super::scan::{self, End, Field, Kind, LineEnd, Span};
 use super::syntax::{Limits, Violation, is_token};
 use crate::proxy::http::headers::{is_host, resembles_ours, tokens_of};
 use crate::proxy::http::singletons;
-use crate::proxy::http::target::legal;
+use crate::proxy::http::target::{TargetError, legal};
 
 /// How a request's body is framed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -267,7 +267,7 @@ fn request_line(line: &[u8]) -> Result<RequestLine, Violation> {
     let (target, version) = (&line[first + 1..second], &line[second + 1..]);
     let start = first + 1;
     let (origin, authority) = match target {
-        [b'/', ..] => (start, None),
+        [b'/', ..] if method != Method::CONNECT => (start, None),
         _ => other_form(&method, target, start)?,
     };
     let version = match version {
@@ -280,20 +280,23 @@ fn request_line(line: &[u8]) -> Result<RequestLine, Violation> {
     };
     let origin = Span::new(origin, second);
     let legal = match origin.of(line) {
-        target @ ([] | [b'?', ..]) => Some(written_anew(&[b"/", target].concat())?),
-        target => match legal(target) {
-            Ok(Cow::Borrowed(_)) => None,
-            Ok(Cow::Owned(text)) => Some(text.into_boxed_str()),
-            Err(_) => return Err(Violation::bad(BAD_TARGET)),
+        _ if method == Method::CONNECT => None,
+        // Of an absolute form without a path.
+        target @ ([] | [b'?', ..]) => Some(legal(&[b"/", target].concat()).map_err(illegal)?.into_owned()),
+        target => match legal(target).map_err(illegal)? {
+            Cow::Borrowed(_) => None,
+            Cow::Owned(text) => Some(text),
         },
     };
-    Ok(RequestLine { method, version, target: origin, legal, authority })
+    Ok(RequestLine { method, version, target: origin, legal: legal.map(String::into_boxed_str), authority })
 }
 
-const BAD_TARGET: &str = "control byte, blank or # in the request target";
-
-fn written_anew(target: &[u8]) -> Result<Box<str>, Violation> {
-    legal(target).map(|text| text.into_owned().into_boxed_str()).map_err(|_| Violation::bad(BAD_TARGET))
+fn illegal(error: TargetError) -> Violation {
+    match error {
+        TargetError::TooLong => Violation { status: 414, reason: "request target too long" },
+        TargetError::Forbidden(_) => Violation::bad("control byte, blank or # in the request target"),
+        TargetError::NotAbsolute => Violation::bad("request target is neither path, URL, authority nor `*`"),
+    }
 }
 
 fn method(token: &[u8]) -> Result<Method, Violation> {

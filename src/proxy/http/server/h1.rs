@@ -261,7 +261,7 @@ impl<'a> Client<'a> {
             (None, BodyFraming::Chunked) => Content::Streamed(None),
         };
         let seen = Head::of_lines(bytes, head, fields, content);
-        let path = path::normalise(seen.path()).ok();
+        let path = path::normalise(seen.path(), settings.proxy.merge_slashes).ok();
         let incoming =
             Incoming { worker, downstream, settings, head: &seen, path: path.as_ref(), id: began.id.as_ref() };
         let decision = decide::decide(&incoming, &mut finish, began.now_ms).await;

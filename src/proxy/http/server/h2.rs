@@ -223,7 +223,7 @@ async fn exchange(
         // Calls of gRPC bring their own.
         finish.limit(limit);
     }
-    let path = path::normalise(head.path()).ok();
+    let path = path::normalise(head.path(), settings.proxy.merge_slashes).ok();
     let incoming =
         Incoming { worker, downstream, settings: &settings, head: &head, path: path.as_ref(), id: id.as_ref() };
     let forward = match decide::decide(&incoming, &mut finish, now_ms).await {

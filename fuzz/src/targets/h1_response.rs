@@ -1,4 +1,4 @@
-//! Answers of the direct exchange: a head says the same of its body when it is read again in the form in which the client
+//! Responses of HTTP/1: a head says the same of its body when it is read again in the form in which the client
 //! gets it, and the end of a chunked body lies where a decoder says that sees it whole, however its bytes are cut.
 
 #[path = "../../../benches/shared/exchange.rs"]
@@ -7,9 +7,9 @@ mod exchange;
 use std::sync::LazyLock;
 
 use http::Method;
-use lb::proxy::http::h1::response_head::{Framing, Parsed, parse};
 use lb::proxy::http::h1::chunked::Chunks;
-use lb::proxy::http::h1::write_head::{Telling, put_answer};
+use lb::proxy::http::h1::response_head::{Framing, Parsed, parse};
+use lb::proxy::http::h1::write_head::{Fate, Telling, put_response};
 use lb::proxy::settings::Settings;
 
 use super::number;
@@ -45,9 +45,9 @@ fn check_head(bytes: &[u8], cut: usize, method: &Method) {
     if head.status >= 200 {
         let client = exchange::client();
         let telling =
-            Telling { client: &client, settings: &SETTINGS, date: "Sun, 06 Nov 1994 08:49:37 GMT", close: false };
+            Telling { client: &client, settings: &SETTINGS, date: "Sun, 06 Nov 1994 08:49:37 GMT", fate: Fate::Silent };
         let mut out = Vec::new();
-        put_answer(&mut out, bytes, &head, &fields, &telling);
+        put_response(&mut out, bytes, &head, &fields, &telling);
         let shown = String::from_utf8_lossy(&out).into_owned();
         let Parsed::Whole(told) = parse(&out, method, &mut Vec::new()) else { panic!("no head: {shown}") };
         let framing = if head.framing == Framing::UntilClose { Framing::Chunked } else { head.framing };
@@ -58,7 +58,7 @@ fn check_head(bytes: &[u8], cut: usize, method: &Method) {
 }
 
 fn check_body(bytes: &[u8], cuts: &[u8]) {
-    let mut chunks = Chunks::default();
+    let mut chunks = Chunks::of_response();
     let (mut at, mut data, mut bad) = (0, 0, false);
     let mut widths = cuts.iter().map(|&width| usize::from(width).max(1)).chain(std::iter::repeat(usize::MAX));
     while at < bytes.len() && !chunks.is_done() && !bad {
