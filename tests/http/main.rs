@@ -8,11 +8,11 @@ mod support;
 
 mod abort;
 mod auth;
-mod both_ways;
 mod compression;
 mod death;
 mod decisions;
 mod errors;
+mod exchange_table;
 mod explained;
 mod failover;
 mod hostile;

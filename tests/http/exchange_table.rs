@@ -1,6 +1,8 @@
-//! The direct exchange beside hyper's way: the same requests and the same answers through both, and nobody on either side
-//! may tell which one it was.
+//! Requests by responses: what an instance gets, and what a client does, for each pair, held to a record
+//! (`exchange_table.txt`). `LB_TEST_WRITE=1` writes it anew: then read what changed.
 
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::sync::{Arc, Mutex};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
@@ -83,25 +85,24 @@ const REQUESTS: &[&str] = &[
 ];
 
 /// Rules for header fields, the last of them with names that we write anyway.
-const RULES: [&str; 4] = [
+const RULES: [&str; 3] = [
     "forwarded_host = \"sent\"",
     "tls_header = \"X-Gone\"\nlocal_ip = \"192.0.2.9\"",
     "tls_header = \"X-Forwarded-Port\"\ntls_header_value = \"1\"",
-    "request_id_header = \"X-Client\"",
 ];
 
 /// Where the upstream puts what it got.
 type Log = Arc<Mutex<Vec<String>>>;
 
-/// One of both: the router, and what its upstream got.
-struct Way {
+/// The router, and what its upstream got.
+struct Stand {
     lb: Lb,
     log: Log,
     upstream: Scripted,
 }
 
-impl Way {
-    fn new(direct: bool, rules: &str) -> Self {
+impl Stand {
+    fn new(rules: &str) -> Self {
         let log = Log::default();
         let seen = Arc::clone(&log);
         let upstream = Scripted::start(move |visit| {
@@ -139,7 +140,7 @@ impl Way {
             ("moved.h/", &[at], "redirect=302,http://there$path"),
         ];
         let settings = format!(
-            "[proxy]\nworkers = 1\ndirect = {direct}\nclient_ip_header = \"X-Client\"\n{rules}\n\
+            "[proxy]\nworkers = 1\nclient_ip_header = \"X-Client\"\n{rules}\n\
              [retry]\nattempts = 1\n[health]\neject_after = 0\n"
         );
         Self { lb: router(&routes, &settings), log, upstream }
@@ -242,8 +243,6 @@ impl Shown {
                 "now".clone_into(value);
             }
         }
-        // Of an answer without a body hyper takes away the length and the names of trailers that it would have had.
-        headers.retain(|(name, _)| !(answer.status == 304 && name == "content-length"));
         headers.sort_by(|a, b| a.0.cmp(&b.0));
         Self {
             status: answer.status,
@@ -282,114 +281,161 @@ impl Shown {
     }
 }
 
-#[test]
-fn nobody_can_tell_which_way_it_went() {
-    let carried = compare("", ANSWERS);
-    assert!(carried > 1_000, "{carried} requests reached the upstream");
+/// Outcomes, and what had each of them: most pairs share theirs with many others.
+#[derive(Default)]
+struct Record {
+    outcomes: BTreeMap<String, Vec<String>>,
 }
 
-#[test]
-fn nor_with_other_rules_for_header_fields() {
-    for rules in RULES.into_iter().chain(["fall_through = true"]) {
-        assert!(compare(rules, &ANSWERS[..2]) > 40);
+impl Record {
+    fn add(&mut self, outcome: String, what: String) {
+        self.outcomes.entry(outcome).or_default().push(what);
     }
-}
 
-/// Requests without a body of clients that speak HTTP/2 take the direct way to the upstream, too.
-#[test]
-fn nor_can_a_client_of_http2() {
-    let (direct, library) = (Way::new(true, ""), Way::new(false, ""));
-    let mut differences = Vec::new();
-    let mut carried = 0;
-    for method in ["GET", "HEAD", "DELETE", "POST"] {
-        for (number, answer) in ANSWERS.iter().enumerate() {
-            // See `compare`.
-            if method == "HEAD" && (answer.matches("Content-Length").count() > 1 || answer.contains("Length: x")) {
-                continue;
-            }
-            let uri = format!("http://h/{number}?q");
-            let fields: &[_] = &[("te", "trailers"), ("cookie", "a=b"), ("cookie", "c=d")];
-            let twice = [fields, fields];
-            let (here, there) = (direct.talk_h2(method, &uri, &twice), library.talk_h2(method, &uri, &twice));
-            if here != there {
-                differences.push(format!("{method} answered by {answer:?}:\n  direct {here:?}\n  hyper  {there:?}\n"));
-            }
-            carried += here.0.len();
+    fn text(&self, title: &str) -> String {
+        let mut text = format!("# {title}\n");
+        // In the order of what came first, not of what it says.
+        let mut all: Vec<_> = self.outcomes.iter().collect();
+        all.sort_by_key(|(_, whose)| whose[0].clone());
+        for (outcome, whose) in all {
+            let _ = write!(text, "\n[{}]\n{outcome}\n", whose.join(" "));
         }
-    }
-    assert!(differences.is_empty(), "{} differences:\n{}", differences.len(), differences.concat());
-    assert!(carried > 200, "{carried} requests reached the upstream");
-}
-
-/// Most of them pass line by line, and some of their fields decide about others.
-#[test]
-fn nor_by_the_fields_of_http2() {
-    const URIS: [&str; 7] = [
-        "http://h/0",
-        "http://h:8080/0?q=%20",
-        "http://h/a/../0",
-        "http://strip.h/s/0?own=1",
-        "http://target.h/0",
-        "http://name.h:81/0",
-        "http://denied.h/0",
-    ];
-    const FIELDS: [&[(&str, &str)]; 12] = [
-        &[],
-        &[("accept", "*/*"), ("user-agent", "x"), ("cookie", "a=b"), ("x-empty", "")],
-        &[("x-same", "1"), ("x-same", "2"), ("content-length", "0")],
-        &[("cookie", "a=b"), ("cookie", "c=d")],
-        &[("te", "trailers")],
-        &[("x-forwarded-for", "192.0.2.1"), ("x-real-ip", "1")],
-        &[("x-forwarded-proto", "https")],
-        &[("forwarded", "for=192.0.2.1;proto=https")],
-        &[("x-forwarded-host", "other"), ("x-forwarded-port", "1")],
-        &[("x-forwarded-prefix", "/p")],
-        &[("x-client", "forged"), ("x-gone", "1"), ("x-id", "forged")],
-        &[("host", "h"), ("proxy-authorization", "x")],
-    ];
-    for rules in RULES.into_iter().chain([""]) {
-        let (direct, library) = (Way::new(true, rules), Way::new(false, rules));
-        let mut carried = 0;
-        for method in ["GET", "POST"] {
-            for uri in URIS {
-                let (here, there) = (direct.talk_h2(method, uri, &FIELDS), library.talk_h2(method, uri, &FIELDS));
-                assert_eq!(here, there, "{rules} {method} {uri}");
-                carried += here.0.len();
-            }
-        }
-        assert!(carried > 80, "{carried} requests reached the upstream");
+        text
     }
 }
 
-/// How many requests reached the upstream.
-fn compare(rules: &str, answers: &[&str]) -> usize {
-    let (direct, library) = (Way::new(true, rules), Way::new(false, rules));
-    let mut carried = 0;
-    let mut differences = Vec::new();
-    for request in REQUESTS {
+impl Shown {
+    /// One line for a client's side.
+    fn line(this: Option<&Self>) -> String {
+        let Some(this) = this else { return "nothing whole".to_owned() };
+        let fields = |pairs: &[(String, String)]| {
+            pairs.iter().map(|(name, value)| format!("{name}: {value}")).collect::<Vec<_>>().join(" | ")
+        };
+        let trailers = if this.trailers.is_empty() { String::new() } else { format!(" +{}", fields(&this.trailers)) };
+        format!("{} {{{}}} {:?}{trailers}", this.status, fields(&this.headers), this.body)
+    }
+}
+
+fn lines(answers: &[Option<Shown>]) -> String {
+    answers.iter().map(|answer| Shown::line(answer.as_ref())).collect::<Vec<_>>().join("\n")
+}
+
+/// What each request of HTTP/1 comes to with each response.
+fn table_of_h1(rules: &str, answers: &[&str]) -> (String, usize) {
+    let stand = Stand::new(rules);
+    let (mut upstream, mut client, mut carried) = (Record::default(), Record::default(), 0);
+    for (at, request) in REQUESTS.iter().enumerate() {
         for (number, answer) in answers.iter().enumerate() {
             let request = request.replace("{n}", &number.to_string());
-            // Of a length that frames nothing hyper takes any; here it is an answer that cannot be trusted.
-            if request.starts_with("HEAD")
-                && (answer.matches("Content-Length").count() > 1 || answer.contains("Length: x"))
-            {
-                continue;
-            }
-            // A second request on the same connection finds out whether both agree where the first answer ended.
-            let twice = !answer.ends_with("{close}");
-            let mut here = direct.talk(&request, twice);
-            let there = library.talk(&request, twice);
-            if !request.contains("TE: trailers") {
-                // hyper leaves them out for whoever did not ask for them; passing them on is as good.
-                here.1.iter_mut().flatten().for_each(|answer| answer.trailers.clear());
-            }
-            if here != there {
-                differences
-                    .push(format!("{request:?} answered by {answer:?}:\n  direct {here:?}\n  hyper  {there:?}\n"));
-            }
-            carried += here.0.len();
+            // A second request on the same connection finds out where the first response ended.
+            let (seen, got) = stand.talk(&request, !answer.ends_with("{close}"));
+            carried += seen.len();
+            let seen = seen.join("\n--\n").replace(&format!("/{number}"), "/{n}");
+            upstream.add(seen, format!("{at:02}x{number:02}"));
+            client.add(lines(&got), format!("{number:02}x{at:02}"));
         }
     }
-    assert!(differences.is_empty(), "{} differences:\n{}", differences.len(), differences.concat());
-    carried
+    (upstream.text("what the instance got") + "\n" + &client.text("what the client got"), carried)
+}
+
+/// The same for clients of HTTP/2, on one connection for each method and response.
+fn table_of_h2() -> (String, usize) {
+    let stand = Stand::new("");
+    let (mut upstream, mut client, mut carried) = (Record::default(), Record::default(), 0);
+    for method in ["GET", "HEAD", "DELETE", "POST"] {
+        for (number, _) in ANSWERS.iter().enumerate() {
+            let fields: &[_] = &[("te", "trailers"), ("cookie", "a=b"), ("cookie", "c=d")];
+            let (seen, got) = stand.talk_h2(method, &format!("http://h/{number}?q"), &[fields, fields]);
+            carried += seen.len();
+            let seen = seen.join("\n--\n").replace(&format!("/{number}"), "/{n}");
+            upstream.add(seen, format!("{method}x{number:02}"));
+            client.add(lines(&got), format!("{number:02}x{method}"));
+        }
+    }
+    (upstream.text("what the instance got") + "\n" + &client.text("what the client got"), carried)
+}
+
+/// What becomes of the fields of HTTP/2: most pass line by line, and some of them decide about others.
+fn table_of_fields(rules: &str) -> String {
+    let stand = Stand::new(rules);
+    let mut upstream = Record::default();
+    for method in ["GET", "POST"] {
+        for (number, uri) in URIS.iter().enumerate() {
+            let (seen, _) = stand.talk_h2(method, uri, &FIELDS);
+            for (at, seen) in seen.into_iter().enumerate() {
+                upstream.add(seen, format!("{method}x{number}x{at:02}"));
+            }
+        }
+    }
+    upstream.text("what the instance got")
+}
+
+const URIS: [&str; 7] = [
+    "http://h/0",
+    "http://h:8080/0?q=%20",
+    "http://h/a/../0",
+    "http://strip.h/s/0?own=1",
+    "http://target.h/0",
+    "http://name.h:81/0",
+    "http://denied.h/0",
+];
+
+const FIELDS: [&[(&str, &str)]; 12] = [
+    &[],
+    &[("accept", "*/*"), ("user-agent", "x"), ("cookie", "a=b"), ("x-empty", "")],
+    &[("x-same", "1"), ("x-same", "2"), ("content-length", "0")],
+    &[("cookie", "a=b"), ("cookie", "c=d")],
+    &[("te", "trailers")],
+    &[("x-forwarded-for", "192.0.2.1"), ("x-real-ip", "1")],
+    &[("x-forwarded-proto", "https")],
+    &[("forwarded", "for=192.0.2.1;proto=https")],
+    &[("x-forwarded-host", "other"), ("x-forwarded-port", "1")],
+    &[("x-forwarded-prefix", "/p")],
+    &[("x-client", "forged"), ("x-gone", "1"), ("x-id", "forged")],
+    &[("host", "h"), ("proxy-authorization", "x")],
+];
+
+/// Holds one table to its record.
+fn hold(name: &str, text: &str) {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/http/exchange_table").join(name);
+    if std::env::var_os("LB_TEST_WRITE").is_some() {
+        std::fs::write(&path, text).unwrap();
+        return;
+    }
+    let recorded = std::fs::read_to_string(&path).unwrap_or_default();
+    let differs = recorded.lines().zip(text.lines()).position(|(there, here)| there != here);
+    let at = differs.unwrap_or(recorded.lines().count().min(text.lines().count()));
+    let shown = |text: &str| text.lines().skip(at.saturating_sub(3)).take(8).collect::<Vec<_>>().join("\n  ");
+    assert!(
+        recorded == text,
+        "{} differs from line {}: recorded\n  {}\nseen\n  {}\nLB_TEST_WRITE=1 writes it anew",
+        path.display(),
+        at + 1,
+        shown(&recorded),
+        shown(text)
+    );
+}
+
+#[test]
+fn every_request_comes_to_what_is_recorded() {
+    let (text, carried) = table_of_h1("", ANSWERS);
+    assert!(carried > 1_000, "{carried} requests reached the upstream");
+    hold("h1.txt", &text);
+}
+
+#[test]
+fn other_rules_for_header_fields_change_what_is_recorded_for_them() {
+    for (number, rules) in RULES.into_iter().enumerate() {
+        let (text, carried) = table_of_h1(rules, &ANSWERS[..2]);
+        assert!(carried > 40, "{rules}: {carried}");
+        hold(&format!("h1_rules_{number}.txt"), &text);
+        hold(&format!("h2_fields_{number}.txt"), &table_of_fields(rules));
+    }
+}
+
+#[test]
+fn clients_of_http2_get_what_is_recorded() {
+    let (text, carried) = table_of_h2();
+    assert!(carried > 200, "{carried} requests reached the upstream");
+    hold("h2.txt", &text);
 }
