@@ -38,6 +38,12 @@ impl Proto {
         matches!(self, Self::H2c | Self::H2 | Self::Grpc | Self::Grpcs)
     }
 
+    /// Whether its requests are calls of gRPC.
+    #[must_use]
+    pub fn is_grpc(self) -> bool {
+        matches!(self, Self::Grpc | Self::Grpcs)
+    }
+
     /// URL scheme, as in Fabio's route language.
     #[must_use]
     pub fn scheme(self) -> &'static str {

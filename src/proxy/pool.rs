@@ -84,7 +84,12 @@ struct Slot {
 struct Idle {
     stream: UpstreamStream,
     since_ms: u64,
+    /// When the instance will have closed it, as it has said.
+    until_ms: u64,
 }
+
+/// How long (ms) before an instance closes an idle connection that is given up here: a request may be on its way.
+const CLOSES_SOON_MS: u64 = 500;
 
 #[derive(Debug)]
 struct SharedH2 {
@@ -193,6 +198,9 @@ impl UpstreamPool {
                 slot.idle.clear();
                 break;
             }
+            if idle.until_ms <= now_ms {
+                continue;
+            }
             if idle.stream.is_quiet(surely) {
                 slot.reused_ms = now_ms;
                 return Some(idle.stream);
@@ -227,7 +235,8 @@ impl UpstreamPool {
         }
     }
 
-    /// Keeps an HTTP/1.1 connection whose last response was read to its end.
+    /// Keeps an HTTP/1.1 connection whose last response was read to its end. `keeps_s`: for how many seconds the instance keeps
+    /// it open, if it says so.
     pub fn give_back_h1(
         &self,
         key: PoolKey,
@@ -235,6 +244,7 @@ impl UpstreamPool {
         stream: UpstreamStream,
         now_ms: u64,
         idle_max: usize,
+        keeps_s: Option<u64>,
     ) {
         if target.retired.load(Relaxed) {
             return;
@@ -242,7 +252,9 @@ impl UpstreamPool {
         let mut instances = self.instances.borrow_mut();
         let slot = instances.entry(key).or_insert_with(|| Slot::new(target));
         if slot.idle.len() < idle_max {
-            slot.idle.push(Idle { stream, since_ms: now_ms });
+            let keeps_ms =
+                keeps_s.map_or(u64::MAX, |keeps_s| keeps_s.saturating_mul(1000).saturating_sub(CLOSES_SOON_MS));
+            slot.idle.push(Idle { stream, since_ms: now_ms, until_ms: now_ms.saturating_add(keeps_ms) });
         }
     }
 

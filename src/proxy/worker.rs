@@ -137,6 +137,12 @@ impl Worker {
         })
     }
 
+    /// A number of the present table: another one has another.
+    #[must_use]
+    pub fn table_number(&self) -> usize {
+        Arc::as_ptr(self.table.borrow_mut().load()).addr()
+    }
+
     /// The present settings.
     #[must_use]
     pub fn settings(&self) -> Arc<Settings> {

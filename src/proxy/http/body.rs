@@ -365,6 +365,17 @@ pub enum ResponseBody {
 }
 
 impl ResponseBody {
+    /// Ends the record of a response that its client does not take, or in the middle of whose upload it has stopped.
+    pub fn stalled(self) {
+        let finish = match self {
+            Self::Own { finish, .. } => finish,
+            Self::Upstream { finish, .. } | Self::Compressed { finish, .. } => Some(finish),
+        };
+        if let Some(mut finish) = finish {
+            finish.broke(ProxyError::ClientStalled.class(), &ProxyError::ClientStalled);
+        }
+    }
+
     /// Ends the record of a response whose body is not wanted.
     pub fn leave_out(self) {
         let finish = match self {

@@ -4,6 +4,8 @@
 //! HTTP status is 200. Without it a client makes one up
 //! (<https://github.com/grpc/grpc/blob/master/doc/http-grpc-status-mapping.md>), and so does this.
 
+use std::time::Duration;
+
 use http::HeaderMap;
 
 const CANCELLED: u32 = 1;
@@ -20,6 +22,26 @@ const UNAUTHENTICATED: u32 = 16;
 pub fn status_in(fields: &HeaderMap) -> Option<u32> {
     let value = fields.get("grpc-status")?;
     Some(value.to_str().ok().and_then(|text| text.trim().parse().ok()).unwrap_or(UNKNOWN))
+}
+
+/// How long a call may take, as its `grpc-timeout` says: up to eight digits and a unit
+/// (<https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>). None: that is no such value.
+#[must_use]
+pub fn timeout(value: &[u8]) -> Option<Duration> {
+    let (unit, digits) = value.split_last()?;
+    if digits.is_empty() || digits.len() > 8 || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let number: u64 = std::str::from_utf8(digits).ok()?.parse().ok()?;
+    Some(match unit {
+        b'H' => Duration::from_secs(number * 3600),
+        b'M' => Duration::from_secs(number * 60),
+        b'S' => Duration::from_secs(number),
+        b'm' => Duration::from_millis(number),
+        b'u' => Duration::from_micros(number),
+        b'n' => Duration::from_nanos(number),
+        _ => return None,
+    })
 }
 
 /// The status of a call that is over. `told`: what its fields said; `http`: the status of the answer; `error`: why it ended
@@ -48,6 +70,26 @@ mod tests {
     use http::HeaderValue;
 
     use super::*;
+
+    #[test]
+    fn timeouts_have_a_unit() {
+        for (value, wanted) in [
+            ("1H", Some(Duration::from_secs(3600))),
+            ("2M", Some(Duration::from_secs(120))),
+            ("99999999S", Some(Duration::from_secs(99_999_999))),
+            ("100m", Some(Duration::from_millis(100))),
+            ("7u", Some(Duration::from_micros(7))),
+            ("7n", Some(Duration::from_nanos(7))),
+            ("", None),
+            ("S", None),
+            ("10", None),
+            ("-1S", None),
+            ("123456789S", None),
+            ("1s", None),
+        ] {
+            assert_eq!(timeout(value.as_bytes()), wanted, "{value}");
+        }
+    }
 
     #[test]
     fn the_status_is_what_the_client_sees() {

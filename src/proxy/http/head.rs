@@ -5,13 +5,15 @@
 
 use std::cell::OnceCell;
 
-use http::header::{CONTENT_TYPE, COOKIE};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, COOKIE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 
+use super::connection_auth::is_of_connection;
 use super::h1::request_head::RequestHead;
 use super::h1::scan::{Field, Kind};
 use super::headers::{self, Upgrade};
 use super::singletons;
+use crate::proxy::error::ProxyError;
 
 /// The head.
 #[derive(Debug)]
@@ -22,6 +24,8 @@ pub struct Head<'a> {
     pub version: Version,
     /// Path and query, or `*`.
     pub target: &'a str,
+    /// How many bytes of it are the path.
+    path: usize,
     /// The host it asks for.
     pub host: Option<&'a [u8]>,
     /// It asks for more than one, or for what is none (in HTTP/1 the parser has refused that).
@@ -30,6 +34,8 @@ pub struct Head<'a> {
     pub fields: Fields<'a>,
     /// The upgrade it asks for.
     pub upgrade: Option<Upgrade>,
+    /// Its credentials belong to the connection (NTLM, Negotiate).
+    pub authenticates_connection: bool,
     /// It is a call of gRPC.
     pub grpc: bool,
     /// More than one Content-Type, one of which says gRPC.
@@ -59,10 +65,12 @@ impl<'a> Head<'a> {
             method: &head.method,
             version: head.version,
             target: head.target(bytes),
+            path: head.path_length(),
             host: head.host.map(|host| host.of(bytes)),
             unclear_host: false,
             fields,
             upgrade,
+            authenticates_connection: head.authenticates_connection,
             grpc: head.grpc,
             unclear_type: head.unclear_type,
             mapped: head.mapped,
@@ -89,10 +97,15 @@ impl<'a> Head<'a> {
             method,
             version,
             target,
+            path: memchr::memchr(b'?', target.as_bytes()).unwrap_or(target.len()),
             host: host.and_then(Option::as_ref).map(HeaderValue::as_bytes),
             unclear_host: host.is_none(),
             fields: Fields::Map(fields),
             upgrade,
+            authenticates_connection: fields
+                .get_all(AUTHORIZATION)
+                .iter()
+                .any(|value| is_of_connection(value.as_bytes())),
             grpc,
             unclear_type: types.iter().nth(1).is_some() && types.iter().any(says_grpc),
             mapped: !headers::pass_as_they_came(fields),
@@ -103,13 +116,13 @@ impl<'a> Head<'a> {
     /// The path alone.
     #[must_use]
     pub fn path(&self) -> &'a str {
-        self.target.split_once('?').map_or(self.target, |(path, _)| path)
+        &self.target[..self.path]
     }
 
     /// The query, without `?`.
     #[must_use]
     pub fn query(&self) -> Option<&'a str> {
-        self.target.split_once('?').map(|(_, query)| query)
+        self.target.get(self.path + 1..)
     }
 
     /// The host as text; empty if there is none.
@@ -134,6 +147,17 @@ impl<'a> Head<'a> {
     #[must_use]
     pub fn is_repeatable(&self) -> bool {
         self.is_bodiless() && is_idempotent(self.method)
+    }
+
+    /// Whether the request can still be sent to an instance of a newer table, which may have other ones, after this.
+    #[must_use]
+    pub fn may_go_elsewhere(&self, error: &ProxyError) -> bool {
+        let at_hand = matches!(self.content, Content::Whole(_));
+        match error {
+            ProxyError::NoInstance | ProxyError::Connect(_) | ProxyError::ConnectTimeout => at_hand,
+            ProxyError::Upstream(_) => at_hand && self.is_repeatable(),
+            _ => false,
+        }
     }
 
     /// Whether there is nothing behind it.

@@ -30,6 +30,7 @@ use smallvec::SmallVec;
 use crate::catalog::options::HostRewrite;
 use crate::config::ProxyConfig;
 use crate::proxy::http::alike::{alike, is_odd};
+use crate::proxy::http::trailers::may_trail;
 
 pub use decider::{Wanted, tell_decider};
 
@@ -139,7 +140,10 @@ impl HeaderRules {
     /// Fields that `Connection` of a client may not take away.
     fn protects(&self, token: &[u8]) -> bool {
         let configured = self.configured();
-        is_ours(token) || configured.iter().flatten().any(|name| token.eq_ignore_ascii_case(name.as_str().as_bytes()))
+        // Nor those that frame the message, let it in or say what its content is: that would change what it means.
+        is_ours(token)
+            || !may_trail(token)
+            || configured.iter().flatten().any(|name| token.eq_ignore_ascii_case(name.as_str().as_bytes()))
     }
 }
 
@@ -382,13 +386,18 @@ pub fn upgrade_of(headers: &HeaderMap) -> Option<Upgrade> {
     Some(Upgrade { protocols: protocols.clone(), websocket })
 }
 
-/// Scheme of the request: told by exactly one of `X-Forwarded-Proto` and `Forwarded`, else seen here.
+/// Scheme of the request: told by `X-Forwarded-Proto` or `Forwarded`, or by both if they agree; else seen here.
 #[must_use]
 pub fn scheme(headers: &HeaderMap, tls: bool, websocket: bool) -> &str {
     let told = match (headers.get(&X_FORWARDED_PROTO), headers.get(&FORWARDED)) {
         (Some(value), None) => value.to_str().ok().map(str::trim),
         (None, Some(value)) => value.to_str().ok().and_then(forwarded_proto),
-        _ => None,
+        // As a proxy like this one in front of us sends them; where they contradict each other neither counts.
+        (Some(value), Some(forwarded)) => value.to_str().ok().map(str::trim).filter(|word| {
+            let other = forwarded.to_str().ok().and_then(forwarded_proto);
+            other.is_some_and(|other| other.eq_ignore_ascii_case(word))
+        }),
+        (None, None) => None,
     };
     // The word is copied into other fields: anything but a plain word could forge their other parts.
     match told.filter(|word| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_alphanumeric())) {

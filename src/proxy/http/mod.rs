@@ -5,6 +5,7 @@ pub mod body;
 mod clear;
 pub mod client_io;
 pub mod compression;
+pub mod connection_auth;
 pub mod custom_log_fields;
 pub mod decide;
 pub mod explain;

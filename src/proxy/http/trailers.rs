@@ -59,8 +59,8 @@ const FAMILIES: [&str; 2] = ["x-forwarded-", "x-original-"];
 /// Whether a field of this name may stand behind a body.
 #[must_use]
 pub fn may_trail(name: &[u8]) -> bool {
-    let begins = |family: &&str| name.get(..family.len()).is_some_and(|start| alike(start, family.as_bytes()));
-    !NAMES.iter().any(|known| alike(name, known.as_bytes())) && !FAMILIES.iter().any(|family| begins(&family))
+    let begins = |family: &str| name.get(..family.len()).is_some_and(|start| alike(start, family.as_bytes()));
+    !NAMES.iter().any(|known| alike(name, known.as_bytes())) && !FAMILIES.iter().any(|family| begins(family))
 }
 
 /// Takes away what may not stand behind a body.

@@ -8,6 +8,7 @@ use http::{Method, Version};
 
 use super::scan::{self, End, Field, Kind, LineEnd, Span};
 use super::syntax::{Limits, Violation, is_token};
+use crate::proxy::http::connection_auth::is_of_connection;
 use crate::proxy::http::headers::{is_host, resembles_ours, tokens_of};
 use crate::proxy::http::singletons;
 use crate::proxy::http::target::{TargetError, legal};
@@ -32,6 +33,8 @@ pub struct RequestHead {
     target: Span,
     /// The same where some of it had to be written anew.
     legal: Option<Box<str>>,
+    /// Bytes of it before the query.
+    path: usize,
     /// The host it asks for: of the target, where that has one, else of `Host`. None: HTTP/1.0 without.
     pub host: Option<Span>,
     /// How its body is framed.
@@ -48,6 +51,8 @@ pub struct RequestHead {
     pub upgrade: bool,
     /// The client waits for 100 (Continue) before it sends the body.
     pub expects: bool,
+    /// Its credentials belong to the connection (NTLM, Negotiate).
+    pub authenticates_connection: bool,
     /// It is a call of gRPC.
     pub grpc: bool,
     /// More than one Content-Type, one of which says gRPC.
@@ -58,7 +63,16 @@ impl RequestHead {
     /// Path and query as they are routed and passed on; `*` and authorities likewise.
     #[must_use]
     pub fn target<'a>(&'a self, bytes: &'a [u8]) -> &'a str {
-        self.legal.as_deref().unwrap_or_else(|| self.target.text(bytes))
+        match &self.legal {
+            Some(legal) => legal,
+            None => self.target.text(bytes),
+        }
+    }
+
+    /// How many bytes of the target are its path.
+    #[must_use]
+    pub fn path_length(&self) -> usize {
+        self.path
     }
 }
 
@@ -114,6 +128,7 @@ fn try_parse(bytes: &[u8], limits: Limits, fields: &mut Vec<Field>) -> Result<Pa
         method: line.method,
         version: line.version,
         target: line.target,
+        path: line.path,
         legal: line.legal,
         host: line.authority,
         body: BodyFraming::Length(0),
@@ -123,6 +138,7 @@ fn try_parse(bytes: &[u8], limits: Limits, fields: &mut Vec<Field>) -> Result<Pa
         forwarded: false,
         upgrade: false,
         expects: false,
+        authenticates_connection: false,
         grpc: false,
         unclear_type: false,
     };
@@ -159,7 +175,8 @@ impl RequestHead {
                 }
             }
             Kind::ContentLength => {
-                if said.length.replace(content_length(value)?).is_some() {
+                let length = content_length(value)?;
+                if said.length.replace(length).is_some() {
                     return Err(Violation::bad("more than one Content-Length field"));
                 }
             }
@@ -181,6 +198,7 @@ impl RequestHead {
                 said.content_types += 1;
                 said.grpc |= grpc;
             }
+            Kind::Authorization => self.authenticates_connection |= is_of_connection(value),
             Kind::Other => self.mapped |= resembles_ours(field.name.of(bytes)),
             _ => {}
         }
@@ -252,6 +270,8 @@ struct RequestLine {
     version: Version,
     target: Span,
     legal: Option<Box<str>>,
+    /// Bytes before the query.
+    path: usize,
     /// Of a target in absolute form.
     authority: Option<Span>,
 }
@@ -288,7 +308,9 @@ fn request_line(line: &[u8]) -> Result<RequestLine, Violation> {
             Cow::Owned(text) => Some(text),
         },
     };
-    Ok(RequestLine { method, version, target: origin, legal: legal.map(String::into_boxed_str), authority })
+    let sent = legal.as_ref().map_or(origin.of(line), String::as_bytes);
+    let path = memchr::memchr(b'?', sent).unwrap_or(sent.len());
+    Ok(RequestLine { method, version, target: origin, path, legal: legal.map(String::into_boxed_str), authority })
 }
 
 fn illegal(error: TargetError) -> Violation {

@@ -37,6 +37,8 @@ pub struct ResponseHead {
     pub framing: Framing,
     /// The connection may serve another request.
     pub keep: bool,
+    /// For how many seconds the instance keeps the connection open, if it says so (`Keep-Alive: timeout=5`).
+    pub keeps_s: Option<u64>,
     /// It has a Date.
     pub dated: bool,
     /// `Connection` names fields that must not pass.
@@ -101,7 +103,16 @@ fn try_parse(bytes: &[u8], method: &Method, fields: &mut Vec<Field>) -> Result<O
         None => Framing::UntilClose,
     };
     let keep = said.keep && !said.close && framing != Framing::UntilClose;
-    Ok(Some(ResponseHead { status, reason, length, framing, keep, dated: said.dated, mapped: said.mapped }))
+    Ok(Some(ResponseHead {
+        status,
+        reason,
+        length,
+        framing,
+        keep,
+        keeps_s: said.keeps_s,
+        dated: said.dated,
+        mapped: said.mapped,
+    }))
 }
 
 fn drop_kind(fields: &mut [Field], kind: Kind) {
@@ -118,6 +129,7 @@ struct Said {
     close: bool,
     dated: bool,
     mapped: bool,
+    keeps_s: Option<u64>,
 }
 
 impl Said {
@@ -152,6 +164,13 @@ impl Said {
                         self.mapped |= !token.eq_ignore_ascii_case(b"upgrade");
                     }
                 }
+            }
+            Kind::Hop if self.keeps_s.is_none() && field.name.of(bytes).eq_ignore_ascii_case(b"keep-alive") => {
+                let timeout = |parameter: &[u8]| {
+                    let (name, value) = parameter.split_at_checked(b"timeout=".len())?;
+                    if name.eq_ignore_ascii_case(b"timeout=") { scan::number(value) } else { None }
+                };
+                self.keeps_s = tokens_of(value).find_map(timeout);
             }
             Kind::Upgrade => field.kind = Kind::Dropped,
             Kind::Date => self.dated = true,

@@ -67,6 +67,8 @@ pub enum Kind {
     Expect,
     /// One of those that tell where a request came from.
     Forwarding,
+    /// `Authorization`.
+    Authorization,
     /// `Cookie`.
     Cookie,
     /// `Content-Type`.
@@ -187,6 +189,7 @@ fn kind(name: &[u8]) -> Kind {
         10 if is(b"connection") => Kind::Connection,
         10 if is(b"keep-alive") => Kind::Hop,
         12 if is(b"content-type") => Kind::ContentType,
+        13 if is(b"authorization") => Kind::Authorization,
         14 if is(b"content-length") => Kind::ContentLength,
         15 if is(b"x-forwarded-for") => Kind::Forwarding,
         16 if is(b"x-forwarded-host") || is(b"x-forwarded-port") => Kind::Forwarding,

@@ -18,6 +18,8 @@ pub struct Pump<B> {
     stream: SendStream<Bytes>,
     /// Taken from the body, and waits for room.
     held: Option<Bytes>,
+    /// Bytes handed to the stream.
+    sent: u64,
     /// The next piece goes without room.
     ahead: bool,
     /// What the other side is told if the body breaks off and does not say why.
@@ -47,13 +49,25 @@ where
     /// only one, is handed over all the same, and waits in the connection.
     #[must_use]
     pub fn of_upload(body: B, stream: SendStream<Bytes>) -> Self {
-        Self { body, stream, held: None, ahead: true, on_break: Reason::CANCEL }
+        Self { body, stream, held: None, sent: 0, ahead: true, on_break: Reason::CANCEL }
     }
 
     /// Of an upstream's answer, or one of our own.
     #[must_use]
     pub fn of_answer(body: B, stream: SendStream<Bytes>) -> Self {
-        Self { body, stream, held: None, ahead: false, on_break: Reason::INTERNAL_ERROR }
+        Self { body, stream, held: None, sent: 0, ahead: false, on_break: Reason::INTERNAL_ERROR }
+    }
+
+    /// How many bytes were handed to the stream; none: the other side is not waited for.
+    #[must_use]
+    pub fn waits_for_room(&self) -> Option<u64> {
+        self.held.is_some().then_some(self.sent)
+    }
+
+    /// Resets the stream; what is left of the body.
+    pub fn cancel(mut self) -> B {
+        self.stream.send_reset(Reason::CANCEL);
+        self.body
     }
 
     /// Moves on. Ready when the last byte is with the connection.
@@ -67,6 +81,7 @@ where
                     ready!(self.poll_room(cx))?;
                 }
                 let data = self.held.take().unwrap_or_default();
+                self.sent += data.len() as u64;
                 let last = self.body.is_end_stream();
                 self.stream.send_data(data, last)?;
                 if last {

@@ -29,15 +29,17 @@ use tokio::time::Instant;
 
 use super::active::Listed;
 use super::downstream::Downstream;
-use super::h1_response::Responder;
+use super::h1_response::{BoundConnection, Responder};
 use super::h1_stream::{H1Body, H1Stream, discard};
 use super::tunnel::Tunnel;
 use crate::config::ListenerProtocol;
+use crate::proxy::connect::UpstreamStream;
 use crate::proxy::drain::Phase;
 use crate::proxy::error::ProxyError;
 use crate::proxy::http::body::{IncomingBody, RequestBody, ResponseBody, Upload, UploadProgress};
+use crate::proxy::http::connection_auth;
 use crate::proxy::http::custom_log_fields::CustomLogFields;
-use crate::proxy::http::decide::{self, Decision, Incoming, Own, fresh_id};
+use crate::proxy::http::decide::{self, Decision, Forward, Incoming, Own, fresh_id};
 use crate::proxy::http::h1::buffer::{Buffer, READ_MIN};
 use crate::proxy::http::h1::request_head::{self, BodyFraming, Parsed, RequestHead};
 use crate::proxy::http::h1::scan::Field;
@@ -51,12 +53,16 @@ use crate::proxy::http::upstream::exchange::{Exchange, Timing};
 use crate::proxy::http::upstream::h1::H1Response;
 use crate::proxy::http::upstream::response::{Streamed, UpstreamResponse};
 use crate::proxy::moving_deadline::MovingDeadline;
+use crate::proxy::pool::PoolKey;
 use crate::proxy::settings::Settings;
 use crate::proxy::worker::Worker;
 use crate::table::Target;
 
 /// Longest body that is read before the request is sent on, in bytes: short bodies come with their head.
 const SHORT_MAX: u64 = 64 << 10;
+
+/// How often a request is decided about, as long as the table changes under it.
+const DECISIONS_MAX: u32 = 3;
 
 /// How serving a connection ends.
 #[derive(Debug)]
@@ -86,18 +92,24 @@ pub struct Client<'a> {
     lines: Option<Rc<ClientLines>>,
     timer: MovingDeadline,
     listed: Option<Listed<'a>>,
+    /// A connection to an instance that is this client's alone.
+    bound: Option<BoundConnection>,
 }
 
 /// Where a request stands.
 enum Step {
     /// It is answered.
     Over { close: bool },
+    /// The table has changed since its instance was picked, and nothing was answered yet.
+    Again(Box<Finish>),
     /// All of its body is wanted before anything is sent. Boxed, as it is rare.
     WantsBody(Box<Finish>),
 }
 
 /// What stays the same however often a request is looked at.
 struct Began {
+    /// How often it may be decided about anew.
+    again: u32,
     started: Instant,
     now_ms: u64,
     id: Option<HeaderValue>,
@@ -111,7 +123,7 @@ impl<'a> Client<'a> {
         // Empty, not none: TLS may hold decrypted bytes that no socket tells of.
         let ahead = Some(worker.shelf.buffers.for_request());
         let (fields, lines, timer) = (Vec::new(), None, MovingDeadline::default());
-        Self { worker, downstream, stream, ahead, fields, lines, timer, listed: None }
+        Self { worker, downstream, stream, ahead, fields, lines, timer, listed: None, bound: None }
     }
 
     /// Serves its requests.
@@ -186,11 +198,21 @@ impl<'a> Client<'a> {
     /// Answers one request.
     async fn one(&mut self, settings: &Arc<Settings>, head: RequestHead) -> Result<(), End> {
         let started = Instant::now();
-        let mut began = Began { started, now_ms: self.worker.clock.at(started.into_std()), id: fresh_id(settings) };
+        let mut began = Began {
+            again: DECISIONS_MAX - 1,
+            started,
+            now_ms: self.worker.clock.at(started.into_std()),
+            id: fresh_id(settings),
+        };
         let mut finish = self.open(settings, &head, &began);
         let close = loop {
             match self.look(settings, &head, &began, finish).await? {
                 Step::Over { close } => break close,
+                Step::Again(record) if began.again > 0 => {
+                    finish = *record;
+                    began.again -= 1;
+                }
+                Step::Again(_) => return Err(End::Abrupt),
                 Step::WantsBody(record) => {
                     finish = *record;
                     self.read_body(&head).await?;
@@ -246,7 +268,7 @@ impl<'a> Client<'a> {
     ) -> Result<Step, End> {
         let limits = Limits::new(&settings.proxy);
         let at_hand = self.body_at_hand(head);
-        let Self { worker, downstream, stream, ahead, fields, lines, timer, .. } = self;
+        let Self { worker, downstream, stream, ahead, fields, lines, timer, bound, .. } = self;
         let bytes = ahead.as_ref().map_or(&[][..], Buffer::filled);
         let short = match head.body {
             BodyFraming::Length(length @ ..=SHORT_MAX) => usize::try_from(length).ok(),
@@ -264,6 +286,7 @@ impl<'a> Client<'a> {
         let path = path::normalise(seen.path(), settings.proxy.merge_slashes).ok();
         let incoming =
             Incoming { worker, downstream, settings, head: &seen, path: path.as_ref(), id: began.id.as_ref() };
+        let table = worker.table_number();
         let decision = decide::decide(&incoming, &mut finish, began.now_ms).await;
         let drains = downstream.phase.get() >= Phase::Draining;
         let mut responder = Responder {
@@ -274,9 +297,11 @@ impl<'a> Client<'a> {
             version: head.version,
             head_only: head.method == Method::HEAD,
             fate: fate(head, drains),
+            binds: false,
+            bound: None,
             timer,
         };
-        let forward = match decision {
+        let mut forward = match decision {
             Decision::Forward(forward) => forward,
             Decision::Respond(own) => {
                 // The rest of the body is in the way of the next request.
@@ -320,7 +345,9 @@ impl<'a> Client<'a> {
             *lines = Some(worker.shelf.lines.of(settings, &downstream.client, head.version));
         }
         let (Some(lines), Some(path)) = (lines, &path) else { return Err(End::Abrupt) };
-        let exchange = Exchange { incoming: &incoming, path, forward: &forward, lines };
+        let bound = bound.take().and_then(|bound| goes_to(bound, &incoming, &mut forward));
+        responder.binds = bound.is_some();
+        let exchange = Exchange { incoming: &incoming, path, forward: &forward, lines, bound: RefCell::new(bound) };
         let timing = Timing { now: began.started, now_ms: began.now_ms, timer: responder.timer };
         let found = exchange
             .find(body, streamed.as_deref().unwrap_or(&over), timing, &mut finish, |cx| {
@@ -345,9 +372,14 @@ impl<'a> Client<'a> {
                 Err(Box::pin(switch(&mut responder, bytes, head, response, target, finish)).await?)
             }
             Ok((target, response)) => {
+                responder.binds |= connection_auth::binds(&seen, &response);
                 respond(&mut responder, &incoming, response, target, finish).await?;
+                self.bound = responder.bound.take();
                 let close = responder.fate == Fate::Closes || !stream.borrow().is_body_read();
                 Ok(Step::Over { close })
+            }
+            Err(error) if began.again > 0 && worker.table_number() != table && seen.may_go_elsewhere(&error) => {
+                Ok(Step::Again(Box::new(finish)))
             }
             Err(error) => {
                 tracing::debug!(%error, service = %forward.first().service.name(), "request failed");
@@ -445,6 +477,18 @@ pub(crate) fn note_of(
     note
 }
 
+/// Sends the request where its client's own connection leads, if it may go there.
+fn goes_to(bound: BoundConnection, incoming: &Incoming<'_>, forward: &mut Forward) -> Option<UpstreamStream> {
+    let fits = |target: &Target| target.state.key == bound.instance && PoolKey::of(target) == bound.key;
+    let at = forward.route.targets.iter().position(fits)?;
+    let target = &forward.route.targets[at];
+    if incoming.answer_here(target, forward.admitted_by.as_deref()).is_some() {
+        return None;
+    }
+    forward.first = at;
+    Some(bound.stream)
+}
+
 /// Passes on the response of an instance.
 async fn respond(
     responder: &mut Responder<'_>,
@@ -469,7 +513,11 @@ async fn respond(
         {
             responder.bytes(response, target, &mut finish).await
         }
-        response => {
+        mut response => {
+            if let (true, UpstreamResponse::H1(response)) = (responder.binds, &mut response) {
+                // Here it could not be kept for the client.
+                response.head.keep = false;
+            }
             let streamed = response.into_streamed(incoming.worker, &target.state);
             let response = prepared(incoming, streamed, target, Box::new(finish));
             Box::pin(responder.frames(response)).await

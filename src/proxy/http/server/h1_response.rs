@@ -32,6 +32,7 @@ use crate::proxy::http::record::Finish;
 use crate::proxy::http::upstream::h1::{H1Response, poll_fill};
 use crate::proxy::http::upstream::h1_send::RequestWriter;
 use crate::proxy::moving_deadline::MovingDeadline;
+use crate::proxy::pool::PoolKey;
 use crate::proxy::settings::Settings;
 use crate::proxy::splice::{Moved, SpliceError, Stream as _};
 use crate::proxy::worker::Worker;
@@ -57,8 +58,23 @@ pub struct Responder<'a> {
     pub head_only: bool,
     /// What becomes of its connection.
     pub fate: Fate,
+    /// The connection of the response is this client's alone from now on.
+    pub binds: bool,
+    /// It, once the response is through.
+    pub bound: Option<BoundConnection>,
     /// Its timer.
     pub timer: &'a mut MovingDeadline,
+}
+
+/// A connection to an instance that belongs to one client connection.
+#[derive(Debug)]
+pub struct BoundConnection {
+    /// How it was made.
+    pub key: PoolKey,
+    /// The key of its instance.
+    pub instance: u64,
+    /// The connection.
+    pub stream: UpstreamStream,
 }
 
 /// What is left of a body.
@@ -207,7 +223,10 @@ impl Responder<'_> {
         let over = buffer.as_ref().is_some_and(|buffer| !buffer.filled().is_empty());
         if outgoing.is_through() && head.keep && !over && stream.is_quiet(false) {
             let (now_ms, most) = (self.worker.clock.at(now), self.settings.proxy.upstream_max_idle);
-            self.worker.pool.give_back_h1(key, &target.state, stream, now_ms, most);
+            match self.binds {
+                true => self.bound = Some(BoundConnection { key, instance: target.state.key, stream }),
+                false => self.worker.pool.give_back_h1(key, &target.state, stream, now_ms, most, head.keeps_s),
+            }
         }
         buffers.give_back_head(outgoing.take_room());
         buffers.give_back_head(out);

@@ -1,19 +1,21 @@
 //! A client's connection: its streams are requests, one task each.
 
+use std::cell::RefCell;
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use h2::server::{Builder, Connection, SendResponse};
 use h2::{Reason, RecvStream};
 use http::header::{CONNECTION, CONTENT_LENGTH, DATE};
+use http::uri::Scheme;
 use http::{HeaderValue, Method, Request, Response, Version};
 use http_body::Body as _;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep, sleep};
 
 use super::downstream::Downstream;
 use super::h1::{note_of, prepared};
@@ -23,6 +25,7 @@ use crate::metrics::ClientFault;
 use crate::proxy::drain::Phase;
 use crate::proxy::error::ProxyError;
 use crate::proxy::http::body::{IncomingBody, RequestBody, ResponseBody, Upload, UploadProgress};
+use crate::proxy::http::connection_auth;
 use crate::proxy::http::decide::{self, Decision, Incoming, fresh_id};
 use crate::proxy::http::h2::keep_alive::{self, Heard, Patience, Signs};
 use crate::proxy::http::h2::pump::Pump;
@@ -34,15 +37,19 @@ use crate::proxy::http::headers;
 use crate::proxy::http::path;
 use crate::proxy::http::record::Finish;
 use crate::proxy::http::upstream::exchange::{Exchange, Timing};
+use crate::proxy::http::upstream::response::UpstreamResponse;
 use crate::proxy::moving_deadline::MovingDeadline;
 use crate::proxy::poll_when_woken::PollWhenWoken;
 use crate::proxy::settings::Settings;
 use crate::proxy::worker::Worker;
 
 /// Bytes of one upload that may wait at the proxy.
-const STREAM_WINDOW_BYTES: u32 = 1 << 20;
-/// The same of all uploads of a connection.
-const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
+const STREAM_WINDOW_BYTES: u32 = 256 << 10;
+/// Largest window there is (RFC 9113 section 6.9.1).
+const WINDOW_BYTES_MAX: u32 = (1 << 31) - 1;
+/// How often it is looked whether a client still asks for something while its listener drains, and how often it must not.
+const DRAIN_LOOK_EVERY: Duration = Duration::from_millis(250);
+const DRAIN_LOOKS: u32 = 8;
 /// How long a client that was silent has to answer a ping.
 const PONG_MAX: Duration = Duration::from_secs(20);
 
@@ -71,6 +78,7 @@ where
     tokio::pin!(lost);
     let mut draining = pin!(downstream.phase.reached(Phase::Draining));
     let mut cut = pin!(worker.phase.reached(Phase::Cut));
+    let mut drained = pin!(drained(&downstream));
     let (mut watched, mut serving) = (true, true);
     let mut signals = pin!(PollWhenWoken::new(poll_fn(|cx| {
         if watched && let Poll::Ready(verdict) = watchdog.as_mut().poll(cx) {
@@ -79,6 +87,9 @@ where
         }
         if lost.as_mut().poll(cx).is_ready() {
             tracing::debug!("client does not answer pings");
+            return Poll::Ready(Signal::End);
+        }
+        if drained.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Signal::End);
         }
         if serving && draining.as_mut().poll(cx).is_ready() {
@@ -111,6 +122,17 @@ where
     }
 }
 
+/// Completes when a drain has begun and the client has asked for nothing for a while: what is left is to say farewell, which a
+/// client that does not read would never answer.
+async fn drained(downstream: &Downstream) {
+    downstream.phase.reached(Phase::Draining).await;
+    let mut quiet = 0;
+    while quiet < DRAIN_LOOKS {
+        sleep(DRAIN_LOOK_EVERY).await;
+        quiet = if downstream.watch.is_idle() { quiet + 1 } else { 0 };
+    }
+}
+
 /// A connection whose client broke the protocol is one that is refused; a connection that was lost is not.
 fn ended_with(worker: &Worker, downstream: &Downstream, error: &h2::Error) {
     tracing::trace!(%error, "client connection ended");
@@ -139,11 +161,13 @@ enum Signal {
 
 fn builder(settings: &Settings) -> Builder {
     let mut builder = h2::server::Builder::new();
+    // Room for the uploads of all streams: those that an instance does not take must not hold up the others.
+    let window = settings.proxy.max_streams.saturating_mul(STREAM_WINDOW_BYTES).min(WINDOW_BYTES_MAX);
     builder
         .max_concurrent_streams(settings.proxy.max_streams)
         .max_header_list_size(u32::try_from(settings.proxy.max_header_bytes).unwrap_or(u32::MAX))
         .initial_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .initial_connection_window_size(window)
         // What is read ahead for a client that takes nothing is this times its streams.
         .max_send_buffer_size(SEND_BUFFER_BYTES);
     builder
@@ -189,9 +213,11 @@ async fn serve(
         // Whoever takes the request back ends what was done for it.
         respond.poll_reset(cx).map(|_| None)
     });
-    let Some(response) = answered.await else { return };
+    let Some((response, upload)) = answered.await else { return };
     drop(answering);
-    if let Err(error) = answer(&worker, response, head_only, &mut respond).await {
+    let limit = downstream.listener.limits(&worker.settings().proxy).body;
+    let stall = StallClock { limit, upload, timer: None, before: None };
+    if let Err(error) = answer(&worker, response, head_only, &mut respond, stall).await {
         tracing::debug!(%error, "a response did not get through");
     }
 }
@@ -202,6 +228,17 @@ async fn exchange(
     worker: &Rc<Worker>,
     downstream: &Rc<Downstream>,
     request: Request<RecvStream>,
+) -> (Response<ResponseBody>, Rc<UploadProgress>) {
+    let progress = Rc::new(UploadProgress::default());
+    let response = find(worker, downstream, request, &progress).await;
+    (response, progress)
+}
+
+async fn find(
+    worker: &Rc<Worker>,
+    downstream: &Rc<Downstream>,
+    request: Request<RecvStream>,
+    progress: &Rc<UploadProgress>,
 ) -> Response<ResponseBody> {
     let settings = worker.settings();
     let started = Instant::now();
@@ -209,7 +246,8 @@ async fn exchange(
     let (parts, stream) = request.into_parts();
     let bodiless = stream.is_end_stream();
     let length = promised_length(&parts.headers);
-    let host = headers::received_host(&parts.uri, &parts.headers, parts.version).ok();
+    let known_scheme = parts.uri.scheme().is_none_or(|scheme| *scheme == Scheme::HTTP || *scheme == Scheme::HTTPS);
+    let host = headers::received_host(&parts.uri, &parts.headers, parts.version).ok().filter(|_| known_scheme);
     let target = parts.uri.path_and_query().map_or(parts.uri.path(), http::uri::PathAndQuery::as_str);
     let content = if bodiless { Content::Whole(b"") } else { Content::Streamed(length) };
     let head = Head::of_map(&parts.method, parts.version, target, host.as_ref(), &parts.headers, content);
@@ -234,25 +272,28 @@ async fn exchange(
         let own = incoming.refuse(&ProxyError::BadRequest("the path cannot be decoded"), &mut finish);
         return respond_own(own.response, finish, downstream, &settings);
     };
-    let progress = Rc::new(UploadProgress::default());
     let body = if bodiless {
         progress.done.set(true);
         RequestBody::AtHand
     } else {
-        finish.uploads(&progress);
+        finish.uploads(progress);
         let body = IncomingBody::Stream(StreamBody::new(stream, &parts.headers, None));
-        RequestBody::Streamed(Upload::new(body, length, &progress, worker.clock))
+        RequestBody::Streamed(Upload::new(body, length, progress, worker.clock))
     };
     let lines = worker.shelf.lines.of(&settings, &downstream.client, parts.version);
-    let exchange = Exchange { incoming: &incoming, path, forward: &forward, lines: &lines };
+    let exchange = Exchange { incoming: &incoming, path, forward: &forward, lines: &lines, bound: RefCell::new(None) };
     let mut timer = MovingDeadline::default();
     let timing = Timing { now: started, now_ms, timer: &mut timer };
-    let found = exchange.find(body, &progress, timing, &mut finish, |_| Poll::Pending).await;
+    let found = exchange.find(body, progress, timing, &mut finish, |_| Poll::Pending).await;
     let error = match found {
         Ok(Ok((_, response))) if response.status() == 101 => {
             ProxyError::Upstream("it switches protocols although nobody asked".to_owned())
         }
-        Ok(Ok((target, response))) => {
+        Ok(Ok((target, mut response))) => {
+            if let (true, UpstreamResponse::H1(response)) = (connection_auth::binds(&head, &response), &mut response) {
+                // Its streams are many clients' to the instance: none may have what one was let in for.
+                response.head.keep = false;
+            }
             let streamed = response.into_streamed(worker, &target.state);
             return prepared(&incoming, streamed, target, Box::new(finish));
         }
@@ -283,11 +324,45 @@ fn respond_own(
     })
 }
 
+/// Finds out whether a client has stopped in the middle of a stream: it makes no room for a response, or sends nothing more of
+/// an upload. In HTTP/1 the connection's watchdog sees to that; here other streams may be well.
+struct StallClock {
+    /// How long it may do so, at least; twice that at most.
+    limit: Duration,
+    upload: Rc<UploadProgress>,
+    timer: Option<Pin<Box<Sleep>>>,
+    /// What had moved when it was looked at last, where the client was waited for then.
+    before: Option<(Option<u64>, u64)>,
+}
+
+impl StallClock {
+    /// Ready when it has. `room`: see [`Pump::waits_for_room`].
+    fn poll(&mut self, room: Option<u64>, cx: &mut Context<'_>) -> Poll<()> {
+        let uploads = !self.upload.done.get() && self.upload.waits_for_client.get();
+        let waits = room.is_some() || uploads;
+        if !waits && self.timer.is_none() {
+            // Most streams never need one.
+            return Poll::Pending;
+        }
+        let moved = waits.then(|| (room, self.upload.bytes.get()));
+        loop {
+            let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(self.limit)));
+            ready!(timer.as_mut().poll(cx));
+            if moved.is_some() && moved == self.before {
+                return Poll::Ready(());
+            }
+            self.before = moved;
+            timer.as_mut().reset(Instant::now() + self.limit);
+        }
+    }
+}
+
 async fn answer(
     worker: &Worker,
     response: Response<ResponseBody>,
     head_only: bool,
     respond: &mut SendResponse<Bytes>,
+    mut stall: StallClock,
 ) -> Result<(), Box<dyn std::error::Error>> {
     let (mut parts, body) = response.into_parts();
     without_hop(&mut parts.headers);
@@ -306,7 +381,14 @@ async fn answer(
         body.leave_out();
     } else if !over {
         let mut pump = Pump::of_answer(body, stream);
-        poll_fn(|cx| pump.poll(cx)).await?;
+        let sent = poll_fn(|cx| match pump.poll(cx) {
+            Poll::Ready(sent) => Poll::Ready(Some(sent)),
+            Poll::Pending => stall.poll(pump.waits_for_room(), cx).map(|()| None),
+        });
+        match sent.await {
+            Some(sent) => sent?,
+            None => pump.cancel().stalled(),
+        }
     }
     Ok(())
 }

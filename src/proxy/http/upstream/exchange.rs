@@ -1,5 +1,6 @@
 //! One request and the instances it may go to: what each of them is sent, by the driver of the protocol that it speaks.
 
+use std::cell::RefCell;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
 use http::uri::{Authority, PathAndQuery, Scheme as UriScheme};
-use http::{HeaderValue, Request, Response, Uri, Version};
+use http::{HeaderName, HeaderValue, Request, Response, Uri, Version};
 use http_body::Frame;
 use tokio::time::{Instant, timeout};
 
@@ -19,10 +20,11 @@ use super::h1::{H1Connection, PendingResponse};
 use super::h1_send::RequestWriter;
 use super::h2::{SendError, Shared};
 use super::response::{H2Response, UpstreamResponse};
-use crate::proxy::connect::ConnectError;
+use crate::proxy::connect::{ConnectError, UpstreamStream};
 use crate::proxy::error::ProxyError;
 use crate::proxy::http::body::{RequestBody, UploadProgress};
 use crate::proxy::http::decide::{Forward, Incoming};
+use crate::proxy::http::grpc;
 use crate::proxy::http::h1::write_head::{ClientLines, Outbound, put_request};
 use crate::proxy::http::h2::stream_body::{StreamBody, StreamBodyError};
 use crate::proxy::http::head::{Content, Head, is_idempotent};
@@ -47,6 +49,8 @@ pub struct Exchange<'a> {
     pub forward: &'a Forward,
     /// What its client's requests have in common.
     pub lines: &'a ClientLines,
+    /// A connection to the first target that belongs to the client.
+    pub bound: RefCell<Option<UpstreamStream>>,
 }
 
 /// The client left while it waited.
@@ -104,6 +108,7 @@ impl<'a> Exchange<'a> {
         mut aside: impl FnMut(&mut Context<'_>) -> Poll<()>,
     ) -> Found<'a> {
         let (worker, settings, head) = (self.worker(), self.settings(), self.head());
+        let timeless = self.limit_call(finish);
         let doublable = head.may_be_doubled();
         let asking = Asking {
             worker,
@@ -116,7 +121,7 @@ impl<'a> Exchange<'a> {
         };
         let Timing { now, now_ms, timer } = timing;
         let body_timeout = self.incoming.downstream.listener.limits(&settings.proxy).body;
-        let deadlines = Deadlines::from(now, settings, body_timeout, doublable, head.grpc).with_end(finish.ends_by());
+        let deadlines = Deadlines::from(now, settings, body_timeout, doublable, timeless).with_end(finish.ends_by());
         worker.budget.borrow_mut().record_request(now_ms);
         let first = self.forward.first();
         // Most requests find a connection that is open, and a response on it: no box is made, and no future is moved.
@@ -168,6 +173,24 @@ impl<'a> Exchange<'a> {
         .await
     }
 
+    /// Whether the limits for responses do not hold, because it is a call of gRPC: those bring their own. What says so is the
+    /// route, the listener or a deadline of the call's own, which then holds; a Content-Type alone is any client's word.
+    fn limit_call(&self, finish: &mut Finish) -> bool {
+        static GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+        let (head, listener) = (self.head(), &self.incoming.downstream.listener);
+        if !head.grpc {
+            return false;
+        }
+        if self.forward.first().options.proto.is_grpc() || listener.is_grpc() {
+            return true;
+        }
+        let own = head.fields.get(&GRPC_TIMEOUT).and_then(grpc::timeout);
+        if let Some(limit) = own.or(listener.limits(&self.settings().proxy).request) {
+            finish.limit(limit);
+        }
+        own.is_some()
+    }
+
     fn begun(&self, target: &Target, finish: &mut Finish) {
         finish.tries(target);
         self.tell(target, finish);
@@ -187,7 +210,8 @@ impl<'a> Exchange<'a> {
         }
         let key = PoolKey::of(target);
         let idle_max_ms = ms(self.settings().proxy.upstream_idle_timeout);
-        let warm = self.worker().pool.checkout_h1(&key, now_ms, idle_max_ms, self.once_only());
+        let bound = self.bound.take().and_then(|mut stream| stream.is_quiet(true).then_some(stream));
+        let warm = bound.or_else(|| self.worker().pool.checkout_h1(&key, now_ms, idle_max_ms, self.once_only()));
         let Some(stream) = warm else { return Err(body) };
         let connection = H1Connection { key, stream, reused: true, since: now.into_std() };
         Ok(self.send_h1(connection, body, target))

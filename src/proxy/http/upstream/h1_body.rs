@@ -41,6 +41,7 @@ pub struct H1ResponseBody {
     outgoing: RequestWriter,
     rest: Rest,
     keep: bool,
+    keeps_s: Option<u64>,
 }
 
 /// What is still to come.
@@ -99,6 +100,7 @@ impl H1ResponseBody {
             buffer: Some(buffer),
             outgoing,
             rest,
+            keeps_s: head.keeps_s,
             keep: head.keep && head.status != StatusCode::SWITCHING_PROTOCOLS.as_u16(),
         });
         if matches!(body.rest, Rest::Nothing) {
@@ -238,7 +240,7 @@ impl H1ResponseBody {
         if self.outgoing.is_through() && self.keep && !over && stream.is_quiet(false) {
             let most = self.worker.settings().proxy.upstream_max_idle;
             let now_ms = self.worker.clock.now_ms();
-            self.worker.pool.give_back_h1(self.key.clone(), &self.target, stream, now_ms, most);
+            self.worker.pool.give_back_h1(self.key.clone(), &self.target, stream, now_ms, most, self.keeps_s);
         }
         self.worker.shelf.buffers.give_back_head(self.outgoing.take_room());
     }

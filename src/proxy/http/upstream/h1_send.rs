@@ -201,7 +201,7 @@ mod tests {
     async fn what_a_socket_takes_at_once_is_not_copied() {
         let (mut near, mut far) = pair().await;
         let mut outgoing = RequestWriter::new(b"head ".to_vec(), b"body", RequestBody::AtHand, &near);
-        assert!(outgoing.is_through() && !outgoing.unsent(&near).is_some());
+        assert!(outgoing.is_through() && outgoing.unsent(&near).is_none());
         outgoing.poll(&mut near, &mut Context::from_waker(std::task::Waker::noop()));
         assert_eq!(outgoing.take_room(), b"head ");
         drop(near);
@@ -216,7 +216,7 @@ mod tests {
         // More than any socket buffers, and no byte like its neighbours.
         let body: Vec<u8> = (0..32u32 << 20).map(|n| (n % 251) as u8).collect();
         let mut outgoing = RequestWriter::new(b"head ".to_vec(), &body, RequestBody::AtHand, &near);
-        assert!(!outgoing.is_through() && !outgoing.unsent(&near).is_some());
+        assert!(!outgoing.is_through() && outgoing.unsent(&near).is_none());
         let mut got = Vec::new();
         let sends = poll_fn(|cx| {
             outgoing.poll(&mut near, cx);
