@@ -16,6 +16,7 @@ mod exchange_table;
 mod explained;
 mod failover;
 mod hostile;
+mod one_way;
 mod protocol;
 mod record;
 mod refusals;
