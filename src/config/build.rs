@@ -49,7 +49,7 @@ pub(crate) fn build(
         certificates: BTreeMap::new(),
         auth: auth::schemes(settings, mistakes),
         vault,
-        proxy: proxy_and_retry(settings, mistakes),
+        proxy: proxy_and_retry(settings, mistakes, warnings),
         compression: one(settings, "proxy.compression", mistakes, compression::compression),
         health: one(settings, "health", mistakes, health),
         admin: one(settings, "admin", mistakes, |reader| admin::admin(reader, &certificates)),
@@ -73,11 +73,15 @@ pub(crate) fn build(
 }
 
 /// `[proxy]` and `[retry]` together.
-pub(crate) fn proxy_and_retry(settings: &Settings, mistakes: &mut Vec<Mistake>) -> ProxyConfig {
+pub(crate) fn proxy_and_retry(
+    settings: &Settings,
+    mistakes: &mut Vec<Mistake>,
+    warnings: &mut Vec<Mistake>,
+) -> ProxyConfig {
     let retry = one(settings, "retry", mistakes, |reader| {
         (reader.count("attempts"), reader.count("budget_percent"), reader.count("budget_min"))
     });
-    one(settings, "proxy", mistakes, |reader| proxy(reader, retry))
+    one(settings, "proxy", mistakes, |reader| proxy(reader, warnings, retry))
 }
 
 /// Reads a section that stands once.
@@ -117,7 +121,19 @@ fn static_route(reader: &mut Reader<'_>) -> Option<StaticRoute> {
     Some(route)
 }
 
-fn proxy(reader: &mut Reader<'_>, (attempts, budget_percent, budget_min): (u32, u32, u32)) -> ProxyConfig {
+fn proxy(
+    reader: &mut Reader<'_>,
+    warnings: &mut Vec<Mistake>,
+    (attempts, budget_percent, budget_min): (u32, u32, u32),
+) -> ProxyConfig {
+    if reader.has("direct") {
+        warnings.push(reader.about(
+            "direct",
+            "has no effect any more",
+            "take it out: there is one way for all requests",
+        ));
+    }
+    let _ = reader.bool("direct");
     let config = ProxyConfig {
         workers: reader.count("workers"),
         strategy: reader.strategy("strategy"),
@@ -156,7 +172,6 @@ fn proxy(reader: &mut Reader<'_>, (attempts, budget_percent, budget_min): (u32, 
         request_timeout: reader.time("request_timeout"),
         try_timeout: reader.time("try_timeout"),
         upstream_idle_timeout: reader.time("upstream_idle_timeout"),
-        direct: reader.bool("direct"),
         upstream_max_idle: reader.count("upstream_max_idle"),
         keepalive: reader.time("keepalive"),
         tcp_idle_timeout: reader.time("tcp_idle_timeout"),

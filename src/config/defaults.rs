@@ -25,7 +25,7 @@ impl Default for RegisterConfig {
 
 impl Default for ProxyConfig {
     fn default() -> Self {
-        build::proxy_and_retry(&Settings::default(), &mut Vec::new())
+        build::proxy_and_retry(&Settings::default(), &mut Vec::new(), &mut Vec::new())
     }
 }
 

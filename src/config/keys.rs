@@ -1190,7 +1190,7 @@ const PROXY: &[Key] = &[
         "direct",
         Kind::Bool,
         "true",
-        "Carry usual HTTP/1.1 requests byte by byte, at half the price; false leaves all to the HTTP library.",
+        "Has no effect any more: there is one way for all requests. Older files that set it are still read, with a warning.",
     ),
     key("upstream_max_idle", Kind::Count(0, 1_000_000), "256", "Most idle connections per instance and worker."),
     key("keepalive", Kind::Time(0, DAY), "15s", "TCP keep-alive of connections to instances. 0s: the system's."),

@@ -516,6 +516,18 @@ routes_file = "routes.txt"
     }
 
     #[test]
+    fn a_key_that_has_lost_its_meaning_is_read_with_a_warning() {
+        for value in ["true", "false"] {
+            let loaded = load(&inputs(&format!("[proxy]\ndirect = {value}\n[consul]\n"), &[], &[])).unwrap();
+            let warnings: Vec<_> = loaded.warnings.iter().map(ToString::to_string).collect();
+            assert!(warnings.len() == 1 && warnings[0].contains("proxy.direct"), "{warnings:?}");
+            assert!(warnings[0].contains("no effect"), "{warnings:?}");
+        }
+        let wrong = load(&inputs("[proxy]\ndirect = 7\n", &[], &[]));
+        assert!(wrong.is_err());
+    }
+
+    #[test]
     fn the_tools_environment_goes_before_certificates_in_the_file() {
         let file = "[consul]\nca_pem = \"x\"\ncert_pem = \"x\"\nkey_pem = \"x\"\n";
         let env = [("CONSUL_CACERT", "a"), ("CONSUL_CLIENT_CERT", "b"), ("CONSUL_CLIENT_KEY", "c")];

@@ -374,8 +374,6 @@ pub struct ProxyConfig {
     pub try_timeout: Duration,
     /// How long an idle upstream connection is kept (`upstream_idle_timeout`): below the common 5 s of applications.
     pub upstream_idle_timeout: Duration,
-    /// Usual HTTP/1.1 requests are carried byte by byte (`direct`).
-    pub direct: bool,
     /// Most idle upstream connections per instance and worker (`upstream_max_idle`).
     pub upstream_max_idle: usize,
     /// TCP keep-alive of upstream connections (`keepalive`); zero: the system's.

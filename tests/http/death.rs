@@ -11,7 +11,7 @@ const UNKNOWN: Duration = Duration::from_millis(400);
 
 #[test]
 fn nothing_is_sent_to_the_next_owner_of_a_dead_instances_port() {
-    for (strategy, more) in [("p2c", ""), ("rr", ""), ("least", ""), ("rr", "direct = false\n")] {
+    for (strategy, more) in [("p2c", ""), ("rr", ""), ("least", ""), ("rr", "request_timeout = \"60s\"\n")] {
         let mut wrong_answers = 0;
         for _ in 0..4 {
             let [a, b, c] = ["a", "b", "c"].map(Upstream::start);

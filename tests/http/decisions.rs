@@ -14,22 +14,22 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use crate::stand::{OK, Scripted, router, runtime};
 use crate::support::client::exchange;
 
-/// Ways into the router: both of HTTP/1.1, and HTTP/2.
-const WAYS: [Way; 3] = [Way::Direct, Way::Library, Way::H2];
+/// Ways into the router: HTTP/1.1, the same with a limit for requests, and HTTP/2.
+const WAYS: [Way; 3] = [Way::Plain, Way::Limited, Way::H2];
 
 /// Header fields of a request.
 type Fields<'a> = &'a [(&'a str, &'a str)];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
-    Direct,
-    Library,
+    Plain,
+    Limited,
     H2,
 }
 
 impl Way {
     fn settings(self) -> &'static str {
-        if self == Self::Library { "[proxy]\ndirect = false\n" } else { "" }
+        if self == Self::Limited { "[proxy]\nrequest_timeout = \"60s\"\n" } else { "" }
     }
 
     /// Status, and `grpc-status` if there is one, of a request with these fields.
@@ -219,11 +219,11 @@ fn names_that_could_be_taken_for_ours_do_not_arrive() {
             "HTTP/1.1 200 OK\r\nX-Auth-User: ann\r\nX-Auth-Groups: staff\r\nContent-Length: 0\r\n\r\n",
         );
         let more = format!(
-            "[proxy]\ndirect = {}\nclient_ip_header = \"X-Client\"\ntls_header = \"X-Is-Tls\"\n\
+            "[proxy]\nrequest_timeout = \"{}\"\nclient_ip_header = \"X-Client\"\ntls_header = \"X-Is-Tls\"\n\
              request_id_header = \"X_Request_Id\"\n\
              [auth.sso]\ntype = \"external\"\nendpoint = \"http://{}/\"\nset_headers = [\"X-Auth-User\", \"X-Auth-Role\"]\n\
              append_headers = [\"X-Auth-Groups\"]\n",
-            way != Way::Library,
+            if way == Way::Limited { "60s" } else { "0s" },
             decider.address
         );
         let to = &[upstream.address][..];
@@ -363,7 +363,7 @@ fn a_redirect_with_nothing_left_of_the_path_adds_no_slash() {
         ("f.test/s", to, "strip=/s prepend=/x"),
         ("g.test/", to, "prepend=/x"),
     ];
-    for way in [Way::Direct, Way::Library] {
+    for way in [Way::Plain, Way::Limited] {
         let lb = router(&routes, way.settings());
         for (host, path, wanted) in [
             ("a.test", "/stripme", "http://to.test/bbb"),

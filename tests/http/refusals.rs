@@ -52,14 +52,14 @@ fn bytes_that_are_no_request_are_logged_and_counted() {
         (&many, 431),
         (&target, 414),
     ];
-    for direct in [true, false] {
-        let lb = router(&[("h/", &[upstream.address], "")], &format!("[proxy]\ndirect = {direct}\n{LOG}"));
+    for more in ["", "request_timeout = \"60s\"\n"] {
+        let lb = router(&[("h/", &[upstream.address], "")], &format!("[proxy]\n{more}{LOG}"));
         for (at, (request, status)) in bad.iter().enumerate() {
             let mut client = RawClient::connect(lb.address("http"));
             let answer = client.send(request).response();
             assert!(answer.is_none_or(|answer| answer.status == *status), "{request:?}");
             let told = logged(&lb, at + 1);
-            assert_eq!(told[at..], [(u64::from(*status), "malformed".to_owned())], "direct = {direct}: {request:.60?}");
+            assert_eq!(told[at..], [(u64::from(*status), "malformed".to_owned())], "{more}: {request:.60?}");
         }
         let count = bad.len() as f64;
         assert_eq!(errors(&lb, "", "malformed"), count, "{}", lb.admin("/metrics").1);
@@ -76,14 +76,14 @@ fn bytes_that_are_no_request_are_logged_and_counted() {
 
 #[test]
 fn a_head_that_does_not_end_is_logged_and_counted() {
-    for direct in [true, false] {
-        let proxy = format!("[proxy]\ndirect = {direct}\nheader_timeout = \"300ms\"\n{LOG}");
+    for more in ["", "request_timeout = \"60s\"\n"] {
+        let proxy = format!("[proxy]\n{more}header_timeout = \"300ms\"\n{LOG}");
         let lb = router(&[("/", &[Refusing::new().address], "")], &proxy);
         for (at, start) in ["GET / HTTP/1.1\r\nHost:", "PRI * HT"].iter().enumerate() {
             let mut client = RawClient::connect(lb.address("http"));
             client.send(start);
             client.rest();
-            assert_eq!(logged(&lb, at + 1)[at..], [(408, "too_slow".to_owned())], "direct = {direct}: {start}");
+            assert_eq!(logged(&lb, at + 1)[at..], [(408, "too_slow".to_owned())], "{more}: {start}");
         }
         assert_eq!(errors(&lb, "", "too_slow"), 2.0);
         // Of a client that says nothing there is nothing to tell.
@@ -122,9 +122,9 @@ fn what_is_answered_here_is_counted_by_service_and_reason() {
         ("/breaks", 502, "s4", "upstream"),
         ("/silent", 504, "s5", "response_timeout"),
     ];
-    for direct in [true, false] {
+    for more in ["", "request_timeout = \"60s\"\n"] {
         let more = format!(
-            "[proxy]\ndirect = {direct}\nresponse_timeout = \"300ms\"\ntry_timeout = \"0s\"\n[retry]\nattempts = 1\n\
+            "[proxy]\n{more}response_timeout = \"300ms\"\ntry_timeout = \"0s\"\n[retry]\nattempts = 1\n\
              [auth.main]\nfile = {file:?}\n{LOG}"
         );
         let lb = router(&routes, &more);

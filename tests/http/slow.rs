@@ -41,8 +41,8 @@ fn asked(upstreams: &[Upstream]) -> u64 {
 #[test]
 fn a_slow_request_is_asked_once_whatever_its_method() {
     let (three, one) = (upstreams::<3>(SLOW), upstreams::<1>(SLOW));
-    // The library's way, where a request has an upgrade or the direct exchange is off.
-    let stands = [in_front_of(&three, ""), in_front_of(&three, "[proxy]\ndirect = false\n"), in_front_of(&one, "")];
+    let stands =
+        [in_front_of(&three, ""), in_front_of(&three, "[proxy]\nrequest_timeout = \"60s\"\n"), in_front_of(&one, "")];
     let clients: Vec<_> = stands
         .iter()
         .flat_map(|lb| METHODS.map(|method| (lb.address("http"), method)))
