@@ -101,9 +101,9 @@ enum Step {
     /// It is answered.
     Over { close: bool },
     /// The table has changed since its instance was picked, and nothing was answered yet.
-    Again(Box<Finish>),
-    /// All of its body is wanted before anything is sent. Boxed, as it is rare.
-    WantsBody(Box<Finish>),
+    Again,
+    /// All of its body is wanted before anything is sent.
+    WantsBody,
 }
 
 /// What stays the same however often a request is looked at.
@@ -204,17 +204,13 @@ impl<'a> Client<'a> {
             now_ms: self.worker.clock.at(started.into_std()),
             id: fresh_id(settings),
         };
-        let mut finish = self.open(settings, &head, &began);
+        // It stays where it is: it is large, and taken away by rare responses alone.
+        let mut record = Some(self.open(settings, &head, &began));
         let close = loop {
-            match self.look(settings, &head, &began, finish).await? {
+            match self.look(settings, &head, &began, &mut record).await? {
                 Step::Over { close } => break close,
-                Step::Again(record) if began.again > 0 => {
-                    finish = *record;
-                    began.again -= 1;
-                }
-                Step::Again(_) => return Err(End::Abrupt),
-                Step::WantsBody(record) => {
-                    finish = *record;
+                Step::Again => began.again -= 1,
+                Step::WantsBody => {
                     self.read_body(&head).await?;
                     // What was decided before may not hold any more: instances come and go while a client sends.
                     let now = Instant::now();
@@ -264,8 +260,9 @@ impl<'a> Client<'a> {
         settings: &Arc<Settings>,
         head: &RequestHead,
         began: &Began,
-        mut finish: Finish,
+        record: &mut Option<Finish>,
     ) -> Result<Step, End> {
+        let Some(finish) = record.as_mut() else { return Err(End::Abrupt) };
         let limits = Limits::new(&settings.proxy);
         let at_hand = self.body_at_hand(head);
         let Self { worker, downstream, stream, ahead, fields, lines, timer, bound, .. } = self;
@@ -287,7 +284,7 @@ impl<'a> Client<'a> {
         let incoming =
             Incoming { worker, downstream, settings, head: &seen, path: path.as_ref(), id: began.id.as_ref() };
         let table = worker.table_number();
-        let decision = decide::decide(&incoming, &mut finish, began.now_ms).await;
+        let decision = decide::decide(&incoming, finish, began.now_ms).await;
         let drains = downstream.phase.get() >= Phase::Draining;
         let mut responder = Responder {
             worker,
@@ -312,7 +309,7 @@ impl<'a> Client<'a> {
                 }
                 let mut own = own;
                 headers::secure_transport(own.response.headers_mut(), &downstream.client, &settings.header_rules);
-                responder.own(&own.response, &mut finish).await?;
+                responder.own(&own.response, finish).await?;
                 if !close && !is_whole {
                     let rest = BodyFraming::Length(short.unwrap_or(0) as u64);
                     stream.borrow_mut().begin_body(rest, limits, behind, false);
@@ -324,7 +321,7 @@ impl<'a> Client<'a> {
             }
         };
         if short.is_some() && !is_whole {
-            return Ok(Step::WantsBody(Box::new(finish)));
+            return Ok(Step::WantsBody);
         }
         let (over, mut streamed) = (UploadProgress::over(), None);
         let body = match seen.content {
@@ -349,18 +346,16 @@ impl<'a> Client<'a> {
         responder.binds = bound.is_some();
         let exchange = Exchange { incoming: &incoming, path, forward: &forward, lines, bound: RefCell::new(bound) };
         let timing = Timing { now: began.started, now_ms: began.now_ms, timer: responder.timer };
-        let found = exchange
-            .find(body, streamed.as_deref().unwrap_or(&over), timing, &mut finish, |cx| {
-                stream.borrow_mut().poll_aside(cx)
-            })
-            .await;
+        let (upload, mut response) = (streamed.as_deref().unwrap_or(&over), None);
+        let aside = |cx: &mut Context<'_>| stream.borrow_mut().poll_aside(cx);
+        let found = exchange.find(body, upload, timing, finish, &mut response, aside).await;
         let Ok(found) = found else { return Err(End::Abrupt) };
         responder.fate = fate(head, downstream.phase.get() >= Phase::Draining);
         if !stream.borrow().is_body_read() {
             // What is left of it would be in the way of the next request.
             responder.fate = Fate::Closes;
         }
-        let switching = found.as_ref().is_ok_and(|(_, response)| response.status() == 101);
+        let switching = response.as_ref().is_some_and(|response| response.status() == 101);
         let found = match found {
             Ok(_) if switching && seen.upgrade.is_none() => {
                 Err(ProxyError::Upstream("it switches protocols although nobody asked".to_owned()))
@@ -368,27 +363,27 @@ impl<'a> Client<'a> {
             found => found,
         };
         match found {
-            Ok((target, UpstreamResponse::H1(response))) if switching => {
-                Err(Box::pin(switch(&mut responder, bytes, head, response, target, finish)).await?)
+            Ok(target) if switching => {
+                Err(Box::pin(switch(&mut responder, bytes, head, response.take(), target, record)).await?)
             }
-            Ok((target, response)) => {
-                responder.binds |= connection_auth::binds(&seen, &response);
-                respond(&mut responder, &incoming, response, target, finish).await?;
+            Ok(target) => {
+                responder.binds |= response.as_ref().is_some_and(|it| connection_auth::binds(&seen, it));
+                respond(&mut responder, &incoming, &mut response, target, record).await?;
                 self.bound = responder.bound.take();
                 let close = responder.fate == Fate::Closes || !stream.borrow().is_body_read();
                 Ok(Step::Over { close })
             }
             Err(error) if began.again > 0 && worker.table_number() != table && seen.may_go_elsewhere(&error) => {
-                Ok(Step::Again(Box::new(finish)))
+                Ok(Step::Again)
             }
             Err(error) => {
                 tracing::debug!(%error, service = %forward.first().service.name(), "request failed");
-                let Own { mut response, close } = incoming.refuse(&error, &mut finish);
+                let Own { mut response, close } = incoming.refuse(&error, finish);
                 if close || !stream.borrow().is_body_read() {
                     responder.fate = Fate::Closes;
                 }
                 headers::secure_transport(response.headers_mut(), &downstream.client, &settings.header_rules);
-                responder.own(&response, &mut finish).await?;
+                responder.own(&response, finish).await?;
                 Ok(Step::Over { close: responder.fate == Fate::Closes })
             }
         }
@@ -493,10 +488,11 @@ fn goes_to(bound: BoundConnection, incoming: &Incoming<'_>, forward: &mut Forwar
 async fn respond(
     responder: &mut Responder<'_>,
     incoming: &Incoming<'_>,
-    response: UpstreamResponse,
+    found: &mut Option<UpstreamResponse>,
     target: &Target,
-    mut finish: Finish,
+    record: &mut Option<Finish>,
 ) -> Result<(), End> {
+    let (Some(finish), Some(response)) = (record.as_mut(), found.as_mut()) else { return Err(End::Abrupt) };
     let (head, listener) = (incoming.head, &incoming.downstream.listener);
     // What instances of gRPC send is theirs to compress, message by message.
     let compression = incoming
@@ -511,14 +507,16 @@ async fn respond(
                 && !listener.is_grpc()
                 && responder.passes_bytes(response.head.framing) =>
         {
-            responder.bytes(response, target, &mut finish).await
+            responder.bytes(found, target, finish).await
         }
-        mut response => {
-            if let (true, UpstreamResponse::H1(response)) = (responder.binds, &mut response) {
+        response => {
+            if let (true, UpstreamResponse::H1(response)) = (responder.binds, response) {
                 // Here it could not be kept for the client.
                 response.head.keep = false;
             }
+            let Some(response) = found.take() else { return Err(End::Abrupt) };
             let streamed = response.into_streamed(incoming.worker, &target.state);
+            let Some(finish) = record.take() else { return Err(End::Abrupt) };
             let response = prepared(incoming, streamed, target, Box::new(finish));
             Box::pin(responder.frames(response)).await
         }
@@ -562,10 +560,12 @@ async fn switch(
     responder: &mut Responder<'_>,
     bytes: &[u8],
     head: &RequestHead,
-    response: H1Response,
+    found: Option<UpstreamResponse>,
     target: &Target,
-    mut finish: Finish,
+    record: &mut Option<Finish>,
 ) -> Result<End, End> {
+    let Some(mut finish) = record.take() else { return Err(End::Abrupt) };
+    let Some(UpstreamResponse::H1(response)) = found else { return Err(End::Abrupt) };
     let H1Response { stream, mut buffer, head: answer, fields, in_flight, took, .. } = response;
     let mut map = response_map(buffer.filled(), &answer, &fields);
     for field in &fields {

@@ -31,6 +31,7 @@ use crate::proxy::http::h1::write_head::{self, Fate, Framed, Telling};
 use crate::proxy::http::record::Finish;
 use crate::proxy::http::upstream::h1::{H1Response, poll_fill};
 use crate::proxy::http::upstream::h1_send::RequestWriter;
+use crate::proxy::http::upstream::response::UpstreamResponse;
 use crate::proxy::moving_deadline::MovingDeadline;
 use crate::proxy::pool::PoolKey;
 use crate::proxy::settings::Settings;
@@ -148,11 +149,17 @@ impl Responder<'_> {
         self.version == Version::HTTP_11 || matches!(framing, Framing::Empty | Framing::Length(_))
     }
 
-    /// Passes on the bytes of a response of `target`, to its end, and gives its connection back.
+    /// Passes on the bytes of the response of `target` that was found, to its end, and gives its connection back.
     ///
     /// # Errors
     /// The end of the client's connection.
-    pub async fn bytes(&mut self, response: H1Response, target: &Target, finish: &mut Finish) -> Result<(), End> {
+    pub async fn bytes(
+        &mut self,
+        found: &mut Option<UpstreamResponse>,
+        target: &Target,
+        finish: &mut Finish,
+    ) -> Result<(), End> {
+        let Some(UpstreamResponse::H1(response)) = found.take() else { return Err(End::Abrupt) };
         let H1Response { key, mut stream, mut buffer, head, fields, mut outgoing, in_flight, took, .. } = response;
         finish.answered(target, head.status, in_flight, None, took);
         let buffers = &self.worker.shelf.buffers;

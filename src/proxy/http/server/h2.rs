@@ -284,19 +284,25 @@ async fn find(
     let exchange = Exchange { incoming: &incoming, path, forward: &forward, lines: &lines, bound: RefCell::new(None) };
     let mut timer = MovingDeadline::default();
     let timing = Timing { now: started, now_ms, timer: &mut timer };
-    let found = exchange.find(body, progress, timing, &mut finish, |_| Poll::Pending).await;
+    let mut response = None;
+    let found = exchange.find(body, progress, timing, &mut finish, &mut response, |_| Poll::Pending).await;
     let error = match found {
-        Ok(Ok((_, response))) if response.status() == 101 => {
+        Ok(Ok(_)) if response.as_ref().is_some_and(|response| response.status() == 101) => {
             ProxyError::Upstream("it switches protocols although nobody asked".to_owned())
         }
-        Ok(Ok((target, mut response))) => {
-            if let (true, UpstreamResponse::H1(response)) = (connection_auth::binds(&head, &response), &mut response) {
-                // Its streams are many clients' to the instance: none may have what one was let in for.
-                response.head.keep = false;
+        Ok(Ok(target)) => match response {
+            Some(mut response) => {
+                if let (true, UpstreamResponse::H1(response)) =
+                    (connection_auth::binds(&head, &response), &mut response)
+                {
+                    // Its streams are many clients' to the instance: none may have what one was let in for.
+                    response.head.keep = false;
+                }
+                let streamed = response.into_streamed(worker, &target.state);
+                return prepared(&incoming, streamed, target, Box::new(finish));
             }
-            let streamed = response.into_streamed(worker, &target.state);
-            return prepared(&incoming, streamed, target, Box::new(finish));
-        }
+            None => ProxyError::Upstream("no head was found".to_owned()),
+        },
         Ok(Err(error)) => error,
         Err(_client_gone) => ProxyError::ClientClosed,
     };

@@ -57,8 +57,8 @@ pub struct Exchange<'a> {
 #[derive(Clone, Copy, Debug)]
 pub struct ClientGone;
 
-/// What a request came to, while its client waited for it.
-pub type Found<'a> = Result<Result<(&'a Target, UpstreamResponse), ProxyError>, ClientGone>;
+/// What a request came to, while its client waited for it: whose the response is.
+pub type Found<'a> = Result<Result<&'a Target, ProxyError>, ClientGone>;
 
 /// When a request began, and what keeps its time.
 #[derive(Debug)]
@@ -95,7 +95,7 @@ impl<'a> Exchange<'a> {
         Outbound { head, path, id, granted: self.forward.granted.as_deref() }
     }
 
-    /// Finds a response. `aside` is asked whenever the task is woken: ready when the client is gone for sure.
+    /// Finds a response, and puts it into `found`: it is large. `aside` is asked whenever the task is woken: ready when the client is gone for sure.
     ///
     /// # Errors
     /// See [`ClientGone`].
@@ -105,6 +105,7 @@ impl<'a> Exchange<'a> {
         upload: &UploadProgress,
         timing: Timing<'_>,
         finish: &mut Finish,
+        found: &mut Option<UpstreamResponse>,
         mut aside: impl FnMut(&mut Context<'_>) -> Poll<()>,
     ) -> Found<'a> {
         let (worker, settings, head) = (self.worker(), self.settings(), self.head());
@@ -148,9 +149,9 @@ impl<'a> Exchange<'a> {
                     Waited::Over(Ok(())) => match pending.into_answer() {
                         Some(response) => {
                             let at = response.at;
-                            let response = UpstreamResponse::H1(response);
-                            asking.answered(first, response.took(), worker.clock.at(at), self.failed(&response));
-                            return Ok(Ok((first, response)));
+                            let response = found.insert(UpstreamResponse::H1(response));
+                            asking.answered(first, response.took(), worker.clock.at(at), self.failed(response));
+                            return Ok(Ok(first));
                         }
                         None => First::Failed(first, AttemptError::Request("no head was found".to_owned())),
                     },
@@ -166,7 +167,10 @@ impl<'a> Exchange<'a> {
         let mut asked = Box::pin(asking.ask(self, begin, deadlines, upload, finish));
         poll_fn(|cx| {
             if let Poll::Ready(answered) = asked.as_mut().poll(cx) {
-                return Poll::Ready(Ok(answered));
+                return Poll::Ready(Ok(answered.map(|(target, response)| {
+                    *found = Some(response);
+                    target
+                })));
             }
             aside(cx).map(|()| Err(ClientGone))
         })
