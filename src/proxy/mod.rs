@@ -4,6 +4,7 @@
 //! connections. Workers share the table pointer, the settings pointer and atomics; no lock is taken on the way of
 //! a request. This module has never heard of Consul.
 
+pub mod accept;
 pub mod auth;
 pub mod budget;
 pub mod connect;
@@ -23,6 +24,7 @@ pub mod settings;
 pub mod sharing;
 pub mod splice;
 pub mod tcp;
+pub mod thread;
 pub mod tls;
 pub mod tunnels;
 pub mod worker;

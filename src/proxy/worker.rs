@@ -8,18 +8,13 @@
 //! No work stealing: a connection, its upstream connections and all their state stay on one core.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::fmt;
-use std::io;
-use std::net::TcpListener;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use tokio::sync::{Notify, mpsc};
-use tokio::task::JoinSet;
+use tokio::sync::Notify;
 
 use crate::journal::Ejection;
 use crate::log::access::{AccessLogger, AccessLoggers};
@@ -28,16 +23,14 @@ use crate::proxy::budget::RetryBudget;
 use crate::proxy::drain::{LocalPhase, Phase, PhaseReceiver};
 use crate::proxy::http::compression;
 use crate::proxy::http::shelf::Shelf;
-use crate::proxy::listener::{Listener, accept_loop};
 use crate::proxy::pool::UpstreamPool;
 use crate::proxy::settings::{Settings, SettingsReader, SharedSettings};
 use crate::proxy::splice::Pipes;
 use crate::proxy::tcp::BufferPool;
 use crate::proxy::tunnels::Tunnels;
 use crate::system::throttle::Throttle;
-use crate::system::vital;
 use crate::table::balancer::PickState;
-use crate::table::clock::{Clock, ms};
+use crate::table::clock::Clock;
 use crate::table::{Probe, Route, SharedTable, TableReader, Target};
 
 /// What all workers get.
@@ -169,6 +162,17 @@ impl Worker {
         }
     }
 
+    /// How many connections it has.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.connections.get()
+    }
+
+    /// Completes when one of them ends, from its first poll on.
+    pub async fn connection_ends(&self) {
+        self.connection_ended.notified().await;
+    }
+
     /// Counts an accepted connection until the permit is dropped.
     #[must_use]
     pub fn admit(self: &Rc<Self>) -> ConnectionPermit {
@@ -234,135 +238,4 @@ impl Worker {
             );
         }
     }
-
-    async fn tick(self: Rc<Self>) {
-        let mut every = tokio::time::interval(Duration::from_secs(1));
-        every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            every.tick().await;
-            let settings = self.settings();
-            let now_ms = self.clock.now_ms();
-            self.budget.borrow_mut().set(settings.proxy.retry_budget_percent, settings.proxy.retry_budget_min);
-            self.pool.sweep(now_ms, ms(settings.proxy.upstream_idle_timeout));
-            self.tunnels.cut_retired(now_ms, ms(settings.proxy.removed_grace));
-        }
-    }
-
-    /// Obeys `orders` until the worker drains, then waits for what still runs.
-    async fn run(self: Rc<Self>, first: Vec<Order>, mut orders: mpsc::Receiver<Order>, phase: PhaseReceiver) {
-        let local_phase = Rc::clone(&self.phase);
-        let mut follower = tokio::task::spawn_local(vital::task("the drain of a worker", local_phase.follow(phase)));
-        let tick = tokio::task::spawn_local(vital::task("the clock of a worker", Rc::clone(&self).tick()));
-        let parking = tokio::task::spawn_local({
-            let worker = Rc::clone(&self);
-            vital::task("the parking of a worker's connections", async move {
-                worker.shelf.active.look_after(worker.clock).await;
-            })
-        });
-        let mut accepting = Accepting::default();
-        for order in first {
-            accepting.obey(&self, order);
-        }
-        let (mut more, mut follows) = (true, true);
-        loop {
-            tokio::select! {
-                biased;
-                () = self.phase.reached(Phase::Draining) => break,
-                order = orders.recv(), if more => match order {
-                    Some(order) => accepting.obey(&self, order),
-                    None => more = false,
-                },
-                // Without it this worker would not hear that it has to end.
-                ended = &mut follower, if follows => {
-                    follows = false;
-                    if let Some(panic) = ended.err().and_then(|error| error.try_into_panic().ok()) {
-                        std::panic::resume_unwind(panic);
-                    }
-                }
-            }
-        }
-        // Sockets of orders that came too late: they must not take clients whom nobody serves.
-        drop(orders);
-        accepting.end().await;
-        while self.connections.get() > 0 && self.phase.get() < Phase::Cut {
-            tokio::select! {
-                () = self.connection_ended.notified() => {}
-                () = self.phase.reached(Phase::Cut) => {}
-            }
-        }
-        if self.connections.get() > 0 {
-            tracing::warn!(connections = self.connections.get(), "drain deadline: cutting what still runs");
-        }
-        tick.abort();
-        parking.abort();
-        follower.abort();
-    }
-}
-
-/// What a worker does with its listeners.
-#[derive(Debug)]
-pub enum Order {
-    /// Accept connections for this listener.
-    Open(ListenerNumber, Listener, TcpListener),
-    /// Accept no more for it; its connections end as in a drain, but without its deadline.
-    Close(ListenerNumber),
-}
-
-/// What a listener is called in orders: never used twice.
-pub type ListenerNumber = u64;
-
-/// The accept loops of one worker.
-#[derive(Default)]
-struct Accepting {
-    phases: HashMap<ListenerNumber, Rc<LocalPhase>>,
-    loops: JoinSet<()>,
-}
-
-impl Accepting {
-    fn obey(&mut self, worker: &Rc<Worker>, order: Order) {
-        // Those that ended meanwhile.
-        while self.loops.try_join_next().is_some() {}
-        match order {
-            Order::Open(number, listener, socket) => {
-                let phase: Rc<LocalPhase> = Rc::default();
-                self.phases.insert(number, Rc::clone(&phase));
-                let accepting = accept_loop(Rc::clone(worker), Rc::new(listener), phase, socket);
-                self.loops.spawn_local(vital::task("an accept loop", accepting));
-            }
-            Order::Close(number) => {
-                if let Some(phase) = self.phases.remove(&number) {
-                    phase.advance(Phase::Draining);
-                }
-            }
-        }
-    }
-
-    async fn end(mut self) {
-        for phase in self.phases.values() {
-            phase.advance(Phase::Draining);
-        }
-        while self.loops.join_next().await.is_some() {}
-    }
-}
-
-/// Starts worker `number` on a thread of its own with its `first` orders; further ones come through `orders`. The
-/// thread ends when the worker has drained or was cut.
-///
-/// # Errors
-/// The thread or its runtime cannot be made.
-pub fn spawn(
-    number: usize,
-    context: WorkerContext,
-    first: Vec<Order>,
-    orders: mpsc::Receiver<Order>,
-    seed: u64,
-) -> io::Result<thread::JoinHandle<()>> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    thread::Builder::new().name(format!("lb-worker-{number}")).spawn(move || {
-        let local = tokio::task::LocalSet::new();
-        let phase = context.phase.clone();
-        local.block_on(&runtime, async move {
-            vital::task("a worker", Worker::new(&context, seed).run(first, orders, phase)).await;
-        });
-    })
 }

@@ -16,8 +16,9 @@ use crate::config::{Config, ListenerConfig, ListenerProtocol};
 use crate::metrics::Metrics;
 use crate::proxy::listener::{self, Listener, Sharing, Sockets};
 use crate::proxy::sharing::{Listening, meet};
+use crate::proxy::thread::{self as worker_thread, ListenerNumber, Order};
 use crate::proxy::tls::CertStore;
-use crate::proxy::worker::{self, ListenerNumber, Order, WorkerContext};
+use crate::proxy::worker::WorkerContext;
 
 use dynamic::Dynamic;
 pub(super) use dynamic::Follower;
@@ -162,7 +163,7 @@ impl Workers {
             for (number, first) in first.into_iter().enumerate() {
                 let (orders, received) = mpsc::channel(ORDERS_MAX);
                 let seed = fastrand::u64(..);
-                let thread = worker::spawn(number, context.clone(), first, received, seed);
+                let thread = worker_thread::spawn(number, context.clone(), first, received, seed);
                 threads.push(thread.context("cannot start a worker")?);
                 state.orders.push(orders);
             }

@@ -6,15 +6,9 @@
 use http::HeaderValue;
 use http::header::WWW_AUTHENTICATE;
 
+use super::auth_scheme::is_of_connection;
 use super::head::Head;
 use super::upstream::response::UpstreamResponse;
-
-/// Whether a value of Authorization or WWW-Authenticate names such a scheme.
-#[must_use]
-pub fn is_of_connection(value: &[u8]) -> bool {
-    let scheme = value.split(|&byte| byte == b' ').next().unwrap_or_default();
-    scheme.eq_ignore_ascii_case(b"ntlm") || scheme.eq_ignore_ascii_case(b"negotiate")
-}
 
 /// Whether the connection of a response is its client's alone from now on.
 #[must_use]
@@ -37,19 +31,4 @@ pub fn binds(head: &Head<'_>, response: &UpstreamResponse) -> bool {
                 challenges.iter().map(HeaderValue::as_bytes).any(is_of_connection)
             }
         }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn schemes_are_told_apart() {
-        for value in ["NTLM", "ntlm TlRMTVNTUAAB", "Negotiate", "negotiate YII="] {
-            assert!(is_of_connection(value.as_bytes()), "{value}");
-        }
-        for value in ["Basic realm=\"x\"", "Bearer ntlm", "", "NTLMv2 x", "Digest a=b"] {
-            assert!(!is_of_connection(value.as_bytes()), "{value}");
-        }
-    }
 }

@@ -8,7 +8,7 @@ use std::cell::OnceCell;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, COOKIE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 
-use super::connection_auth::is_of_connection;
+use super::auth_scheme::is_of_connection;
 use super::h1::request_head::RequestHead;
 use super::h1::scan::{Field, Kind};
 use super::headers::{self, Upgrade};

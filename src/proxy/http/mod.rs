@@ -1,7 +1,7 @@
 //! HTTP on a worker: from a client's connection to an instance and back.
 
 pub mod alike;
-pub mod body;
+pub mod auth_scheme;
 mod clear;
 pub mod client_io;
 pub mod compression;
@@ -21,7 +21,9 @@ pub mod pick;
 pub mod prefixed;
 pub mod record;
 pub mod redirect;
+pub mod request_body;
 pub mod request_deadline;
+pub mod response_body;
 pub mod scrape;
 pub mod server;
 pub mod shelf;

@@ -11,11 +11,11 @@ use std::time::{Duration, Instant, SystemTime};
 use http::header::{REFERER, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Method, Version};
 
-use super::body::UploadProgress;
 use super::custom_log_fields::CustomLogFields;
 use super::fabio_observer::FabioObserver;
 use super::grpc;
 use super::head::Head;
+use super::request_body::UploadProgress;
 use super::request_deadline::RequestDeadline;
 use super::server::downstream::Downstream;
 use crate::log::access::AccessRecord;
@@ -276,7 +276,8 @@ impl Finish {
 
     /// From now on it may take `limit`.
     pub fn limit(&mut self, limit: Duration) {
-        self.deadline = Some(RequestDeadline::new(&self.downstream, limit, self.worker.clock.now_ms()));
+        self.deadline =
+            Some(RequestDeadline::new(self.downstream.watch.deadlines(), limit, self.worker.clock.now_ms()));
     }
 
     /// From now on it may take as long as it likes.

@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::server::downstream::Downstream;
 use crate::table::clock::ms;
 
 /// The requests of a connection that have to be over at some time.
@@ -41,7 +40,7 @@ impl OpenDeadlines {
 /// One request's end.
 #[derive(Debug)]
 pub struct RequestDeadline {
-    downstream: Rc<Downstream>,
+    open: Rc<OpenDeadlines>,
     key: (u64, u64),
     at: Instant,
     /// Made by the first that asks.
@@ -51,9 +50,9 @@ pub struct RequestDeadline {
 impl RequestDeadline {
     /// A request that began now and may take `limit`.
     #[must_use]
-    pub fn new(downstream: &Rc<Downstream>, limit: Duration, now_ms: u64) -> Self {
-        let key = downstream.watch.deadlines().add(now_ms.saturating_add(ms(limit)));
-        Self { downstream: Rc::clone(downstream), key, at: Instant::now() + limit, sleep: None }
+    pub fn new(open: &Rc<OpenDeadlines>, limit: Duration, now_ms: u64) -> Self {
+        let key = open.add(now_ms.saturating_add(ms(limit)));
+        Self { open: Rc::clone(open), key, at: Instant::now() + limit, sleep: None }
     }
 
     /// The moment.
@@ -71,7 +70,7 @@ impl RequestDeadline {
 
 impl Drop for RequestDeadline {
     fn drop(&mut self) {
-        self.downstream.watch.deadlines().open.borrow_mut().remove(&self.key);
+        self.open.open.borrow_mut().remove(&self.key);
     }
 }
 

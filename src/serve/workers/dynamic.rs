@@ -19,8 +19,8 @@ use super::{Bound, State, Workers, lock, send};
 use crate::config::ListenerConfig;
 use crate::metrics::Metrics;
 use crate::proxy::drain::{Phase, PhaseReceiver};
+use crate::proxy::thread::Order;
 use crate::proxy::tls::CertStore;
-use crate::proxy::worker::Order;
 use crate::table::{RouteTable, SharedTable};
 
 /// Most ports that one listener has open at a time: each is a socket per worker, and a process has only so many.

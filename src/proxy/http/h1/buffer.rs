@@ -6,6 +6,7 @@
 use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, ReadBuf};
@@ -93,9 +94,12 @@ impl Buffer {
     }
 }
 
-/// The idle buffers of a worker.
+/// The idle buffers of a worker. Clones share them.
+#[derive(Clone, Debug, Default)]
+pub struct Buffers(Rc<Kept>);
+
 #[derive(Debug, Default)]
-pub struct Buffers {
+struct Kept {
     requests: RefCell<Vec<Buffer>>,
     answers: RefCell<Vec<Buffer>>,
     heads: RefCell<Vec<Vec<u8>>>,
@@ -106,13 +110,13 @@ impl Buffers {
     /// An empty one for what a client sends.
     #[must_use]
     pub fn for_request(&self) -> Buffer {
-        self.requests.borrow_mut().pop().unwrap_or_else(|| Buffer::new(REQUEST_BYTES))
+        self.0.requests.borrow_mut().pop().unwrap_or_else(|| Buffer::new(REQUEST_BYTES))
     }
 
     /// An empty one for what an upstream sends.
     #[must_use]
     pub fn for_answer(&self) -> Buffer {
-        self.answers.borrow_mut().pop().unwrap_or_else(|| Buffer::new(ANSWER_BYTES))
+        self.0.answers.borrow_mut().pop().unwrap_or_else(|| Buffer::new(ANSWER_BYTES))
     }
 
     /// Room for `more` bytes in `buffer`, behind those that are there: in a large one of those that idle, if need be.
@@ -130,21 +134,21 @@ impl Buffers {
     /// An empty one for a head that is written.
     #[must_use]
     pub fn for_head(&self) -> Vec<u8> {
-        self.heads.borrow_mut().pop().unwrap_or_default()
+        self.0.heads.borrow_mut().pop().unwrap_or_default()
     }
 
     /// An empty list of fields.
     #[must_use]
     pub fn for_fields(&self) -> Vec<Field> {
-        self.fields.borrow_mut().pop().unwrap_or_default()
+        self.0.fields.borrow_mut().pop().unwrap_or_default()
     }
 
     /// Takes one back. Those that grew go.
     pub fn give_back(&self, mut buffer: Buffer) {
         (buffer.start, buffer.end) = (0, 0);
         match buffer.bytes.len() {
-            REQUEST_BYTES => keep(&self.requests, SMALL_KEPT_MAX, buffer),
-            ANSWER_BYTES => keep(&self.answers, LARGE_KEPT_MAX, buffer),
+            REQUEST_BYTES => keep(&self.0.requests, SMALL_KEPT_MAX, buffer),
+            ANSWER_BYTES => keep(&self.0.answers, LARGE_KEPT_MAX, buffer),
             _ => {}
         }
     }
@@ -153,13 +157,13 @@ impl Buffers {
     pub fn give_back_head(&self, mut head: Vec<u8>) {
         if head.capacity() <= HEAD_KEPT_MAX {
             head.clear();
-            keep(&self.heads, SMALL_KEPT_MAX, head);
+            keep(&self.0.heads, SMALL_KEPT_MAX, head);
         }
     }
 
     /// Takes one back.
     pub fn give_back_fields(&self, fields: Vec<Field>) {
-        keep(&self.fields, SMALL_KEPT_MAX, fields);
+        keep(&self.0.fields, SMALL_KEPT_MAX, fields);
     }
 }
 
@@ -191,10 +195,10 @@ mod tests {
         let buffers = Buffers::default();
         let mut buffer = Buffer::holding(b"abc");
         buffers.make_room(&mut buffer, REQUEST_BYTES - 3);
-        assert_eq!((buffer.bytes.len(), buffers.requests.borrow().len()), (REQUEST_BYTES, 0));
+        assert_eq!((buffer.bytes.len(), buffers.0.requests.borrow().len()), (REQUEST_BYTES, 0));
         buffers.make_room(&mut buffer, REQUEST_BYTES);
         assert_eq!((buffer.filled(), buffer.bytes.len()), (&b"abc"[..], ANSWER_BYTES));
-        assert_eq!(buffers.requests.borrow().len(), 1);
+        assert_eq!(buffers.0.requests.borrow().len(), 1);
         buffers.make_room(&mut buffer, ANSWER_BYTES);
         assert_eq!((buffer.filled(), buffer.bytes.len()), (&b"abc"[..], ANSWER_BYTES + 3));
     }
@@ -203,9 +207,9 @@ mod tests {
     fn one_that_grew_is_not_kept() {
         let buffers = Buffers::default();
         buffers.give_back(Buffer::holding(&[0; REQUEST_BYTES + 1]));
-        assert_eq!(buffers.requests.borrow().len(), 0);
+        assert_eq!(buffers.0.requests.borrow().len(), 0);
         buffers.give_back(Buffer::holding(b"a"));
-        assert_eq!(buffers.requests.borrow().len(), 1);
+        assert_eq!(buffers.0.requests.borrow().len(), 1);
         assert!(buffers.for_request().filled().is_empty());
     }
 }

@@ -8,7 +8,7 @@ use http::{Method, Version};
 
 use super::scan::{self, End, Field, Kind, LineEnd, Span};
 use super::syntax::{Limits, Violation, is_token};
-use crate::proxy::http::connection_auth::is_of_connection;
+use crate::proxy::http::auth_scheme::is_of_connection;
 use crate::proxy::http::headers::{is_host, resembles_ours, tokens_of};
 use crate::proxy::http::singletons;
 use crate::proxy::http::target::{TargetError, legal};

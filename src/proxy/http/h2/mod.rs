@@ -10,6 +10,7 @@
 pub mod keep_alive;
 pub mod pump;
 pub mod refusals;
+pub mod slots;
 pub mod stream_body;
 
 use http::HeaderMap;

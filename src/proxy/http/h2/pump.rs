@@ -9,8 +9,6 @@ use h2::{Reason, SendStream};
 use http_body::Body;
 use tokio::task::JoinHandle;
 
-use crate::proxy::http::body::{BodyError, IncomingError, UpstreamBodyError};
-
 /// Moves one body into one stream.
 #[derive(Debug)]
 pub struct Pump<B> {
@@ -170,31 +168,4 @@ impl Drop for Upload {
 pub trait ResetReason {
     /// The name.
     fn reason(&self) -> Option<Reason>;
-}
-
-impl ResetReason for IncomingError {
-    fn reason(&self) -> Option<Reason> {
-        match self {
-            Self::Stream(error) => error.reason().filter(|reason| *reason != Reason::NO_ERROR),
-            Self::H1(_) | Self::Again => None,
-        }
-    }
-}
-
-impl ResetReason for UpstreamBodyError {
-    fn reason(&self) -> Option<Reason> {
-        match self {
-            Self::Stream(error) => error.reason().filter(|reason| *reason != Reason::NO_ERROR),
-            Self::H1(_) => None,
-        }
-    }
-}
-
-impl ResetReason for BodyError {
-    fn reason(&self) -> Option<Reason> {
-        match self {
-            Self::Upstream(error) => error.reason(),
-            Self::Encoder(_) | Self::Overdue(_) | Self::ClientGone => None,
-        }
-    }
 }

@@ -13,7 +13,7 @@ use crate::proxy::http::trailers::keep_trailing;
 use crate::proxy::http::h2::keep_alive::Signs;
 use crate::proxy::http::h2::promised_length;
 use crate::proxy::http::h2::pump::Upload;
-use crate::proxy::http::upstream::h2::Place;
+use crate::proxy::http::h2::slots::StreamSlot;
 
 /// The body of a message on a stream. Its sender may send on as it is read.
 #[derive(Debug)]
@@ -34,7 +34,7 @@ pub struct Answer {
     /// Noted with what comes in.
     pub signs: Rc<Signs>,
     /// Among the streams of the connection.
-    pub place: Place,
+    pub place: StreamSlot,
 }
 
 /// Why one broke off.

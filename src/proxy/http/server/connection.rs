@@ -13,14 +13,15 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::Poll;
 
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
+use super::conn_context::ConnContext;
 use super::downstream::{Downstream, downstream};
-use super::h1::{Client, End};
+use super::end::End;
+use super::h1::Client;
 use super::h1_stream::H1Stream;
 use super::h2;
 use super::linger::lingering_close;
@@ -70,17 +71,6 @@ pub struct Negotiated {
     /// None: it was taken by what serves the rest of the connection.
     io: Option<ClientStream>,
     h2: bool,
-}
-
-/// Where a connection belongs.
-#[derive(Debug)]
-pub(crate) struct ConnContext {
-    /// This worker.
-    pub(crate) worker: Rc<Worker>,
-    /// The settings it began with.
-    pub(crate) settings: Arc<Settings>,
-    /// What its requests share.
-    pub(crate) downstream: Rc<Downstream>,
 }
 
 /// How a client begins where TLS is spoken.
@@ -257,7 +247,7 @@ async fn ended(context: &ConnContext, io: ClientStream, end: End) {
 async fn active(context: &ConnContext, io: &mut Option<ClientStream>) -> End {
     let ConnContext { worker, settings, downstream } = context;
     let Some(stream) = io.take() else { return End::Abrupt };
-    let stream = Rc::new(RefCell::new(H1Stream::new(stream, worker, downstream)));
+    let stream = Rc::new(RefCell::new(H1Stream::new(stream, &worker.shelf.buffers, downstream)));
     let end = {
         let mut client = Client::new(worker, downstream, Rc::clone(&stream));
         let serving = pin!(client.serve());

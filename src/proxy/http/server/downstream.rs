@@ -75,7 +75,7 @@ pub struct Watch {
     begun: Cell<u64>,
     told_to_park: Cell<bool>,
     /// Made by the first request that needs it.
-    deadlines: OnceCell<Box<OpenDeadlines>>,
+    deadlines: OnceCell<Rc<OpenDeadlines>>,
 }
 
 impl Watch {
@@ -145,8 +145,8 @@ impl Watch {
 
     /// Requests that have to be over at some time.
     #[must_use]
-    pub fn deadlines(&self) -> &OpenDeadlines {
-        self.deadlines.get_or_init(Box::default)
+    pub fn deadlines(&self) -> &Rc<OpenDeadlines> {
+        self.deadlines.get_or_init(Rc::default)
     }
 
     /// Since when (ms) all requests that run should have been over; none: one of them may go on.

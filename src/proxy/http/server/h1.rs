@@ -29,16 +29,17 @@ use tokio::time::Instant;
 
 use super::active::Listed;
 use super::downstream::Downstream;
+use super::end::End;
 use super::h1_response::{BoundConnection, Responder};
 use super::h1_stream::{H1Body, H1Stream, discard};
+use super::prepared::prepared;
+use super::request_note::note_of;
 use super::tunnel::Tunnel;
 use crate::config::ListenerProtocol;
 use crate::proxy::connect::UpstreamStream;
 use crate::proxy::drain::Phase;
 use crate::proxy::error::ProxyError;
-use crate::proxy::http::body::{IncomingBody, RequestBody, ResponseBody, Upload, UploadProgress};
 use crate::proxy::http::connection_auth;
-use crate::proxy::http::custom_log_fields::CustomLogFields;
 use crate::proxy::http::decide::{self, Decision, Forward, Incoming, Own, fresh_id};
 use crate::proxy::http::h1::buffer::{Buffer, READ_MIN};
 use crate::proxy::http::h1::request_head::{self, BodyFraming, Parsed, RequestHead};
@@ -48,10 +49,11 @@ use crate::proxy::http::h1::write_head::{ClientLines, Fate, response_map};
 use crate::proxy::http::head::{Content, Head};
 use crate::proxy::http::headers;
 use crate::proxy::http::path;
-use crate::proxy::http::record::{Finish, RequestNote};
+use crate::proxy::http::record::Finish;
+use crate::proxy::http::request_body::{IncomingBody, RequestBody, Upload, UploadProgress};
 use crate::proxy::http::upstream::exchange::{Exchange, Timing};
 use crate::proxy::http::upstream::h1::H1Response;
-use crate::proxy::http::upstream::response::{Streamed, UpstreamResponse};
+use crate::proxy::http::upstream::response::UpstreamResponse;
 use crate::proxy::moving_deadline::MovingDeadline;
 use crate::proxy::pool::PoolKey;
 use crate::proxy::settings::Settings;
@@ -63,23 +65,6 @@ const SHORT_MAX: u64 = 64 << 10;
 
 /// How often a request is decided about, as long as the table changes under it.
 const DECISIONS_MAX: u32 = 3;
-
-/// How serving a connection ends.
-#[derive(Debug)]
-pub enum End {
-    /// After these last bytes, in good order.
-    Orderly(&'static [u8]),
-    /// As the client wanted it: everything it sent was read, and everything it asked for is written.
-    Done,
-    /// At once.
-    Abrupt,
-    /// Not at all: it has been quiet for a while, and nothing is held for it.
-    Park,
-    /// What was read is no request: it is refused.
-    Refuse(Violation),
-    /// The bytes of the connection are not HTTP any more.
-    Tunnel(Box<Tunnel>),
-}
 
 /// One client connection.
 #[derive(Debug)]
@@ -452,26 +437,6 @@ fn fate(head: &RequestHead, drains: bool) -> Fate {
     }
 }
 
-/// What the access log wants to know of a request.
-pub(crate) fn note_of(
-    worker: &Worker,
-    downstream: &Downstream,
-    settings: &Settings,
-    head: &Head<'_>,
-    id: Option<&HeaderValue>,
-) -> Box<RequestNote> {
-    let mut note = RequestNote::of(head);
-    note.custom = worker.access.custom().map(|format| {
-        let mut fields = CustomLogFields::new(format, head, downstream.client.is_tls());
-        if let (Some(name), Some(id)) = (&settings.header_rules.request_id_header, id) {
-            fields.header(format, name, id);
-        }
-        fields
-    });
-    note.request_id = id.cloned();
-    note
-}
-
 /// Sends the request where its client's own connection leads, if it may go there.
 fn goes_to(bound: BoundConnection, incoming: &Incoming<'_>, forward: &mut Forward) -> Option<UpstreamStream> {
     let fits = |target: &Target| target.state.key == bound.instance && PoolKey::of(target) == bound.key;
@@ -521,38 +486,6 @@ async fn respond(
             Box::pin(responder.frames(response)).await
         }
     }
-}
-
-/// A response of an instance in the form in which the client gets it frame by frame; its record ends with its body.
-pub(crate) fn prepared(
-    incoming: &Incoming<'_>,
-    streamed: Streamed,
-    target: &Target,
-    mut finish: Box<Finish>,
-) -> Response<ResponseBody> {
-    let (head, settings) = (incoming.head, incoming.settings);
-    let Streamed { mut response, first, stream, in_flight, took } = streamed;
-    let status = response.status();
-    finish.answered(target, status.as_u16(), in_flight, stream, took);
-    finish.metadata(response.headers());
-    headers::prepare_response(response.headers_mut(), &incoming.downstream.client, &settings.header_rules, false);
-    let compressing = settings.compression.as_ref().filter(|_| !head.grpc).and_then(|rules| {
-        rules.prepare(head.fields.map(), status, response.headers_mut(), &incoming.worker.compressing)
-    });
-    let (mut parts, body) = response.into_parts();
-    // The version is the client connection's business, not the instance's.
-    parts.version = Version::HTTP_11;
-    use http_body::Body as _;
-    // To HEAD, with a head of what is compressed: nothing is.
-    if first.is_none() && body.is_end_stream() {
-        finish.complete();
-        return Response::from_parts(parts, ResponseBody::Upstream { first, body, finish });
-    }
-    let body = match compressing {
-        Some(compressing) => ResponseBody::Compressed { body: compressing.body(first, body), finish },
-        None => ResponseBody::Upstream { first, body, finish },
-    };
-    Response::from_parts(parts, body)
 }
 
 /// Passes on a 101, and makes the tunnel behind it.

@@ -19,16 +19,16 @@ use http_body::{Body as _, Frame};
 use tokio::time::Instant;
 
 use super::downstream::Downstream;
-use super::h1::End;
+use super::end::End;
 use super::h1_stream::H1Stream;
 use crate::proxy::connect::UpstreamStream;
 use crate::proxy::error::ProxyError;
-use crate::proxy::http::body::{BodyError, ResponseBody};
 use crate::proxy::http::h1::buffer::Buffer;
 use crate::proxy::http::h1::chunked::{Chunks, put_size};
 use crate::proxy::http::h1::response_head::Framing;
 use crate::proxy::http::h1::write_head::{self, Fate, Framed, Telling};
 use crate::proxy::http::record::Finish;
+use crate::proxy::http::response_body::{BodyError, ResponseBody};
 use crate::proxy::http::upstream::h1::{H1Response, poll_fill};
 use crate::proxy::http::upstream::h1_send::RequestWriter;
 use crate::proxy::http::upstream::response::UpstreamResponse;

@@ -14,12 +14,11 @@ use tokio::net::TcpStream;
 
 use super::downstream::Downstream;
 use crate::proxy::http::client_io::ClientStream;
-use crate::proxy::http::h1::buffer::{Buffer, READ_MIN};
+use crate::proxy::http::h1::buffer::{Buffer, Buffers, READ_MIN};
 use crate::proxy::http::h1::chunked::Chunks;
 use crate::proxy::http::h1::request_head::BodyFraming;
 use crate::proxy::http::h1::syntax::{Limits, Violation};
 use crate::proxy::splice::Stream as _;
-use crate::proxy::worker::Worker;
 
 /// Most bytes of next requests that are read while one is being answered.
 const ASIDE_MAX: usize = 64 << 10;
@@ -31,7 +30,7 @@ const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 pub struct H1Stream {
     /// None: it was taken back.
     io: Option<ClientStream>,
-    worker: Rc<Worker>,
+    buffers: Buffers,
     downstream: Rc<Downstream>,
     /// What was read behind the present request's head, and is not used yet.
     inbox: Option<Buffer>,
@@ -79,10 +78,10 @@ pub enum Broken {
 impl H1Stream {
     /// A stream of which nothing was read, or all that was read was used.
     #[must_use]
-    pub fn new(io: ClientStream, worker: &Rc<Worker>, downstream: &Rc<Downstream>) -> Self {
+    pub fn new(io: ClientStream, buffers: &Buffers, downstream: &Rc<Downstream>) -> Self {
         Self {
             io: Some(io),
-            worker: Rc::clone(worker),
+            buffers: buffers.clone(),
             downstream: Rc::clone(downstream),
             inbox: None,
             body: Body::Nothing,
@@ -115,7 +114,7 @@ impl H1Stream {
         // Whoever sends it without being asked waits for nothing.
         self.expects = expects && first.is_empty();
         if !first.is_empty() {
-            self.inbox.get_or_insert_with(|| self.worker.shelf.buffers.for_request()).append(first);
+            self.inbox.get_or_insert_with(|| self.buffers.for_request()).append(first);
         }
         self.downstream.watch.set_between(matches!(self.body, Body::Nothing));
     }
@@ -155,7 +154,7 @@ impl H1Stream {
             let this = &mut *this;
             ready!(this.poll_outbox(cx))?;
             let Some(io) = &mut this.io else { return Poll::Ready(Err(io::ErrorKind::NotConnected.into())) };
-            let buffers = &this.worker.shelf.buffers;
+            let buffers = &this.buffers;
             loop {
                 let Some(present) = ahead else {
                     if io.poll_readable(cx)?.is_pending() {
@@ -257,7 +256,7 @@ impl H1Stream {
         }
         ready!(self.poll_outbox(cx)).map_err(Broken::Left)?;
         let Some(io) = &mut self.io else { return Poll::Ready(Err(Broken::Left(io::ErrorKind::NotConnected.into()))) };
-        let buffers = &self.worker.shelf.buffers;
+        let buffers = &self.buffers;
         loop {
             let Some(inbox) = &mut self.inbox else {
                 ready!(io.poll_readable(cx)).map_err(Broken::Left)?;
@@ -298,7 +297,7 @@ impl H1Stream {
             return Poll::Pending;
         }
         let Some(io) = &mut self.io else { return Poll::Ready(()) };
-        let buffers = &self.worker.shelf.buffers;
+        let buffers = &self.buffers;
         while !self.ended && self.inbox.as_ref().is_none_or(|inbox| inbox.filled().len() < ASIDE_MAX) {
             let Some(inbox) = &mut self.inbox else {
                 if ready!(io.poll_readable(cx)).is_err() {
@@ -345,7 +344,7 @@ impl H1Stream {
             }
             _ => {}
         }
-        self.worker.shelf.buffers.give_back(inbox);
+        self.buffers.give_back(inbox);
     }
 
     /// Whether something waits to be written first.
@@ -404,7 +403,7 @@ impl H1Stream {
 impl Drop for H1Stream {
     fn drop(&mut self) {
         if let Some(inbox) = self.inbox.take() {
-            self.worker.shelf.buffers.give_back(inbox);
+            self.buffers.give_back(inbox);
         }
     }
 }

@@ -10,8 +10,8 @@ use pin_project_lite::pin_project;
 use tokio::sync::futures::Notified;
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::connection::ConnContext;
-use super::h1::End;
+use super::conn_context::ConnContext;
+use super::end::End;
 use super::watchdog::LAST_CALL;
 use crate::proxy::drain::Phase;
 use crate::proxy::http::client_io::ClientStream;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::metrics::service::RetryReason;
 use crate::proxy::connect::ConnectError;
-use crate::proxy::http::body::RequestBody;
+use crate::proxy::http::request_body::RequestBody;
 
 /// How long the head of a response is held until the first of its body is there. A process that is stopped between
 /// writing the two is gone within a millisecond.

@@ -7,9 +7,9 @@ use std::task::{Context, Poll};
 use tokio::io::AsyncWrite as _;
 
 use crate::proxy::connect::UpstreamStream;
-use crate::proxy::http::body::{RequestBody, Upload};
 use crate::proxy::http::h1::chunked::put_size;
 use crate::proxy::http::h1::write_head::put_trailers;
+use crate::proxy::http::request_body::{RequestBody, Upload};
 
 /// What is sent, and how far it is.
 #[derive(Debug)]

@@ -1,6 +1,5 @@
 //! Connections to upstreams that speak HTTP/2, and requests on them.
 
-use std::cell::Cell;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
@@ -12,16 +11,16 @@ use h2::Reason;
 use h2::client::{Connection, SendRequest};
 use http::header::CONTENT_LENGTH;
 use http::{HeaderValue, Request, Response};
-use tokio::sync::Notify;
 
 use super::error::BoxError;
 use crate::proxy::connect::UpstreamStream;
-use crate::proxy::http::body::{RequestBody, StreamedRequest};
 use crate::proxy::http::h1::write_head::expects_content;
 use crate::proxy::http::h2::keep_alive::{self, Heard, Patience, Signs};
 use crate::proxy::http::h2::pump::{Pump, Upload};
+use crate::proxy::http::h2::slots::{Slots, StreamSlot};
 use crate::proxy::http::h2::stream_body::{Answer, StreamBody};
 use crate::proxy::http::h2::{SEND_BUFFER_BYTES, without_hop};
+use crate::proxy::http::request_body::{RequestBody, StreamedRequest};
 use crate::proxy::poll_when_woken::PollWhenWoken;
 
 /// Bytes of one answer that may wait at the proxy. The connection's window has room for all its streams: clients that
@@ -38,29 +37,8 @@ const PONG_MAX: Duration = Duration::from_secs(10);
 #[derive(Clone, Debug)]
 pub struct Shared {
     sender: SendRequest<Bytes>,
-    state: Rc<State>,
+    state: Rc<Slots>,
     signs: Rc<Signs>,
-}
-
-/// What all who share it know.
-#[derive(Debug, Default)]
-struct State {
-    closed: Cell<bool>,
-    /// Streams that are open.
-    open: Cell<usize>,
-    /// Told when one of them ends, and with the connection.
-    changed: Notify,
-}
-
-/// Among the streams that an upstream takes at the same time; the next in the queue gets it.
-#[derive(Debug)]
-pub struct Place(Rc<State>);
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.open.set(self.0.open.get().saturating_sub(1));
-        self.0.changed.notify_one();
-    }
 }
 
 /// Why there is no answer.
@@ -107,7 +85,7 @@ impl Shared {
             .max_send_buffer_size(SEND_BUFFER_BYTES)
             .handshake::<_, Bytes>(Heard::new(stream, &signs))
             .await?;
-        let state = Rc::<State>::default();
+        let state = Rc::<Slots>::default();
         tokio::task::spawn_local(run(connection, Rc::clone(&signs), Rc::clone(&state)));
         // Its first frame says how many streams it takes; what is sent beyond that is refused, and lost if it has a body.
         let _ = tokio::time::timeout(GREETING_MAX, signs.greeted.notified()).await;
@@ -187,24 +165,17 @@ impl Shared {
     }
 
     /// Waits for one. None: the connection ended.
-    async fn place(&self) -> Option<Place> {
+    async fn place(&self) -> Option<StreamSlot> {
         loop {
             if self.state.closed.get() {
                 return None;
             }
             if self.state.open.get() < self.streams_max() {
                 self.state.open.set(self.state.open.get() + 1);
-                return Some(Place(Rc::clone(&self.state)));
+                return Some(StreamSlot(Rc::clone(&self.state)));
             }
             self.state.changed.notified().await;
         }
-    }
-}
-
-impl State {
-    fn close(&self) {
-        self.closed.set(true);
-        self.changed.notify_waiters();
     }
 }
 
@@ -227,7 +198,7 @@ async fn upload(mut pump: Pump<StreamedRequest>) -> Option<Upload> {
     }
 }
 
-async fn run(mut connection: Connection<Heard<UpstreamStream>, Bytes>, signs: Rc<Signs>, state: Rc<State>) {
+async fn run(mut connection: Connection<Heard<UpstreamStream>, Bytes>, signs: Rc<Signs>, state: Rc<Slots>) {
     let ping_pong = connection.ping_pong();
     // Without streams nobody waits for it.
     let lost = keep_alive::lost(ping_pong, Patience::Counts, PONG_MAX, &signs, || state.open.get() > 0);

@@ -10,8 +10,8 @@ use http_body::Frame;
 
 use super::h1::H1Response;
 use super::h1_body::{H1ResponseBody, Opened};
-use crate::proxy::http::body::UpstreamBody;
 use crate::proxy::http::h2::stream_body::StreamBody;
+use crate::proxy::http::response_body::UpstreamBody;
 use crate::proxy::pool::StreamGuard;
 use crate::proxy::worker::Worker;
 use crate::table::{InFlight, TargetState};

@@ -1,22 +1,20 @@
-//! Bodies as they pass through: no buffering beyond a first piece; back-pressure is that of the two connections.
+//! Bodies of requests on their way to instances: no buffering beyond a first piece; back-pressure is that of the two
+//! connections.
 
 use std::cell::{Cell, RefCell};
-use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
+use h2::Reason;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use smallvec::SmallVec;
 
-use super::compression::{Compressed, Failed};
+use super::h2::pump::ResetReason;
 use super::h2::stream_body::{StreamBody, StreamBodyError};
-use super::record::Finish;
 use super::server::h1_stream::{Broken, H1Body, Step};
-use super::upstream::h1_body::{H1ResponseBody, H1ResponseBodyError};
-use crate::proxy::error::ProxyError;
 use crate::table::clock::Clock;
 
 /// Bytes of an upload that are kept, so that it can be sent again from its beginning.
@@ -289,217 +287,11 @@ impl Body for StreamedRequest {
     }
 }
 
-/// What an instance sends behind the head of a response.
-#[derive(Debug)]
-pub enum UpstreamBody {
-    /// In HTTP/1.
-    H1(Box<H1ResponseBody>),
-    /// On a stream of HTTP/2.
-    Stream(StreamBody),
-}
-
-/// Why it broke off.
-#[derive(Debug, thiserror::Error)]
-pub enum UpstreamBodyError {
-    /// In HTTP/1.
-    #[error(transparent)]
-    H1(#[from] H1ResponseBodyError),
-    /// A stream.
-    #[error(transparent)]
-    Stream(#[from] StreamBodyError),
-}
-
-impl Body for UpstreamBody {
-    type Data = Bytes;
-    type Error = UpstreamBodyError;
-
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UpstreamBodyError>>> {
-        match self.get_mut() {
-            Self::H1(body) => body.poll_next(cx).map_err(UpstreamBodyError::H1),
-            Self::Stream(body) => body.poll_next(cx).map_err(UpstreamBodyError::Stream),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
+impl ResetReason for IncomingError {
+    fn reason(&self) -> Option<Reason> {
         match self {
-            Self::H1(body) => body.is_over(),
-            Self::Stream(body) => body.is_over(),
+            Self::Stream(error) => error.reason().filter(|reason| *reason != Reason::NO_ERROR),
+            Self::H1(_) | Self::Again => None,
         }
     }
-
-    fn size_hint(&self) -> SizeHint {
-        let left = match self {
-            Self::H1(body) => body.left(),
-            Self::Stream(body) => body.left(),
-        };
-        left.map_or_else(SizeHint::new, SizeHint::with_exact)
-    }
-}
-
-/// The body of an answer on its way to the client.
-#[derive(Debug)]
-pub enum ResponseBody {
-    /// Made here: an error text, a page, nothing.
-    Own {
-        /// Taken at the first poll.
-        data: Bytes,
-        /// Ends the request's record; none when it is ended already.
-        finish: Option<Box<Finish>>,
-    },
-    /// The upstream's.
-    Upstream {
-        /// What was taken of it before.
-        first: Option<Frame<Bytes>>,
-        /// What the upstream sends.
-        body: UpstreamBody,
-        /// Gives the connection back, counts and logs: at the end of the body, or when it is dropped before.
-        finish: Box<Finish>,
-    },
-    /// The upstream's, compressed.
-    Compressed {
-        /// What comes of it.
-        body: Box<Compressed<UpstreamBody>>,
-        /// As above.
-        finish: Box<Finish>,
-    },
-}
-
-impl ResponseBody {
-    /// Ends the record of a response that its client does not take, or in the middle of whose upload it has stopped.
-    pub fn stalled(self) {
-        let finish = match self {
-            Self::Own { finish, .. } => finish,
-            Self::Upstream { finish, .. } | Self::Compressed { finish, .. } => Some(finish),
-        };
-        if let Some(mut finish) = finish {
-            finish.broke(ProxyError::ClientStalled.class(), &ProxyError::ClientStalled);
-        }
-    }
-
-    /// Ends the record of a response whose body is not wanted.
-    pub fn leave_out(self) {
-        let finish = match self {
-            Self::Own { finish, .. } => finish,
-            Self::Upstream { finish, .. } | Self::Compressed { finish, .. } => Some(finish),
-        };
-        if let Some(mut finish) = finish {
-            finish.complete();
-        }
-    }
-}
-
-/// Why the body of an answer broke off.
-#[derive(Debug, thiserror::Error)]
-pub enum BodyError {
-    /// The upstream did.
-    #[error("the upstream broke off: {0}")]
-    Upstream(#[from] UpstreamBodyError),
-    /// It could not be compressed.
-    #[error("cannot compress: {0}")]
-    Encoder(io::Error),
-    /// It took too long.
-    #[error("{0}")]
-    Overdue(ProxyError),
-    /// The client left.
-    #[error("the client left")]
-    ClientGone,
-}
-
-impl Body for ResponseBody {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
-        let this = self.get_mut();
-        if let Self::Upstream { finish, .. } | Self::Compressed { finish, .. } = this
-            && finish.is_overdue(cx)
-        {
-            let error = BodyError::Overdue(ProxyError::RequestTimeout);
-            finish.broke(ProxyError::RequestTimeout.class(), &error);
-            return Poll::Ready(Some(Err(error)));
-        }
-        match this {
-            Self::Own { data, finish } => {
-                let frame = std::mem::take(data);
-                if let Some(finish) = finish.as_mut() {
-                    finish.add_bytes(frame.len());
-                    finish.complete();
-                }
-                Poll::Ready((!frame.is_empty()).then(|| Ok(Frame::data(frame))))
-            }
-            Self::Upstream { first, body, finish } => {
-                let polled = match first.take() {
-                    Some(first) => Poll::Ready(Some(Ok(first))),
-                    None => Pin::new(&mut *body).poll_frame(cx),
-                };
-                match &polled {
-                    Poll::Ready(Some(Ok(frame))) => {
-                        if let Some(data) = frame.data_ref() {
-                            finish.add_bytes(data.len());
-                        } else if let Some(trailers) = frame.trailers_ref() {
-                            finish.metadata(trailers);
-                        }
-                        if body.is_end_stream() {
-                            finish.complete();
-                        }
-                    }
-                    Poll::Ready(None) => finish.complete(),
-                    Poll::Ready(Some(Err(error))) => finish.broke("upstream_body", error),
-                    Poll::Pending => {}
-                }
-                polled.map_err(BodyError::Upstream)
-            }
-            Self::Compressed { body, finish } => poll_compressed(body, finish, cx),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Own { data, .. } => data.is_empty(),
-            Self::Upstream { first, body, .. } => first.is_none() && body.is_end_stream(),
-            Self::Compressed { body, .. } => body.is_over(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Own { data, .. } => SizeHint::with_exact(data.len() as u64),
-            Self::Upstream { first, body, .. } => {
-                let taken = first.as_ref().and_then(Frame::data_ref).map_or(0, Bytes::len) as u64;
-                let rest = body.size_hint();
-                let mut hint = SizeHint::new();
-                hint.set_lower(rest.lower() + taken);
-                if let Some(upper) = rest.upper() {
-                    hint.set_upper(upper + taken);
-                }
-                hint
-            }
-            Self::Compressed { .. } => SizeHint::new(),
-        }
-    }
-}
-
-fn poll_compressed(
-    body: &mut Compressed<UpstreamBody>,
-    finish: &mut Finish,
-    cx: &mut Context<'_>,
-) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-    let polled = body.poll_next(cx).map_err(|broken| match broken {
-        Failed::Source(error) => BodyError::Upstream(error),
-        Failed::Encoder(error) => BodyError::Encoder(error),
-    });
-    match &polled {
-        Poll::Ready(Some(Ok(frame))) => {
-            if let Some(data) = frame.data_ref() {
-                finish.add_bytes(data.len());
-            }
-            if body.is_over() {
-                finish.complete();
-            }
-        }
-        Poll::Ready(None) => finish.complete(),
-        Poll::Ready(Some(Err(error))) => finish.broke("upstream_body", error),
-        Poll::Pending => {}
-    }
-    polled
 }

@@ -1,0 +1,42 @@
+//! A response of an instance in the form in which clients get it frame by frame.
+
+use http::{Response, Version};
+use http_body::Body as _;
+
+use crate::proxy::http::decide::Incoming;
+use crate::proxy::http::headers;
+use crate::proxy::http::record::Finish;
+use crate::proxy::http::response_body::ResponseBody;
+use crate::proxy::http::upstream::response::Streamed;
+use crate::table::Target;
+
+/// A response of an instance in the form in which the client gets it frame by frame; its record ends with its body.
+pub(crate) fn prepared(
+    incoming: &Incoming<'_>,
+    streamed: Streamed,
+    target: &Target,
+    mut finish: Box<Finish>,
+) -> Response<ResponseBody> {
+    let (head, settings) = (incoming.head, incoming.settings);
+    let Streamed { mut response, first, stream, in_flight, took } = streamed;
+    let status = response.status();
+    finish.answered(target, status.as_u16(), in_flight, stream, took);
+    finish.metadata(response.headers());
+    headers::prepare_response(response.headers_mut(), &incoming.downstream.client, &settings.header_rules, false);
+    let compressing = settings.compression.as_ref().filter(|_| !head.grpc).and_then(|rules| {
+        rules.prepare(head.fields.map(), status, response.headers_mut(), &incoming.worker.compressing)
+    });
+    let (mut parts, body) = response.into_parts();
+    // The version is the client connection's business, not the instance's.
+    parts.version = Version::HTTP_11;
+    // To HEAD, with a head of what is compressed: nothing is.
+    if first.is_none() && body.is_end_stream() {
+        finish.complete();
+        return Response::from_parts(parts, ResponseBody::Upstream { first, body, finish });
+    }
+    let body = match compressing {
+        Some(compressing) => ResponseBody::Compressed { body: compressing.body(first, body), finish },
+        None => ResponseBody::Upstream { first, body, finish },
+    };
+    Response::from_parts(parts, body)
+}
