@@ -34,7 +34,7 @@ const SYSCALLS_MAX: f64 = 4.2;
 /// Instructions per request of the unoptimised build, in user mode, as callgrind counts them: what is added to a request
 /// shows here as well as in an optimised build, and that one would cost minutes more to make. Recorded with `RECORDED_WITH`;
 /// another compiler makes other code. After a change that is meant, record it anew.
-const INSTRUCTIONS: f64 = 103_000.0;
+const INSTRUCTIONS: f64 = 114_000.0;
 const RECORDED_WITH: &str = "rustc 1.95.0";
 /// How far above it may be.
 const INSTRUCTIONS_MARGIN: f64 = 0.05;

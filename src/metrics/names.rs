@@ -56,6 +56,8 @@ families! {
     HTTP_REQUESTS = Counter "lb_http_requests_total", "HTTP requests answered, by service, method and status code.";
     HTTP_REQUEST_DURATION = Histogram "lb_http_request_duration_seconds",
         "Time from the request's head to the end of the answer.";
+    UPGRADED_DURATION = Histogram "lb_upgraded_connection_duration_seconds",
+        "How long connections lasted that were upgraded to another protocol (websockets); their requests are counted as others.";
     HTTP_IN_FLIGHT = Gauge "lb_http_requests_in_flight", "HTTP requests being served now.";
     PROXY_ERRORS = Counter "lb_proxy_errors_total",
         "Requests that lb answered by itself with an error, by service (empty: none was found) and reason.";

@@ -16,6 +16,9 @@ const DURATION_BUCKETS_US: [u64; DURATION_BUCKETS.len()] = [
     10_000_000,
 ];
 
+/// Upper bounds of the histogram of upgraded connections, in seconds: a second to a day.
+pub const UPGRADED_BUCKETS: [f64; 7] = [1.0, 10.0, 60.0, 600.0, 3_600.0, 21_600.0, 86_400.0];
+
 /// Methods that get a label of their own; any other word counts as `OTHER`, so that a client cannot make series.
 pub const METHODS: [&str; 10] =
     ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "CONNECT", "TRACE", "OTHER"];
@@ -63,6 +66,8 @@ pub struct ServiceMetrics {
     requests: [OnceLock<Box<[AtomicU64]>>; METHODS.len()],
     duration_buckets: [AtomicU64; DURATION_BUCKETS.len() + 1],
     duration_sum_us: AtomicU64,
+    upgraded_buckets: [AtomicU64; UPGRADED_BUCKETS.len() + 1],
+    upgraded_sum_ms: AtomicU64,
     /// HTTP requests in flight.
     pub in_flight: AtomicI64,
     /// Connects by result, in the order of [`ConnectResult`].
@@ -92,6 +97,8 @@ impl ServiceMetrics {
             requests: Default::default(),
             duration_buckets: Default::default(),
             duration_sum_us: AtomicU64::new(0),
+            upgraded_buckets: Default::default(),
+            upgraded_sum_ms: AtomicU64::new(0),
             in_flight: AtomicI64::new(0),
             connects: Default::default(),
             retries: Default::default(),
@@ -112,14 +119,35 @@ impl ServiceMetrics {
 
     /// Counts one finished request.
     pub fn record_request(&self, method: &http::Method, code: u16, took: Duration) {
-        let row = self.requests[method_index(method)].get_or_init(|| (0..CODES).map(|_| AtomicU64::new(0)).collect());
-        let slot = if (100..600).contains(&code) { usize::from(code) - 99 } else { 0 };
-        row[slot].fetch_add(1, Relaxed);
+        self.count_request(method, code);
         let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         let bucket =
             DURATION_BUCKETS_US.iter().position(|&bound| took_us <= bound).unwrap_or(DURATION_BUCKETS_US.len());
         self.duration_buckets[bucket].fetch_add(1, Relaxed);
         self.duration_sum_us.fetch_add(took_us, Relaxed);
+    }
+
+    /// Counts one request that made another protocol's of its connection, which has lasted so long: that is no time a client
+    /// has waited for a response.
+    pub fn record_upgraded(&self, method: &http::Method, code: u16, lasted: Duration) {
+        self.count_request(method, code);
+        let seconds = lasted.as_secs_f64();
+        let bucket = UPGRADED_BUCKETS.iter().position(|&bound| seconds <= bound).unwrap_or(UPGRADED_BUCKETS.len());
+        self.upgraded_buckets[bucket].fetch_add(1, Relaxed);
+        self.upgraded_sum_ms.fetch_add(u64::try_from(lasted.as_millis()).unwrap_or(u64::MAX), Relaxed);
+    }
+
+    fn count_request(&self, method: &http::Method, code: u16) {
+        let row = self.requests[method_index(method)].get_or_init(|| (0..CODES).map(|_| AtomicU64::new(0)).collect());
+        let slot = if (100..600).contains(&code) { usize::from(code) - 99 } else { 0 };
+        row[slot].fetch_add(1, Relaxed);
+    }
+
+    /// As [`Self::durations`], of upgraded connections.
+    #[must_use]
+    pub fn upgraded(&self) -> ([u64; UPGRADED_BUCKETS.len() + 1], f64) {
+        let buckets = std::array::from_fn(|index| self.upgraded_buckets[index].load(Relaxed));
+        (buckets, self.upgraded_sum_ms.load(Relaxed) as f64 / 1e3)
     }
 
     /// Counts one attempt to connect.
@@ -156,7 +184,7 @@ impl ServiceMetrics {
     /// HTTP requests finished so far.
     #[must_use]
     pub fn requests_total(&self) -> u64 {
-        self.duration_buckets.iter().map(|bucket| bucket.load(Relaxed)).sum()
+        self.duration_buckets.iter().chain(&self.upgraded_buckets).map(|bucket| bucket.load(Relaxed)).sum()
     }
 
     /// Whether any HTTP request was finished, or is under way.

@@ -11,7 +11,7 @@ use super::exposition::{Exposition, FamilyWriter};
 use super::freshness::CHANGE_BUCKETS;
 use super::names;
 use super::process::Process;
-use super::service::{CONNECT_RESULTS, DURATION_BUCKETS, RETRY_REASONS};
+use super::service::{CONNECT_RESULTS, DURATION_BUCKETS, RETRY_REASONS, UPGRADED_BUCKETS};
 use super::{CLIENT_FAULTS, Control, Metrics, ServiceMetrics, fabio};
 
 /// What `Content-Type` the text is to be served with.
@@ -75,6 +75,13 @@ fn write_http(out: &mut Exposition, services: &[Arc<ServiceMetrics>]) {
     let mut family = out.family(names::HTTP_REQUEST_DURATION);
     for service in services.iter().filter(|service| service.had_http()) {
         write_histogram(&mut family, service);
+    }
+    let mut family = out.family(names::UPGRADED_DURATION);
+    for service in services {
+        let (buckets, sum_seconds) = service.upgraded();
+        if buckets.iter().any(|count| *count > 0) {
+            family.histogram(&[("service", service.name())], &UPGRADED_BUCKETS, &buckets, sum_seconds);
+        }
     }
     let mut family = out.family(names::HTTP_IN_FLIGHT);
     for service in services.iter().filter(|service| service.had_http()) {

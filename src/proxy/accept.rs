@@ -203,3 +203,56 @@ async fn accept_failed(worker: &Worker, listener: &Listener, error: &io::Error, 
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proxy::listener::{Sharing, bind};
+
+    #[tokio::test]
+    async fn everybody_in_the_queue_is_accepted_and_whoever_comes_later() {
+        let sockets = bind("127.0.0.1:0".parse().expect("address"), 1, Sharing::Alone).expect("binds");
+        let (address, mut sockets) = (sockets.address, sockets.open().expect("listens"));
+        let acceptor = Acceptor::new(sockets.remove(0)).expect("registers");
+        for crowd in [3, 1, 2] {
+            let clients: Vec<_> =
+                (0..crowd).map(|_| std::net::TcpStream::connect(address).expect("connects")).collect();
+            for client in &clients {
+                let accepted = tokio::time::timeout(Duration::from_secs(10), acceptor.accept()).await;
+                let (_, peer) = accepted.expect("somebody is there").expect("accepts");
+                assert_eq!(peer, client.local_addr().expect("address"));
+            }
+            assert!(acceptor.is_deserted());
+            let more = tokio::time::timeout(Duration::from_millis(10), acceptor.accept()).await;
+            assert!(more.is_err(), "nobody is left");
+        }
+    }
+
+    #[test]
+    fn others_get_their_turns_while_the_queue_is_full() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+        tokio::task::LocalSet::new().block_on(&runtime, async {
+            let sockets = bind("127.0.0.1:0".parse().expect("address"), 1, Sharing::Alone).expect("binds");
+            let (address, mut sockets) = (sockets.address, sockets.open().expect("listens"));
+            let acceptor = Acceptor::new(sockets.remove(0)).expect("registers");
+            let clients: Vec<_> = (0..400).map(|_| std::net::TcpStream::connect(address).expect("connects")).collect();
+            let turns = Rc::new(std::cell::Cell::new(0));
+            tokio::task::spawn_local({
+                let turns = Rc::clone(&turns);
+                async move {
+                    loop {
+                        turns.set(turns.get() + 1);
+                        tokio::task::yield_now().await;
+                    }
+                }
+            });
+            let accepting = tokio::task::spawn_local(async move {
+                for _ in 0..clients.len() {
+                    acceptor.accept().await.expect("accepts");
+                }
+            });
+            accepting.await.expect("ends");
+            assert!(turns.get() >= 3, "{}", turns.get());
+        });
+    }
+}

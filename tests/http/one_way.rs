@@ -45,10 +45,14 @@ impl Sends {
                 "{method} {path} HTTP/1.1\r\nHost: h\r\n{fields}Content-Length: {}\r\n\r\n",
                 whole.len()
             ));
-            pieces.iter().for_each(|piece| drop(client.send(piece)));
+            for piece in pieces {
+                client.send(piece);
+            }
         } else {
             client.send(format!("{method} {path} HTTP/1.1\r\nHost: h\r\n{fields}Transfer-Encoding: chunked\r\n\r\n"));
-            pieces.iter().for_each(|piece| drop(client.send(format!("{:x};a=b\r\n{piece}\r\n", piece.len()))));
+            for piece in pieces {
+                client.send(format!("{:x};a=b\r\n{piece}\r\n", piece.len()));
+            }
             client.send("0\r\n\r\n");
         }
         let response = client.response().expect("a response");

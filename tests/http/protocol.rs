@@ -199,6 +199,10 @@ fn a_websocket_is_bytes_both_ways_from_the_first_one_on() {
     assert_eq!(lb.metric("lb_http_requests_in_flight{service=\"s0\"}"), Some(1.0));
     drop(client);
     wait_quiet(&lb, "s0");
+    // How long it lasted is no time that a client has waited for a response.
+    assert_eq!(lb.metric("lb_http_requests_total{service=\"s0\",method=\"GET\",code=\"101\"}"), Some(1.0));
+    assert_eq!(lb.metric("lb_http_request_duration_seconds_count{service=\"s0\"}"), Some(0.0));
+    assert_eq!(lb.metric("lb_upgraded_connection_duration_seconds_count{service=\"s0\"}"), Some(1.0));
 
     let mut client = RawClient::connect(lb.address("http"));
     assert_eq!(client.send(upgrade("/eager")).response().unwrap().status, 101);

@@ -342,7 +342,11 @@ impl Finish {
         }
         if let Some(service) = &self.service {
             service.in_flight.fetch_sub(1, Relaxed);
-            service.record_request(&self.method, self.status, took);
+            if self.status == 101 {
+                service.record_upgraded(&self.method, self.status, took);
+            } else {
+                service.record_request(&self.method, self.status, took);
+            }
             if let Some(upload) = &self.upload {
                 service.bytes_in.fetch_add(upload.bytes.get(), Relaxed);
             }
