@@ -48,10 +48,6 @@ const CIRCLES: &[(&[&str], &str)] = &[
         &["src/serve/workers.rs", "src/serve/workers/dynamic.rs"],
         "ports that come and go change the state of all workers",
     ),
-    (
-        &["benches/end_to_end/configs.rs", "benches/end_to_end/proxies.rs"],
-        "a proxy is started with its configuration, which is written by what the proxy is",
-    ),
 ];
 
 /// Modules that are not held to it yet.
