@@ -9,10 +9,6 @@ use crate::rust_files;
 /// Sets of files that name each other in a circle today, with why that is so. Open them, do not add to them.
 const CIRCLES: &[(&[&str], &str)] = &[
     (
-        &["src/bootstrap/converge.rs", "src/bootstrap/restart.rs"],
-        "restarts are one step of a phase, and use the gates and the fan-out of the others",
-    ),
-    (
         &["src/bootstrap/file/binaries.rs", "src/bootstrap/file/build.rs", "src/bootstrap/file/nodes.rs"],
         "what is known before the file is read is defined where the cluster is built of all parts",
     ),
