@@ -29,18 +29,6 @@ const CIRCLES: &[(&[&str], &str)] = &[
         "each part of what a host can do takes the host itself",
     ),
     (
-        &[
-            "src/certificates/consul.rs",
-            "src/certificates/http.rs",
-            "src/certificates/mod.rs",
-            "src/certificates/vault/kv.rs",
-            "src/certificates/vault/mod.rs",
-            "src/certificates/vault/pki.rs",
-            "src/certificates/vault/token.rs",
-        ],
-        "the face starts every source, and defines what each of them is given",
-    ),
-    (
         &["src/serve/workers.rs", "src/serve/workers/dynamic.rs"],
         "ports that come and go change the state of all workers",
     ),
