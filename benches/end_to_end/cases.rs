@@ -1,8 +1,8 @@
 //! The cases: what is asked of a proxy, by which name, and what the answer has to weigh.
 
-use crate::mixed::Request;
 use crate::ports::Door;
 use crate::proxies::Proxy;
+use crate::requests::Request;
 
 /// How a case loads the proxy.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

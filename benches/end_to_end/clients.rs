@@ -13,7 +13,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_rustls::TlsConnector;
 
 use crate::backend::BULK;
-use crate::result::Outcome;
+use crate::outcome::Outcome;
 
 /// Runs this many loops until the time is over. Each call of `each` is one request.
 pub(crate) fn run<F>(loops: usize, length: Duration, each: impl Fn(Arc<Tally>, Instant) -> F) -> Outcome

@@ -7,7 +7,9 @@ use std::process::Command;
 
 use crate::cases::host;
 use crate::lb;
-use crate::proxies::{Proxy, Stand};
+use crate::proxies::Proxy;
+use crate::routes::routes;
+use crate::stand::Stand;
 
 /// Writes the files into the folder of the stand, and completes the command.
 pub(crate) fn write(proxy: Proxy, stand: &Stand<'_>, command: &mut Command) {
@@ -22,34 +24,10 @@ pub(crate) fn write(proxy: Proxy, stand: &Stand<'_>, command: &mut Command) {
     }
 }
 
-/// Writes one file and returns its path as text.
-pub(crate) fn file(stand: &Stand<'_>, name: &str, text: &str) -> String {
-    let path = stand.folder.join(name);
-    fs::write(&path, text).unwrap();
-    path.display().to_string()
-}
-
 fn floor(stand: &Stand<'_>, command: &mut Command) {
     let (doors, backends) = (stand.doors, stand.backends);
     let ports = [doors.http, backends.http, doors.tcp, backends.tcp];
     command.arg("floor").args(ports.map(|port| port.to_string()));
-}
-
-/// Routes in the language that `lb` and Fabio share. The one for HTTP/1.1 has this source and these options.
-pub(crate) fn routes(stand: &Stand<'_>, source: &str, options: &str) -> String {
-    let (doors, to) = (stand.doors, stand.backends);
-    let mut text = format!(
-        "route add grpc /bench.Echo/ http://127.0.0.1:{}/ opts \"proto=grpc\"\nroute add tcp :{} tcp://127.0.0.1:{}\n",
-        to.grpc, doors.tcp, to.tcp
-    );
-    if stand.hosts == 0 {
-        writeln!(text, "route add web {source} http://127.0.0.1:{}/{options}", to.http).unwrap();
-    }
-    // One service for all hosts, as the others have one backend: a pool of connections for each would be another case.
-    for i in 0..stand.hosts {
-        writeln!(text, "route add web {}/ http://127.0.0.1:{}/", host(i), to.http).unwrap();
-    }
-    text
 }
 
 fn haproxy(stand: &Stand<'_>, command: &mut Command) {
@@ -61,7 +39,7 @@ fn haproxy(stand: &Stand<'_>, command: &mut Command) {
     let choose = if stand.hosts == 0 {
         "default_backend web".to_owned()
     } else {
-        format!("use_backend %[req.hdr(host),field(1,:),lower,map_str({})]", file(stand, "hosts.map", &map))
+        format!("use_backend %[req.hdr(host),field(1,:),lower,map_str({})]", stand.file("hosts.map", &map))
     };
     let (ecdsa, rsa) = (certificates.ecdsa.both.display(), certificates.rsa.both.display());
     let text = format!(
@@ -77,7 +55,7 @@ fn haproxy(stand: &Stand<'_>, command: &mut Command) {
          backend tcp\n mode tcp\n option splice-auto\n server b 127.0.0.1:{}\n",
         doors.http, doors.ecdsa, doors.rsa, doors.grpc, doors.tcp, to.http, to.grpc, to.tcp
     );
-    command.args(["-db", "-q", "-f", &file(stand, "haproxy.cfg", &text)]);
+    command.args(["-db", "-q", "-f", &stand.file("haproxy.cfg", &text)]);
 }
 
 /// What has to stand in front of an nginx configuration for its `stream` block: nothing where it is built in, the
@@ -140,7 +118,7 @@ fn nginx(stand: &Stand<'_>, command: &mut Command) {
         tls(&certificates.rsa, doors.rsa),
         doors.grpc
     );
-    command.args(["-c", &file(stand, "nginx.conf", &text), "-e", "stderr"]);
+    command.args(["-c", &stand.file("nginx.conf", &text), "-e", "stderr"]);
 }
 
 fn envoy(stand: &Stand<'_>, command: &mut Command) {
@@ -199,7 +177,7 @@ fn envoy(stand: &Stand<'_>, command: &mut Command) {
             listener(doors.tcp, serde_json::json!({"filters": [tcp]})),
         ],
         "clusters": [cluster("web", to.http, false), cluster("grpc", to.grpc, true), cluster("tcp", to.tcp, false)]}});
-    let path = file(stand, "envoy.json", &config.to_string());
+    let path = stand.file("envoy.json", &config.to_string());
     command.args(["--concurrency", "1", "--disable-hot-restart", "-l", "error", "-c", &path]);
 }
 
@@ -214,9 +192,9 @@ fn fabio(stand: &Stand<'_>, command: &mut Command) {
         doors.http, doors.ecdsa, doors.rsa, doors.grpc, doors.tcp
     );
     let sources = format!("{},{}", source("ecdsa", &certificates.ecdsa), source("rsa", &certificates.rsa));
-    let routes = file(stand, "routes.txt", &routes(stand, "/", ""));
+    let routes = stand.file("routes.txt", &routes(stand, "/", ""));
     // Without this page it does not start.
-    let page = file(stand, "no-route.html", "");
+    let page = stand.file("no-route.html", "");
     command.env("GOMAXPROCS", "1").args(["-registry.backend", "file", "-registry.file.path", &routes]);
     command.args(["-registry.file.noroutehtmlpath", &page]);
     command.args(["-proxy.addr", &listen, "-proxy.cs", &sources, "-log.level", "ERROR", "-metrics.target", ""]);
@@ -236,6 +214,6 @@ fn caddy(stand: &Stand<'_>, command: &mut Command) {
         site(&format!("https://:{}", doors.rsa), &tls(&certificates.rsa), format!("http://127.0.0.1:{}", to.http)),
         site(&format!("http://:{}", doors.grpc), "", format!("h2c://127.0.0.1:{}", to.grpc)),
     );
-    let path = file(stand, "Caddyfile", &text);
+    let path = stand.file("Caddyfile", &text);
     command.env("GOMAXPROCS", "1").args(["run", "--adapter", "caddyfile", "--config", &path]);
 }

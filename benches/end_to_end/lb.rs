@@ -4,9 +4,10 @@ use std::fmt::Write as _;
 use std::process::Command;
 
 use crate::cases::{Kind, Setting};
-use crate::configs::{file, routes};
-use crate::mixed::{self, Request};
-use crate::proxies::{Proxy, Stand};
+use crate::proxies::Proxy;
+use crate::requests::{self, Request};
+use crate::routes::routes;
+use crate::stand::Stand;
 
 /// A form of the access log that tells about as much as the JSON one.
 const LOG_FORM: &str = r#"$remote_host $time_rfc3339_ms "$request" $request_host $response_status $response_body_size $response_time_us $upstream_service $upstream_addr $header.User-Agent"#;
@@ -21,10 +22,10 @@ pub(crate) fn write(proxy: Proxy, stand: &Stand<'_>, command: &mut Command) {
         Kind::Mixed { other, .. } => Some(other),
         _ => None,
     };
-    let listed = file(stand, "routes.txt", &all_routes(stand, setting, other));
+    let listed = stand.file("routes.txt", &all_routes(stand, setting, other));
     let mut text = format!("routes_file = \"{listed}\"\n{}", listeners(stand));
     if setting == Some(Setting::AuthElsewhere) || other == Some(Request::Challenged) {
-        let users = file(stand, "users.htpasswd", "somebody:secret\n");
+        let users = stand.file("users.htpasswd", "somebody:secret\n");
         writeln!(text, "[auth.bench]\ntype = \"basic\"\nfile = \"{users}\"").unwrap();
     }
     let workers = if proxy == Proxy::LbTwo { 2 } else { 1 };
@@ -44,7 +45,7 @@ pub(crate) fn write(proxy: Proxy, stand: &Stand<'_>, command: &mut Command) {
         stand.doors.admin
     )
     .unwrap();
-    command.args(["run", "--config", &file(stand, "lb.toml", &text)]);
+    command.args(["run", "--config", &stand.file("lb.toml", &text)]);
 }
 
 /// The doors, with their certificates.
@@ -75,11 +76,11 @@ fn all_routes(stand: &Stand<'_>, setting: Option<Setting>, other: Option<Request
     let options = if setting == Some(Setting::Allow) { " opts \"allow=ip:127.0.0.0/8\"" } else { "" };
     let mut text = routes(stand, source, options);
     if setting == Some(Setting::AuthElsewhere) || other == Some(Request::Challenged) {
-        let (path, to) = (mixed::LOCKED, stand.backends.http);
+        let (path, to) = (requests::LOCKED, stand.backends.http);
         writeln!(text, "route add locked {path} http://127.0.0.1:{to}/ opts \"auth=bench\"").unwrap();
     }
     if other == Some(Request::Redirected) {
-        let path = mixed::MOVED;
+        let path = requests::MOVED;
         writeln!(text, "route add moved {path} https://elsewhere.test/ opts \"redirect=302,https://elsewhere.test/\"")
             .unwrap();
     }

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::cases::{Case, Kind, Setting};
-use crate::result::Outcome;
+use crate::outcome::Outcome;
 use crate::{clients, mixed, tools};
 
 /// Loads `port` for this long. `folder` takes scripts; `ca` is what TLS clients trust.

@@ -8,9 +8,12 @@ use rcgen::RsaKeySize;
 
 use crate::cases::{Case, Kind, WORKERS_THROUGHPUT};
 use crate::certificates::Certificates;
+use crate::outcome::Outcome;
 use crate::ports::{Backends, Doors};
-use crate::proxies::{Proxy, Running, Stand};
-use crate::result::{Outcome, Row, Series};
+use crate::proxies::Proxy;
+use crate::result::{Row, Series};
+use crate::running::{Running, takes};
+use crate::stand::Stand;
 use crate::{backend, clients, cost, load, tail};
 
 /// What all cases have in common.
@@ -52,7 +55,7 @@ pub(crate) fn measure(case: &Case, bench: &Bench<'_>) -> Row {
         Certificates::write(&folder, RsaKeySize::_4096)
     });
     let certificates = own.as_ref().unwrap_or(bench.certificates);
-    let chosen = bench.proxies.iter().filter(|proxy| proxy.takes(case));
+    let chosen = bench.proxies.iter().filter(|proxy| takes(**proxy, case));
     let mut entries: Vec<Entry> = chosen.map(|&proxy| start(proxy, case, bench, certificates)).collect();
     let rate = match case.kind {
         Kind::Tail { percent } => rate(percent, &entries, case, bench.length),

@@ -3,18 +3,8 @@
 use std::fmt::Write as _;
 
 use crate::cases::{Case, WORKERS_THROUGHPUT};
+use crate::outcome::Outcome;
 use crate::proxies::Proxy;
-
-/// What came back.
-#[derive(Clone, Copy, Default, Debug)]
-pub(crate) struct Outcome {
-    /// Answers as they should be.
-    pub(crate) good: u64,
-    /// Those among them that the proxy gave by itself, as it should.
-    pub(crate) by_proxy: u64,
-    /// All others: wrong status, broken connection, timeout.
-    pub(crate) failed: u64,
-}
 
 /// What one proxy showed in one case.
 pub(crate) struct Series {

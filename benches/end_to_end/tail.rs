@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 
 use crate::clients::{connect, exchange};
-use crate::result::Outcome;
+use crate::outcome::Outcome;
 
 /// Connections that ask.
 pub(crate) const CONNECTIONS: usize = 64;

@@ -9,35 +9,20 @@
 //! ```
 //! See docs/decisions/0006-bootstrap-converges.md for what makes it safe to kill at any point.
 
-use std::time::Duration;
+use anyhow::{Context as _, Result};
 
-use anyhow::{Context as _, Result, bail};
-use futures_util::stream::{self, StreamExt as _};
-
-use super::gates::{self, GateFailure};
+use super::many::each;
 use super::peers;
+use super::phase_gate::{gate, title};
 use super::plan::{DaemonAction, NodePlan, compare, wanted_stamps};
 use super::progress::PhaseProgress;
 use super::restart::restart_all;
-use super::spec::{Effect, FileSpec, NodeSpec, Observed};
+use super::spec::{Effect, FileSpec, NodeSpec};
 use super::state::Program;
 use super::tokens;
 use super::topology::{BinarySource, Layout, Node, Phase, Product};
+use super::work::{Work, start, write};
 use super::world::World;
-
-/// How long a daemon may take to end on SIGINT.
-pub(super) const STOP_PATIENCE: Duration = Duration::from_secs(20);
-/// A node, what its part in the phase shall be, and what differs.
-pub(super) struct Work {
-    /// The node.
-    pub node: Node,
-    /// What belongs to the phase's product, of all that the node shall have.
-    pub part: NodeSpec,
-    /// What was seen.
-    pub seen: Observed,
-    /// The difference.
-    pub plan: NodePlan,
-}
 
 /// What belongs to a product on a node: its folder, its files, its program and its daemon. What belongs to neither
 /// (lb's files) comes with the node's last product.
@@ -182,119 +167,12 @@ async fn install(world: &World, work: &mut Work) -> Result<Vec<Installed>> {
     Ok(installed)
 }
 
-async fn write(world: &World, work: &Work) -> Result<()> {
-    let files: Vec<&FileSpec> = work.part.files.iter().filter(|file| work.plan.writes(&file.path)).collect();
-    if files.is_empty() {
-        return Ok(());
-    }
-    world.host(&work.node).write(&files).await.with_context(|| work.node.name.clone())
-}
-
-/// The stamps go before the start: whatever runs afterwards has read these files.
-pub(super) async fn start(world: &World, work: &Work, product: Product) -> Result<()> {
-    let (host, name) = (world.host(&work.node), || work.node.name.clone());
-    let daemon = work.part.daemon(product).with_context(name)?;
-    write(world, work).await?;
-    host.stamp(product, &wanted_stamps(&work.part, &work.seen, product)).await.with_context(name)?;
-    host.start(daemon).await.with_context(name)
-}
-
 async fn reload(world: &World, work: &Work, product: Product) -> Result<()> {
     let (host, name) = (world.host(&work.node), || work.node.name.clone());
     let daemon = work.part.daemon(product).with_context(name)?;
     write(world, work).await?;
     host.reload(daemon).await.with_context(name)?;
     host.stamp(product, &wanted_stamps(&work.part, &work.seen, product)).await.with_context(name)
-}
-
-/// Waits for the gate of a phase.
-///
-/// # Errors
-/// A reason per node that is not well.
-pub(super) async fn gate(world: &World, phase: Phase, bar: &PhaseProgress, limit: Duration) -> Result<()> {
-    told(gate_result(world, phase, bar, limit).await?)
-}
-
-pub(super) async fn gate_result(
-    world: &World,
-    phase: Phase,
-    bar: &PhaseProgress,
-    limit: Duration,
-) -> Result<Result<(), GateFailure>> {
-    let reach = world.reach()?;
-    let progress = |done, _| bar.set(done, waiting_for(phase));
-    let logs = world.logs();
-    let gates = gates::Gates {
-        cluster: &world.cluster,
-        reach: &reach,
-        absent: &world.absent,
-        logs: &logs,
-        progress: &progress,
-        deadline: limit,
-    };
-    Ok(gates.phase(phase).await)
-}
-
-/// Works on many nodes at once, on each to the end: one that fails cuts no other off in the middle of something. The
-/// results in order.
-///
-/// # Errors
-/// All failures together.
-pub(super) async fn each<T>(
-    world: &World,
-    all: impl IntoIterator<Item = impl Future<Output = Result<T>>>,
-) -> Result<Vec<T>> {
-    together(stream::iter(all).buffered(world.parallel()).collect().await)
-}
-
-fn together<T>(results: Vec<Result<T>>) -> Result<Vec<T>> {
-    let (mut good, mut bad) = (Vec::with_capacity(results.len()), Vec::new());
-    for result in results {
-        match result {
-            Ok(result) => good.push(result),
-            Err(error) => bad.push(error),
-        }
-    }
-    match (bad.pop(), bad.is_empty()) {
-        (None, _) => Ok(good),
-        (Some(only), true) => Err(only),
-        (Some(last), false) => {
-            bad.push(last);
-            let lines: String = bad.iter().map(|error| format!("\n  {error:#}")).collect();
-            bail!("{} nodes failed:{lines}", bad.len())
-        }
-    }
-}
-
-/// Every reason on a line of its own, with what is likely behind it and what to do.
-pub(super) fn told(result: Result<(), GateFailure>) -> Result<()> {
-    let Err(failure) = result else { return Ok(()) };
-    let mut text = format!("{}: not well in time", title(failure.phase));
-    for reason in &failure.reasons {
-        text.push_str(&format!("\n  {}: {}", reason.node, reason.text));
-        if let Some(cause) = &reason.cause {
-            text.push_str(&format!("\n    likely cause: {}\n    what to do: {}", cause.text, cause.advice));
-        }
-    }
-    bail!(text)
-}
-
-/// Name of a phase for people.
-pub(super) fn title(phase: Phase) -> &'static str {
-    match phase {
-        Phase::ConsulServers => "Consul servers",
-        Phase::ConsulClients => "Consul agents",
-        Phase::NomadServers => "Nomad servers",
-        Phase::NomadClients => "Nomad clients",
-    }
-}
-
-fn waiting_for(phase: Phase) -> &'static str {
-    match phase {
-        Phase::ConsulServers | Phase::NomadServers => "waiting for one leader and all peers",
-        Phase::ConsulClients => "waiting for all members, each with a way to the leader",
-        Phase::NomadClients => "waiting for all nodes to be ready",
-    }
 }
 
 fn summary(works: &[Work], product: Product) -> String {
@@ -321,15 +199,6 @@ mod tests {
     use super::super::spec::Owner;
     use super::super::topology::Role;
     use super::*;
-
-    #[test]
-    fn failures_are_told_together() {
-        let node = |name: &str| Err(anyhow::anyhow!("{name}: no room"));
-        assert_eq!(together(vec![Ok(1), Ok(2)]).unwrap(), [1, 2]);
-        assert_eq!(together(vec![Ok(1), node("a")]).unwrap_err().to_string(), "a: no room");
-        let said = together(vec![node("a"), Ok(1), node("b")]).unwrap_err().to_string();
-        assert_eq!(said, "2 nodes failed:\n  a: no room\n  b: no room");
-    }
 
     #[test]
     fn each_file_belongs_to_one_product() {

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
-use super::converge::each;
 use super::exit::INTERRUPTED;
+use super::many::each;
 use super::spec::NodeSpec;
 use super::state::Foreground;
 use super::topology::{Node, Phase, Product};
@@ -107,7 +107,7 @@ async fn ended(world: &World) -> Result<BTreeSet<(String, Product)>> {
 pub(super) async fn stop_all(world: &World) -> Result<()> {
     for phase in world.phases().into_iter().rev() {
         let nodes = world.of_phase(phase);
-        let bar = world.progress.phase(&format!("stop {}", super::converge::title(phase)), nodes.len());
+        let bar = world.progress.phase(&format!("stop {}", super::phase_gate::title(phase)), nodes.len());
         let tasks = each(world, nodes.iter().map(|node| stop(world, node, phase))).await?;
         match tasks.iter().sum::<usize>() {
             0 => bar.done(&format!("{} stopped", nodes.len())),

@@ -40,6 +40,8 @@ mod converge;
 mod exit;
 mod hold;
 mod keys;
+mod many;
+mod phase_gate;
 mod preflight;
 mod programs;
 mod recall;
@@ -47,6 +49,7 @@ mod restart;
 mod sample;
 mod tokens;
 mod words;
+mod work;
 mod world;
 
 pub use commands::run;

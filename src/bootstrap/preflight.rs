@@ -6,8 +6,8 @@ use std::fmt::Write as _;
 use anyhow::{Result, bail};
 use futures_util::stream::{self, StreamExt as _};
 
-use super::converge::each;
 use super::host::{Facts, Preflight};
+use super::many::each;
 use super::topology::{Node, Product, Runner, Target};
 use super::world::World;
 

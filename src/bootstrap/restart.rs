@@ -7,12 +7,16 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 
 use super::checks;
-use super::converge::{STOP_PATIENCE, Work, each, gate, gate_result, start, told};
 use super::gates;
+use super::many::each;
+use super::phase_gate::{gate, gate_result, told};
 use super::progress::PhaseProgress;
 use super::topology::{Node, Phase, Product};
+use super::work::{Work, start};
 use super::world::World;
 
+/// How long a daemon may take to end on SIGINT.
+pub(super) const STOP_PATIENCE: Duration = Duration::from_secs(20);
 /// How long a living cluster may take to show that it is whole before the first of its servers is restarted.
 const BEFORE_RESTART: Duration = Duration::from_secs(30);
 /// How long nobody may be seen to lead before that is believed: elections take 3 s, on busy machines more.

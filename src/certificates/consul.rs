@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::time::sleep;
 
-use super::{BACKOFF, ENTRIES_MAX, PAUSE_MIN, Pems, Shelf, SourceError, Told};
+use super::error::SourceError;
+use super::limits::{BACKOFF, ENTRIES_MAX, PAUSE_MIN};
+use super::source::{Pems, Shelf, Told};
 use crate::config::{ConsulConfig, ConsulKeys, TokenPlace};
 use crate::registry::backoff::Backoff;
 use crate::registry::consul::ConsulError;

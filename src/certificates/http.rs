@@ -9,7 +9,9 @@ use futures_util::{StreamExt as _, stream};
 use http::header::{ETAG, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED};
 use http::{HeaderName, HeaderValue, StatusCode, Uri};
 
-use super::{AT_A_TIME, ENTRIES_MAX, Pems, SourceError, TEXT_BYTES_MAX, Told};
+use super::error::SourceError;
+use super::limits::{AT_A_TIME, ENTRIES_MAX, TEXT_BYTES_MAX};
+use super::source::{Pems, Told};
 use crate::config::Secret;
 use crate::web::trust::Trust;
 use crate::web::{self, Ask, Client, Limits, shown};

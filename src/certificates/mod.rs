@@ -13,85 +13,20 @@
 mod consul;
 mod error;
 mod http;
+mod limits;
+mod source;
 mod vault;
 
-use std::collections::{BTreeMap, HashSet};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use tokio::sync::{Mutex, mpsc, oneshot};
-
 pub use error::SourceError;
+pub use source::{Demand, Demands, Pems, Shelf, Surroundings, Told};
 pub use vault::Tokens;
 
-use crate::config::{CertificateConfig, CertificateSource, ConsulConfig, VaultConfig};
+use self::limits::{BACKOFF, PAUSE_MIN};
+use crate::config::{CertificateConfig, CertificateSource};
 use crate::registry::backoff::Backoff;
-
-/// PEM texts by their names; the reason where one could not be had.
-pub type Pems = BTreeMap<PathBuf, Result<Bytes, String>>;
-
-/// What a source has. What it does not tell of stays as it was.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Told {
-    /// Pairs, by the names that files would have: `X-cert.pem` and `X-key.pem`, or `X.pem`.
-    pub pairs: Option<Pems>,
-    /// Client CAs.
-    pub client_cas: Option<Pems>,
-}
-
-/// Somebody wants a certificate for this name (in lower case), and hears when it is there or cannot be had.
-pub type Demand = (String, oneshot::Sender<()>);
-
-/// Demands outlive the task that serves them: a reload starts it anew.
-pub type Demands = Arc<Mutex<mpsc::Receiver<Demand>>>;
-
-/// Takes what a source tells.
-pub trait Shelf: Send + Sync + 'static {
-    /// Takes what is there now.
-    fn take(&self, told: &Told);
-
-    /// Hears why the source could not be read, or a certificate not be issued.
-    fn failed(&self, error: &SourceError);
-
-    /// Takes the pair that was issued for a name; returns its end (unix time, s), or what is wrong with it.
-    ///
-    /// # Errors
-    /// When it cannot be used.
-    fn add(&self, name: &str, pem: Bytes) -> Result<i64, String>;
-
-    /// Forgets the pairs of these names.
-    fn remove(&self, names: &[String]);
-
-    /// The names with their ends (unix time, s) that were issued before.
-    fn issued(&self) -> Vec<(String, i64)>;
-
-    /// Names that have a pair and were asked for since this was called last.
-    fn take_used(&self) -> HashSet<String>;
-}
-
-/// What a source needs beside its own settings.
-#[derive(Clone, Debug)]
-pub struct Surroundings {
-    /// `[consul]`.
-    pub consul: Option<ConsulConfig>,
-    /// `[vault]`.
-    pub vault: VaultConfig,
-    /// Tokens that were unwrapped before, and their renewal.
-    pub tokens: Arc<Tokens>,
-}
-
-/// First bound of the pause after a reading that failed, and the last.
-const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
-/// Shortest time from one reading to the next: nobody is asked in a loop.
-const PAUSE_MIN: Duration = Duration::from_millis(500);
-/// Most entries of one source.
-const ENTRIES_MAX: usize = 1000;
-/// Entries that are read at a time.
-const AT_A_TIME: usize = 4;
-/// Largest text in bytes, as for files.
-const TEXT_BYTES_MAX: usize = 1 << 20;
 
 /// Serves one source until it is dropped (or, read once, has answered). Files have none.
 pub async fn run(config: CertificateConfig, around: Surroundings, shelf: Arc<dyn Shelf>, demands: Option<Demands>) {
@@ -161,13 +96,5 @@ async fn again_and_again(
             }
         };
         tokio::time::sleep(pause.max(PAUSE_MIN)).await;
-    }
-}
-
-impl Told {
-    /// Whether nothing is missing that the source has.
-    fn is_whole(&self) -> bool {
-        let mut texts = [&self.pairs, &self.client_cas].into_iter().flatten().flat_map(BTreeMap::values);
-        texts.all(Result::is_ok)
     }
 }

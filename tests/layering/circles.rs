@@ -9,10 +9,6 @@ use crate::rust_files;
 /// Sets of files that name each other in a circle today, with why that is so. Open them, do not add to them.
 const CIRCLES: &[(&[&str], &str)] = &[
     (
-        &["src/bootstrap/converge.rs", "src/bootstrap/restart.rs"],
-        "restarts are one step of a phase, and use the gates and the fan-out of the others",
-    ),
-    (
         &["src/bootstrap/file/binaries.rs", "src/bootstrap/file/build.rs", "src/bootstrap/file/nodes.rs"],
         "what is known before the file is read is defined where the cluster is built of all parts",
     ),
@@ -33,24 +29,8 @@ const CIRCLES: &[(&[&str], &str)] = &[
         "each part of what a host can do takes the host itself",
     ),
     (
-        &[
-            "src/certificates/consul.rs",
-            "src/certificates/http.rs",
-            "src/certificates/mod.rs",
-            "src/certificates/vault/kv.rs",
-            "src/certificates/vault/mod.rs",
-            "src/certificates/vault/pki.rs",
-            "src/certificates/vault/token.rs",
-        ],
-        "the face starts every source, and defines what each of them is given",
-    ),
-    (
         &["src/serve/workers.rs", "src/serve/workers/dynamic.rs"],
         "ports that come and go change the state of all workers",
-    ),
-    (
-        &["benches/end_to_end/configs.rs", "benches/end_to_end/proxies.rs"],
-        "a proxy is started with its configuration, which is written by what the proxy is",
     ),
 ];
 

@@ -4,10 +4,10 @@ use anyhow::Result;
 
 use super::asked::Asked;
 use super::terminal::confirm;
-use crate::bootstrap::converge::each;
 use crate::bootstrap::exit::INTERRUPTED;
 use crate::bootstrap::hold;
 use crate::bootstrap::host::Wipe;
+use crate::bootstrap::many::each;
 use crate::cli::DownArgs;
 
 /// Stops all nodes against the order of their start.

@@ -8,9 +8,10 @@ use super::asked::Asked;
 use super::terminal::confirm;
 use crate::bootstrap::exit::{INTERRUPTED, Wrong};
 use crate::bootstrap::host::Wipe;
+use crate::bootstrap::restart::STOP_PATIENCE;
 use crate::bootstrap::topology::{Node, Phase, Product, Role, Scope};
 use crate::bootstrap::world::World;
-use crate::bootstrap::{compatible, converge, peers, preflight};
+use crate::bootstrap::{compatible, converge, peers, phase_gate, preflight};
 use crate::cli::ReplaceNodeArgs;
 
 /// How long servers may take to elect another leader.
@@ -74,8 +75,8 @@ pub(super) async fn run(asked: &Asked, args: &ReplaceNodeArgs) -> Result<u8> {
 /// Waits until the servers that have to do without the node are well.
 async fn without(world: &World, node: &Node, word: &str) -> Result<()> {
     for phase in phases_of_servers(world, node) {
-        let bar = world.progress.phase(&format!("{}, {word}", converge::title(phase)), 1);
-        converge::gate(world, phase, &bar, world.limit).await?;
+        let bar = world.progress.phase(&format!("{}, {word}", phase_gate::title(phase)), 1);
+        phase_gate::gate(world, phase, &bar, world.limit).await?;
         bar.done("well");
     }
     Ok(())
@@ -107,7 +108,7 @@ fn phases_of_servers(world: &World, node: &Node) -> Vec<Phase> {
 async fn stop(world: &World, node: &Node) -> Result<()> {
     let spec = world.spec(node)?;
     for daemon in spec.daemons.iter().rev() {
-        if let Err(error) = world.host(node).stop(daemon, converge::STOP_PATIENCE).await {
+        if let Err(error) = world.host(node).stop(daemon, STOP_PATIENCE).await {
             world.progress.note(&format!("{}: {} could not be stopped there: {error:#}", node.name, daemon.product));
         }
     }
@@ -155,7 +156,7 @@ async fn wipe(world: &World, node: &Node) -> Result<()> {
     let host = world.host(node);
     for product in products(world, node) {
         if product == Product::Nomad && node.role == Role::NomadClient {
-            host.stop_tasks(converge::STOP_PATIENCE).await.with_context(|| node.name.clone())?;
+            host.stop_tasks(STOP_PATIENCE).await.with_context(|| node.name.clone())?;
         }
         host.wipe(Wipe::Data(product)).await.with_context(|| node.name.clone())?;
     }

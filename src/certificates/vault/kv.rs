@@ -6,8 +6,10 @@ use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use serde_json::Value;
 
-use super::Api;
-use crate::certificates::{AT_A_TIME, ENTRIES_MAX, Pems, SourceError, Told};
+use super::api::Api;
+use crate::certificates::error::SourceError;
+use crate::certificates::limits::{AT_A_TIME, ENTRIES_MAX};
+use crate::certificates::source::{Pems, Told};
 
 /// Reads both places.
 pub(in crate::certificates) async fn read(

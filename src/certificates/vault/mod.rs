@@ -1,50 +1,24 @@
-//! Vault's HTTP API (OpenBao's is the same), as far as certificates need it.
+//! Vault (OpenBao is the same), as far as certificates need it.
 
+mod api;
 pub(super) mod kv;
 pub(super) mod pki;
 mod token;
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-use http::header::CONTENT_TYPE;
-use http::{HeaderName, HeaderValue, Method, StatusCode, Uri};
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use serde_json::Value;
-
-use super::{SourceError, Surroundings};
-use crate::config::{TokenPlace, VaultConfig};
-use crate::web::trust::Trust;
-use crate::web::{Ask, Client, Limits};
+use super::error::SourceError;
+use super::source::Surroundings;
+use crate::config::TokenPlace;
+use api::{Api, Base};
 
 pub use token::Tokens;
-
-/// Longest answer that is read, in bytes.
-const ANSWER_BYTES_MAX: usize = 4 << 20;
-/// How much of an error's words is kept.
-const WORDS_MAX: usize = 300;
-/// What may stand in a path as it is.
-const PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// How to come by an [`Api`] with a token that is good now.
 pub(super) struct Connection {
     around: Surroundings,
     place: TokenPlace,
     base: Option<Arc<Base>>,
-}
-
-/// The server, without a token.
-#[derive(Debug)]
-pub(super) struct Base {
-    client: Client,
-    config: VaultConfig,
-}
-
-/// The server, asked with a token.
-#[derive(Clone, Debug)]
-pub(super) struct Api {
-    base: Arc<Base>,
-    token: HeaderValue,
 }
 
 impl Connection {
@@ -61,90 +35,6 @@ impl Connection {
             None => Arc::clone(self.base.insert(Arc::new(Base::new(&self.around.vault)?))),
         };
         let token = self.around.tokens.token(&base, &self.place).await?;
-        Ok(Api { base, token })
+        Ok(Api::new(base, token))
     }
-}
-
-impl Base {
-    fn new(config: &VaultConfig) -> Result<Self, SourceError> {
-        let trust = Trust {
-            ca_file: config.ca_file.as_deref(),
-            ca_path: config.ca_path.as_deref(),
-            ca_pem: config.ca_pem.as_deref(),
-            pair: config.cert_file.as_deref().zip(config.key_file.as_deref()),
-            skip_verify: config.skip_verify,
-        };
-        Ok(Self { client: Client::new(trust.client_config()?, config.server_name.clone()), config: config.clone() })
-    }
-}
-
-impl Api {
-    fn new(base: Arc<Base>, token: HeaderValue) -> Self {
-        Self { base, token }
-    }
-
-    /// Reads; none where there is nothing.
-    async fn get(&self, path: &str, query: &str) -> Result<Option<Value>, SourceError> {
-        match self.ask(Method::GET, path, query, None).await {
-            Err(SourceError::Vault { status: StatusCode::NOT_FOUND, .. }) => Ok(None),
-            answer => answer.map(Some),
-        }
-    }
-
-    /// Writes.
-    async fn post(&self, path: &str, body: Option<&Value>) -> Result<Value, SourceError> {
-        self.ask(Method::POST, path, "", body).await
-    }
-
-    async fn ask(&self, method: Method, path: &str, query: &str, body: Option<&Value>) -> Result<Value, SourceError> {
-        let config = &self.base.config;
-        let url = format!("{}/v1/{}{query}", config.address, utf8_percent_encode(path, PATH));
-        let content = |reason: String| SourceError::Content { url: format!("{}/v1/{path}", config.address), reason };
-        let mut headers = vec![
-            (HeaderName::from_static("x-vault-token"), self.token.clone()),
-            // Vault refuses requests without it where it is set to do so, against forged ones of browsers.
-            (HeaderName::from_static("x-vault-request"), HeaderValue::from_static("true")),
-        ];
-        if let Some(namespace) = config.namespace.as_deref().and_then(|name| HeaderValue::from_str(name).ok()) {
-            headers.push((HeaderName::from_static("x-vault-namespace"), namespace));
-        }
-        if body.is_some() {
-            headers.push((CONTENT_TYPE, HeaderValue::from_static("application/json")));
-        }
-        let ask = Ask {
-            method,
-            url: url.parse::<Uri>().map_err(|error| content(error.to_string()))?,
-            headers,
-            body: body.map_or_else(Bytes::new, |body| Bytes::from(body.to_string())),
-            // A server that is not the leader sends its clients there.
-            trusts_redirects: true,
-        };
-        let limits = Limits { time: config.timeout, bytes: ANSWER_BYTES_MAX };
-        let answer = self.base.client.ask(ask, limits).await?;
-        let status = answer.status();
-        if !status.is_success() {
-            return Err(refused(path, status, answer.body()));
-        }
-        if answer.body().is_empty() {
-            return Ok(Value::Null);
-        }
-        serde_json::from_slice(answer.body()).map_err(|error| content(format!("not understood: {error}")))
-    }
-}
-
-fn refused(path: &str, status: StatusCode, body: &[u8]) -> SourceError {
-    let words = serde_json::from_slice::<Value>(body).ok().and_then(|value| {
-        let errors = value.get("errors")?.as_array()?.iter().filter_map(Value::as_str).collect::<Vec<_>>();
-        (!errors.is_empty()).then(|| errors.join("; "))
-    });
-    let words = words.unwrap_or_else(|| "no reason given".to_owned());
-    let errors = words.chars().take(WORDS_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect();
-    let hint = match status {
-        StatusCode::FORBIDDEN => {
-            " (the token has no right to it, or is not valid any more; a wrapped token serves once)"
-        }
-        StatusCode::SERVICE_UNAVAILABLE => " (sealed, or without a leader)",
-        _ => "",
-    };
-    SourceError::Vault { path: path.to_owned(), status, errors, hint }
 }

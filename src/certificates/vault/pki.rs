@@ -18,9 +18,11 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use self::names::{Names, Verdict};
-use super::{Api, Connection};
+use super::Connection;
+use super::api::Api;
 use crate::catalog::glob::Glob;
-use crate::certificates::{Demands, Shelf, SourceError};
+use crate::certificates::error::SourceError;
+use crate::certificates::source::{Demands, Shelf};
 use crate::system::unix_now;
 
 /// How often ends are looked at.

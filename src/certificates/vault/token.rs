@@ -14,8 +14,9 @@ use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
-use super::{Api, Base};
-use crate::certificates::{BACKOFF, SourceError};
+use super::api::{Api, Base};
+use crate::certificates::error::SourceError;
+use crate::certificates::limits::BACKOFF;
 use crate::config::TokenPlace;
 use crate::registry::backoff::Backoff;
 

@@ -13,10 +13,11 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue};
 
+use crate::proxy::auth::admission::Admission;
+use crate::proxy::auth::error::AuthError;
 use crate::proxy::auth::htpasswd::Users;
 use crate::proxy::auth::turns::Turns;
 use crate::proxy::auth::verified::Verified;
-use crate::proxy::auth::{Admission, AuthError};
 
 /// Longest name and password, together and decoded. Some hashes take time in proportion to it.
 const CREDENTIALS_MAX: usize = 1024;

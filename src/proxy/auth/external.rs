@@ -15,8 +15,8 @@ use http::header::{
 use http::{StatusCode, Uri};
 
 use crate::config::ExternalAuth;
-use crate::proxy::auth::{Admission, AuthError};
-use crate::proxy::http::headers::remove_lookalikes;
+use crate::proxy::auth::admission::{Admission, Denied, Granted};
+use crate::proxy::auth::error::AuthError;
 use crate::proxy::tls::UpstreamTls;
 use crate::proxy::tls::upstream::Inside;
 use crate::web::{Ask, Client, Limits};
@@ -54,54 +54,6 @@ pub(super) struct External {
     client: Client,
     /// It gave no answer when it was asked last.
     lost: AtomicBool,
-}
-
-/// What an answer changes in the request.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Granted {
-    /// Replaced, or taken away where there is no value.
-    set: Vec<(HeaderName, Option<HeaderValue>)>,
-    /// Added.
-    append: Vec<(HeaderName, Vec<HeaderValue>)>,
-}
-
-impl Granted {
-    /// Changes the fields that an instance gets. What the client sent under names that could be taken for these goes.
-    pub fn apply(&self, fields: &mut HeaderMap) {
-        // All of them first: two of the names may be like each other.
-        for name in self.set.iter().map(|(name, _)| name).chain(self.append.iter().map(|(name, _)| name)) {
-            remove_lookalikes(fields, name);
-        }
-        for (name, value) in &self.set {
-            match value {
-                Some(value) => fields.insert(name, value.clone()),
-                None => fields.remove(name),
-            };
-        }
-        for (name, values) in &self.append {
-            for value in values {
-                fields.append(name, value.clone());
-            }
-        }
-    }
-
-    fn of(config: &ExternalAuth, answer: &HeaderMap) -> Self {
-        let set = config.set_headers.iter().map(|name| (name.clone(), answer.get(name).cloned()));
-        let values = |name: &HeaderName| answer.get_all(name).iter().cloned().collect::<Vec<_>>();
-        let append = config.append_headers.iter().map(|name| (name.clone(), values(name)));
-        Self { set: set.collect(), append: append.collect() }
-    }
-}
-
-/// What the client is answered instead.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Denied {
-    /// Status.
-    pub status: StatusCode,
-    /// Fields, those of the connection included.
-    pub headers: HeaderMap,
-    /// Content.
-    pub body: bytes::Bytes,
 }
 
 impl External {
@@ -159,46 +111,5 @@ impl External {
         if denied.status == StatusCode::UNAUTHORIZED && !denied.headers.contains_key(WWW_AUTHENTICATE) {
             denied.headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("External"));
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-
-    #[test]
-    fn fields_are_replaced_taken_away_and_added() {
-        let names = |names: &[&'static str]| names.iter().map(|name| HeaderName::from_static(name)).collect();
-        let config = ExternalAuth {
-            endpoint: crate::config::Secret::new("http://h/"),
-            set_headers: names(&["x-user", "x-gone"]),
-            append_headers: names(&["x-group", "x-none"]),
-            timeout: Duration::from_secs(1),
-        };
-        let map = |fields: &[(&'static str, &'static str)]| {
-            let mut map = HeaderMap::new();
-            for (name, value) in fields {
-                map.append(*name, HeaderValue::from_static(value));
-            }
-            map
-        };
-        let granted = Granted::of(&config, &map(&[("x-user", "ann"), ("x-group", "b"), ("x-group", "c"), ("x", "y")]));
-        let mut fields =
-            map(&[("x-user", "forged"), ("x-gone", "forged"), ("x-group", "a"), ("x-none", "1"), ("k", "v")]);
-        for name in ["x_user", "x.user", "x_gone", "x~gone", "x_group", "x.none"] {
-            fields.append(name, HeaderValue::from_static("forged"));
-        }
-        granted.apply(&mut fields);
-        let wanted = map(&[
-            ("x-user", "ann"),
-            ("x-group", "a"),
-            ("x-group", "b"),
-            ("x-group", "c"),
-            ("x-none", "1"),
-            ("k", "v"),
-        ]);
-        assert_eq!(fields, wanted);
     }
 }

@@ -11,7 +11,9 @@
 //!
 //! A route that names a scheme which is not configured refuses every request; the control loop has logged that when it came.
 
+mod admission;
 mod basic;
+mod error;
 mod external;
 mod htpasswd;
 mod md5_crypt;
@@ -19,78 +21,19 @@ mod turns;
 mod verified;
 
 use std::collections::BTreeMap;
-use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::{HeaderMap, HeaderValue};
+use http::HeaderMap;
 
+pub use admission::{Admission, Denied, Granted};
 pub use basic::Basic;
-pub use external::{Denied, Granted};
+pub use error::AuthError;
 
 use crate::config::{AuthConfig, AuthKind};
-use crate::proxy::error::ProxyError;
 use crate::proxy::tls::UpstreamTls;
 use external::External;
 use turns::Turns;
-
-/// Why a scheme cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum AuthError {
-    /// Its file cannot be read.
-    #[error("auth.{name}.file: cannot read {}: {source}", path.display())]
-    File {
-        /// The scheme.
-        name: String,
-        /// Its file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// Its endpoint cannot be asked.
-    #[error("auth.{name}.endpoint is no URL")]
-    Endpoint {
-        /// The scheme.
-        name: String,
-    },
-}
-
-/// What a scheme says of a request.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Admission {
-    /// It may pass, maybe with other fields.
-    Granted(Option<Box<Granted>>),
-    /// It may not; the value of `WWW-Authenticate`, which no 401 may be without (RFC 9110 section 15.5.2).
-    Refused(HeaderValue),
-    /// It may not, and this is what the client is told.
-    Denied(Box<Denied>),
-    /// Too many requests wait to be decided.
-    Busy,
-    /// The service that decides did not answer.
-    Unavailable,
-    /// There is no such scheme.
-    Unknown,
-}
-
-impl Admission {
-    /// What the proxy itself answers to one that may not pass, with the challenge that belongs to it. (What a service told
-    /// goes to clients of HTTP as it is, and not to those of gRPC.) `bare_errors`: as Fabio answers.
-    #[must_use]
-    pub fn refusal(&self, bare_errors: bool) -> (ProxyError, Option<HeaderValue>) {
-        match self {
-            Self::Refused(challenge) => (ProxyError::Unauthorized, Some(challenge.clone())),
-            // With a challenge, which Fabio forgets.
-            Self::Unknown if bare_errors => {
-                (ProxyError::Unauthorized, Some(HeaderValue::from_static("Basic realm=\"lb\"")))
-            }
-            Self::Unknown => (ProxyError::AuthUnknown, None),
-            Self::Busy => (ProxyError::AuthBusy, None),
-            Self::Unavailable => (ProxyError::AuthUnavailable, None),
-            Self::Granted(_) | Self::Denied(_) => (ProxyError::Unauthorized, None),
-        }
-    }
-}
 
 /// All schemes, by name.
 #[derive(Debug, Default)]

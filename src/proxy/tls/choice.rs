@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use rustls::sign::CertifiedKey;
 
-use crate::proxy::tls::Pair;
+use crate::proxy::tls::pairs::Pair;
 
 /// A pair that may be shown.
 #[derive(Clone, Debug)]

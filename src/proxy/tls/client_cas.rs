@@ -17,8 +17,10 @@ use rustls::{
 };
 use x509_parser::prelude::{FromDer, X509Certificate, X509Version};
 
+use crate::proxy::tls::authorities::authorities;
+use crate::proxy::tls::cryptography::provider;
+use crate::proxy::tls::error::{Problems, TlsError};
 use crate::proxy::tls::pairs::{Pems, pem_files, read_pem};
-use crate::proxy::tls::{Problems, TlsError, authorities, provider};
 
 /// The configured certificates. At least one.
 #[derive(Debug)]

@@ -18,7 +18,7 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::config::CertificateSource;
-use crate::proxy::tls::TlsError;
+use crate::proxy::tls::error::TlsError;
 use crate::trust::bundle;
 
 /// Largest PEM file in bytes.

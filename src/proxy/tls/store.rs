@@ -23,8 +23,9 @@ use tokio::sync::{mpsc, oneshot};
 use crate::config::{CertificateConfig, CertificateSource, TlsLimits, TlsVersion};
 use crate::proxy::tls::choice::{Choice, Defaults, find, pick};
 use crate::proxy::tls::client_cas::ClientCas;
+use crate::proxy::tls::cryptography::provider;
+use crate::proxy::tls::error::{Problems, TlsError};
 use crate::proxy::tls::pairs::{self, Pair, PairFiles, Pems, Texts};
-use crate::proxy::tls::{TlsError, provider};
 use crate::system::unix_now;
 use crate::trust::bundle;
 
@@ -41,15 +42,6 @@ pub struct ServerUse {
     pub http: bool,
     /// Versions and cipher suites.
     pub limits: TlsLimits,
-}
-
-/// What is wrong with what was read.
-#[derive(Debug, Default)]
-pub struct Problems {
-    /// What could not be read or used. The previous form of it is still in use, if there was one.
-    pub errors: Vec<TlsError>,
-    /// What is used although it is outside its validity period.
-    pub out_of_date: Vec<TlsError>,
 }
 
 /// What a remote source has. What it did not tell of stays as it was.

@@ -10,7 +10,10 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
 
 use crate::catalog::options::HostRewrite;
-use crate::proxy::tls::{Problems, TlsError, authorities, pairs, provider};
+use crate::proxy::tls::authorities::authorities;
+use crate::proxy::tls::cryptography::provider;
+use crate::proxy::tls::error::{Problems, TlsError};
+use crate::proxy::tls::pairs;
 use crate::table::Target;
 use crate::trust::AcceptAny;
 

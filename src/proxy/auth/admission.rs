@@ -1,0 +1,133 @@
+//! What a scheme says of a request, whatever its kind.
+
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+
+use crate::config::ExternalAuth;
+use crate::proxy::error::ProxyError;
+use crate::proxy::http::headers::remove_lookalikes;
+
+/// What a scheme says of a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// It may pass, maybe with other fields.
+    Granted(Option<Box<Granted>>),
+    /// It may not; the value of `WWW-Authenticate`, which no 401 may be without (RFC 9110 section 15.5.2).
+    Refused(HeaderValue),
+    /// It may not, and this is what the client is told.
+    Denied(Box<Denied>),
+    /// Too many requests wait to be decided.
+    Busy,
+    /// The service that decides did not answer.
+    Unavailable,
+    /// There is no such scheme.
+    Unknown,
+}
+
+impl Admission {
+    /// What the proxy itself answers to one that may not pass, with the challenge that belongs to it. (What a service told
+    /// goes to clients of HTTP as it is, and not to those of gRPC.) `bare_errors`: as Fabio answers.
+    #[must_use]
+    pub fn refusal(&self, bare_errors: bool) -> (ProxyError, Option<HeaderValue>) {
+        match self {
+            Self::Refused(challenge) => (ProxyError::Unauthorized, Some(challenge.clone())),
+            // With a challenge, which Fabio forgets.
+            Self::Unknown if bare_errors => {
+                (ProxyError::Unauthorized, Some(HeaderValue::from_static("Basic realm=\"lb\"")))
+            }
+            Self::Unknown => (ProxyError::AuthUnknown, None),
+            Self::Busy => (ProxyError::AuthBusy, None),
+            Self::Unavailable => (ProxyError::AuthUnavailable, None),
+            Self::Granted(_) | Self::Denied(_) => (ProxyError::Unauthorized, None),
+        }
+    }
+}
+
+/// What an answer changes in the request.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Granted {
+    /// Replaced, or taken away where there is no value.
+    set: Vec<(HeaderName, Option<HeaderValue>)>,
+    /// Added.
+    append: Vec<(HeaderName, Vec<HeaderValue>)>,
+}
+
+impl Granted {
+    /// Changes the fields that an instance gets. What the client sent under names that could be taken for these goes.
+    pub fn apply(&self, fields: &mut HeaderMap) {
+        // All of them first: two of the names may be like each other.
+        for name in self.set.iter().map(|(name, _)| name).chain(self.append.iter().map(|(name, _)| name)) {
+            remove_lookalikes(fields, name);
+        }
+        for (name, value) in &self.set {
+            match value {
+                Some(value) => fields.insert(name, value.clone()),
+                None => fields.remove(name),
+            };
+        }
+        for (name, values) in &self.append {
+            for value in values {
+                fields.append(name, value.clone());
+            }
+        }
+    }
+
+    /// What the configuration takes over of an answer.
+    pub(super) fn of(config: &ExternalAuth, answer: &HeaderMap) -> Self {
+        let set = config.set_headers.iter().map(|name| (name.clone(), answer.get(name).cloned()));
+        let values = |name: &HeaderName| answer.get_all(name).iter().cloned().collect::<Vec<_>>();
+        let append = config.append_headers.iter().map(|name| (name.clone(), values(name)));
+        Self { set: set.collect(), append: append.collect() }
+    }
+}
+
+/// What the client is answered instead.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Denied {
+    /// Status.
+    pub status: StatusCode,
+    /// Fields, those of the connection included.
+    pub headers: HeaderMap,
+    /// Content.
+    pub body: bytes::Bytes,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn fields_are_replaced_taken_away_and_added() {
+        let names = |names: &[&'static str]| names.iter().map(|name| HeaderName::from_static(name)).collect();
+        let config = ExternalAuth {
+            endpoint: crate::config::Secret::new("http://h/"),
+            set_headers: names(&["x-user", "x-gone"]),
+            append_headers: names(&["x-group", "x-none"]),
+            timeout: Duration::from_secs(1),
+        };
+        let map = |fields: &[(&'static str, &'static str)]| {
+            let mut map = HeaderMap::new();
+            for (name, value) in fields {
+                map.append(*name, HeaderValue::from_static(value));
+            }
+            map
+        };
+        let granted = Granted::of(&config, &map(&[("x-user", "ann"), ("x-group", "b"), ("x-group", "c"), ("x", "y")]));
+        let mut fields =
+            map(&[("x-user", "forged"), ("x-gone", "forged"), ("x-group", "a"), ("x-none", "1"), ("k", "v")]);
+        for name in ["x_user", "x.user", "x_gone", "x~gone", "x_group", "x.none"] {
+            fields.append(name, HeaderValue::from_static("forged"));
+        }
+        granted.apply(&mut fields);
+        let wanted = map(&[
+            ("x-user", "ann"),
+            ("x-group", "a"),
+            ("x-group", "b"),
+            ("x-group", "c"),
+            ("x-none", "1"),
+            ("k", "v"),
+        ]);
+        assert_eq!(fields, wanted);
+    }
+}

@@ -1,0 +1,25 @@
+//! What keeps a scheme from being used.
+
+use std::io;
+use std::path::PathBuf;
+
+/// Why a scheme cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum AuthError {
+    /// Its file cannot be read.
+    #[error("auth.{name}.file: cannot read {}: {source}", path.display())]
+    File {
+        /// The scheme.
+        name: String,
+        /// Its file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Its endpoint cannot be asked.
+    #[error("auth.{name}.endpoint is no URL")]
+    Endpoint {
+        /// The scheme.
+        name: String,
+    },
+}
