@@ -33,7 +33,7 @@ fn before_the_answer() {
     drop(client);
     let begun = Instant::now();
     upstream.wait_closed(1);
-    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(9), "{:?}", begun.elapsed());
     let fin = record(&lb, "/fin");
     assert_eq!((&fin["status"], &fin["error"]), (&499.into(), &"client_closed".into()), "{fin}");
     // RST says it all.
@@ -47,6 +47,69 @@ fn before_the_answer() {
     assert_eq!(record(&lb, "/rst")["status"], 499);
     wait_quiet(&lb, "s0");
     assert_eq!(lb.metric("lb_http_requests_total{service=\"s0\",method=\"GET\",code=\"499\"}"), Some(2.0));
+}
+
+/// Closed in one direction alone is not gone (RFC 9112 section 9.6), however the request came.
+#[test]
+fn half_closed_clients_get_their_response() {
+    let upstream = Scripted::start(|visit| {
+        let Some(head) = visit.head() else { return };
+        if head.starts_with("PUT") {
+            while !visit.received_contains("0\r\n\r\n") && !visit.received_contains("abc") {
+                if visit.more().is_none() {
+                    return;
+                }
+            }
+        }
+        std::thread::sleep(Duration::from_secs(4));
+        visit.send(OK);
+    });
+    let more = "[proxy]\nworkers = 1\nrequest_timeout = \"30s\"\n[proxy.compression]\nmin_bytes = 1\n";
+    for more in ["[proxy]\nworkers = 1\n", more] {
+        let lb = router(&[("/", &[upstream.address], "")], more);
+        let requests = [
+            "GET / HTTP/1.1\r\nHost: h\r\n\r\n",
+            "GET / HTTP/1.0\r\nHost: h\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: h\r\nAccept-Encoding: gzip\r\n\r\n",
+            "PUT / HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabc",
+            "PUT / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+        ];
+        let address = lb.address("http");
+        std::thread::scope(|scope| {
+            for request in requests {
+                scope.spawn(move || {
+                    let mut client = RawClient::connect(address);
+                    client.send(request).finish();
+                    let response = client.response().unwrap_or_else(|| panic!("no response to {request:?}"));
+                    assert_eq!(response.status, 200, "{request:?}");
+                });
+            }
+        });
+    }
+}
+
+/// What is sent too much is not read without end; the end of the client is seen all the same, once the kernel has it.
+#[test]
+fn behind_bytes_that_nobody_reads() {
+    let upstream = silent();
+    let lb = router(&[("/", &[upstream.address], "")], QUICK);
+    for (number, excess, resets) in [(1, 1, false), (2, 100_000, false), (3, 1, true), (4, 100_000, true)] {
+        let mut client = RawClient::connect(lb.address("http"));
+        client.send(format!("GET /{number} HTTP/1.1\r\nHost: h\r\n\r\n"));
+        wait_in_flight(&lb);
+        client.send("G".repeat(excess));
+        let begun = Instant::now();
+        if resets {
+            client.reset();
+        } else {
+            drop(client);
+        }
+        upstream.wait_closed(number);
+        let most = Duration::from_secs(if resets { 3 } else { 9 });
+        assert!(begun.elapsed() < most, "{excess} bytes, reset {resets}: {:?}", begun.elapsed());
+        assert_eq!(record(&lb, &format!("/{number}"))["status"], 499);
+        wait_quiet(&lb, "s0");
+    }
 }
 
 fn wait_in_flight(lb: &Lb) {

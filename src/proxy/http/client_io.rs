@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -182,6 +183,32 @@ impl ClientStream {
         };
         if io.peeked().is_empty() { io.stream.poll_read_ready(cx) } else { Poll::Ready(Ok(())) }
     }
+
+    /// Asks the kernel, whatever is still to be read before.
+    #[must_use]
+    pub fn hangs_up(&self) -> HangUp {
+        let stream = match self {
+            Self::Plain(io) => &io.stream,
+            Self::Tls(stream) => &stream.get_ref().0.stream,
+        };
+        let mut look = [PollFd::new(stream, PollFlags::RDHUP)];
+        match poll(&mut look, Some(&Timespec::default())) {
+            Ok(1..) if look[0].revents().intersects(PollFlags::ERR | PollFlags::HUP) => HangUp::Gone,
+            Ok(1..) => HangUp::Ended,
+            Ok(0) | Err(_) => HangUp::No,
+        }
+    }
+}
+
+/// What the kernel knows of a client's end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HangUp {
+    /// Nothing.
+    No,
+    /// It has sent FIN.
+    Ended,
+    /// It has sent RST, or does not answer any more.
+    Gone,
 }
 
 impl Stream for ClientIo {

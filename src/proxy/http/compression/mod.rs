@@ -56,7 +56,7 @@ impl Compression {
         }))
     }
 
-    /// Whether [`Self::prepare`] may have something to do for such a response.
+    /// Whether an encoding may have something to do for such a response.
     #[must_use]
     pub fn may_concern(&self, status: u16, content_type: Option<&[u8]>) -> bool {
         let kind = content_type.and_then(|kind| std::str::from_utf8(kind).ok()).unwrap_or_default();

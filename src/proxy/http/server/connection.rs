@@ -31,7 +31,7 @@ use crate::config::ListenerProtocol;
 use crate::metrics::ClientFault;
 use crate::proxy::drain::{LocalPhase, Phase};
 use crate::proxy::http::clear;
-use crate::proxy::http::client_io::{ClientIo, ClientStream};
+use crate::proxy::http::client_io::{ClientIo, ClientStream, HangUp};
 use crate::proxy::listener::Listener;
 use crate::proxy::poll_when_woken::PollWhenWoken;
 use crate::proxy::proxy_protocol::Addresses;
@@ -251,7 +251,7 @@ async fn active(context: &ConnContext, io: &mut Option<ClientStream>) -> End {
     let end = {
         let mut client = Client::new(worker, downstream, Rc::clone(&stream));
         let serving = pin!(client.serve());
-        watched(worker, settings, downstream, serving).await
+        watched(worker, settings, downstream, serving, || stream.borrow().hangs_up()).await
     };
     *io = stream.borrow_mut().take_io();
     end
@@ -262,8 +262,10 @@ async fn watched(
     settings: &Settings,
     downstream: &Rc<Downstream>,
     mut serving: std::pin::Pin<&mut impl Future<Output = End>>,
+    hangs_up: impl Fn() -> HangUp,
 ) -> End {
-    let mut watchdog = pin!(watchdog(worker, downstream.listener.limits(&settings.proxy), &downstream.watch));
+    let limits = downstream.listener.limits(&settings.proxy);
+    let mut watchdog = pin!(watchdog(worker, limits, &downstream.watch, hangs_up));
     let mut last_call = pin!(last_call(&downstream.phase, downstream.watch.activity()));
     let mut cut = pin!(worker.phase.reached(Phase::Cut));
     let mut draining = false;

@@ -15,8 +15,10 @@ use crate::proxy::listener::Listener;
 use crate::table::Scheme;
 use crate::table::clock::ms;
 
-/// How long a client that has sent FIN may wait for a response in silence before it counts as gone.
-const GONE_AFTER: Duration = Duration::from_secs(2);
+/// How long a client that has sent FIN may wait for a response in silence before it counts as gone. It may have closed one
+/// direction only (RFC 9112 section 9.6) and be waiting; but most that send FIN have left, and what they asked for costs an
+/// instance work as long as nobody says so.
+const GONE_AFTER: Duration = Duration::from_secs(7);
 
 /// What all requests of a client connection share.
 pub struct Downstream {
@@ -184,7 +186,7 @@ impl Watch {
     }
 
     /// Waits until the client has sent FIN and has not been written to for a while although it has a request open.
-    /// Half-closed or vanished look the same from here; nothing was seen that speaks for the former.
+    /// Half-closed or vanished look the same from here, until something is written.
     ///
     /// Has no waker for the FIN: who polls this polls it once [`Self::has_ended`], too.
     pub async fn gone(&self) {

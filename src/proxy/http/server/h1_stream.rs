@@ -13,7 +13,7 @@ use tokio::io::AsyncWrite as _;
 use tokio::net::TcpStream;
 
 use super::downstream::Downstream;
-use crate::proxy::http::client_io::ClientStream;
+use crate::proxy::http::client_io::{ClientStream, HangUp};
 use crate::proxy::http::h1::buffer::{Buffer, Buffers, READ_MIN};
 use crate::proxy::http::h1::chunked::Chunks;
 use crate::proxy::http::h1::request_head::BodyFraming;
@@ -325,6 +325,12 @@ impl H1Stream {
             }
         }
         Poll::Pending
+    }
+
+    /// Whether the kernel knows of an end of the client that reading has not come to: behind bytes that nobody takes.
+    #[must_use]
+    pub fn hangs_up(&self) -> HangUp {
+        self.io.as_ref().map_or(HangUp::No, ClientStream::hangs_up)
     }
 
     /// The client's socket, if bytes can go to it past this process.

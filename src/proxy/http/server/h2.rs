@@ -25,6 +25,7 @@ use crate::config::ListenerProtocol;
 use crate::metrics::ClientFault;
 use crate::proxy::drain::Phase;
 use crate::proxy::error::ProxyError;
+use crate::proxy::http::client_io::HangUp;
 use crate::proxy::http::connection_auth;
 use crate::proxy::http::decide::{self, Decision, Incoming, fresh_id};
 use crate::proxy::http::h2::keep_alive::{self, Heard, Patience, Signs};
@@ -60,7 +61,8 @@ pub async fn drive<T>(worker: Rc<Worker>, settings: &Settings, downstream: Rc<Do
 where
     T: AsyncRead + AsyncWrite + Unpin + 'static,
 {
-    let watchdog = watchdog(&worker, downstream.listener.limits(&settings.proxy), &downstream.watch);
+    let limits = downstream.listener.limits(&settings.proxy);
+    let watchdog = watchdog(&worker, limits, &downstream.watch, || HangUp::No);
     tokio::pin!(watchdog);
     let (signs, refusals) = (Rc::<Signs>::default(), Rc::<Refusals>::default());
     let io = Watched::new(Heard::new(io, &signs), &refusals);

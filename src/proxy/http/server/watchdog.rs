@@ -10,7 +10,7 @@ use super::downstream::{Downstream, Watch};
 use crate::log::AccessRecord;
 use crate::metrics::{CLIENT_FAULTS, ClientFault};
 use crate::proxy::drain::{LocalPhase, Phase};
-use crate::proxy::http::client_io::Activity;
+use crate::proxy::http::client_io::{Activity, HangUp};
 use crate::proxy::listener::ClientLimits;
 use crate::proxy::worker::Worker;
 use crate::table::clock::ms;
@@ -97,8 +97,14 @@ pub(crate) enum Verdict {
     Gone,
 }
 
-/// Looks at the connection now and then; a verdict comes up to one look after its limit.
-pub(crate) async fn watchdog(worker: &Worker, limits: ClientLimits, watch: &Watch) -> Verdict {
+/// Looks at the connection now and then; a verdict comes up to one look after its limit. `hangs_up` asks the kernel for the
+/// client's end, for a connection of HTTP/1.
+pub(crate) async fn watchdog(
+    worker: &Worker,
+    limits: ClientLimits,
+    watch: &Watch,
+    hangs_up: impl Fn() -> HangUp,
+) -> Verdict {
     let shortest = limits.header.min(limits.idle).min(limits.body).min(limits.request.unwrap_or(Duration::MAX));
     let look_every = (shortest / 2).clamp(Duration::from_millis(10), Duration::from_secs(5));
     let mut head = HeadClock::new(worker.clock.now_ms());
@@ -126,6 +132,12 @@ pub(crate) async fn watchdog(worker: &Worker, limits: ClientLimits, watch: &Watc
         let between = watch.is_between_requests();
         if !watch.is_idle() {
             head.reset();
+            // Whoever reads sees it; behind bytes for which there is no room, nobody does.
+            match if watch.has_ended() { HangUp::No } else { hangs_up() } {
+                HangUp::No => {}
+                HangUp::Ended => watch.set_ended(),
+                HangUp::Gone => return Verdict::Gone,
+            }
             let stuck = watch.activity().read_waits_since_ms().is_some_and(|since| passed(since, limits.body));
             if stuck && !between {
                 return Verdict::Stalled;
