@@ -169,6 +169,7 @@ fn proxy(
         max_connections: reader.count("max_connections"),
         connect_timeout: reader.time("connect_timeout"),
         response_timeout: reader.time("response_timeout"),
+        response_idle_timeout: reader.time("response_idle_timeout"),
         request_timeout: reader.time("request_timeout"),
         try_timeout: reader.time("try_timeout"),
         upstream_idle_timeout: reader.time("upstream_idle_timeout"),

@@ -1164,6 +1164,13 @@ const PROXY: &[Key] = &[
         "Limit from the request to the first byte of the answer; 504 after it. gRPC calls bring their own.",
     ),
     key(
+        "response_idle_timeout",
+        Kind::Time(0, DAY),
+        "10m",
+        "How long an instance may pause inside an answer while the client waits for more; the answer is cut then. Not for \
+         websockets, gRPC and text/event-stream. 0s: without end.",
+    ),
+    key(
         "request_timeout",
         Kind::Time(0, DAY),
         "0s",

@@ -368,6 +368,8 @@ pub struct ProxyConfig {
     pub connect_timeout: Duration,
     /// Limit from the request to the first byte of the answer (`response_timeout`): 504 after it.
     pub response_timeout: Duration,
+    /// How long an instance may pause inside an answer (`response_idle_timeout`); zero: without end.
+    pub response_idle_timeout: Duration,
     /// Limit from the request's head to the end of the answer (`request_timeout`); zero: none.
     pub request_timeout: Duration,
     /// When a GET or HEAD has no first byte after this, another instance is asked too (`try_timeout`); zero: never.

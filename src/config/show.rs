@@ -392,6 +392,7 @@ fn proxy(config: &ProxyConfig, compression: &CompressionConfig) -> Value {
         "max_connections": config.max_connections,
         "connect_timeout": time(config.connect_timeout),
         "response_timeout": time(config.response_timeout),
+        "response_idle_timeout": time(config.response_idle_timeout),
         "request_timeout": time(config.request_timeout),
         "try_timeout": time(config.try_timeout),
         "upstream_idle_timeout": time(config.upstream_idle_timeout),

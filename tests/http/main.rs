@@ -22,6 +22,7 @@ mod record;
 mod refusals;
 mod request_timeout;
 mod routing;
+mod silence;
 mod slow;
 mod stand;
 mod streaming;

@@ -3,6 +3,7 @@
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::Reason;
@@ -13,15 +14,37 @@ use super::h2::pump::ResetReason;
 use super::h2::stream_body::{StreamBody, StreamBodyError};
 use super::record::Finish;
 use super::upstream::h1_body::{H1ResponseBody, H1ResponseBodyError};
+use super::upstream::quiet::{FELL_SILENT, QuietClock};
 use crate::proxy::error::ProxyError;
 
 /// What an instance sends behind the head of a response.
 #[derive(Debug)]
-pub enum UpstreamBody {
+pub struct UpstreamBody {
+    source: Source,
+    /// None: it may pause without end.
+    quiet: Option<QuietClock>,
+}
+
+#[derive(Debug)]
+enum Source {
     /// In HTTP/1.
     H1(Box<H1ResponseBody>),
     /// On a stream of HTTP/2.
     Stream(StreamBody),
+}
+
+impl UpstreamBody {
+    /// One in HTTP/1 whose instance may pause for `quiet_max` (none: without end).
+    #[must_use]
+    pub fn h1(body: Box<H1ResponseBody>, quiet_max: Option<Duration>) -> Self {
+        Self { source: Source::H1(body), quiet: quiet_max.map(QuietClock::new) }
+    }
+
+    /// The same on a stream of HTTP/2.
+    #[must_use]
+    pub fn stream(body: StreamBody, quiet_max: Option<Duration>) -> Self {
+        Self { source: Source::Stream(body), quiet: quiet_max.map(QuietClock::new) }
+    }
 }
 
 /// Why it broke off.
@@ -33,6 +56,9 @@ pub enum UpstreamBodyError {
     /// A stream.
     #[error(transparent)]
     Stream(#[from] StreamBodyError),
+    /// Neither data nor an end came.
+    #[error("{FELL_SILENT}")]
+    Silent,
 }
 
 impl Body for UpstreamBody {
@@ -40,23 +66,30 @@ impl Body for UpstreamBody {
     type Error = UpstreamBodyError;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UpstreamBodyError>>> {
-        match self.get_mut() {
-            Self::H1(body) => body.poll_next(cx).map_err(UpstreamBodyError::H1),
-            Self::Stream(body) => body.poll_next(cx).map_err(UpstreamBodyError::Stream),
+        let Self { source, quiet } = self.get_mut();
+        let (polled, uploads) = match source {
+            Source::H1(body) => (body.poll_next(cx).map_err(UpstreamBodyError::H1), body.uploads()),
+            Source::Stream(body) => (body.poll_next(cx).map_err(UpstreamBodyError::Stream), false),
+        };
+        let Some(quiet) = quiet else { return polled };
+        if polled.is_ready() || uploads {
+            quiet.stop();
+            return polled;
         }
+        quiet.poll_waiting(cx).map(|()| Some(Err(UpstreamBodyError::Silent)))
     }
 
     fn is_end_stream(&self) -> bool {
-        match self {
-            Self::H1(body) => body.is_over(),
-            Self::Stream(body) => body.is_over(),
+        match &self.source {
+            Source::H1(body) => body.is_over(),
+            Source::Stream(body) => body.is_over(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
-        let left = match self {
-            Self::H1(body) => body.left(),
-            Self::Stream(body) => body.left(),
+        let left = match &self.source {
+            Source::H1(body) => body.left(),
+            Source::Stream(body) => body.left(),
         };
         left.map_or_else(SizeHint::new, SizeHint::with_exact)
     }
@@ -234,7 +267,7 @@ impl ResetReason for UpstreamBodyError {
     fn reason(&self) -> Option<Reason> {
         match self {
             Self::Stream(error) => error.reason().filter(|reason| *reason != Reason::NO_ERROR),
-            Self::H1(_) => None,
+            Self::H1(_) | Self::Silent => None,
         }
     }
 }

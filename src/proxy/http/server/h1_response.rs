@@ -11,7 +11,7 @@ use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::{Response, StatusCode, Version};
@@ -31,6 +31,7 @@ use crate::proxy::http::record::Finish;
 use crate::proxy::http::response_body::{BodyError, ResponseBody};
 use crate::proxy::http::upstream::h1::{H1Response, poll_fill};
 use crate::proxy::http::upstream::h1_send::RequestWriter;
+use crate::proxy::http::upstream::quiet::{FELL_SILENT, quiet_max};
 use crate::proxy::http::upstream::response::UpstreamResponse;
 use crate::proxy::moving_deadline::MovingDeadline;
 use crate::proxy::pool::PoolKey;
@@ -140,6 +141,27 @@ enum Waited {
     /// The client broke off its upload.
     UploadBroken,
     Overdue,
+    /// Nothing came for too long.
+    Silent,
+}
+
+/// How long the instance may be waited for, in one wait.
+struct Quiet {
+    max: Option<Duration>,
+    since: Option<Instant>,
+}
+
+impl Quiet {
+    /// When this wait ends at the latest: by `ends_by`, and by the silence of the instance where it is `for_instance`.
+    fn waits_until(&mut self, ends_by: Option<Instant>, for_instance: bool) -> Option<Instant> {
+        if !for_instance {
+            self.since = None;
+            return ends_by;
+        }
+        let Some(max) = self.max else { return ends_by };
+        let silent_at = *self.since.get_or_insert_with(Instant::now) + max;
+        Some(ends_by.map_or(silent_at, |by| by.min(silent_at)))
+    }
 }
 
 impl Responder<'_> {
@@ -159,6 +181,10 @@ impl Responder<'_> {
         target: &Target,
         finish: &mut Finish,
     ) -> Result<(), End> {
+        // Of most all is there already.
+        let limit = self.settings.proxy.response_idle_timeout;
+        let waits = found.as_ref().filter(|response| !response.is_whole());
+        let quiet_max = waits.and_then(|response| quiet_max(limit, response.field("content-type")));
         let Some(UpstreamResponse::H1(response)) = found.take() else { return Err(End::Abrupt) };
         let H1Response { key, mut stream, mut buffer, head, fields, mut outgoing, in_flight, took, .. } = response;
         finish.answered(target, head.status, in_flight, None, took);
@@ -203,12 +229,13 @@ impl Responder<'_> {
             if let Body::Length(left) = &mut body
                 && *left >= SPLICE_MIN
             {
-                self.splice(&mut stream, &mut outgoing, left, finish).await?;
+                self.splice(&mut stream, &mut outgoing, left, quiet_max, finish).await?;
             }
             if body.is_done() {
                 break;
             }
-            match self.more(&mut stream, &mut buffer, &mut outgoing, finish.ends_by()).await {
+            let limits = (finish.ends_by(), quiet_max);
+            match self.more(&mut stream, &mut buffer, &mut outgoing, limits).await {
                 Waited::Read(Ok(1..)) => {}
                 Waited::Read(Ok(0)) if matches!(body, Body::UntilClose) => {
                     self.write([b"0\r\n\r\n", b"", b""], |_| {}).await?;
@@ -223,6 +250,7 @@ impl Responder<'_> {
                 }
                 Waited::ClientGone | Waited::UploadBroken => return Err(End::Abrupt),
                 Waited::Overdue => return Err(overdue(finish)),
+                Waited::Silent => return Err(broken(finish, &FELL_SILENT)),
             }
         }
         let now = Instant::now().into_std();
@@ -254,14 +282,16 @@ impl Responder<'_> {
         .map_err(|_| End::Abrupt)
     }
 
-    /// Reads on, and sends on what is left of the request.
+    /// Reads on, and sends on what is left of the request. `ends_by` is when the request has to be over, `quiet_max` how long
+    /// its instance may be waited for.
     async fn more(
         &mut self,
         stream: &mut UpstreamStream,
         buffer: &mut Option<Buffer>,
         outgoing: &mut RequestWriter,
-        ends_by: Option<Instant>,
+        (ends_by, quiet_max): (Option<Instant>, Option<Duration>),
     ) -> Waited {
+        let mut quiet = Quiet { max: quiet_max, since: None };
         poll_fn(|cx| {
             outgoing.poll(stream, cx);
             if outgoing.is_broken() {
@@ -273,8 +303,11 @@ impl Responder<'_> {
             if self.client.borrow_mut().poll_aside(cx).is_ready() {
                 return Poll::Ready(Waited::ClientGone);
             }
-            match ends_by {
-                Some(end) => self.timer.poll_until(end, cx).map(|()| Waited::Overdue),
+            match quiet.waits_until(ends_by, outgoing.is_through()) {
+                Some(end) => self.timer.poll_until(end, cx).map(|()| match ends_by.is_some_and(|by| by <= end) {
+                    true => Waited::Overdue,
+                    false => Waited::Silent,
+                }),
                 None => Poll::Pending,
             }
         })
@@ -287,6 +320,7 @@ impl Responder<'_> {
         stream: &mut UpstreamStream,
         outgoing: &mut RequestWriter,
         left: &mut u64,
+        quiet_max: Option<Duration>,
         finish: &mut Finish,
     ) -> Result<(), End> {
         if stream.plain().is_none() || self.client.borrow().plain().is_none() {
@@ -296,6 +330,7 @@ impl Responder<'_> {
         let activity = self.downstream.watch.activity();
         let ends_by = finish.ends_by();
         while *left > 0 {
+            let mut quiet = Quiet { max: quiet_max, since: None };
             let moved = poll_fn(|cx| {
                 outgoing.poll(stream, cx);
                 let mut client = self.client.borrow_mut();
@@ -309,8 +344,9 @@ impl Responder<'_> {
                 if client.poll_aside(cx).is_ready() {
                     return Poll::Ready(None);
                 }
-                match ends_by {
-                    Some(end) => self.timer.poll_until(end, cx).map(|()| Some(Err(()))),
+                // With something in the pipe it is the client that is waited for.
+                match quiet.waits_until(ends_by, pipe.is_empty() && outgoing.is_through()) {
+                    Some(end) => self.timer.poll_until(end, cx).map(|()| Some(Err(end))),
                     None => Poll::Pending,
                 }
             });
@@ -323,7 +359,8 @@ impl Responder<'_> {
                 Some(Ok(Ok(Moved::End))) => return Err(broken(finish, &"its connection ended")),
                 Some(Ok(Err(SpliceError::Read(error)))) => return Err(broken(finish, &error)),
                 Some(Ok(Err(SpliceError::Write(_)))) | None => return Err(End::Abrupt),
-                Some(Err(())) => return Err(overdue(finish)),
+                Some(Err(end)) if ends_by.is_some_and(|by| by <= end) => return Err(overdue(finish)),
+                Some(Err(_)) => return Err(broken(finish, &FELL_SILENT)),
             }
         }
         self.worker.pipes.give_back(pipe);

@@ -119,6 +119,12 @@ impl H1ResponseBody {
         matches!(self.rest, Rest::Nothing)
     }
 
+    /// Whether the request's body is still on its way, so that the instance may wait for that.
+    #[must_use]
+    pub fn uploads(&self) -> bool {
+        !self.outgoing.is_through()
+    }
+
     /// Bytes still to come, if that is known.
     #[must_use]
     pub fn left(&self) -> Option<u64> {

@@ -7,4 +7,5 @@ pub mod h1;
 pub mod h1_body;
 pub mod h1_send;
 pub mod h2;
+pub mod quiet;
 pub mod response;

@@ -10,6 +10,8 @@ use http_body::Frame;
 
 use super::h1::H1Response;
 use super::h1_body::{H1ResponseBody, Opened};
+use super::quiet::quiet_max;
+use crate::proxy::http::h1::response_head::Framing;
 use crate::proxy::http::h2::stream_body::StreamBody;
 use crate::proxy::http::response_body::UpstreamBody;
 use crate::proxy::pool::StreamGuard;
@@ -75,6 +77,18 @@ impl UpstreamResponse {
         }
     }
 
+    /// Whether all of it is known to be here.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        let Self::H1(response) = self else { return false };
+        let there = response.buffer.filled().len() - response.head.length;
+        match response.head.framing {
+            Framing::Empty => true,
+            Framing::Length(length) => there as u64 >= length,
+            Framing::Chunked | Framing::UntilClose => false,
+        }
+    }
+
     /// The value of a field of its head, as it came.
     #[must_use]
     pub fn field(&self, name: &str) -> Option<&[u8]> {
@@ -91,14 +105,17 @@ impl UpstreamResponse {
     /// The same with a map of its fields, for those who edit them.
     #[must_use]
     pub fn into_streamed(self, worker: &Rc<Worker>, target: &Arc<TargetState>) -> Streamed {
+        let limit = worker.settings().proxy.response_idle_timeout;
+        let quiet_max = quiet_max(limit, self.field("content-type"));
         match self {
             Self::H1(response) => {
                 let Opened { response, in_flight, took } = H1ResponseBody::open(worker, target, response);
-                Streamed { response: response.map(UpstreamBody::H1), first: None, stream: None, in_flight, took }
+                let response = response.map(|body| UpstreamBody::h1(body, quiet_max));
+                Streamed { response, first: None, stream: None, in_flight, took }
             }
             Self::H2(response) => {
                 let H2Response { response, first, stream, in_flight, took } = *response;
-                let response = response.map(UpstreamBody::Stream);
+                let response = response.map(|body| UpstreamBody::stream(body, quiet_max));
                 Streamed { response, first, stream: Some(stream), in_flight, took }
             }
         }
