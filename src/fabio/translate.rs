@@ -249,6 +249,7 @@ max_header_bytes = 1048576 # Fabio takes request heads up to 1 MiB
 max_headers = 1024 # Fabio does not count header fields
 connect_timeout = "30s" # proxy.dialtimeout
 response_timeout = "24h" # proxy.responseheadertimeout: no limit
+response_idle_timeout = "0s" # Fabio lets quiet responses be
 upstream_idle_timeout = "15s" # proxy.idleconntimeout
 upstream_max_idle = 10000 # proxy.maxconn
 tcp_idle_timeout = "0s" # Fabio lets quiet connections be

@@ -14,6 +14,7 @@ const AS_FABIO: &[(&str, Like, &str)] = &[
     ("proxy.upstream_errors", Like::Text("bare"), "Fabio's errors have no text"),
     ("proxy.max_headers", Like::Count(1024), "Fabio does not count header fields"),
     ("proxy.tcp_idle_timeout", Like::Seconds(0), "Fabio lets quiet connections be"),
+    ("proxy.response_idle_timeout", Like::Seconds(0), "Fabio lets quiet responses be"),
     ("proxy.max_header_bytes", Like::Count(1 << 20), "Fabio takes request heads up to 1 MiB"),
     ("health.error_status", Like::Text("off"), "Fabio sends a target its share whatever it answers"),
     ("health.frozen_after", Like::Seconds(0), "Fabio asks one target, however slow it is"),
