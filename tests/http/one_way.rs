@@ -426,3 +426,47 @@ fn refusing_h2(refused: &Arc<AtomicUsize>) -> SocketAddr {
     });
     address
 }
+
+/// Names of fields and the reason phrase arrive as they were spelled, whatever has to be done to a message.
+#[test]
+fn spelling_stays_whatever_is_done_to_a_message() {
+    let upstream = Scripted::start(|visit| {
+        while let Some(head) = visit.head() {
+            let path = head.split(' ').nth(1).unwrap_or_default();
+            let (status, more) = match path {
+                "/named" => ("200 Alles Gut", "Connection: X-Gone\r\nX-Gone: 1\r\n"),
+                "/page" => ("200 Alles Gut", "Content-Type: text/html\r\n"),
+                "/switch" => ("101 Alles Gut", "Connection: Upgrade\r\nUpgrade: echo\r\n"),
+                _ => ("200 Alles Gut", "Content-Type: image/png\r\n"),
+            };
+            let framing = if path == "/switch" { "" } else { "Transfer-Encoding: chunked\r\n" };
+            let body = if path == "/switch" { "" } else { "4\r\nbody\r\n0\r\n\r\n" };
+            visit.send(format!("HTTP/1.1 {status}\r\nX-CamelCase: 1\r\nETag: \"e\"\r\n{more}{framing}\r\n{body}"));
+        }
+    });
+    let compression = "[proxy]\nworkers = 1\n[proxy.compression]\ncontent_types = \"^text/\"\nmin_bytes = 1\n";
+    let lb = router(&[("/", &[upstream.address], "")], compression);
+    for path in ["/plain", "/named", "/page", "/switch"] {
+        for version in ["HTTP/1.1", "HTTP/1.0"] {
+            for fields in ["", "X-Forwarded-For: 192.0.2.1\r\n", "Connection: X-Hop\r\nX-Hop: 1\r\n"] {
+                let switch = path == "/switch";
+                if switch && (version == "HTTP/1.0" || fields.starts_with("Connection")) {
+                    continue;
+                }
+                let upgrade = if switch { "Connection: Upgrade\r\nUpgrade: echo\r\n" } else { "" };
+                let mut client = RawClient::connect(lb.address("http"));
+                client.send(format!(
+                    "GET {path} {version}\r\nHost: h\r\nX-MyField: 1\r\nAccept-Encoding: gzip\r\n{fields}{upgrade}\r\n"
+                ));
+                let head = String::from_utf8(client.until(b"\r\n\r\n")).unwrap();
+                let what = format!("{path} {version} {fields:?}");
+                assert!(head.lines().next().unwrap().ends_with("Alles Gut"), "{what}: {head}");
+                assert!(head.contains("\r\nX-CamelCase: 1\r\n"), "{what}: {head}");
+                // A tag is weak once the body is another.
+                assert!(head.contains("\r\nETag: "), "{what}: {head}");
+            }
+        }
+    }
+    let received = upstream.received();
+    assert_eq!(received.matches("\r\nX-MyField: 1\r\n").count(), received.matches("GET /").count(), "{received}");
+}

@@ -7,5 +7,6 @@ pub mod date;
 pub mod request_head;
 pub mod response_head;
 pub mod scan;
+pub mod spelling;
 pub mod syntax;
 pub mod write_head;

@@ -13,6 +13,7 @@ use http::{HeaderMap, Method, StatusCode, Version};
 
 use super::response_head::{Framing, ResponseHead};
 use super::scan::{Field, Kind};
+use super::spelling::{Spelling, spelled};
 use crate::catalog::options::HostRewrite;
 use crate::proxy::auth::Granted;
 use crate::proxy::http::head::{Content, Fields, Head, map_of};
@@ -111,8 +112,16 @@ fn put_map(out: &mut Vec<u8>, map: &HeaderMap) {
     }
 }
 
-fn put(out: &mut Vec<u8>, name: &str, value: &[u8]) {
-    out.extend_from_slice(name.as_bytes());
+/// The same, with the names spelled as in `fields` of `bytes`.
+fn put_map_spelled(out: &mut Vec<u8>, map: &HeaderMap, bytes: &[u8], fields: &[Field]) {
+    for (name, value) in map {
+        let names = fields.iter().map(|field| field.name.of(bytes));
+        put(out, spelled(names, name.as_str()), value.as_bytes());
+    }
+}
+
+fn put(out: &mut Vec<u8>, name: impl AsRef<[u8]>, value: &[u8]) {
+    out.extend_from_slice(name.as_ref());
     out.extend_from_slice(b": ");
     out.extend_from_slice(value);
     out.extend_from_slice(b"\r\n");
@@ -206,7 +215,10 @@ pub fn put_request(
         _ => {
             let host = head.host_value();
             let fields = request.fields(&request.context(host.as_ref(), rules, client, target));
-            put_map(out, &fields);
+            match &head.fields {
+                Fields::Lines { bytes, fields: came, .. } => put_map_spelled(out, &fields, bytes, came),
+                Fields::Map(_) => put_map(out, &fields),
+            }
             fields.contains_key(CONTENT_LENGTH)
         }
     };
@@ -332,7 +344,7 @@ pub fn put_response(out: &mut Vec<u8>, bytes: &[u8], head: &ResponseHead, fields
     if head.mapped {
         let mut map = response_map(bytes, head, fields);
         headers::prepare_response(&mut map, telling.client, &telling.settings.header_rules, false);
-        put_map(out, &map);
+        put_map_spelled(out, &map, bytes, fields);
     } else {
         put_lines_lenient(out, bytes, fields, |kind| {
             matches!(kind, Kind::Hop | Kind::Dropped) || (kind == Kind::StrictTransportSecurity && sts.is_some())
@@ -415,16 +427,25 @@ pub enum Framed {
     UntilClose,
 }
 
-/// Writes the head of a response with a map of fields; `date` for one that has none.
-pub fn put_made(out: &mut Vec<u8>, status: StatusCode, fields: &HeaderMap, framed: Framed, date: &str, fate: Fate) {
+/// Writes the head of a response with a map of fields; `date` for one that has none, `spelling` where it came in HTTP/1.
+pub fn put_made(
+    out: &mut Vec<u8>,
+    (status, fields): (StatusCode, &HeaderMap),
+    framed: Framed,
+    date: &str,
+    fate: Fate,
+    spelling: Option<&Spelling>,
+) {
     out.extend_from_slice(b"HTTP/1.1 ");
     put_status(out, status.as_u16());
     out.push(b' ');
-    out.extend_from_slice(status.canonical_reason().unwrap_or("").as_bytes());
+    let reason = spelling.and_then(|spelling| spelling.reason(status.as_u16()));
+    out.extend_from_slice(reason.unwrap_or_else(|| status.canonical_reason().unwrap_or("").as_bytes()));
     out.extend_from_slice(b"\r\n");
     let framing = framed != Framed::Bodiless;
     for (name, value) in fields.iter().filter(|(name, _)| !framing || *name != CONTENT_LENGTH) {
-        put(out, name.as_str(), value.as_bytes());
+        let name = name.as_str();
+        put(out, spelling.map_or(name.as_bytes(), |spelling| spelling.name(name)), value.as_bytes());
     }
     match framed {
         Framed::Length(length) => put(out, CONTENT_LENGTH.as_str(), length.to_string().as_bytes()),

@@ -44,6 +44,7 @@ use crate::proxy::http::decide::{self, Decision, Forward, Incoming, Own, fresh_i
 use crate::proxy::http::h1::buffer::{Buffer, READ_MIN};
 use crate::proxy::http::h1::request_head::{self, BodyFraming, Parsed, RequestHead};
 use crate::proxy::http::h1::scan::Field;
+use crate::proxy::http::h1::spelling::Spelling;
 use crate::proxy::http::h1::syntax::{Limits, Violation};
 use crate::proxy::http::h1::write_head::{ClientLines, Fate, response_map};
 use crate::proxy::http::head::{Content, Head};
@@ -480,10 +481,11 @@ async fn respond(
                 response.head.keep = false;
             }
             let Some(response) = found.take() else { return Err(End::Abrupt) };
+            let spelling = response.spelling();
             let streamed = response.into_streamed(incoming.worker, &target.state);
             let Some(finish) = record.take() else { return Err(End::Abrupt) };
             let response = prepared(incoming, streamed, target, Box::new(finish));
-            Box::pin(responder.frames(response)).await
+            Box::pin(responder.frames(response, spelling.as_ref())).await
         }
     }
 }
@@ -509,6 +511,7 @@ async fn switch(
             map.insert(http::header::UPGRADE, value);
         }
     }
+    let spelling = Spelling::of(buffer.filled(), &answer, &fields);
     buffer.consume(answer.length);
     headers::prepare_response(&mut map, &responder.downstream.client, &responder.settings.header_rules, true);
     let mut switching = Response::new(());
@@ -516,7 +519,7 @@ async fn switch(
     *switching.headers_mut() = map;
     finish.answered(target, 101, in_flight, None, took);
     finish.unlimit();
-    responder.switch(&switching).await?;
+    responder.switch(&switching, &spelling).await?;
     // What the client sent behind its request is the tunnel's.
     let mut ahead = bytes[head.length..].to_vec();
     ahead.extend_from_slice(&responder.client.borrow_mut().take_rest());

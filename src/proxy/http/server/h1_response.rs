@@ -26,6 +26,7 @@ use crate::proxy::error::ProxyError;
 use crate::proxy::http::h1::buffer::Buffer;
 use crate::proxy::http::h1::chunked::{Chunks, put_size};
 use crate::proxy::http::h1::response_head::Framing;
+use crate::proxy::http::h1::spelling::Spelling;
 use crate::proxy::http::h1::write_head::{self, Fate, Framed, Telling};
 use crate::proxy::http::record::Finish;
 use crate::proxy::http::response_body::{BodyError, ResponseBody};
@@ -367,11 +368,11 @@ impl Responder<'_> {
         Ok(())
     }
 
-    /// Passes on a response frame by frame; its record ends with its body.
+    /// Passes on a response frame by frame; its record ends with its body. `spelling` of one that came in HTTP/1.
     ///
     /// # Errors
     /// The end of the client's connection, which is the end of a body whose end a client of HTTP/1.0 could not know otherwise.
-    pub async fn frames(&mut self, response: Response<ResponseBody>) -> Result<(), End> {
+    pub async fn frames(&mut self, response: Response<ResponseBody>, spelling: Option<&Spelling>) -> Result<(), End> {
         let (parts, mut body) = response.into_parts();
         let bodiless = self.head_only || has_no_body(parts.status);
         let framed = match (bodiless, body.size_hint().exact()) {
@@ -383,7 +384,7 @@ impl Responder<'_> {
         let fate = if framed == Framed::UntilClose { Fate::Closes } else { self.fate };
         let mut out = self.worker.shelf.buffers.for_head();
         self.worker.shelf.date.with(SystemTime::now(), |date| {
-            write_head::put_made(&mut out, parts.status, &parts.headers, framed, date, fate);
+            write_head::put_made(&mut out, (parts.status, &parts.headers), framed, date, fate, spelling);
         });
         if bodiless {
             self.write([&out, b"", b""], |_| {}).await?;
@@ -459,7 +460,7 @@ impl Responder<'_> {
         let bodiless = has_no_body(status);
         let framed = if bodiless { Framed::Bodiless } else { Framed::Length(body.len() as u64) };
         self.worker.shelf.date.with(SystemTime::now(), |date| {
-            write_head::put_made(&mut out, status, response.headers(), framed, date, self.fate);
+            write_head::put_made(&mut out, (status, response.headers()), framed, date, self.fate, None);
         });
         let body: &[u8] = if self.head_only || bodiless { b"" } else { body };
         self.write([&out, body, b""], |_| {}).await?;
@@ -473,11 +474,11 @@ impl Responder<'_> {
     ///
     /// # Errors
     /// The end of the client's connection.
-    pub async fn switch(&self, response: &Response<()>) -> Result<(), End> {
+    pub async fn switch(&self, response: &Response<()>, spelling: &Spelling) -> Result<(), End> {
         let mut out = Vec::with_capacity(256);
         self.worker.shelf.date.with(SystemTime::now(), |date| {
-            let (status, fields) = (response.status(), response.headers());
-            write_head::put_made(&mut out, status, fields, Framed::Bodiless, date, Fate::Silent);
+            let head = (response.status(), response.headers());
+            write_head::put_made(&mut out, head, Framed::Bodiless, date, Fate::Silent, Some(spelling));
         });
         self.write([&out, b"", b""], |_| {}).await
     }

@@ -12,6 +12,7 @@ use super::h1::H1Response;
 use super::h1_body::{H1ResponseBody, Opened};
 use super::quiet::quiet_max;
 use crate::proxy::http::h1::response_head::Framing;
+use crate::proxy::http::h1::spelling::Spelling;
 use crate::proxy::http::h2::stream_body::StreamBody;
 use crate::proxy::http::response_body::UpstreamBody;
 use crate::proxy::pool::StreamGuard;
@@ -100,6 +101,13 @@ impl UpstreamResponse {
             }
             Self::H2(response) => response.response.headers().get(name).map(http::HeaderValue::as_bytes),
         }
+    }
+
+    /// How its head was spelled, if it came in HTTP/1.
+    #[must_use]
+    pub fn spelling(&self) -> Option<Spelling> {
+        let Self::H1(response) = self else { return None };
+        Some(Spelling::of(response.buffer.filled(), &response.head, &response.fields))
     }
 
     /// The same with a map of its fields, for those who edit them.
