@@ -470,3 +470,95 @@ fn spelling_stays_whatever_is_done_to_a_message() {
     let received = upstream.received();
     assert_eq!(received.matches("\r\nX-MyField: 1\r\n").count(), received.matches("GET /").count(), "{received}");
 }
+
+/// Requests that come in one piece are told apart, whatever the body of each: nothing of one is read as another.
+#[test]
+fn pipelined_bodies_of_every_kind_are_told_apart() {
+    let upstream = Scripted::start(|visit| {
+        while let Some(head) = visit.head() {
+            let small = head.to_lowercase();
+            if small.contains("transfer-encoding: chunked") {
+                let Some(_) = visit.chunks() else { return };
+            } else if let Some((_, length)) = small.split_once("content-length: ") {
+                let length = length.lines().next().and_then(|length| length.parse().ok()).expect("a length");
+                let Some(_) = visit.exactly(length) else { return };
+            }
+            let path = head.split(' ').nth(1).unwrap().to_owned();
+            visit.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{path}", path.len()));
+        }
+    });
+    let lb = router(&[("/", &[upstream.address], "")], "[proxy]\nworkers = 1\n");
+    let long = "x".repeat(70_000);
+    let kinds = 4;
+    for order in 0..kinds * kinds * kinds {
+        let mut client = RawClient::connect(lb.address("http"));
+        let order = [order % kinds, order / kinds % kinds, order / kinds / kinds, 0];
+        let mut all = String::new();
+        for (at, kind) in order.iter().enumerate() {
+            let path = format!("/{at}{kind}");
+            all += &match kind {
+                0 => format!("GET {path} HTTP/1.1\r\nHost: h\r\n\r\n"),
+                1 => format!("PUT {path} HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabc"),
+                2 => format!("PUT {path} HTTP/1.1\r\nHost: h\r\nContent-Length: {}\r\n\r\n{long}", long.len()),
+                // The body holds what would be a request of its own.
+                _ => format!(
+                    "PUT {path} HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n\
+                     1f\r\nGET /evil HTTP/1.1\r\nHost: h\r\n\r\n\r\n3\r\n{path}\r\n0\r\n\r\n"
+                ),
+            };
+        }
+        let mut sends = client.clone_for_sending();
+        let sent = std::thread::spawn(move || sends.send(all).finish());
+        for (at, kind) in order.iter().enumerate() {
+            let response = client.response().unwrap_or_else(|| panic!("no response {at} of {order:?}"));
+            assert_eq!((response.status, response.text()), (200, format!("/{at}{kind}")), "{order:?}");
+        }
+        sent.join().unwrap();
+        assert!(client.is_closed(), "{order:?}");
+    }
+}
+
+/// A client that breaks off inside its body is told so, or its log line, whatever connection its request went to; and nothing
+/// of it is held against the instance.
+#[test]
+fn a_broken_upload_is_its_clients_fault() {
+    let upstream = Scripted::start(|visit| {
+        while let Some(head) = visit.head() {
+            if head.starts_with("PUT") {
+                visit.until_closed();
+                return;
+            }
+            visit.send(OK);
+        }
+    });
+    let config = "[proxy]\nworkers = 1\n[health]\neject_after = 1\n[log]\naccess = \"json\"\n";
+    let lb = router(&[("/", &[upstream.address], "")], config);
+    let cases = [
+        ("Transfer-Encoding: chunked", "5\r\nhel", 499),
+        ("Transfer-Encoding: chunked", "", 499),
+        ("Transfer-Encoding: chunked", "hello", 400),
+        ("Transfer-Encoding: chunked", "5\r\nhelloo", 400),
+        ("Transfer-Encoding: chunked", "5\r\nhello\r\n0\r\nno field\r\n\r\n", 400),
+        ("Content-Length: 100000", "", 499),
+        ("Content-Length: 100000", "some", 499),
+    ];
+    for warm in [false, true] {
+        for (number, (framing, body, status)) in cases.iter().enumerate() {
+            if warm {
+                let mut client = RawClient::connect(lb.address("http"));
+                assert_eq!(client.send("GET /warm HTTP/1.1\r\nHost: h\r\n\r\n").response().unwrap().status, 200);
+            }
+            let path = format!("/{warm}/{number}");
+            let mut client = RawClient::connect(lb.address("http"));
+            client.send(format!("PUT {path} HTTP/1.1\r\nHost: h\r\n{framing}\r\n\r\n{body}")).finish();
+            let line = lb.wait_stdout("record", |line| line.contains(&format!("\"uri\":\"{path}\"")));
+            let record: serde_json::Value = serde_json::from_str(&line).unwrap();
+            assert_eq!(record["status"], *status, "{line}");
+            assert_eq!(record["attempts"], 1, "{line}");
+        }
+    }
+    // With one failure it would be out.
+    let mut client = RawClient::connect(lb.address("http"));
+    assert_eq!(client.send("GET /after HTTP/1.1\r\nHost: h\r\n\r\n").response().unwrap().status, 200);
+    assert!(lb.metric("lb_retries_total{service=\"s0\",reason=\"closed\"}").is_none_or(|count| count == 0.0));
+}

@@ -163,6 +163,23 @@ impl Visit {
         Some(String::from_utf8_lossy(&self.unread.drain(..count).collect::<Vec<_>>()).into_owned())
     }
 
+    /// Reads a chunked body without trailers: its data.
+    pub fn chunks(&mut self) -> Option<String> {
+        let mut data = String::new();
+        loop {
+            let mut line = String::new();
+            while !line.ends_with("\r\n") {
+                line += &self.exactly(1)?;
+            }
+            let size = usize::from_str_radix(line.trim_end(), 16).unwrap_or_else(|_| panic!("no size: {line:?}"));
+            data += &self.exactly(size)?;
+            assert_eq!(self.exactly(2)?, "\r\n");
+            if size == 0 {
+                return Some(data);
+            }
+        }
+    }
+
     /// Whether anything comes within this time.
     pub fn comes_within(&self, wait: Duration) -> bool {
         self.stream.set_read_timeout(Some(wait)).unwrap();

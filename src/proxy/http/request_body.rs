@@ -15,6 +15,7 @@ use smallvec::SmallVec;
 use super::h2::pump::ResetReason;
 use super::h2::stream_body::{StreamBody, StreamBodyError};
 use super::server::h1_stream::{Broken, H1Body, Step};
+use crate::proxy::error::ProxyError;
 use crate::table::clock::Clock;
 
 /// Bytes of an upload that are kept, so that it can be sent again from its beginning.
@@ -65,6 +66,13 @@ impl UploadProgress {
     #[must_use]
     pub fn over() -> Self {
         Self { done: Cell::new(true), ..Self::default() }
+    }
+
+    /// What the client is to be told that broke off inside its body, whatever else happened then. None: it did not.
+    #[must_use]
+    pub fn blame(&self) -> Option<ProxyError> {
+        let broken = || self.malformed.get().map_or(ProxyError::ClientClosed, ProxyError::BadRequest);
+        self.broken.get().then(broken)
     }
 }
 

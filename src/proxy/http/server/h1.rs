@@ -410,7 +410,7 @@ impl<'a> Client<'a> {
                     buffer.consume(head.length + rest.min(usize::try_from(length).unwrap_or(usize::MAX)));
                 }
                 // What was read of it went into the stream's own buffer.
-                _ => buffer.consume(usize::MAX),
+                _ => buffer.consume(buffer.filled().len()),
             }
         }
         self.stream.borrow_mut().fetch(&mut self.ahead);

@@ -149,6 +149,9 @@ impl<'a> Asking<'a> {
                 target
             }
             First::Failed(target, error) => {
+                if let Some(broken) = upload.blame() {
+                    return Err(broken);
+                }
                 state.left -= 1;
                 begun = Some(
                     self.after_failure(attempts, &mut state, target, target, error)?.ok_or(ProxyError::NoInstance)?,
@@ -174,10 +177,12 @@ impl<'a> Asking<'a> {
                             attempts.tell(ended.target, finish);
                             return Ok((ended.target, answer));
                         }
-                        Err(_) if upload.broken.get() => {
-                            return Err(upload.malformed.get().map_or(ProxyError::ClientClosed, ProxyError::BadRequest));
+                        Err(error) => {
+                            if let Some(broken) = upload.blame() {
+                                return Err(broken);
+                            }
+                            begun = self.after_failure(attempts, &mut state, first, ended.target, error)?;
                         }
-                        Err(error) => begun = self.after_failure(attempts, &mut state, first, ended.target, error)?,
                     }
                 }
                 () = sleep.as_mut() => {
