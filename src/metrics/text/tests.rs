@@ -14,6 +14,7 @@ fn busy() -> Metrics {
     web.record_request(&http::Method::from_bytes(b"BREW").unwrap(), 418, Duration::ZERO);
     web.record_request(&http::Method::POST, 999, Duration::from_micros(500));
     web.record_connect(ConnectResult::Tls);
+    web.record_upgraded(&http::Method::GET, 101, Duration::from_secs(90));
     web.record_retry(RetryReason::Closed);
     web.bytes_out.store(7, Relaxed);
     web.outcomes.record_error("connect");
