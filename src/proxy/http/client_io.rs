@@ -84,6 +84,11 @@ impl Activity {
         self.reset_at_end.get()
     }
 
+    /// There is nothing to read, and somebody waits for it.
+    pub fn waits_to_read(&self) {
+        self.note(&self.read_waits_since_ms, &Poll::<()>::Pending);
+    }
+
     /// Nobody wants to read for now: the client is not who is waited for.
     pub fn stop_reading(&self) {
         self.read_waits_since_ms.set(None);

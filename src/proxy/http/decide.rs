@@ -278,6 +278,9 @@ pub(crate) fn unfit_fields(head: &Head<'_>, settings: &Settings) -> Option<Proxy
     if head.version == Version::HTTP_2 && head.fields.is_repeated(&CONTENT_LENGTH) {
         return Some(ProxyError::BadRequest("more than one Content-Length field"));
     }
+    if head.fields.have_blanks_around() {
+        return Some(ProxyError::BadRequest("blanks around the value of a field"));
+    }
     if head.unclear_type {
         return Some(ProxyError::BadRequest("more than one Content-Type field"));
     }

@@ -149,10 +149,11 @@ impl<'a> Head<'a> {
         self.is_bodiless() && is_idempotent(self.method)
     }
 
-    /// Whether the request can still be sent to an instance of a newer table, which may have other ones, after this.
+    /// Whether the request can still be sent to an instance of a newer table, which may have other ones, after this. `kept`: what
+    /// was taken of a body that is still coming can be sent again.
     #[must_use]
-    pub fn may_go_elsewhere(&self, error: &ProxyError) -> bool {
-        let at_hand = matches!(self.content, Content::Whole(_));
+    pub fn may_go_elsewhere(&self, error: &ProxyError, kept: bool) -> bool {
+        let at_hand = kept || matches!(self.content, Content::Whole(_));
         match error {
             ProxyError::NoInstance | ProxyError::Connect(_) | ProxyError::ConnectTimeout => at_hand,
             ProxyError::Upstream(_) => at_hand && self.is_repeatable(),
@@ -184,6 +185,19 @@ pub enum Fields<'a> {
 }
 
 impl Fields<'_> {
+    /// Whether a value begins or ends with a blank, which HTTP/2 forbids (RFC 9113 section 8.2.1) and HTTP/1 takes away: others
+    /// would read it as what we took it not to be.
+    #[must_use]
+    pub fn have_blanks_around(&self) -> bool {
+        let blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+        match self {
+            Self::Lines { .. } => false,
+            Self::Map(map) => {
+                map.values().any(|value| blank(value.as_bytes().first()) || blank(value.as_bytes().last()))
+            }
+        }
+    }
+
     /// All of them.
     #[must_use]
     pub fn map(&self) -> &HeaderMap {

@@ -69,7 +69,7 @@ impl Body for UpstreamBody {
         let Self { source, quiet } = self.get_mut();
         let (polled, uploads) = match source {
             Source::H1(body) => (body.poll_next(cx).map_err(UpstreamBodyError::H1), body.uploads()),
-            Source::Stream(body) => (body.poll_next(cx).map_err(UpstreamBodyError::Stream), false),
+            Source::Stream(body) => (body.poll_next(cx).map_err(UpstreamBodyError::Stream), body.uploads()),
         };
         let Some(quiet) = quiet else { return polled };
         if polled.is_ready() || uploads {

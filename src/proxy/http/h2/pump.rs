@@ -56,10 +56,16 @@ where
         Self { body, stream, held: None, sent: 0, ahead: false, on_break: Reason::INTERNAL_ERROR }
     }
 
-    /// How many bytes were handed to the stream; none: the other side is not waited for.
+    /// How many bytes were handed to the stream.
     #[must_use]
-    pub fn waits_for_room(&self) -> Option<u64> {
-        self.held.is_some().then_some(self.sent)
+    pub fn sent(&self) -> u64 {
+        self.sent
+    }
+
+    /// Whether the other side is waited for, to make room.
+    #[must_use]
+    pub fn waits_for_room(&self) -> bool {
+        self.held.is_some()
     }
 
     /// Resets the stream; what is left of the body.
@@ -155,6 +161,14 @@ impl Upload {
                 tracing::debug!(%error, "an upload ended early");
             }
         }))
+    }
+}
+
+impl Upload {
+    /// Whether something of it is still to be sent.
+    #[must_use]
+    pub fn goes_on(&self) -> bool {
+        !self.0.is_finished()
     }
 }
 

@@ -57,6 +57,12 @@ impl StreamBody {
         Self { stream, left: promised_length(headers), data_ended: false, answer }
     }
 
+    /// Whether the request's body is still on its way, so that the instance may wait for that.
+    #[must_use]
+    pub fn uploads(&self) -> bool {
+        self.answer.as_ref().and_then(|answer| answer.upload.as_ref()).is_some_and(Upload::goes_on)
+    }
+
     /// Whether nothing comes any more.
     #[must_use]
     pub fn is_over(&self) -> bool {

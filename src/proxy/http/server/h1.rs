@@ -167,7 +167,7 @@ impl<'a> Client<'a> {
                 self.downstream.watch.set_between(false);
             }
             let (active, listed, downstream) = (&self.worker.shelf.active, &mut self.listed, self.downstream);
-            let may_park = !blank;
+            let may_park = !blank && self.bound.is_none();
             let parks = |cx: &mut Context<'_>| {
                 listed.get_or_insert_with(|| active.enter(downstream, cx));
                 downstream.watch.is_told_to_park() && may_park
@@ -299,7 +299,11 @@ impl<'a> Client<'a> {
                 if !close && !is_whole {
                     let rest = BodyFraming::Length(short.unwrap_or(0) as u64);
                     stream.borrow_mut().begin_body(rest, limits, behind, false);
-                    if !discard(stream, SHORT_MAX as usize).await {
+                    // It is this request that goes on: no next one is waited for.
+                    downstream.watch.begin();
+                    let discarded = discard(stream, SHORT_MAX as usize).await;
+                    downstream.watch.end();
+                    if !discarded {
                         return Err(End::Abrupt);
                     }
                 }
@@ -313,11 +317,13 @@ impl<'a> Client<'a> {
         let body = match seen.content {
             Content::Whole(content) => {
                 downstream.watch.set_between(true);
+                stream.borrow_mut().set_behind(behind.len() - content.len());
                 finish.took_in(content.len());
                 RequestBody::AtHand
             }
             Content::Streamed(length) => {
                 let progress = Rc::clone(streamed.insert(Rc::default()));
+                stream.borrow_mut().set_behind(0);
                 stream.borrow_mut().begin_body(head.body, limits, behind, head.expects);
                 finish.uploads(&progress);
                 let body = IncomingBody::H1(H1Body::new(stream));
@@ -346,11 +352,19 @@ impl<'a> Client<'a> {
             Ok(_) if switching && seen.upgrade.is_none() => {
                 Err(ProxyError::Upstream("it switches protocols although nobody asked".to_owned()))
             }
+            // What is left of it would be taken for the other protocol.
+            Ok(_) if switching && !stream.borrow().is_body_read() => {
+                Err(ProxyError::Upstream("it switches protocols inside the request's body".to_owned()))
+            }
             found => found,
         };
         match found {
             Ok(target) if switching => {
-                Err(Box::pin(switch(&mut responder, bytes, head, response.take(), target, record)).await?)
+                let ahead = match seen.content {
+                    Content::Whole(content) => &behind[content.len()..],
+                    Content::Streamed(_) => b"",
+                };
+                Err(Box::pin(switch(&mut responder, ahead, response.take(), target, record)).await?)
             }
             Ok(target) => {
                 responder.binds |= response.as_ref().is_some_and(|it| connection_auth::binds(&seen, it));
@@ -359,7 +373,7 @@ impl<'a> Client<'a> {
                 let close = responder.fate == Fate::Closes || !stream.borrow().is_body_read();
                 Ok(Step::Over { close })
             }
-            Err(error) if began.again > 0 && worker.table_number() != table && seen.may_go_elsewhere(&error) => {
+            Err(error) if began.again > 0 && worker.table_number() != table && seen.may_go_elsewhere(&error, false) => {
                 Ok(Step::Again)
             }
             Err(error) => {
@@ -414,6 +428,7 @@ impl<'a> Client<'a> {
             }
         }
         self.stream.borrow_mut().fetch(&mut self.ahead);
+        self.downstream.watch.set_between(self.filled().is_empty());
         buffers.give_back_fields(std::mem::take(&mut self.fields));
     }
 }
@@ -490,11 +505,10 @@ async fn respond(
     }
 }
 
-/// Passes on a 101, and makes the tunnel behind it.
+/// Passes on a 101, and makes the tunnel behind it. `ahead` is what was read behind the request.
 async fn switch(
     responder: &mut Responder<'_>,
-    bytes: &[u8],
-    head: &RequestHead,
+    ahead: &[u8],
     found: Option<UpstreamResponse>,
     target: &Target,
     record: &mut Option<Finish>,
@@ -521,7 +535,7 @@ async fn switch(
     finish.unlimit();
     responder.switch(&switching, &spelling).await?;
     // What the client sent behind its request is the tunnel's.
-    let mut ahead = bytes[head.length..].to_vec();
+    let mut ahead = ahead.to_vec();
     ahead.extend_from_slice(&responder.client.borrow_mut().take_rest());
     let early = buffer.filled().to_vec();
     responder.worker.shelf.buffers.give_back(buffer);

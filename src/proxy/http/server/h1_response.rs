@@ -334,6 +334,9 @@ impl Responder<'_> {
             let mut quiet = Quiet { max: quiet_max, since: None };
             let moved = poll_fn(|cx| {
                 outgoing.poll(stream, cx);
+                if outgoing.is_broken() {
+                    return Poll::Ready(None);
+                }
                 let mut client = self.client.borrow_mut();
                 let (Some(from), Some(to)) = (stream.plain(), client.plain()) else { return Poll::Ready(None) };
                 if let Poll::Ready(moved) = pipe.poll_move(from, to, *left, cx) {

@@ -34,6 +34,8 @@ pub struct H1Stream {
     downstream: Rc<Downstream>,
     /// What was read behind the present request's head, and is not used yet.
     inbox: Option<Buffer>,
+    /// Bytes of next requests that were read together with the present one.
+    behind: usize,
     body: Body,
     /// The client waits for 100 (Continue).
     expects: bool,
@@ -84,6 +86,7 @@ impl H1Stream {
             buffers: buffers.clone(),
             downstream: Rc::clone(downstream),
             inbox: None,
+            behind: 0,
             body: Body::Nothing,
             expects: false,
             outbox: Vec::new(),
@@ -259,7 +262,11 @@ impl H1Stream {
         let buffers = &self.buffers;
         loop {
             let Some(inbox) = &mut self.inbox else {
-                ready!(io.poll_readable(cx)).map_err(Broken::Left)?;
+                // What TLS has decrypted is told of by no socket.
+                if io.plain().is_some() && io.poll_readable(cx).map_err(Broken::Left)?.is_pending() {
+                    self.downstream.watch.activity().waits_to_read();
+                    return Poll::Pending;
+                }
                 self.inbox = Some(buffers.for_answer());
                 continue;
             };
@@ -298,7 +305,7 @@ impl H1Stream {
         }
         let Some(io) = &mut self.io else { return Poll::Ready(()) };
         let buffers = &self.buffers;
-        while !self.ended && self.inbox.as_ref().is_none_or(|inbox| inbox.filled().len() < ASIDE_MAX) {
+        while !self.ended && self.inbox.as_ref().map_or(0, |inbox| inbox.filled().len()) + self.behind < ASIDE_MAX {
             let Some(inbox) = &mut self.inbox else {
                 if ready!(io.poll_readable(cx)).is_err() {
                     return Poll::Ready(());
@@ -325,6 +332,11 @@ impl H1Stream {
             }
         }
         Poll::Pending
+    }
+
+    /// So many bytes of next requests lie elsewhere already.
+    pub fn set_behind(&mut self, behind: usize) {
+        self.behind = behind;
     }
 
     /// Whether the kernel knows of an end of the client that reading has not come to: behind bytes that nobody takes.
@@ -361,20 +373,22 @@ impl H1Stream {
 
     /// Writes what was put aside for it: 100 (Continue), and interim responses of instances.
     fn poll_outbox(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if !self.has_outbox() {
-            return Poll::Ready(Ok(()));
-        }
-        self.outbox.append(&mut self.downstream.interim.borrow_mut());
-        let Some(io) = &mut self.io else { return Poll::Ready(Err(io::ErrorKind::NotConnected.into())) };
-        while self.outbox_written < self.outbox.len() {
-            let written = ready!(Pin::new(&mut *io).poll_write(cx, &self.outbox[self.outbox_written..]))?;
-            if written == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+        while self.has_outbox() {
+            if self.outbox.is_empty() {
+                // Not before: as long as they wait there, instances are asked for no more of them.
+                self.outbox = std::mem::take(&mut *self.downstream.interim.borrow_mut());
             }
-            self.outbox_written += written;
+            let Some(io) = &mut self.io else { return Poll::Ready(Err(io::ErrorKind::NotConnected.into())) };
+            while self.outbox_written < self.outbox.len() {
+                let written = ready!(Pin::new(&mut *io).poll_write(cx, &self.outbox[self.outbox_written..]))?;
+                if written == 0 {
+                    return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+                }
+                self.outbox_written += written;
+            }
+            ready!(Pin::new(io).poll_flush(cx))?;
+            (self.outbox, self.outbox_written) = (Vec::new(), 0);
         }
-        ready!(Pin::new(io).poll_flush(cx))?;
-        (self.outbox, self.outbox_written) = (Vec::new(), 0);
         Poll::Ready(Ok(()))
     }
 
@@ -466,6 +480,7 @@ pub async fn discard(stream: &RefCell<H1Stream>, most: usize) -> bool {
         let step = poll_fn(|cx| stream.borrow_mut().poll_body(cx, |data| left = left.saturating_sub(data.len())));
         match step.await {
             Ok(Step::End(_)) => return true,
+            Ok(Step::Data) if stream.borrow().is_body_read() => return true,
             Ok(Step::Data) if left > 0 => {}
             _ => return false,
         }

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use h2::server::{Builder, Connection, SendResponse};
 use h2::{Reason, RecvStream};
-use http::header::{CONNECTION, CONTENT_LENGTH, DATE};
+use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, DATE};
 use http::uri::Scheme;
 use http::{HeaderValue, Method, Request, Response, Version};
 use http_body::Body as _;
@@ -39,6 +39,7 @@ use crate::proxy::http::path;
 use crate::proxy::http::record::Finish;
 use crate::proxy::http::request_body::{IncomingBody, RequestBody, Upload, UploadProgress};
 use crate::proxy::http::response_body::ResponseBody;
+use crate::proxy::http::singletons;
 use crate::proxy::http::upstream::exchange::{Exchange, Timing};
 use crate::proxy::http::upstream::response::UpstreamResponse;
 use crate::proxy::moving_deadline::MovingDeadline;
@@ -53,6 +54,8 @@ const WINDOW_BYTES_MAX: u32 = (1 << 31) - 1;
 /// How often it is looked whether a client still asks for something while its listener drains, and how often it must not.
 const DRAIN_LOOK_EVERY: Duration = Duration::from_millis(250);
 const DRAIN_LOOKS: u32 = 8;
+/// How often a request is decided about, as long as the table changes under it.
+const DECISIONS_MAX: u32 = 3;
 /// How long a client that was silent has to answer a ping.
 const PONG_MAX: Duration = Duration::from_secs(20);
 
@@ -220,7 +223,9 @@ async fn serve(
     let Some((response, upload)) = answered.await else { return };
     drop(answering);
     let limit = downstream.listener.limits(&worker.settings().proxy).body;
-    let stall = StallClock { limit, upload, timer: None, before: None };
+    // Either side of a call may be silent for as long as it likes.
+    let calls = response.headers().get(CONTENT_TYPE).is_some_and(|kind| singletons::is_grpc(kind.as_bytes()));
+    let stall = StallClock { limit, upload: (!calls).then_some(upload), timer: None, before: None };
     if let Err(error) = answer(&worker, response, head_only, &mut respond, stall).await {
         tracing::debug!(%error, "a response did not get through");
     }
@@ -268,15 +273,7 @@ async fn find(
     let path = path::normalise(head.path(), settings.proxy.merge_slashes).ok();
     let incoming =
         Incoming { worker, downstream, settings: &settings, head: &head, path: path.as_ref(), id: id.as_ref() };
-    let forward = match decide::decide(&incoming, &mut finish, now_ms).await {
-        Decision::Forward(forward) => forward,
-        Decision::Respond(own) => return respond_own(own.response, finish, downstream, &settings),
-    };
-    let Some(path) = &path else {
-        let own = incoming.refuse(&ProxyError::BadRequest("the path cannot be decoded"), &mut finish);
-        return respond_own(own.response, finish, downstream, &settings);
-    };
-    let body = if bodiless {
+    let mut body = if bodiless {
         progress.done.set(true);
         RequestBody::AtHand
     } else {
@@ -285,34 +282,58 @@ async fn find(
         RequestBody::Streamed(Upload::new(body, length, progress, worker.clock))
     };
     let lines = worker.shelf.lines.of(&settings, &downstream.client, parts.version);
-    let exchange = Exchange { incoming: &incoming, path, forward: &forward, lines: &lines, bound: RefCell::new(None) };
     let mut timer = MovingDeadline::default();
-    let timing = Timing { now: started, now_ms, timer: &mut timer };
-    let mut response = None;
-    let found = exchange.find(body, progress, timing, &mut finish, &mut response, |_| Poll::Pending).await;
-    let error = match found {
-        Ok(Ok(_)) if response.as_ref().is_some_and(|response| response.status() == 101) => {
-            ProxyError::Upstream("it switches protocols although nobody asked".to_owned())
-        }
-        Ok(Ok(target)) => match response {
-            Some(mut response) => {
-                if let (true, UpstreamResponse::H1(response)) =
-                    (connection_auth::binds(&head, &response), &mut response)
-                {
-                    // Its streams are many clients' to the instance: none may have what one was let in for.
-                    response.head.keep = false;
-                }
-                let streamed = response.into_streamed(worker, &target.state);
-                return prepared(&incoming, streamed, target, Box::new(finish));
+    let mut left = DECISIONS_MAX;
+    loop {
+        left -= 1;
+        let table = worker.table_number();
+        let forward = match decide::decide(&incoming, &mut finish, now_ms).await {
+            Decision::Forward(forward) => forward,
+            Decision::Respond(own) => return respond_own(own.response, finish, downstream, &settings),
+        };
+        let Some(path) = &path else {
+            let own = incoming.refuse(&ProxyError::BadRequest("the path cannot be decoded"), &mut finish);
+            return respond_own(own.response, finish, downstream, &settings);
+        };
+        let kept = match &body {
+            RequestBody::AtHand => None,
+            RequestBody::Streamed(upload) => upload.rewound(),
+        };
+        let exchange =
+            Exchange { incoming: &incoming, path, forward: &forward, lines: &lines, bound: RefCell::new(None) };
+        let timing = Timing { now: started, now_ms, timer: &mut timer };
+        let mut response = None;
+        let found = exchange.find(body, progress, timing, &mut finish, &mut response, |_| Poll::Pending).await;
+        let error = match found {
+            Ok(Ok(_)) if response.as_ref().is_some_and(|response| response.status() == 101) => {
+                ProxyError::Upstream("it switches protocols although nobody asked".to_owned())
             }
-            None => ProxyError::Upstream("no head was found".to_owned()),
-        },
-        Ok(Err(error)) => error,
-        Err(_client_gone) => ProxyError::ClientClosed,
-    };
-    tracing::debug!(%error, service = %forward.first().service.name(), "request failed");
-    let own = incoming.refuse(&error, &mut finish);
-    respond_own(own.response, finish, downstream, &settings)
+            Ok(Ok(target)) => match response {
+                Some(mut response) => {
+                    if let (true, UpstreamResponse::H1(response)) =
+                        (connection_auth::binds(&head, &response), &mut response)
+                    {
+                        // Its streams are many clients' to the instance: none may have what one was let in for.
+                        response.head.keep = false;
+                    }
+                    let streamed = response.into_streamed(worker, &target.state);
+                    return prepared(&incoming, streamed, target, Box::new(finish));
+                }
+                None => ProxyError::Upstream("no head was found".to_owned()),
+            },
+            Ok(Err(error)) => error,
+            Err(_client_gone) => ProxyError::ClientClosed,
+        };
+        // None: too much was taken of it since.
+        let kept = kept.and_then(|upload| upload.rewound());
+        if left > 0 && worker.table_number() != table && head.may_go_elsewhere(&error, kept.is_some()) {
+            body = kept.map_or(RequestBody::AtHand, RequestBody::Streamed);
+            continue;
+        }
+        tracing::debug!(%error, service = %forward.first().service.name(), "request failed");
+        let own = incoming.refuse(&error, &mut finish);
+        return respond_own(own.response, finish, downstream, &settings);
+    }
 }
 
 /// A response made here. Its record ends with its body, or at once if it has none.
@@ -335,26 +356,28 @@ fn respond_own(
 }
 
 /// Finds out whether a client has stopped in the middle of a stream: it makes no room for a response, or sends nothing more of
-/// an upload. In HTTP/1 the connection's watchdog sees to that; here other streams may be well.
+/// an upload while nothing comes of the response either. In HTTP/1 the connection's watchdog sees to that; here other streams
+/// may be well.
 struct StallClock {
     /// How long it may do so, at least; twice that at most.
     limit: Duration,
-    upload: Rc<UploadProgress>,
+    /// None: it may be silent.
+    upload: Option<Rc<UploadProgress>>,
     timer: Option<Pin<Box<Sleep>>>,
-    /// What had moved when it was looked at last, where the client was waited for then.
-    before: Option<(Option<u64>, u64)>,
+    /// What had moved when it was looked at last, where the client was waited for then: bytes of the response and of the upload.
+    before: Option<(u64, u64)>,
 }
 
 impl StallClock {
-    /// Ready when it has. `room`: see [`Pump::waits_for_room`].
-    fn poll(&mut self, room: Option<u64>, cx: &mut Context<'_>) -> Poll<()> {
-        let uploads = !self.upload.done.get() && self.upload.waits_for_client.get();
-        let waits = room.is_some() || uploads;
+    /// Ready when it has. `sent` bytes of the response are with the stream; `waits_for_room`: see [`Pump::waits_for_room`].
+    fn poll(&mut self, sent: u64, waits_for_room: bool, cx: &mut Context<'_>) -> Poll<()> {
+        let upload = self.upload.as_deref();
+        let waits = waits_for_room || upload.is_some_and(|upload| !upload.done.get() && upload.waits_for_client.get());
         if !waits && self.timer.is_none() {
             // Most streams never need one.
             return Poll::Pending;
         }
-        let moved = waits.then(|| (room, self.upload.bytes.get()));
+        let moved = waits.then(|| (sent, upload.map_or(0, |upload| upload.bytes.get())));
         loop {
             let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(self.limit)));
             ready!(timer.as_mut().poll(cx));
@@ -393,7 +416,7 @@ async fn answer(
         let mut pump = Pump::of_answer(body, stream);
         let sent = poll_fn(|cx| match pump.poll(cx) {
             Poll::Ready(sent) => Poll::Ready(Some(sent)),
-            Poll::Pending => stall.poll(pump.waits_for_room(), cx).map(|()| None),
+            Poll::Pending => stall.poll(pump.sent(), pump.waits_for_room(), cx).map(|()| None),
         });
         match sent.await {
             Some(sent) => sent?,

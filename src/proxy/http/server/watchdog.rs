@@ -139,7 +139,8 @@ pub(crate) async fn watchdog(
                 HangUp::Gone => return Verdict::Gone,
             }
             let stuck = watch.activity().read_waits_since_ms().is_some_and(|since| passed(since, limits.body));
-            if stuck && !between {
+            // A response may come while its request does: then the client is not what nothing moves for.
+            if stuck && !between && passed(watch.activity().last_ms(), limits.body) {
                 return Verdict::Stalled;
             }
             continue;

@@ -252,6 +252,7 @@ impl<'a> Asking<'a> {
         let stale = !state.fresh_only && matches!(error, AttemptError::Closed { reused: true, .. });
         state.fresh_only |= stale;
         let reason = error.retry_reason();
+        let refused = matches!(error, AttemptError::Closed { reused: false, unsent: Some(_), .. });
         let (proxy_error, again) = settle(error, self.repeatable);
         if !state.running.is_empty() {
             // Another attempt is still out; its answer is as good.
@@ -263,10 +264,12 @@ impl<'a> Asking<'a> {
             state.left += 1;
             return Ok(Some((self.pick_beside(attempts, first, failed, &state.tried).unwrap_or(failed), again)));
         }
-        if state.left == 0 || !(self.may_retry(reason) || stale) {
+        if state.left == 0 || !(stale || refused || self.may_retry(reason)) {
             return Err(proxy_error);
         }
-        let Some(target) = self.pick_another(attempts, first, &mut state.tried) else { return Err(proxy_error) };
+        // What an instance did not look at may be asked of it again, if there is no other.
+        let other = self.pick_another(attempts, first, &mut state.tried);
+        let Some(target) = other.or(refused.then_some(failed)) else { return Err(proxy_error) };
         target.service.record_retry(reason);
         Ok(Some((target, again)))
     }

@@ -38,6 +38,9 @@ use crate::proxy::worker::Worker;
 use crate::table::clock::ms;
 use crate::table::{ErrorStatus, InFlight, Target};
 
+/// The longest deadline of a call of gRPC that counts in place of ours, where nothing but the call itself says that it is one.
+const OWN_DEADLINE_MAX: Duration = Duration::from_secs(3600);
+
 /// One request on its way to an instance.
 #[derive(Debug)]
 pub struct Exchange<'a> {
@@ -177,7 +180,7 @@ impl<'a> Exchange<'a> {
         .await
     }
 
-    /// Whether the limits for responses do not hold, because it is a call of gRPC: those bring their own. What says so is the
+    /// Whether the limit for the head of a response does not hold, because it is a call of gRPC: those bring their own. What says so is the
     /// route, the listener or a deadline of the call's own, which then holds; a Content-Type alone is any client's word.
     fn limit_call(&self, finish: &mut Finish) -> bool {
         static GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
@@ -189,10 +192,11 @@ impl<'a> Exchange<'a> {
             return true;
         }
         let own = head.fields.get(&GRPC_TIMEOUT).and_then(grpc::timeout);
-        if let Some(limit) = own.or(listener.limits(&self.settings().proxy).request) {
+        let ours = listener.limits(&self.settings().proxy).request;
+        if let Some(limit) = own.into_iter().chain(ours).min() {
             finish.limit(limit);
         }
-        own.is_some()
+        own.is_some_and(|own| own <= OWN_DEADLINE_MAX)
     }
 
     fn begun(&self, target: &Target, finish: &mut Finish) {
@@ -310,12 +314,17 @@ impl<'a> Exchange<'a> {
         let sent = Instant::now();
         let mut response = match shared.send(request, content, body).await {
             Ok(response) => response,
-            // It was looked at by nobody, which speaks against nobody.
-            Err(SendError::Refused { source, body }) => {
-                return Err(AttemptError::Closed { source, reused: true, unsent: Some(body) });
+            // Looked at by nobody: behind the last stream of a connection that ends in order, which speaks against nobody, or
+            // refused by an instance that is there and does not do what it is asked.
+            Err(SendError::Refused { source, body, reset }) => {
+                return Err(AttemptError::Closed { source, reused: !reset, unsent: Some(body) });
             }
             Err(SendError::Unsent { source, body }) => {
                 return Err(AttemptError::Closed { source, reused, unsent: Some(body) });
+            }
+            // The connection is well: it was not closed just then because it idled.
+            Err(SendError::Lost(source)) if source.is_reset() && source.is_remote() => {
+                return Err(AttemptError::Closed { source: source.into(), reused: false, unsent: None });
             }
             Err(SendError::Lost(source)) => {
                 return Err(AttemptError::Closed { source: source.into(), reused, unsent: None });

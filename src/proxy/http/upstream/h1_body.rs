@@ -62,6 +62,9 @@ pub enum H1ResponseBodyError {
     /// It ended too early.
     #[error("its connection ended")]
     Early,
+    /// The client broke off its request.
+    #[error("the client broke off its request")]
+    Upload,
     /// What came is no body.
     #[error("{}", .0.reason)]
     Malformed(Violation),
@@ -158,6 +161,9 @@ impl H1ResponseBody {
             }
             let Some(stream) = &mut self.stream else { return Poll::Ready(None) };
             self.outgoing.poll(stream, cx);
+            if self.outgoing.is_broken() {
+                return Poll::Ready(Some(Err(H1ResponseBodyError::Upload)));
+            }
             if let Rest::Length(left) = &mut self.rest
                 && *left >= OWN_ROOM_MIN
                 && stream.plain().is_some()

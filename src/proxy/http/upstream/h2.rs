@@ -59,6 +59,8 @@ pub enum SendError {
         source: BoxError,
         /// The body from its beginning.
         body: RequestBody,
+        /// It refused this request, and not all behind one.
+        reset: bool,
     },
     /// The request cannot be expressed in HTTP/2.
     #[error("{0}")]
@@ -153,7 +155,10 @@ impl Shared {
                 None => (!streamed).then_some(RequestBody::AtHand),
             };
             match again.filter(|_| is_untouched(&source)) {
-                Some(body) => SendError::Refused { source: source.into(), body },
+                Some(body) => {
+                    let reset = source.is_reset();
+                    SendError::Refused { source: source.into(), body, reset }
+                }
                 None => SendError::Lost(source),
             }
         });
@@ -203,9 +208,17 @@ async fn run(mut connection: Connection<Heard<UpstreamStream>, Bytes>, signs: Rc
     // Without streams nobody waits for it.
     let lost = keep_alive::lost(ping_pong, Patience::Counts, PONG_MAX, &signs, || state.open.get() > 0);
     let (mut connection, mut lost) = (pin!(connection), pin!(PollWhenWoken::new(lost)));
+    let mut streams_max = connection.max_concurrent_send_streams();
     let ended = poll_fn(|cx| match connection.as_mut().poll(cx) {
         Poll::Ready(ended) => Poll::Ready(Some(ended)),
-        Poll::Pending => lost.as_mut().poll(false, cx).map(|()| None),
+        Poll::Pending => {
+            let now = connection.max_concurrent_send_streams();
+            if std::mem::replace(&mut streams_max, now) < now {
+                // Whoever waits for a place may have one now.
+                state.changed.notify_waiters();
+            }
+            lost.as_mut().poll(false, cx).map(|()| None)
+        }
     });
     match ended.await {
         Some(Ok(())) => {}
