@@ -8,6 +8,7 @@ mod support;
 
 mod abort;
 mod auth;
+mod between;
 mod compression;
 mod death;
 mod decisions;
