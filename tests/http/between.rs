@@ -261,3 +261,31 @@ fn speaking_h2(reason: Option<h2::Reason>, count: &Arc<AtomicUsize>) -> SocketAd
     });
     address
 }
+
+/// What a client has asked for and does not take is not kept for it without end, in HTTP/2 as in HTTP/1.
+#[test]
+fn a_client_of_http2_that_takes_nothing_is_let_go() {
+    let upstream = Scripted::start(|visit| {
+        while visit.head().is_some() {
+            visit.send(format!("HTTP/1.1 200 OK\r\nContent-Length: 60000\r\n\r\n{}", "x".repeat(60_000)));
+        }
+    });
+    let config = "[proxy]\nworkers = 1\nbody_timeout = \"300ms\"\nidle_timeout = \"600ms\"\n";
+    let lb = router(&[("/", &[upstream.address], "")], config);
+    runtime().block_on(async {
+        let io = TokioIo::new(tokio::net::TcpStream::connect(lb.address("http")).await.unwrap());
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        let (mut client, connection) = builder.initial_stream_window_size(1).handshake(io).await.unwrap();
+        let connection = tokio::spawn(connection);
+        let body = || http_body_util::Empty::<Bytes>::new();
+        let mut held = Vec::new();
+        for _ in 0..20 {
+            client.ready().await.unwrap();
+            held.push(client.send_request(Request::get("http://h/").body(body()).unwrap()).await.unwrap());
+        }
+        let begun = Instant::now();
+        let ended = tokio::time::timeout(Duration::from_secs(8), connection).await;
+        assert!(ended.is_ok(), "still open after {:?}", begun.elapsed());
+    });
+    wait_quiet(&lb, "s0");
+}

@@ -87,10 +87,22 @@ where
     let mut cut = pin!(worker.phase.reached(Phase::Cut));
     let mut drained = pin!(drained(&downstream));
     let (mut watched, mut serving) = (true, true);
+    // What was handed to the connection for a client that does not take it is let go at some time.
+    let mut leaving: Option<Pin<Box<Sleep>>> = None;
     let mut signals = pin!(PollWhenWoken::new(poll_fn(|cx| {
         if watched && let Poll::Ready(verdict) = watchdog.as_mut().poll(cx) {
             watched = false;
+            leaving = Some(Box::pin(sleep(limits.body)));
             return Poll::Ready(if verdict == Verdict::Stalled { Signal::End } else { Signal::Leave });
+        }
+        while let Some(timer) = &mut leaving
+            && timer.as_mut().poll(cx).is_ready()
+        {
+            if downstream.watch.is_idle() {
+                tracing::debug!("client does not take what it asked for");
+                return Poll::Ready(Signal::End);
+            }
+            timer.as_mut().reset(Instant::now() + limits.body);
         }
         if lost.as_mut().poll(cx).is_ready() {
             tracing::debug!("client does not answer pings");
