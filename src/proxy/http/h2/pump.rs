@@ -80,16 +80,31 @@ where
     /// See [`PumpError`]. The stream is reset then, so that nobody takes a part for the whole.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), PumpError<B::Error>>> {
         loop {
-            if self.held.is_some() {
-                if !std::mem::take(&mut self.ahead) {
-                    ready!(self.poll_room(cx))?;
+            if let Some(mut data) = self.held.take() {
+                let room = if std::mem::take(&mut self.ahead) {
+                    data.len()
+                } else {
+                    match self.poll_room(cx) {
+                        Poll::Ready(room) => room?,
+                        Poll::Pending => {
+                            self.held = Some(data);
+                            return Poll::Pending;
+                        }
+                    }
+                };
+                // No more than there is room for: what waits in the connection is seen by no clock, and counted by nobody.
+                if room < data.len() {
+                    self.held = Some(data.split_off(room));
                 }
-                let data = self.held.take().unwrap_or_default();
                 self.sent += data.len() as u64;
-                let last = self.body.is_end_stream();
+                let last = self.held.is_none() && self.body.is_end_stream();
                 self.stream.send_data(data, last)?;
                 if last {
                     return Poll::Ready(Ok(()));
+                }
+                if self.held.is_some() {
+                    // Room for it was asked for together with that for the rest.
+                    continue;
                 }
             }
             // The body first, then room for what is there: room that is asked for ahead is taken from other streams.
@@ -117,7 +132,7 @@ where
                 }
                 Ok(data) if data.is_empty() => {}
                 Ok(data) => {
-                    self.stream.reserve_capacity(1);
+                    self.stream.reserve_capacity(data.len());
                     self.held = Some(data);
                 }
                 Err(frame) => {
@@ -131,16 +146,15 @@ where
         }
     }
 
-    /// Waits until the stream and its connection take at least one byte; what is sent beyond that waits there, piece by
-    /// piece.
-    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), h2::Error>> {
+    /// Waits until the stream and its connection take at least one byte: how many they take.
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, h2::Error>> {
         while self.stream.capacity() == 0 {
             match ready!(self.stream.poll_capacity(cx)) {
                 Some(room) => room.map(drop)?,
                 None => return Poll::Ready(Err(Reason::STREAM_CLOSED.into())),
             }
         }
-        Poll::Ready(Ok(()))
+        Poll::Ready(Ok(self.stream.capacity()))
     }
 }
 
