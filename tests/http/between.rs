@@ -289,3 +289,40 @@ fn a_client_of_http2_that_takes_nothing_is_let_go() {
     });
     wait_quiet(&lb, "s0");
 }
+
+/// What has no content says nothing of one, whatever its instance says.
+#[test]
+fn a_response_without_content_has_no_framing_of_one() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        runtime().block_on(async {
+            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+            while let Ok((socket, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    let Ok(mut connection) = h2::server::handshake(socket).await else { return };
+                    while let Some(Ok((request, mut respond))) = connection.accept().await {
+                        let response = Response::builder().header("content-type", "text/plain");
+                        let response = match request.uri().path() {
+                            "/204" => response.status(204).header("content-length", "5"),
+                            _ => response.status(200),
+                        };
+                        let _ = respond.send_response(response.body(()).unwrap(), true);
+                    }
+                });
+            }
+        });
+    });
+    let config = "[proxy]\nworkers = 1\n[proxy.compression]\ncontent_types = \"^text/\"\nmin_bytes = 1\n";
+    let lb = router(&[("/", &[address], "proto=h2c")], config);
+    for (path, status) in [("/204", 204), ("/empty", 200)] {
+        let mut client = RawClient::connect(lb.address("http"));
+        client.send(format!("GET {path} HTTP/1.1\r\nHost: h\r\nAccept-Encoding: gzip\r\n\r\n"));
+        let response = client.response().unwrap();
+        assert_eq!((response.status, response.text().len()), (status, 0), "{path}");
+        assert_eq!(response.header("content-encoding"), None, "{path}");
+        assert_eq!(response.header("content-length").filter(|_| status == 204), None, "{path}");
+        assert_eq!(client.send("GET /empty HTTP/1.1\r\nHost: h\r\n\r\n").response().unwrap().status, 200, "{path}");
+    }
+}

@@ -1,6 +1,7 @@
 //! A response of an instance in the form in which clients get it frame by frame.
 
-use http::{Response, Version};
+use http::header::CONTENT_LENGTH;
+use http::{Method, Response, StatusCode, Version};
 use http_body::Body as _;
 
 use crate::proxy::http::decide::Incoming;
@@ -23,14 +24,21 @@ pub(crate) fn prepared(
     finish.answered(target, status.as_u16(), in_flight, stream, took);
     finish.metadata(response.headers());
     headers::prepare_response(response.headers_mut(), &incoming.downstream.client, &settings.header_rules, false);
-    let compressing = settings.compression.as_ref().filter(|_| !head.grpc).and_then(|rules| {
+    if status == StatusCode::NO_CONTENT {
+        // RFC 9110 section 8.6; from HTTP/1 it does not come so far.
+        response.headers_mut().remove(CONTENT_LENGTH);
+    }
+    let empty = first.is_none() && response.body().is_end_stream();
+    // To HEAD and with 304, the head is that of what would be compressed.
+    let stands_for_more = *head.method == Method::HEAD || status == StatusCode::NOT_MODIFIED;
+    let compressible = !head.grpc && (!empty || stands_for_more);
+    let compressing = settings.compression.as_ref().filter(|_| compressible).and_then(|rules| {
         rules.prepare(head.fields.map(), status, response.headers_mut(), &incoming.worker.compressing)
     });
     let (mut parts, body) = response.into_parts();
     // The version is the client connection's business, not the instance's.
     parts.version = Version::HTTP_11;
-    // To HEAD, with a head of what is compressed: nothing is.
-    if first.is_none() && body.is_end_stream() {
+    if empty {
         finish.complete();
         return Response::from_parts(parts, ResponseBody::Upstream { first, body, finish });
     }
