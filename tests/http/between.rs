@@ -326,3 +326,23 @@ fn a_response_without_content_has_no_framing_of_one() {
         assert_eq!(client.send("GET /empty HTTP/1.1\r\nHost: h\r\n\r\n").response().unwrap().status, 200, "{path}");
     }
 }
+
+/// A target is made legal, whatever protocol it came by.
+#[test]
+fn raw_bytes_of_a_target_are_encoded() {
+    let upstream = Scripted::replying(OK);
+    let lb = router(&[("/", &[upstream.address], "")], "");
+    runtime().block_on(async {
+        let io = TokioIo::new(tokio::net::TcpStream::connect(lb.address("http")).await.unwrap());
+        let (mut client, connection) = http2::handshake(TokioExecutor::new(), io).await.unwrap();
+        tokio::spawn(connection);
+        let request = Request::get("http://h/ä/two?ö=1").body(http_body_util::Empty::<Bytes>::new()).unwrap();
+        assert_eq!(client.send_request(request).await.unwrap().status(), 200);
+    });
+    let mut client = RawClient::connect(lb.address("http"));
+    assert_eq!(client.send("GET /ä/one?ö=1 HTTP/1.1\r\nHost: h\r\n\r\n").response().unwrap().status, 200);
+    let received = upstream.received();
+    for number in ["one", "two"] {
+        assert!(received.contains(&format!("GET /%C3%A4/{number}?%C3%B6=1 HTTP/1.1\r\n")), "{received}");
+    }
+}

@@ -40,6 +40,7 @@ use crate::proxy::http::record::Finish;
 use crate::proxy::http::request_body::{IncomingBody, RequestBody, Upload, UploadProgress};
 use crate::proxy::http::response_body::ResponseBody;
 use crate::proxy::http::singletons;
+use crate::proxy::http::target;
 use crate::proxy::http::upstream::exchange::{Exchange, Timing};
 use crate::proxy::http::upstream::response::UpstreamResponse;
 use crate::proxy::moving_deadline::MovingDeadline;
@@ -269,7 +270,9 @@ async fn find(
     let length = promised_length(&parts.headers);
     let known_scheme = parts.uri.scheme().is_none_or(|scheme| *scheme == Scheme::HTTP || *scheme == Scheme::HTTPS);
     let host = headers::received_host(&parts.uri, &parts.headers, parts.version).ok().filter(|_| known_scheme);
-    let target = parts.uri.path_and_query().map_or(parts.uri.path(), http::uri::PathAndQuery::as_str);
+    let sent = parts.uri.path_and_query().map_or(parts.uri.path(), http::uri::PathAndQuery::as_str);
+    let legal = target::legal(sent.as_bytes()).ok();
+    let target = legal.as_deref().unwrap_or(sent);
     let content = if bodiless { Content::Whole(b"") } else { Content::Streamed(length) };
     let head = Head::of_map(&parts.method, parts.version, target, host.as_ref(), &parts.headers, content);
     let id = fresh_id(&settings);
@@ -282,7 +285,7 @@ async fn find(
         // Calls of gRPC bring their own.
         finish.limit(limit);
     }
-    let path = path::normalise(head.path(), settings.proxy.merge_slashes).ok();
+    let path = legal.as_ref().and_then(|_| path::normalise(head.path(), settings.proxy.merge_slashes).ok());
     let incoming =
         Incoming { worker, downstream, settings: &settings, head: &head, path: path.as_ref(), id: id.as_ref() };
     let mut body = if bodiless {
