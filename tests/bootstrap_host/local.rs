@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use super::{AGENT, agent, cluster, file};
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A node in a temporary folder, with [`AGENT`] as its Consul. What still runs at the end is killed.
 struct Fixture {
