@@ -88,6 +88,9 @@ fn nothing_comes_behind_a_response() {
         ("GET / HTTP/1.1\r\nHost: ", "nobody\r\n\r\n"),
         ("GET / HTTP/1.1\r\nHost: ", "h\r\n\r\n"),
         ("POST / HTTP/1.1\r\nHost: nobody\r\nContent-Length: 10\r\n\r\n", "abc"),
+        // Old clients send a line end too much (RFC 9112 section 2.2).
+        ("GET / HTTP/1.1\r\nHost: h\r\n\r\n\r\n", ""),
+        ("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\n", "ok\r\n"),
     ] {
         let mut client = RawClient::connect(lb.address("http"));
         client.send(first);
@@ -229,6 +232,21 @@ fn an_instance_that_refuses_streams_draws_no_traffic() {
         assert_eq!(failed, 0, "{reason:?}");
         assert!(refuses.load(SeqCst) < 15, "{reason:?}: asked {} times", refuses.load(SeqCst));
     }
+}
+
+/// A single instance that refuses all it is asked is not flooded.
+#[test]
+fn what_is_refused_is_sent_again_within_the_budget() {
+    let refuses = Arc::new(AtomicUsize::new(0));
+    let address = speaking_h2(Some(h2::Reason::REFUSED_STREAM), &refuses);
+    let lb = router(&[("/", &[address], "proto=h2c")], "[proxy]\nworkers = 1\n");
+    for _ in 0..100 {
+        let mut client = RawClient::connect(lb.address("http"));
+        assert_eq!(client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n").response().unwrap().status, 502);
+    }
+    // One more for each, and those of the budget.
+    let asked = refuses.load(SeqCst);
+    assert!((100..=250).contains(&asked), "{asked}");
 }
 
 /// One that answers slowly, or resets every stream for `reason` at once; counts them.

@@ -133,3 +133,28 @@ fn without_a_limit_it_waits() {
     let lb = router(&[("/", &[upstream.address], "")], "[proxy]\nresponse_idle_timeout = \"0s\"\n");
     assert_eq!(body(lb.address("http"), "HTTP/1.1", "/length/1000"), Ok(8));
 }
+
+/// An instance that begins its response and then takes no more of the request is as silent.
+#[test]
+fn one_that_takes_no_more_of_the_request_is_silent_too() {
+    let upstream = Scripted::start(|visit| {
+        visit.head();
+        visit.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n");
+        // Longer than the test: neither reads nor writes.
+        std::thread::sleep(Duration::from_secs(8));
+    });
+    let lb = router(&[("/", &[upstream.address], "")], LIMIT);
+    let mut client = RawClient::connect(lb.address("http"));
+    client.send("PUT / HTTP/1.1\r\nHost: h\r\nContent-Length: 50000000\r\n\r\n");
+    client.until(b"hi");
+    let mut sends = client.clone_for_sending();
+    let begun = std::time::Instant::now();
+    // As much as somebody takes; the connection is cut in the middle.
+    std::thread::spawn(move || {
+        for _ in 0..50 {
+            sends.send([b'x'; 1_000_000]);
+        }
+    });
+    client.rest();
+    assert!(begun.elapsed() < Duration::from_secs(6), "{:?}", begun.elapsed());
+}

@@ -67,16 +67,16 @@ impl Body for UpstreamBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UpstreamBodyError>>> {
         let Self { source, quiet } = self.get_mut();
-        let (polled, uploads) = match source {
+        let (polled, (uploads, sent)) = match source {
             Source::H1(body) => (body.poll_next(cx).map_err(UpstreamBodyError::H1), body.uploads()),
-            Source::Stream(body) => (body.poll_next(cx).map_err(UpstreamBodyError::Stream), body.uploads()),
+            Source::Stream(body) => (body.poll_next(cx).map_err(UpstreamBodyError::Stream), (body.uploads(), 0)),
         };
         let Some(quiet) = quiet else { return polled };
         if polled.is_ready() || uploads {
             quiet.stop();
             return polled;
         }
-        quiet.poll_waiting(cx).map(|()| Some(Err(UpstreamBodyError::Silent)))
+        quiet.poll_waiting(sent, cx).map(|()| Some(Err(UpstreamBodyError::Silent)))
     }
 
     fn is_end_stream(&self) -> bool {

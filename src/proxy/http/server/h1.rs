@@ -150,6 +150,7 @@ impl<'a> Client<'a> {
                         Parsed::Blank if !blank => {
                             blank = true;
                             buffer.consume(2);
+                            self.downstream.watch.set_between(buffer.filled().is_empty());
                             looked_at = 0;
                             continue;
                         }

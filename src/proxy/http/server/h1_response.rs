@@ -150,13 +150,18 @@ enum Waited {
 struct Quiet {
     max: Option<Duration>,
     since: Option<Instant>,
+    /// Bytes of the request that it had taken.
+    sent: u64,
 }
 
 impl Quiet {
-    /// When this wait ends at the latest: by `ends_by`, and by the silence of the instance where it is `for_instance`.
-    fn waits_until(&mut self, ends_by: Option<Instant>, for_instance: bool) -> Option<Instant> {
-        if !for_instance {
+    /// When this wait ends at the latest: by `ends_by`, and by the silence of the instance where it is `for_instance`, which has
+    /// taken `sent` bytes of the request so far.
+    fn waits_until(&mut self, ends_by: Option<Instant>, for_instance: bool, sent: u64) -> Option<Instant> {
+        if !for_instance || std::mem::replace(&mut self.sent, sent) != sent {
             self.since = None;
+        }
+        if !for_instance {
             return ends_by;
         }
         let Some(max) = self.max else { return ends_by };
@@ -292,7 +297,7 @@ impl Responder<'_> {
         outgoing: &mut RequestWriter,
         (ends_by, quiet_max): (Option<Instant>, Option<Duration>),
     ) -> Waited {
-        let mut quiet = Quiet { max: quiet_max, since: None };
+        let mut quiet = Quiet { max: quiet_max, since: None, sent: 0 };
         poll_fn(|cx| {
             outgoing.poll(stream, cx);
             if outgoing.is_broken() {
@@ -304,7 +309,7 @@ impl Responder<'_> {
             if self.client.borrow_mut().poll_aside(cx).is_ready() {
                 return Poll::Ready(Waited::ClientGone);
             }
-            match quiet.waits_until(ends_by, outgoing.is_through()) {
+            match quiet.waits_until(ends_by, !outgoing.waits_for_client(), outgoing.sent()) {
                 Some(end) => self.timer.poll_until(end, cx).map(|()| match ends_by.is_some_and(|by| by <= end) {
                     true => Waited::Overdue,
                     false => Waited::Silent,
@@ -331,7 +336,7 @@ impl Responder<'_> {
         let activity = self.downstream.watch.activity();
         let ends_by = finish.ends_by();
         while *left > 0 {
-            let mut quiet = Quiet { max: quiet_max, since: None };
+            let mut quiet = Quiet { max: quiet_max, since: None, sent: 0 };
             let moved = poll_fn(|cx| {
                 outgoing.poll(stream, cx);
                 if outgoing.is_broken() {
@@ -349,7 +354,7 @@ impl Responder<'_> {
                     return Poll::Ready(None);
                 }
                 // With something in the pipe it is the client that is waited for.
-                match quiet.waits_until(ends_by, pipe.is_empty() && outgoing.is_through()) {
+                match quiet.waits_until(ends_by, pipe.is_empty() && !outgoing.waits_for_client(), outgoing.sent()) {
                     Some(end) => self.timer.poll_until(end, cx).map(|()| Some(Err(end))),
                     None => Poll::Pending,
                 }

@@ -12,7 +12,7 @@ use h2::server::{Builder, Connection, SendResponse};
 use h2::{Reason, RecvStream};
 use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, DATE};
 use http::uri::Scheme;
-use http::{HeaderValue, Method, Request, Response, Version};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep, sleep};
@@ -88,22 +88,10 @@ where
     let mut cut = pin!(worker.phase.reached(Phase::Cut));
     let mut drained = pin!(drained(&downstream));
     let (mut watched, mut serving) = (true, true);
-    // What was handed to the connection for a client that does not take it is let go at some time.
-    let mut leaving: Option<Pin<Box<Sleep>>> = None;
     let mut signals = pin!(PollWhenWoken::new(poll_fn(|cx| {
         if watched && let Poll::Ready(verdict) = watchdog.as_mut().poll(cx) {
             watched = false;
-            leaving = Some(Box::pin(sleep(limits.body)));
             return Poll::Ready(if verdict == Verdict::Stalled { Signal::End } else { Signal::Leave });
-        }
-        while let Some(timer) = &mut leaving
-            && timer.as_mut().poll(cx).is_ready()
-        {
-            if downstream.watch.is_idle() {
-                tracing::debug!("client does not take what it asked for");
-                return Poll::Ready(Signal::End);
-            }
-            timer.as_mut().reset(Instant::now() + limits.body);
         }
         if lost.as_mut().poll(cx).is_ready() {
             tracing::debug!("client does not answer pings");
@@ -418,13 +406,18 @@ async fn answer(
         let now = worker.shelf.date.with(SystemTime::now(), HeaderValue::from_str);
         parts.headers.extend(now.ok().map(|now| (DATE, now)));
     }
+    // RFC 9110 section 6.4.1.
+    let bodiless = head_only || matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     let over = body.is_end_stream();
-    if !over && let Some(length) = body.size_hint().exact() {
+    if !over
+        && !(bodiless && !head_only)
+        && let Some(length) = body.size_hint().exact()
+    {
         parts.headers.entry(CONTENT_LENGTH).or_insert_with(|| HeaderValue::from(length));
     }
-    let sent = respond.send_response(Response::from_parts(parts, ()), over || head_only);
+    let sent = respond.send_response(Response::from_parts(parts, ()), over || bodiless);
     let stream = sent.inspect_err(|_| respond.send_reset(Reason::INTERNAL_ERROR))?;
-    if head_only {
+    if bodiless {
         // What we make ourselves has a body all the same.
         body.leave_out();
     } else if !over {

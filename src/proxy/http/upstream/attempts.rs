@@ -264,7 +264,9 @@ impl<'a> Asking<'a> {
             state.left += 1;
             return Ok(Some((self.pick_beside(attempts, first, failed, &state.tried).unwrap_or(failed), again)));
         }
-        if state.left == 0 || !(stale || refused || self.may_retry(reason)) {
+        if state.left == 0
+            || !(stale || (refused && !std::mem::replace(&mut state.resent, true)) || self.may_retry(reason))
+        {
             return Err(proxy_error);
         }
         // What an instance did not look at may be asked of it again, if there is no other.
@@ -402,12 +404,14 @@ struct State<'a, A: Attempts<'a>> {
     running: SmallVec<[Running<'a, A>; 2]>,
     tried: Tried,
     fresh_only: bool,
+    /// What an instance had not looked at was sent again, at no cost to the budget.
+    resent: bool,
     left: u32,
 }
 
 impl<'a, A: Attempts<'a>> State<'a, A> {
     fn new(left: u32) -> Self {
-        Self { running: SmallVec::new(), tried: Tried::new(), fresh_only: false, left }
+        Self { running: SmallVec::new(), tried: Tried::new(), fresh_only: false, resent: false, left }
     }
 }
 

@@ -323,7 +323,7 @@ impl<'a> Exchange<'a> {
                 return Err(AttemptError::Closed { source, reused, unsent: Some(body) });
             }
             // The connection is well: it was not closed just then because it idled.
-            Err(SendError::Lost(source)) if source.is_reset() && source.is_remote() => {
+            Err(SendError::Lost(source)) if source.is_reset() => {
                 return Err(AttemptError::Closed { source: source.into(), reused: false, unsent: None });
             }
             Err(SendError::Lost(source)) => {
@@ -334,7 +334,10 @@ impl<'a> Exchange<'a> {
         let took = sent.elapsed();
         let first = if self.head().is_repeatable() { first_of_body(&mut response).await } else { Ok(None) };
         // Nothing of it was passed on yet, so it can still be had elsewhere.
-        let first = first.map_err(|source| AttemptError::Closed { source: source.into(), reused, unsent: None })?;
+        let first = first.map_err(|source| {
+            let reused = reused && source.reason().is_none();
+            AttemptError::Closed { source: source.into(), reused, unsent: None }
+        })?;
         Ok(UpstreamResponse::H2(Box::new(H2Response { response, first, stream, in_flight, took })))
     }
 

@@ -122,10 +122,10 @@ impl H1ResponseBody {
         matches!(self.rest, Rest::Nothing)
     }
 
-    /// Whether the request's body is still on its way, so that the instance may wait for that.
+    /// Whether the client is waited for, to send more of its request; and how much of that the instance has taken.
     #[must_use]
-    pub fn uploads(&self) -> bool {
-        !self.outgoing.is_through()
+    pub fn uploads(&self) -> (bool, u64) {
+        (self.outgoing.waits_for_client(), self.outgoing.sent())
     }
 
     /// Bytes still to come, if that is known.

@@ -17,6 +17,8 @@ pub struct RequestWriter {
     /// The head, and what was made ready of the body.
     ready: Vec<u8>,
     written: usize,
+    /// Bytes written so far.
+    sent: u64,
     /// Something was written.
     begun: bool,
     flushed: bool,
@@ -45,7 +47,17 @@ impl RequestWriter {
         };
         let ended = upload.is_none();
         let flushed = taken > 0 && written == ready.len() && ended;
-        Self { ready, written, begun: taken > 0, flushed, deaf: false, upload, ended, broken: false }
+        Self {
+            ready,
+            written,
+            sent: taken as u64,
+            begun: taken > 0,
+            flushed,
+            deaf: false,
+            upload,
+            ended,
+            broken: false,
+        }
     }
 
     /// Writes on, as far as the upstream takes it; wakes the task when it takes more. An upstream that fails here may have
@@ -75,6 +87,7 @@ impl RequestWriter {
                     Poll::Ready(written) => {
                         self.begun = true;
                         self.written += written;
+                        self.sent += written as u64;
                     }
                     Poll::Pending => {
                         if let Some(upload) = &self.upload {
@@ -140,6 +153,18 @@ impl RequestWriter {
     #[must_use]
     pub fn is_through(&self) -> bool {
         self.flushed && !self.deaf
+    }
+
+    /// Whether the client is waited for, to send more of its body.
+    #[must_use]
+    pub fn waits_for_client(&self) -> bool {
+        !self.is_through() && !self.deaf && self.written == self.ready.len()
+    }
+
+    /// Bytes of the request that are with the kernel.
+    #[must_use]
+    pub fn sent(&self) -> u64 {
+        self.sent
     }
 
     /// Whether the client broke off inside its body: no response is worth waiting for.

@@ -27,6 +27,8 @@ pub fn quiet_max(limit: Duration, content_type: Option<&[u8]>) -> Option<Duratio
 pub struct QuietClock {
     max: Duration,
     waits: bool,
+    /// Bytes of the request that the instance had taken.
+    sent: u64,
     /// Made by the first wait: most responses have none.
     timer: Option<Pin<Box<Sleep>>>,
 }
@@ -35,7 +37,7 @@ impl QuietClock {
     /// One that allows `max` between two bytes.
     #[must_use]
     pub fn new(max: Duration) -> Self {
-        Self { max, waits: false, timer: None }
+        Self { max, waits: false, sent: 0, timer: None }
     }
 
     /// Something came, or nobody waits.
@@ -43,9 +45,9 @@ impl QuietClock {
         self.waits = false;
     }
 
-    /// Ready when nothing has come for too long.
-    pub fn poll_waiting(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let fresh = !std::mem::replace(&mut self.waits, true);
+    /// Ready when nothing has come for too long, and no more than `sent` bytes of the request were taken meanwhile.
+    pub fn poll_waiting(&mut self, sent: u64, cx: &mut Context<'_>) -> Poll<()> {
+        let fresh = !std::mem::replace(&mut self.waits, true) | (std::mem::replace(&mut self.sent, sent) != sent);
         match &mut self.timer {
             Some(timer) if fresh => timer.as_mut().reset(Instant::now() + self.max),
             Some(_) => {}
@@ -83,13 +85,13 @@ mod tests {
     async fn the_time_that_counts_is_that_of_one_wait() {
         let mut clock = QuietClock::new(Duration::from_secs(3));
         for _ in 0..3 {
-            assert!(poll_fn(|cx| Poll::Ready(clock.poll_waiting(cx))).await.is_pending());
+            assert!(poll_fn(|cx| Poll::Ready(clock.poll_waiting(0, cx))).await.is_pending());
             tokio::time::advance(Duration::from_secs(2)).await;
-            assert!(poll_fn(|cx| Poll::Ready(clock.poll_waiting(cx))).await.is_pending());
+            assert!(poll_fn(|cx| Poll::Ready(clock.poll_waiting(0, cx))).await.is_pending());
             clock.stop();
         }
         let begun = Instant::now();
-        poll_fn(|cx| clock.poll_waiting(cx)).await;
+        poll_fn(|cx| clock.poll_waiting(0, cx)).await;
         assert_eq!(begun.elapsed().as_secs(), 3);
     }
 }
