@@ -407,10 +407,11 @@ async fn answer(
         parts.headers.extend(now.ok().map(|now| (DATE, now)));
     }
     // RFC 9110 section 6.4.1.
-    let bodiless = head_only || matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    let contentless = matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    let bodiless = head_only || contentless;
     let over = body.is_end_stream();
     if !over
-        && !(bodiless && !head_only)
+        && !contentless
         && let Some(length) = body.size_hint().exact()
     {
         parts.headers.entry(CONTENT_LENGTH).or_insert_with(|| HeaderValue::from(length));
