@@ -169,12 +169,12 @@ impl Passage {
     }
 
     /// The target whose options decide about it.
-    pub fn belongs_to(&mut self, target: &Target) {
+    pub fn set_service(&mut self, target: &Target) {
         self.note(|open| open.target = Some(target.clone()));
     }
 
     /// One more attempt goes to `target`.
-    pub fn tries(&mut self, target: &Target) {
+    pub fn attempt_started(&mut self, target: &Target) {
         self.note(|open| {
             open.attempts += 1;
             open.target = Some(target.clone());

@@ -19,7 +19,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use crate::catalog::options::{HostRewrite, RouteOptions};
 use crate::proxy::connect::{ConnectError, UpstreamStream, connect, connect_plain};
-use crate::proxy::http::upstream::h2::Shared;
+use crate::proxy::http::upstream::h2::H2Connection;
 use crate::proxy::settings::Settings;
 use crate::table::{Target, TargetState};
 
@@ -93,7 +93,7 @@ const CLOSES_SOON_MS: u64 = 500;
 
 #[derive(Debug)]
 struct SharedH2 {
-    connection: Shared,
+    connection: H2Connection,
     streams: Rc<Cell<usize>>,
     last_used_ms: Cell<u64>,
 }
@@ -119,7 +119,7 @@ impl Drop for StreamGuard {
 
 impl UpstreamPool {
     /// A stream on a shared connection, if there is one that takes more.
-    pub fn checkout_h2(&self, key: &PoolKey, now_ms: u64) -> Option<(Shared, StreamGuard)> {
+    pub fn checkout_h2(&self, key: &PoolKey, now_ms: u64) -> Option<(H2Connection, StreamGuard)> {
         self.instances.borrow_mut().get_mut(key)?.stream(now_ms, H2_STREAMS_PER_CONNECTION as usize)
     }
 
@@ -162,7 +162,7 @@ impl UpstreamPool {
         target: &Target,
         settings: &Settings,
         now_ms: u64,
-    ) -> Result<(Shared, StreamGuard), ConnectError> {
+    ) -> Result<(H2Connection, StreamGuard), ConnectError> {
         let dialing = self.slot(key, target, |slot| Rc::clone(&slot.dialing));
         // Whoever waits for another's dial waits no longer than for an own one.
         let limit = settings.proxy.connect_timeout;
@@ -178,7 +178,7 @@ impl UpstreamPool {
             return Ok(connection);
         }
         let stream = self.connect(target, settings, false).await?;
-        let opened = Shared::open(stream, H2_STREAMS_PER_CONNECTION).await;
+        let opened = H2Connection::open(stream, H2_STREAMS_PER_CONNECTION).await;
         let opened = opened.map_err(|error| ConnectError::Io(io::Error::other(error)))?;
         let streams = Rc::default();
         let connection = (opened.clone(), StreamGuard::enter(&streams));
@@ -324,7 +324,7 @@ impl Slot {
     }
 
     /// A stream on the least used HTTP/2 connection with fewer than `most` streams.
-    fn stream(&mut self, now_ms: u64, most: usize) -> Option<(Shared, StreamGuard)> {
+    fn stream(&mut self, now_ms: u64, most: usize) -> Option<(H2Connection, StreamGuard)> {
         self.drop_closed_h2(now_ms);
         let shared = self.shared.iter().min_by_key(|shared| shared.streams.get())?;
         // Beyond what the upstream takes only if there may be no other connection.

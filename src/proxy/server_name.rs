@@ -25,7 +25,7 @@ use crate::metrics::ClientFault;
 use crate::proxy::drain::LocalPhase;
 use crate::proxy::http::client_io::ClientIo;
 use crate::proxy::http::server::connection::{Negotiated, negotiate};
-use crate::proxy::http::server::watchdog::last_call;
+use crate::proxy::http::server::watchdog::idle_or_draining;
 use crate::proxy::listener::Listener;
 use crate::proxy::passage::{Ended, Passage};
 use crate::proxy::proxy_protocol::Addresses;
@@ -66,7 +66,7 @@ pub async fn serve(
         biased;
         name = read_within(limit, &mut io) => name,
         // Whoever has not finished its first word when the last call is over loses nothing.
-        () = last_call(&phase, &activity) => return None,
+        () = idle_or_draining(&phase, &activity) => return None,
     };
     let name = match name {
         Ok(name) => name,

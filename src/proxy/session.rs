@@ -182,14 +182,14 @@ async fn connect_somewhere<'r>(
         let Some(target) = picked else { break };
         if !target.options.access.permits(peer.ip()) {
             tracing::debug!(%peer, service = %target.service.name(), "access denied");
-            passage.belongs_to(target);
+            passage.set_service(target);
             passage.ends(Ended::AccessDenied);
             return None;
         }
         if failed > 0 {
             target.service.record_retry(RetryReason::Connect);
         }
-        passage.tries(target);
+        passage.attempt_started(target);
         // What ends it while it connects is a cut.
         passage.ends(Ended::Drain);
         let in_flight = InFlight::new(Arc::clone(&target.state));

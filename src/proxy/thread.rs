@@ -44,7 +44,7 @@ async fn run(worker: Rc<Worker>, first: Vec<Order>, mut orders: mpsc::Receiver<O
     let parking = tokio::task::spawn_local({
         let worker = Rc::clone(&worker);
         vital::task("the parking of a worker's connections", async move {
-            worker.shelf.active.look_after(worker.clock).await;
+            worker.scratch.active.look_after(worker.clock).await;
         })
     });
     let mut accepting = Accepting::default();

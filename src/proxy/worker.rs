@@ -22,7 +22,7 @@ use crate::metrics::Metrics;
 use crate::proxy::budget::RetryBudget;
 use crate::proxy::drain::{LocalPhase, Phase, PhaseReceiver};
 use crate::proxy::http::compression;
-use crate::proxy::http::shelf::Shelf;
+use crate::proxy::http::scratch::WorkerScratch;
 use crate::proxy::pool::UpstreamPool;
 use crate::proxy::settings::{Settings, SettingsReader, SharedSettings};
 use crate::proxy::splice::Pipes;
@@ -69,7 +69,7 @@ pub struct Worker {
     /// For long transfers between plain sockets.
     pub pipes: Pipes,
     /// What its requests share and use again.
-    pub shelf: Shelf,
+    pub scratch: WorkerScratch,
     /// Open byte tunnels.
     pub tunnels: Rc<Tunnels>,
     /// What encoders of answers hold.
@@ -116,7 +116,7 @@ impl Worker {
             budget: RefCell::new(RetryBudget::new(proxy.retry_budget_percent, proxy.retry_budget_min)),
             buffers: BufferPool::default(),
             pipes: Pipes::default(),
-            shelf: Shelf::default(),
+            scratch: WorkerScratch::default(),
             tunnels: Rc::default(),
             compressing: compression::Memory::default(),
             clock: context.clock,

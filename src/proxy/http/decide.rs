@@ -21,7 +21,7 @@ use super::head::Head;
 use super::headers::{self, Wanted};
 use super::path::NormalPath;
 use super::pick::pick;
-use super::record::Finish;
+use super::record::RequestRecord;
 use super::redirect::{self, RedirectSource};
 use super::scrape;
 use super::server::downstream::Downstream;
@@ -97,14 +97,14 @@ impl Forward {
 
 /// Decides about a request, and notes in `finish` what is decided. `now_ms` is the present time on the process clock. Cancel
 /// safe.
-pub async fn decide(request: &Incoming<'_>, finish: &mut Finish, now_ms: u64) -> Decision {
+pub async fn decide(request: &Incoming<'_>, finish: &mut RequestRecord, now_ms: u64) -> Decision {
     match try_decide(request, finish, now_ms).await {
         Ok(decision) => decision,
         Err(error) => Decision::Respond(request.refuse(&error, finish)),
     }
 }
 
-async fn try_decide(request: &Incoming<'_>, finish: &mut Finish, now_ms: u64) -> Result<Decision, ProxyError> {
+async fn try_decide(request: &Incoming<'_>, finish: &mut RequestRecord, now_ms: u64) -> Result<Decision, ProxyError> {
     let Incoming { worker, downstream, settings, head, .. } = *request;
     if downstream.listener.config.protocol == ListenerProtocol::Prometheus {
         let response = scrape::response(worker, head.method, head.path()).await;
@@ -137,11 +137,11 @@ async fn try_decide(request: &Incoming<'_>, finish: &mut Finish, now_ms: u64) ->
     let picked = pick(worker, &route, PickContext { now_ms, tried: &[], hash, slow_start_ms }, head.may_be_doubled());
     let Some(first) = picked else {
         if let Some(excluded) = route.excluded.first() {
-            finish.belongs_to(&worker.metrics.service(&excluded.service));
+            finish.set_service(&worker.metrics.service(&excluded.service));
         }
         return Err(ProxyError::NoInstance);
     };
-    finish.belongs_to(&first.service);
+    finish.set_service(&first.service);
     let first = index_of(&route, first);
     let mut forward = Forward { route, first, hash, admitted_by: None, granted: None };
     if forward.first().options.auth.is_some()
@@ -169,7 +169,7 @@ fn index_of(route: &Route, target: &Target) -> usize {
 
 impl Incoming<'_> {
     /// The response to a request that is refused.
-    pub fn refuse(&self, error: &ProxyError, finish: &mut Finish) -> Own {
+    pub fn refuse(&self, error: &ProxyError, finish: &mut RequestRecord) -> Own {
         let response =
             if self.head.grpc { error.grpc_response() } else { error.response(&error_answers(self.settings)) };
         finish.refused(error, response.status().as_u16());
@@ -178,7 +178,7 @@ impl Incoming<'_> {
     }
 
     /// Asks the scheme that has to let the request in before the first target may have it. Some: what the client gets instead.
-    async fn admit(&self, forward: &mut Forward, finish: &mut Finish) -> Result<Option<Own>, ProxyError> {
+    async fn admit(&self, forward: &mut Forward, finish: &mut RequestRecord) -> Result<Option<Own>, ProxyError> {
         let Some(name) = self.wanted_scheme(forward.first()) else { return Ok(None) };
         if let Some(error) = unclear_credentials(self.head) {
             return Err(error);

@@ -1,4 +1,4 @@
-//! The end of an exchange: whatever happens to a request, exactly one [`Finish`] counts it, logs it and gives its
+//! The end of an exchange: whatever happens to a request, exactly one [`RequestRecord`] counts it, logs it and gives its
 //! connection back.
 
 use std::ops::Range;
@@ -79,7 +79,7 @@ impl RequestNote {
 /// Everything that ends with an exchange. Complete it when the answer is through; dropping it earlier means that
 /// the client went away or the upstream broke off.
 #[derive(Debug)]
-pub struct Finish {
+pub struct RequestRecord {
     worker: Rc<Worker>,
     downstream: Rc<Downstream>,
     started: Instant,
@@ -104,7 +104,7 @@ pub struct Finish {
     deadline: Option<RequestDeadline>,
 }
 
-impl Finish {
+impl RequestRecord {
     /// As [`Self::new`], where it will be moved about.
     #[must_use]
     pub fn open(
@@ -170,7 +170,7 @@ impl Finish {
     }
 
     /// The service that the request belongs to: from here on it counts there.
-    pub fn belongs_to(&mut self, service: &Arc<ServiceMetrics>) {
+    pub fn set_service(&mut self, service: &Arc<ServiceMetrics>) {
         match &self.service {
             Some(present) if Arc::ptr_eq(present, service) => {}
             present => {
@@ -184,7 +184,7 @@ impl Finish {
     }
 
     /// One more attempt goes to `target`.
-    pub fn tries(&mut self, target: &Target) {
+    pub fn attempt_started(&mut self, target: &Target) {
         self.attempts += 1;
         self.target = Some(Arc::clone(&target.state));
         self.observed.goes_to(target);
@@ -196,7 +196,7 @@ impl Finish {
     }
 
     /// A body of so many bytes was taken from the client as a whole.
-    pub fn took_in(&mut self, bytes: usize) {
+    pub fn set_request_bytes(&mut self, bytes: usize) {
         if let Some(service) = self.service.as_ref().filter(|_| bytes > 0) {
             service.bytes_in.fetch_add(bytes as u64, Relaxed);
         }
@@ -297,7 +297,7 @@ impl Finish {
     }
 
     /// The answer broke off inside the body: the client's connection will be cut.
-    pub fn broke(&mut self, class: &'static str, error: &dyn std::fmt::Display) {
+    pub fn abort(&mut self, class: &'static str, error: &dyn std::fmt::Display) {
         self.error = Some(class);
         // The end of the connection is the end of the answer for such a client: it has to see a broken one.
         if self.version == Version::HTTP_10 {
@@ -385,7 +385,7 @@ impl Finish {
     }
 }
 
-impl Drop for Finish {
+impl Drop for RequestRecord {
     fn drop(&mut self) {
         if !self.ended {
             // A status that was sent stays in the record, with the reason for the short body.

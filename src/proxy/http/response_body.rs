@@ -12,7 +12,7 @@ use http_body::{Body, Frame, SizeHint};
 use super::compression::{Compressed, Failed};
 use super::h2::pump::ResetReason;
 use super::h2::stream_body::{StreamBody, StreamBodyError};
-use super::record::Finish;
+use super::record::RequestRecord;
 use super::upstream::h1_body::{H1ResponseBody, H1ResponseBodyError};
 use super::upstream::quiet::{FELL_SILENT, QuietClock};
 use crate::proxy::error::ProxyError;
@@ -103,7 +103,7 @@ pub enum ResponseBody {
         /// Taken at the first poll.
         data: Bytes,
         /// Ends the request's record; none when it is ended already.
-        finish: Option<Box<Finish>>,
+        finish: Option<Box<RequestRecord>>,
     },
     /// The upstream's.
     Upstream {
@@ -112,14 +112,14 @@ pub enum ResponseBody {
         /// What the upstream sends.
         body: UpstreamBody,
         /// Gives the connection back, counts and logs: at the end of the body, or when it is dropped before.
-        finish: Box<Finish>,
+        finish: Box<RequestRecord>,
     },
     /// The upstream's, compressed.
     Compressed {
         /// What comes of it.
         body: Box<Compressed<UpstreamBody>>,
         /// As above.
-        finish: Box<Finish>,
+        finish: Box<RequestRecord>,
     },
 }
 
@@ -131,7 +131,7 @@ impl ResponseBody {
             Self::Upstream { finish, .. } | Self::Compressed { finish, .. } => Some(finish),
         };
         if let Some(mut finish) = finish {
-            finish.broke(ProxyError::ClientStalled.class(), &ProxyError::ClientStalled);
+            finish.abort(ProxyError::ClientStalled.class(), &ProxyError::ClientStalled);
         }
     }
 
@@ -174,7 +174,7 @@ impl Body for ResponseBody {
             && finish.is_overdue(cx)
         {
             let error = BodyError::Overdue(ProxyError::RequestTimeout);
-            finish.broke(ProxyError::RequestTimeout.class(), &error);
+            finish.abort(ProxyError::RequestTimeout.class(), &error);
             return Poll::Ready(Some(Err(error)));
         }
         match this {
@@ -203,7 +203,7 @@ impl Body for ResponseBody {
                         }
                     }
                     Poll::Ready(None) => finish.complete(),
-                    Poll::Ready(Some(Err(error))) => finish.broke("upstream_body", error),
+                    Poll::Ready(Some(Err(error))) => finish.abort("upstream_body", error),
                     Poll::Pending => {}
                 }
                 polled.map_err(BodyError::Upstream)
@@ -240,7 +240,7 @@ impl Body for ResponseBody {
 
 fn poll_compressed(
     body: &mut Compressed<UpstreamBody>,
-    finish: &mut Finish,
+    finish: &mut RequestRecord,
     cx: &mut Context<'_>,
 ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
     let polled = body.poll_next(cx).map_err(|broken| match broken {
@@ -257,7 +257,7 @@ fn poll_compressed(
             }
         }
         Poll::Ready(None) => finish.complete(),
-        Poll::Ready(Some(Err(error))) => finish.broke("upstream_body", error),
+        Poll::Ready(Some(Err(error))) => finish.abort("upstream_body", error),
         Poll::Pending => {}
     }
     polled

@@ -20,7 +20,7 @@ const SELDOM: Duration = Duration::from_secs(305);
 
 /// What is known of the other side.
 #[derive(Debug, Default)]
-pub struct Signs {
+pub struct Liveness {
     /// Something was read since it was looked at last: it lives.
     pub heard: Cell<bool>,
     /// A stream got a head or data since then.
@@ -29,7 +29,7 @@ pub struct Signs {
     pub greeted: Notify,
 }
 
-impl Signs {
+impl Liveness {
     fn read(&self) {
         if !self.heard.replace(true) {
             self.greeted.notify_one();
@@ -56,11 +56,11 @@ impl Patience {
 
 /// Returns when the other side was silent, and was asked, and stayed silent for `limit`. `needed`: whether anybody waits
 /// for it.
-pub async fn lost(
+pub async fn keepalive_expired(
     ping_pong: Option<PingPong>,
     patience: Patience,
     limit: Duration,
-    signs: &Signs,
+    liveness: &Liveness,
     needed: impl Fn() -> bool,
 ) {
     // None: somebody else asks.
@@ -68,10 +68,10 @@ pub async fn lost(
     let (mut asked, mut last) = (0, Instant::now());
     loop {
         tokio::time::sleep(LOOK).await;
-        if signs.answered.replace(false) {
+        if liveness.answered.replace(false) {
             asked = 0;
         }
-        if signs.heard.replace(false) || !needed() || !patience.permits(asked, last.elapsed()) {
+        if liveness.heard.replace(false) || !needed() || !patience.permits(asked, last.elapsed()) {
             continue;
         }
         (asked, last) = (asked + 1, Instant::now());
@@ -82,41 +82,41 @@ pub async fn lost(
             // The connection ends by itself.
             Ok(Err(_)) => return std::future::pending().await,
             // Behind much data the answer takes its time.
-            Err(_elapsed) if signs.heard.get() => {}
+            Err(_elapsed) if liveness.heard.get() => {}
             Err(_elapsed) => return,
         }
         // The answer is no word of its own.
-        signs.heard.set(false);
+        liveness.heard.set(false);
     }
 }
 
 /// A connection that tells whether anything was heard on it.
 #[derive(Debug)]
-pub struct Heard<T> {
+pub struct ActivityIo<T> {
     io: T,
-    signs: Rc<Signs>,
+    liveness: Rc<Liveness>,
 }
 
-impl<T> Heard<T> {
+impl<T> ActivityIo<T> {
     /// Notes everything that is read.
     #[must_use]
-    pub fn new(io: T, signs: &Rc<Signs>) -> Self {
-        Self { io, signs: Rc::clone(signs) }
+    pub fn new(io: T, liveness: &Rc<Liveness>) -> Self {
+        Self { io, liveness: Rc::clone(liveness) }
     }
 }
 
-impl<T: AsyncRead + Unpin> AsyncRead for Heard<T> {
+impl<T: AsyncRead + Unpin> AsyncRead for ActivityIo<T> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let polled = Pin::new(&mut this.io).poll_read(cx, buf);
         if polled.is_ready() {
-            this.signs.read();
+            this.liveness.read();
         }
         polled
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for Heard<T> {
+impl<T: AsyncWrite + Unpin> AsyncWrite for ActivityIo<T> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.get_mut().io).poll_write(cx, buf)
     }
@@ -188,23 +188,26 @@ mod tests {
         assert!(Patience::Any.permits(1000, LOOK));
     }
 
-    async fn pair()
-    -> (SendRequest<Bytes>, h2::client::Connection<Heard<tokio::io::DuplexStream>>, Rc<Signs>, tokio::io::DuplexStream)
-    {
+    async fn pair() -> (
+        SendRequest<Bytes>,
+        h2::client::Connection<ActivityIo<tokio::io::DuplexStream>>,
+        Rc<Liveness>,
+        tokio::io::DuplexStream,
+    ) {
         let (here, there) = duplex(1 << 16);
-        let signs = Rc::<Signs>::default();
-        let (sender, connection) = h2::client::handshake(Heard::new(here, &signs)).await.unwrap();
-        (sender, connection, signs, there)
+        let liveness = Rc::<Liveness>::default();
+        let (sender, connection) = h2::client::handshake(ActivityIo::new(here, &liveness)).await.unwrap();
+        (sender, connection, liveness, there)
     }
 
     #[tokio::test(start_paused = true)]
     async fn who_does_not_answer_is_lost() {
-        let (_sender, mut connection, signs, _there) = pair().await;
+        let (_sender, mut connection, liveness, _there) = pair().await;
         let ping_pong = connection.ping_pong().unwrap();
         let begun = Instant::now();
         tokio::select! {
             ended = connection => panic!("{ended:?}"),
-            () = lost(Some(ping_pong), Patience::Counts, PONG_MAX, &signs, || true) => {}
+            () = keepalive_expired(Some(ping_pong), Patience::Counts, PONG_MAX, &liveness, || true) => {}
         }
         assert_eq!(begun.elapsed().as_secs(), (LOOK + PONG_MAX).as_secs());
     }
@@ -212,7 +215,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_answers_or_is_not_needed_is_kept() {
         for needed in [false, true] {
-            let (sender, mut connection, signs, there) = pair().await;
+            let (sender, mut connection, liveness, there) = pair().await;
             let serving = async {
                 if needed {
                     let mut server = h2::server::handshake(there).await.unwrap();
@@ -225,7 +228,7 @@ mod tests {
             tokio::select! {
                 ended = connection => panic!("{ended:?}"),
                 () = serving => panic!("closed"),
-                () = lost(Some(ping_pong), Patience::Any, PONG_MAX, &signs, || needed) => panic!("lost"),
+                () = keepalive_expired(Some(ping_pong), Patience::Any, PONG_MAX, &liveness, || needed) => panic!("lost"),
                 () = tokio::time::sleep(Duration::from_secs(3600)) => drop(sender),
             }
         }
@@ -235,12 +238,12 @@ mod tests {
     async fn what_is_read_is_heard() {
         use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
         let (here, mut there) = duplex(64);
-        let signs = Rc::<Signs>::default();
-        let mut here = Heard::new(here, &signs);
+        let liveness = Rc::<Liveness>::default();
+        let mut here = ActivityIo::new(here, &liveness);
         here.write_all(b"question").await.unwrap();
-        assert!(!signs.heard.get());
+        assert!(!liveness.heard.get());
         there.write_all(b"a").await.unwrap();
         assert_eq!(here.read_u8().await.unwrap(), b'a');
-        assert!(signs.heard.get());
+        assert!(liveness.heard.get());
     }
 }

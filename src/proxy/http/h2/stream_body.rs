@@ -10,7 +10,7 @@ use http_body::Frame;
 
 use crate::proxy::http::trailers::keep_trailing;
 
-use crate::proxy::http::h2::keep_alive::Signs;
+use crate::proxy::http::h2::keep_alive::Liveness;
 use crate::proxy::http::h2::promised_length;
 use crate::proxy::http::h2::pump::Upload;
 use crate::proxy::http::h2::slots::StreamSlot;
@@ -32,7 +32,7 @@ pub struct Answer {
     /// What still goes the other way on this stream; it ends with the answer.
     pub upload: Option<Upload>,
     /// Noted with what comes in.
-    pub signs: Rc<Signs>,
+    pub liveness: Rc<Liveness>,
     /// Among the streams of the connection.
     pub place: StreamSlot,
 }
@@ -85,7 +85,7 @@ impl StreamBody {
                 Some(data) => {
                     self.left = self.left.map(|left| left.saturating_sub(data.len() as u64));
                     if let Some(answer) = &self.answer {
-                        answer.signs.answered.set(true);
+                        answer.liveness.answered.set(true);
                     }
                     // Fails only for more than was received.
                     let _ = self.stream.flow_control().release_capacity(data.len());

@@ -26,7 +26,7 @@ use super::h1_stream::H1Stream;
 use super::h2;
 use super::linger::lingering_close;
 use super::parked::Parked;
-use super::watchdog::{HEAD_TOO_SLOW, Refusal, TOO_SLOW, Verdict, last_call, refused, watchdog};
+use super::watchdog::{HEAD_TOO_SLOW, Refusal, TOO_SLOW, WatchdogAction, idle_or_draining, log_rejected, watchdog};
 use crate::config::ListenerProtocol;
 use crate::metrics::ClientFault;
 use crate::proxy::drain::{LocalPhase, Phase};
@@ -98,7 +98,7 @@ pub(crate) async fn negotiate(
         let speaks = tokio::select! {
             biased;
             speaks = speaks => speaks,
-            () = last_call(&phase, &activity) => return None,
+            () = idle_or_draining(&phase, &activity) => return None,
         };
         let h2 = match speaks {
             Ok(Ok(h2)) => h2,
@@ -111,7 +111,7 @@ pub(crate) async fn negotiate(
                 };
                 if let Some(refusal) = refusal {
                     let downstream = downstream(&listener, phase, peer, None, None, activity);
-                    refused(&worker, &downstream, refusal, &"the first line is not one of HTTP");
+                    log_rejected(&worker, &downstream, refusal, &"the first line is not one of HTTP");
                 }
                 return None;
             }
@@ -135,14 +135,14 @@ pub(crate) async fn negotiate(
     let handshake = tokio::select! {
         biased;
         handshake = handshake => handshake,
-        () = last_call(&phase, &activity) => return None,
+        () = idle_or_draining(&phase, &activity) => return None,
     };
     match handshake {
         Ok(Ok(Handshake::InTheClear(io))) => {
             let answer = clear::answer(io.peeked());
             let downstream = downstream(&listener, phase, peer, None, None, activity);
             let refusal = Refusal { fault: ClientFault::Tls, ..Refusal::MALFORMED };
-            refused(&worker, &downstream, refusal, &"plain HTTP where TLS is spoken");
+            log_rejected(&worker, &downstream, refusal, &"plain HTTP where TLS is spoken");
             lingering_close(io, &answer, &downstream.phase).await;
         }
         Ok(Ok(Handshake::Done(stream))) => {
@@ -233,7 +233,7 @@ async fn ended(context: &ConnContext, io: ClientStream, end: End) {
         End::Orderly(last) => last,
         End::Refuse(violation) => {
             let refusal = Refusal { status: violation.status, ..Refusal::MALFORMED };
-            refused(worker, downstream, refusal, &violation);
+            log_rejected(worker, downstream, refusal, &violation);
             violation.response()
         }
         End::Tunnel(tunnel) => return tunnel.run(worker, io).await,
@@ -247,7 +247,7 @@ async fn ended(context: &ConnContext, io: ClientStream, end: End) {
 async fn active(context: &ConnContext, io: &mut Option<ClientStream>) -> End {
     let ConnContext { worker, settings, downstream } = context;
     let Some(stream) = io.take() else { return End::Abrupt };
-    let stream = Rc::new(RefCell::new(H1Stream::new(stream, &worker.shelf.buffers, downstream)));
+    let stream = Rc::new(RefCell::new(H1Stream::new(stream, &worker.scratch.buffers, downstream)));
     let end = {
         let mut client = Client::new(worker, downstream, Rc::clone(&stream));
         let serving = pin!(client.serve());
@@ -266,14 +266,14 @@ async fn watched(
 ) -> End {
     let limits = downstream.listener.limits(&settings.proxy);
     let mut watchdog = pin!(watchdog(worker, limits, &downstream.watch, hangs_up));
-    let mut last_call = pin!(last_call(&downstream.phase, downstream.watch.activity()));
+    let mut idle_or_draining = pin!(idle_or_draining(&downstream.phase, downstream.watch.activity()));
     let mut cut = pin!(worker.phase.reached(Phase::Cut));
     let mut draining = false;
     let mut signals = pin!(PollWhenWoken::new(poll_fn(|cx| {
         if let Poll::Ready(verdict) = watchdog.as_mut().poll(cx) {
-            return Poll::Ready(Signal::Verdict(verdict));
+            return Poll::Ready(Signal::WatchdogAction(verdict));
         }
-        if !draining && last_call.as_mut().poll(cx).is_ready() {
+        if !draining && idle_or_draining.as_mut().poll(cx).is_ready() {
             draining = true;
             return Poll::Ready(Signal::LastCall);
         }
@@ -289,11 +289,11 @@ async fn watched(
         });
         match next.await {
             Err(end) => return end,
-            Ok(Signal::Verdict(Verdict::HeadTooSlow)) => {
-                refused(worker, downstream, Refusal::HEAD_TOO_SLOW, &HEAD_TOO_SLOW);
+            Ok(Signal::WatchdogAction(WatchdogAction::HeadTooSlow)) => {
+                log_rejected(worker, downstream, Refusal::HEAD_TOO_SLOW, &HEAD_TOO_SLOW);
                 return End::Orderly(TOO_SLOW);
             }
-            Ok(Signal::Verdict(_) | Signal::Cut) => return End::Abrupt,
+            Ok(Signal::WatchdogAction(_) | Signal::Cut) => return End::Abrupt,
             // A client that is being answered is told with the response.
             Ok(Signal::LastCall) if downstream.watch.is_idle() => return End::Orderly(b""),
             Ok(Signal::LastCall) => {}
@@ -303,7 +303,7 @@ async fn watched(
 
 /// What ends a connection beside its requests.
 enum Signal {
-    Verdict(Verdict),
+    WatchdogAction(WatchdogAction),
     LastCall,
     Cut,
 }

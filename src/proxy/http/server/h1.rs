@@ -16,7 +16,7 @@
 //!   up, and a small future waits for the next byte, the idle limit and the drain. It is parked only where nothing is held for
 //!   it: every request that was read is answered and written, and all that could be read was read, so that there is no byte of
 //!   the client, in the clear or decrypted, that no socket would tell of.
-//! - **No allocation in steady state.** Buffers, heads and lists of fields go back to the worker's shelf; to wake up costs some,
+//! - **No allocation in steady state.** Buffers, heads and lists of fields go back to the worker's scratch; to wake up costs some,
 //!   which is why no connection is parked between requests that follow each other.
 
 use std::cell::RefCell;
@@ -50,7 +50,7 @@ use crate::proxy::http::h1::write_head::{ClientLines, Fate, response_map};
 use crate::proxy::http::head::{Content, Head};
 use crate::proxy::http::headers;
 use crate::proxy::http::path;
-use crate::proxy::http::record::Finish;
+use crate::proxy::http::record::RequestRecord;
 use crate::proxy::http::request_body::{IncomingBody, RequestBody, Upload, UploadProgress};
 use crate::proxy::http::upstream::exchange::{Exchange, Timing};
 use crate::proxy::http::upstream::h1::H1Response;
@@ -107,7 +107,7 @@ impl<'a> Client<'a> {
     pub fn new(worker: &'a Rc<Worker>, downstream: &'a Rc<Downstream>, stream: Rc<RefCell<H1Stream>>) -> Self {
         downstream.watch.reads_h1();
         // Empty, not none: TLS may hold decrypted bytes that no socket tells of.
-        let ahead = Some(worker.shelf.buffers.for_request());
+        let ahead = Some(worker.scratch.buffers.for_request());
         let (fields, lines, timer) = (Vec::new(), None, MovingDeadline::default());
         Self { worker, downstream, stream, ahead, fields, lines, timer, listed: None, bound: None }
     }
@@ -131,7 +131,7 @@ impl<'a> Client<'a> {
 
     /// Reads the next head.
     async fn next_head(&mut self) -> Result<(Arc<Settings>, RequestHead), End> {
-        let buffers = &self.worker.shelf.buffers;
+        let buffers = &self.worker.scratch.buffers;
         let (mut blank, mut looked_at) = (false, 0);
         loop {
             // A head is looked at again only when another of its lines is whole: there are so few of them that looking from
@@ -167,7 +167,7 @@ impl<'a> Client<'a> {
                 buffer.make_room(READ_MIN);
                 self.downstream.watch.set_between(false);
             }
-            let (active, listed, downstream) = (&self.worker.shelf.active, &mut self.listed, self.downstream);
+            let (active, listed, downstream) = (&self.worker.scratch.active, &mut self.listed, self.downstream);
             let may_park = !blank && self.bound.is_none();
             let parks = |cx: &mut Context<'_>| {
                 listed.get_or_insert_with(|| active.enter(downstream, cx));
@@ -215,7 +215,7 @@ impl<'a> Client<'a> {
     }
 
     /// Opens the record of a request.
-    fn open(&self, settings: &Settings, head: &RequestHead, began: &Began) -> Finish {
+    fn open(&self, settings: &Settings, head: &RequestHead, began: &Began) -> RequestRecord {
         let (worker, downstream) = (self.worker, self.downstream);
         let bytes = self.filled();
         let scrape = downstream.listener.config.protocol == ListenerProtocol::Prometheus;
@@ -224,7 +224,7 @@ impl<'a> Client<'a> {
             note_of(worker, downstream, settings, &head, began.id.as_ref())
         });
         let started = began.started.into_std();
-        let mut finish = Finish::new(started, worker, downstream, head.method.clone(), head.version, note);
+        let mut finish = RequestRecord::new(started, worker, downstream, head.method.clone(), head.version, note);
         if head.grpc {
             finish.is_call();
         } else if let Some(limit) = downstream.listener.limits(&settings.proxy).request {
@@ -247,7 +247,7 @@ impl<'a> Client<'a> {
         settings: &Arc<Settings>,
         head: &RequestHead,
         began: &Began,
-        record: &mut Option<Finish>,
+        record: &mut Option<RequestRecord>,
     ) -> Result<Step, End> {
         let Some(finish) = record.as_mut() else { return Err(End::Abrupt) };
         let limits = Limits::new(&settings.proxy);
@@ -319,7 +319,7 @@ impl<'a> Client<'a> {
             Content::Whole(content) => {
                 downstream.watch.set_between(true);
                 stream.borrow_mut().set_behind(behind.len() - content.len());
-                finish.took_in(content.len());
+                finish.set_request_bytes(content.len());
                 RequestBody::AtHand
             }
             Content::Streamed(length) => {
@@ -332,7 +332,7 @@ impl<'a> Client<'a> {
             }
         };
         if lines.as_ref().is_none_or(|lines| !lines.are_of(settings)) {
-            *lines = Some(worker.shelf.lines.of(settings, &downstream.client, head.version));
+            *lines = Some(worker.scratch.lines.of(settings, &downstream.client, head.version));
         }
         let (Some(lines), Some(path)) = (lines, &path) else { return Err(End::Abrupt) };
         let bound = bound.take().and_then(|bound| goes_to(bound, &incoming, &mut forward));
@@ -394,7 +394,7 @@ impl<'a> Client<'a> {
     async fn read_body(&mut self, head: &RequestHead) -> Result<(), End> {
         let BodyFraming::Length(length) = head.body else { return Ok(()) };
         let whole = head.length + usize::try_from(length).unwrap_or(usize::MAX);
-        let buffers = &self.worker.shelf.buffers;
+        let buffers = &self.worker.scratch.buffers;
         if head.expects && self.filled().len() == head.length {
             self.downstream.interim.borrow_mut().extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
         }
@@ -417,7 +417,7 @@ impl<'a> Client<'a> {
 
     /// Takes the request out of the buffer, and lets others have what is not needed between requests.
     fn leave_behind(&mut self, head: &RequestHead) {
-        let buffers = &self.worker.shelf.buffers;
+        let buffers = &self.worker.scratch.buffers;
         if let Some(buffer) = &mut self.ahead {
             match head.body {
                 BodyFraming::Length(length @ ..=SHORT_MAX) => {
@@ -436,7 +436,7 @@ impl<'a> Client<'a> {
 
 impl Drop for Client<'_> {
     fn drop(&mut self) {
-        let buffers = &self.worker.shelf.buffers;
+        let buffers = &self.worker.scratch.buffers;
         if let Some(ahead) = self.ahead.take() {
             buffers.give_back(ahead);
         }
@@ -472,7 +472,7 @@ async fn respond(
     incoming: &Incoming<'_>,
     found: &mut Option<UpstreamResponse>,
     target: &Target,
-    record: &mut Option<Finish>,
+    record: &mut Option<RequestRecord>,
 ) -> Result<(), End> {
     let (Some(finish), Some(response)) = (record.as_mut(), found.as_mut()) else { return Err(End::Abrupt) };
     let (head, listener) = (incoming.head, &incoming.downstream.listener);
@@ -512,7 +512,7 @@ async fn switch(
     ahead: &[u8],
     found: Option<UpstreamResponse>,
     target: &Target,
-    record: &mut Option<Finish>,
+    record: &mut Option<RequestRecord>,
 ) -> Result<End, End> {
     let Some(mut finish) = record.take() else { return Err(End::Abrupt) };
     let Some(UpstreamResponse::H1(response)) = found else { return Err(End::Abrupt) };
@@ -539,6 +539,6 @@ async fn switch(
     let mut ahead = ahead.to_vec();
     ahead.extend_from_slice(&responder.client.borrow_mut().take_rest());
     let early = buffer.filled().to_vec();
-    responder.worker.shelf.buffers.give_back(buffer);
+    responder.worker.scratch.buffers.give_back(buffer);
     Ok(End::Tunnel(Box::new(Tunnel::new(responder.downstream, target, stream, early, ahead, Box::new(finish)))))
 }

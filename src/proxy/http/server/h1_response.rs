@@ -28,7 +28,7 @@ use crate::proxy::http::h1::chunked::{Chunks, put_size};
 use crate::proxy::http::h1::response_head::Framing;
 use crate::proxy::http::h1::spelling::Spelling;
 use crate::proxy::http::h1::write_head::{self, Fate, Framed, Telling};
-use crate::proxy::http::record::Finish;
+use crate::proxy::http::record::RequestRecord;
 use crate::proxy::http::response_body::{BodyError, ResponseBody};
 use crate::proxy::http::upstream::h1::{H1Response, poll_fill};
 use crate::proxy::http::upstream::h1_send::RequestWriter;
@@ -185,7 +185,7 @@ impl Responder<'_> {
         &mut self,
         found: &mut Option<UpstreamResponse>,
         target: &Target,
-        finish: &mut Finish,
+        finish: &mut RequestRecord,
     ) -> Result<(), End> {
         // Of most all is there already.
         let limit = self.settings.proxy.response_idle_timeout;
@@ -194,7 +194,7 @@ impl Responder<'_> {
         let Some(UpstreamResponse::H1(response)) = found.take() else { return Err(End::Abrupt) };
         let H1Response { key, mut stream, mut buffer, head, fields, mut outgoing, in_flight, took, .. } = response;
         finish.answered(target, head.status, in_flight, None, took);
-        let buffers = &self.worker.shelf.buffers;
+        let buffers = &self.worker.scratch.buffers;
         let mut out = buffers.for_head();
         let mut put = |date: &str| {
             let telling = Telling { client: &self.downstream.client, settings: self.settings, date, fate: self.fate };
@@ -203,7 +203,7 @@ impl Responder<'_> {
         if head.dated {
             put("");
         } else {
-            self.worker.shelf.date.with(SystemTime::now(), put);
+            self.worker.scratch.date.with(SystemTime::now(), put);
         }
         buffer.consume(head.length);
         buffers.give_back_fields(fields);
@@ -327,7 +327,7 @@ impl Responder<'_> {
         outgoing: &mut RequestWriter,
         left: &mut u64,
         quiet_max: Option<Duration>,
-        finish: &mut Finish,
+        finish: &mut RequestRecord,
     ) -> Result<(), End> {
         if stream.plain().is_none() || self.client.borrow().plain().is_none() {
             return Ok(());
@@ -390,8 +390,8 @@ impl Responder<'_> {
             (false, None) => Framed::UntilClose,
         };
         let fate = if framed == Framed::UntilClose { Fate::Closes } else { self.fate };
-        let mut out = self.worker.shelf.buffers.for_head();
-        self.worker.shelf.date.with(SystemTime::now(), |date| {
+        let mut out = self.worker.scratch.buffers.for_head();
+        self.worker.scratch.date.with(SystemTime::now(), |date| {
             write_head::put_made(&mut out, (parts.status, &parts.headers), framed, date, fate, spelling);
         });
         if bodiless {
@@ -433,7 +433,7 @@ impl Responder<'_> {
                 }
             }
         }
-        self.worker.shelf.buffers.give_back_head(out);
+        self.worker.scratch.buffers.give_back_head(out);
         if framed == Framed::UntilClose { Err(End::Orderly(b"")) } else { Ok(()) }
     }
 
@@ -462,17 +462,17 @@ impl Responder<'_> {
     ///
     /// # Errors
     /// The end of the client's connection.
-    pub async fn own(&self, response: &Response<Bytes>, finish: &mut Finish) -> Result<(), End> {
-        let mut out = self.worker.shelf.buffers.for_head();
+    pub async fn own(&self, response: &Response<Bytes>, finish: &mut RequestRecord) -> Result<(), End> {
+        let mut out = self.worker.scratch.buffers.for_head();
         let (status, body) = (response.status(), response.body());
         let bodiless = has_no_body(status);
         let framed = if bodiless { Framed::Bodiless } else { Framed::Length(body.len() as u64) };
-        self.worker.shelf.date.with(SystemTime::now(), |date| {
+        self.worker.scratch.date.with(SystemTime::now(), |date| {
             write_head::put_made(&mut out, (status, response.headers()), framed, date, self.fate, None);
         });
         let body: &[u8] = if self.head_only || bodiless { b"" } else { body };
         self.write([&out, body, b""], |_| {}).await?;
-        self.worker.shelf.buffers.give_back_head(out);
+        self.worker.scratch.buffers.give_back_head(out);
         finish.add_bytes(body.len());
         finish.complete();
         Ok(())
@@ -484,7 +484,7 @@ impl Responder<'_> {
     /// The end of the client's connection.
     pub async fn switch(&self, response: &Response<()>, spelling: &Spelling) -> Result<(), End> {
         let mut out = Vec::with_capacity(256);
-        self.worker.shelf.date.with(SystemTime::now(), |date| {
+        self.worker.scratch.date.with(SystemTime::now(), |date| {
             let head = (response.status(), response.headers());
             write_head::put_made(&mut out, head, Framed::Bodiless, date, Fate::Silent, Some(spelling));
         });
@@ -498,12 +498,12 @@ fn has_no_body(status: StatusCode) -> bool {
 }
 
 /// The instance broke off inside the body, or what came is none: the client sees a broken response too.
-fn broken(finish: &mut Finish, why: &dyn std::fmt::Display) -> End {
-    finish.broke("upstream_body", why);
+fn broken(finish: &mut RequestRecord, why: &dyn std::fmt::Display) -> End {
+    finish.abort("upstream_body", why);
     End::Abrupt
 }
 
-fn overdue(finish: &mut Finish) -> End {
-    finish.broke(ProxyError::RequestTimeout.class(), &ProxyError::RequestTimeout);
+fn overdue(finish: &mut RequestRecord) -> End {
+    finish.abort(ProxyError::RequestTimeout.class(), &ProxyError::RequestTimeout);
     End::Abrupt
 }

@@ -20,7 +20,7 @@ use tokio::time::{Instant, Sleep, sleep};
 use super::downstream::Downstream;
 use super::prepared::prepared;
 use super::request_note::note_of;
-use super::watchdog::{Refusal, Verdict, refused, watchdog};
+use super::watchdog::{Refusal, WatchdogAction, log_rejected, watchdog};
 use crate::config::ListenerProtocol;
 use crate::metrics::ClientFault;
 use crate::proxy::drain::Phase;
@@ -28,7 +28,7 @@ use crate::proxy::error::ProxyError;
 use crate::proxy::http::client_io::HangUp;
 use crate::proxy::http::connection_auth;
 use crate::proxy::http::decide::{self, Decision, Incoming, fresh_id};
-use crate::proxy::http::h2::keep_alive::{self, Heard, Patience, Signs};
+use crate::proxy::http::h2::keep_alive::{self, ActivityIo, Liveness, Patience};
 use crate::proxy::http::h2::pump::Pump;
 use crate::proxy::http::h2::refusals::{Refusals, Refused, Watched};
 use crate::proxy::http::h2::stream_body::StreamBody;
@@ -36,7 +36,7 @@ use crate::proxy::http::h2::{SEND_BUFFER_BYTES, promised_length, without_hop};
 use crate::proxy::http::head::{Content, Head};
 use crate::proxy::http::headers;
 use crate::proxy::http::path;
-use crate::proxy::http::record::Finish;
+use crate::proxy::http::record::RequestRecord;
 use crate::proxy::http::request_body::{IncomingBody, RequestBody, Upload, UploadProgress};
 use crate::proxy::http::response_body::ResponseBody;
 use crate::proxy::http::singletons;
@@ -68,8 +68,8 @@ where
     let limits = downstream.listener.limits(&settings.proxy);
     let watchdog = watchdog(&worker, limits, &downstream.watch, || HangUp::No);
     tokio::pin!(watchdog);
-    let (signs, refusals) = (Rc::<Signs>::default(), Rc::<Refusals>::default());
-    let io = Watched::new(Heard::new(io, &signs), &refusals);
+    let (liveness, refusals) = (Rc::<Liveness>::default(), Rc::<Refusals>::default());
+    let io = Watched::new(ActivityIo::new(io, &liveness), &refusals);
     // A drain waits for it: the first request may be on its way.
     let shaken = tokio::select! {
         biased;
@@ -82,7 +82,7 @@ where
         Err(error) => return ended_with(&worker, &downstream, &error),
     };
     let ping_pong = connection.ping_pong();
-    let lost = keep_alive::lost(ping_pong, Patience::Any, PONG_MAX, &signs, || true);
+    let lost = keep_alive::keepalive_expired(ping_pong, Patience::Any, PONG_MAX, &liveness, || true);
     tokio::pin!(lost);
     let mut draining = pin!(downstream.phase.reached(Phase::Draining));
     let mut cut = pin!(worker.phase.reached(Phase::Cut));
@@ -91,7 +91,7 @@ where
     let mut signals = pin!(PollWhenWoken::new(poll_fn(|cx| {
         if watched && let Poll::Ready(verdict) = watchdog.as_mut().poll(cx) {
             watched = false;
-            return Poll::Ready(if verdict == Verdict::Stalled { Signal::End } else { Signal::Leave });
+            return Poll::Ready(if verdict == WatchdogAction::Stalled { Signal::End } else { Signal::Leave });
         }
         if lost.as_mut().poll(cx).is_ready() {
             tracing::debug!("client does not answer pings");
@@ -145,7 +145,7 @@ async fn drained(downstream: &Downstream) {
 fn ended_with(worker: &Worker, downstream: &Downstream, error: &h2::Error) {
     tracing::trace!(%error, "client connection ended");
     if error.is_library() {
-        refused(worker, downstream, Refusal { version: Version::HTTP_2, ..Refusal::MALFORMED }, error);
+        log_rejected(worker, downstream, Refusal { version: Version::HTTP_2, ..Refusal::MALFORMED }, error);
     }
 }
 
@@ -156,7 +156,7 @@ fn note_refusal(worker: &Worker, downstream: &Downstream, found: Refused) {
         Refused::TooLarge => (ClientFault::Malformed, 431, "a header larger than proxy.max_header_bytes"),
         Refused::TooMany => (ClientFault::TooManyStreams, 503, "more streams than proxy.max_streams"),
     };
-    refused(worker, downstream, Refusal { fault, status, version: Version::HTTP_2 }, &reason);
+    log_rejected(worker, downstream, Refusal { fault, status, version: Version::HTTP_2 }, &reason);
 }
 
 /// What happens to a connection beside its streams.
@@ -266,7 +266,8 @@ async fn find(
     let id = fresh_id(&settings);
     let scrape = downstream.listener.config.protocol == ListenerProtocol::Prometheus;
     let note = (worker.access.is_on() && !scrape).then(|| note_of(worker, downstream, &settings, &head, id.as_ref()));
-    let mut finish = Finish::new(started.into_std(), worker, downstream, parts.method.clone(), parts.version, note);
+    let mut finish =
+        RequestRecord::new(started.into_std(), worker, downstream, parts.method.clone(), parts.version, note);
     if head.grpc {
         finish.is_call();
     } else if let Some(limit) = downstream.listener.limits(&settings.proxy).request {
@@ -284,7 +285,7 @@ async fn find(
         let body = IncomingBody::Stream(StreamBody::new(stream, &parts.headers, None));
         RequestBody::Streamed(Upload::new(body, length, progress, worker.clock))
     };
-    let lines = worker.shelf.lines.of(&settings, &downstream.client, parts.version);
+    let lines = worker.scratch.lines.of(&settings, &downstream.client, parts.version);
     let mut timer = MovingDeadline::default();
     let mut left = DECISIONS_MAX;
     loop {
@@ -342,7 +343,7 @@ async fn find(
 /// A response made here. Its record ends with its body, or at once if it has none.
 fn respond_own(
     mut response: Response<Bytes>,
-    mut finish: Finish,
+    mut finish: RequestRecord,
     downstream: &Downstream,
     settings: &Settings,
 ) -> Response<ResponseBody> {
@@ -403,7 +404,7 @@ async fn answer(
     let (mut parts, body) = response.into_parts();
     without_hop(&mut parts.headers);
     if !parts.headers.contains_key(DATE) {
-        let now = worker.shelf.date.with(SystemTime::now(), HeaderValue::from_str);
+        let now = worker.scratch.date.with(SystemTime::now(), HeaderValue::from_str);
         parts.headers.extend(now.ok().map(|now| (DATE, now)));
     }
     // RFC 9110 section 6.4.1.

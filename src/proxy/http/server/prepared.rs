@@ -6,7 +6,7 @@ use http_body::Body as _;
 
 use crate::proxy::http::decide::Incoming;
 use crate::proxy::http::headers;
-use crate::proxy::http::record::Finish;
+use crate::proxy::http::record::RequestRecord;
 use crate::proxy::http::response_body::ResponseBody;
 use crate::proxy::http::upstream::response::Streamed;
 use crate::table::Target;
@@ -16,7 +16,7 @@ pub(crate) fn prepared(
     incoming: &Incoming<'_>,
     streamed: Streamed,
     target: &Target,
-    mut finish: Box<Finish>,
+    mut finish: Box<RequestRecord>,
 ) -> Response<ResponseBody> {
     let (head, settings) = (incoming.head, incoming.settings);
     let Streamed { mut response, first, stream, in_flight, took } = streamed;

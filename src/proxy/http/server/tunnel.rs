@@ -9,7 +9,7 @@ use crate::metrics::fabio::OpenWebsocket;
 use crate::proxy::connect::UpstreamStream;
 use crate::proxy::http::client_io::ClientStream;
 use crate::proxy::http::prefixed::Prefixed;
-use crate::proxy::http::record::Finish;
+use crate::proxy::http::record::RequestRecord;
 use crate::proxy::session::{Tunnelled, pump_until_cut};
 use crate::proxy::worker::Worker;
 use crate::table::{Target, TargetState};
@@ -22,7 +22,7 @@ pub struct Tunnel {
     ahead: Vec<u8>,
     state: Arc<TargetState>,
     service: Arc<ServiceMetrics>,
-    finish: Box<Finish>,
+    finish: Box<RequestRecord>,
     _open: Option<OpenWebsocket>,
 }
 
@@ -35,7 +35,7 @@ impl Tunnel {
         upstream: UpstreamStream,
         early: Vec<u8>,
         ahead: Vec<u8>,
-        finish: Box<Finish>,
+        finish: Box<RequestRecord>,
     ) -> Self {
         Self {
             upstream: Prefixed::new(early, upstream),

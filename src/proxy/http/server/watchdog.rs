@@ -25,7 +25,7 @@ pub(crate) const TOO_SLOW: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nconnection:
 /// Completes when no more is expected of the client: its listener stops, and it has been silent for a moment before
 /// that or after it. Who spoke just now may be about to speak again, and a connection that is closed while a request is
 /// on its way to it is a failed request; answers that are sent meanwhile say that the connection ends with them.
-pub(crate) async fn last_call(phase: &LocalPhase, activity: &Activity) {
+pub(crate) async fn idle_or_draining(phase: &LocalPhase, activity: &Activity) {
     phase.reached(Phase::Draining).await;
     tokio::time::sleep(LAST_CALL.saturating_sub(activity.silent())).await;
 }
@@ -52,7 +52,7 @@ impl Refusal {
 }
 
 /// Counts a refusal with its listener and among the errors of the proxy, and logs it as far as it is known.
-pub(crate) fn refused(worker: &Worker, downstream: &Downstream, refusal: Refusal, reason: &dyn fmt::Display) {
+pub(crate) fn log_rejected(worker: &Worker, downstream: &Downstream, refusal: Refusal, reason: &dyn fmt::Display) {
     let remote = downstream.client.ip();
     let error = CLIENT_FAULTS[refusal.fault as usize];
     downstream.listener.client_fault(SocketAddr::new(remote, downstream.port), refusal.fault, reason);
@@ -86,7 +86,7 @@ pub(crate) fn refused(worker: &Worker, downstream: &Downstream, refusal: Refusal
 
 /// What the watchdog found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub(crate) enum WatchdogAction {
     /// Nothing was asked for too long.
     Idle,
     /// A request's head did not come to its end.
@@ -104,7 +104,7 @@ pub(crate) async fn watchdog(
     limits: ClientLimits,
     watch: &Watch,
     hangs_up: impl Fn() -> HangUp,
-) -> Verdict {
+) -> WatchdogAction {
     let shortest = limits.header.min(limits.idle).min(limits.body).min(limits.request.unwrap_or(Duration::MAX));
     let look_every = (shortest / 2).clamp(Duration::from_millis(10), Duration::from_secs(5));
     let mut head = HeadClock::new(worker.clock.now_ms());
@@ -112,20 +112,20 @@ pub(crate) async fn watchdog(
     loop {
         tokio::select! {
             () = tokio::time::sleep(look_every) => {}
-            () = watch.gone() => return Verdict::Gone,
+            () = watch.gone() => return WatchdogAction::Gone,
         }
         let now_ms = worker.clock.now_ms();
         let passed = |since: u64, limit: Duration| now_ms.saturating_sub(since) >= ms(limit);
         if watch.activity().write_waits_since_ms().is_some_and(|since| passed(since, limits.body)) {
-            return Verdict::Stalled;
+            return WatchdogAction::Stalled;
         }
         if watch.overdue_since_ms().is_some_and(|since| passed(since, OVERDUE_MAX)) {
-            return Verdict::Stalled;
+            return WatchdogAction::Stalled;
         }
         if !watch.is_h1() {
             // HTTP/2: pings are answered for ever and are no sign of use.
             if passed(quiet.since(now_ms, watch), limits.idle) {
-                return Verdict::Idle;
+                return WatchdogAction::Idle;
             }
             continue;
         }
@@ -136,12 +136,12 @@ pub(crate) async fn watchdog(
             match if watch.has_ended() { HangUp::No } else { hangs_up() } {
                 HangUp::No => {}
                 HangUp::Ended => watch.set_ended(),
-                HangUp::Gone => return Verdict::Gone,
+                HangUp::Gone => return WatchdogAction::Gone,
             }
             let stuck = watch.activity().read_waits_since_ms().is_some_and(|since| passed(since, limits.body));
             // A response may come while its request does: then the client is not what nothing moves for.
             if stuck && !between && passed(watch.activity().last_ms(), limits.body) {
-                return Verdict::Stalled;
+                return WatchdogAction::Stalled;
             }
             continue;
         }
@@ -149,10 +149,10 @@ pub(crate) async fn watchdog(
             let limit = if watch.begun() == 0 { limits.header.min(limits.idle) } else { limits.idle };
             head.reset();
             if passed(watch.activity().last_ms(), limit) {
-                return Verdict::Idle;
+                return WatchdogAction::Idle;
             }
         } else if passed(head.since(now_ms), limits.header) {
-            return Verdict::HeadTooSlow;
+            return WatchdogAction::HeadTooSlow;
         }
     }
 }

@@ -9,10 +9,10 @@
 //! - no first byte within `proxy.try_timeout`, where that is set: likewise.
 //!
 //! All but the first kind draw on the retry budget, and are refused when it is spent (but for the one retry that follows
-//! a pooled connection found closed); for frozen instances the budget is the share of recent requests alone. None happens
+//! a pooled connection found closed, and one of what an instance says it has not looked at); for frozen instances the budget is the share of recent requests alone. None happens
 //! after anything of an answer was passed on.
 //!
-//! How an attempt is made is left to [`Attempts`].
+//! How an attempt is made is left to [`Transport`].
 
 use std::pin::Pin;
 use std::rc::Rc;
@@ -30,7 +30,7 @@ use crate::metrics::service::RetryReason;
 use crate::proxy::connect::ConnectError;
 use crate::proxy::error::ProxyError;
 use crate::proxy::http::pick::pick;
-use crate::proxy::http::record::Finish;
+use crate::proxy::http::record::RequestRecord;
 use crate::proxy::http::request_body::UploadProgress;
 use crate::proxy::pool::PoolKey;
 use crate::proxy::settings::Settings;
@@ -46,7 +46,7 @@ type Tried = SmallVec<[u64; 4]>;
 pub type Attempted<A, B> = Result<A, AttemptError<B>>;
 
 /// How one instance is asked.
-pub trait Attempts<'a> {
+pub trait Transport<'a> {
     /// The request's body. Its default is what may be sent again, as often as wanted.
     type Body: Default;
     /// The head of an answer, and what comes with it.
@@ -62,20 +62,20 @@ pub trait Attempts<'a> {
     ) -> LocalBoxFuture<'a, Attempted<Self::Answer, Self::Body>>;
 
     /// Whether the options of `target` let the request pass as those of the first one did.
-    fn may_have(&self, target: &Target) -> bool;
+    fn is_eligible(&self, target: &Target) -> bool;
 
     /// From the moment a connection was there to the head of the answer.
-    fn took(answer: &Self::Answer) -> Duration;
+    fn latency(answer: &Self::Answer) -> Duration;
 
     /// Whether the answer counts as a failure of its instance.
     fn failed(&self, answer: &Self::Answer) -> bool;
 
     /// Notes for the access log what `target` is asked.
-    fn tell(&self, _target: &Target, _finish: &mut Finish) {}
+    fn note_attempt(&self, _target: &Target, _finish: &mut RequestRecord) {}
 }
 
 /// An attempt that is out.
-pub struct Running<'a, A: Attempts<'a>> {
+pub struct InFlightAttempt<'a, A: Transport<'a>> {
     /// Who is asked.
     pub target: &'a Target,
     /// Since when.
@@ -84,19 +84,19 @@ pub struct Running<'a, A: Attempts<'a>> {
     pub future: LocalBoxFuture<'a, Attempted<A::Answer, A::Body>>,
 }
 
-/// Where the asking begins.
-pub enum First<'a, A: Attempts<'a>> {
+/// Where the attempt_loop begins.
+pub enum Start<'a, A: Transport<'a>> {
     /// Nobody was asked yet.
     New(&'a Target, A::Body),
     /// The first one is being asked.
-    Asked(Running<'a, A>),
+    Asked(InFlightAttempt<'a, A>),
     /// The first one was asked in vain.
     Failed(&'a Target, AttemptError<A::Body>),
 }
 
 /// One request and what it meets, while it looks for an answer.
 #[derive(Clone, Copy)]
-pub struct Asking<'a> {
+pub struct AttemptLoop<'a> {
     /// This worker.
     pub worker: &'a Rc<Worker>,
     /// Its limits.
@@ -113,7 +113,7 @@ pub struct Asking<'a> {
     pub doublable: bool,
 }
 
-impl<'a> Asking<'a> {
+impl<'a> AttemptLoop<'a> {
     /// A target for the request that is none of `tried`.
     #[must_use]
     fn pick(&self, tried: &[u64]) -> Option<&'a Target> {
@@ -126,29 +126,29 @@ impl<'a> Asking<'a> {
     ///
     /// # Errors
     /// The last failure when no more may be asked, or time is up.
-    pub async fn ask<A: Attempts<'a>>(
+    pub async fn run<A: Transport<'a>>(
         &self,
         attempts: &'a A,
-        first: First<'a, A>,
+        first: Start<'a, A>,
         mut deadlines: Deadlines,
         upload: &UploadProgress,
-        finish: &mut Finish,
+        finish: &mut RequestRecord,
     ) -> Result<(&'a Target, A::Answer), ProxyError> {
         let mut state = State::new(self.settings.proxy.retry_attempts.max(1));
         let mut begun = None;
         let first = match first {
-            First::New(target, body) => {
+            Start::New(target, body) => {
                 let target = self.away_from_loss(attempts, target);
                 begun = Some((target, body));
                 target
             }
-            First::Asked(running) => {
+            Start::Asked(running) => {
                 let target = running.target;
                 state.left -= 1;
                 state.running.push(running);
                 target
             }
-            First::Failed(target, error) => {
+            Start::Failed(target, error) => {
                 if let Some(broken) = upload.blame() {
                     return Err(broken);
                 }
@@ -173,8 +173,8 @@ impl<'a> Asking<'a> {
                     let ended = state.running.swap_remove(at);
                     match outcome {
                         Ok(answer) => {
-                            self.judge(&ended, &state.running, A::took(&answer), attempts.failed(&answer));
-                            attempts.tell(ended.target, finish);
+                            self.record_winner(&ended, &state.running, A::latency(&answer), attempts.failed(&answer));
+                            attempts.note_attempt(ended.target, finish);
                             return Ok((ended.target, answer));
                         }
                         Err(error) => {
@@ -188,8 +188,8 @@ impl<'a> Asking<'a> {
                 () = sleep.as_mut() => {
                     let now = Instant::now();
                     if deadlines.try_passed(now) {
-                        self.ask_another_too(attempts, &mut state, first, finish, |asking| {
-                            asking.may_retry(RetryReason::Timeout)
+                        self.ask_another_too(attempts, &mut state, first, finish, |attempt_loop| {
+                            attempt_loop.may_retry(RetryReason::Timeout)
                         });
                     }
                     if deadlines.look_passed(now)
@@ -227,7 +227,7 @@ impl<'a> Asking<'a> {
     }
 
     /// What comes after the failure of one attempt: another, the wait for those that are out (none), or the end.
-    fn after_failure<A: Attempts<'a>>(
+    fn after_failure<A: Transport<'a>>(
         &self,
         attempts: &'a A,
         state: &mut State<'a, A>,
@@ -235,7 +235,7 @@ impl<'a> Asking<'a> {
         failed: &'a Target,
         error: AttemptError<A::Body>,
     ) -> Result<Option<(&'a Target, A::Body)>, ProxyError> {
-        self.blame(failed, error.blames_instance());
+        self.record_failure(failed, error.blames_instance());
         if let Some(lack) = error.exhaustion() {
             self.worker.note_exhaustion(lack);
         }
@@ -277,12 +277,12 @@ impl<'a> Asking<'a> {
     }
 
     /// Asks another instance beside those that are asked, if there is one and `may` says so. Returns whether it did.
-    fn ask_another_too<A: Attempts<'a>>(
+    fn ask_another_too<A: Transport<'a>>(
         &self,
         attempts: &'a A,
         state: &mut State<'a, A>,
         first: &'a Target,
-        finish: &mut Finish,
+        finish: &mut RequestRecord,
         may: impl FnOnce(&Self) -> bool,
     ) -> bool {
         let mut asked = state.tried.clone();
@@ -301,9 +301,9 @@ impl<'a> Asking<'a> {
     }
 
     /// Whether all that were asked are frozen.
-    fn are_frozen<A: Attempts<'a>>(&self, running: &[Running<'a, A>]) -> bool {
+    fn are_frozen<A: Transport<'a>>(&self, running: &[InFlightAttempt<'a, A>]) -> bool {
         let (now_ms, limit_ms) = (self.worker.clock.now_ms(), self.settings.health.frozen_after_ms);
-        let is_frozen = |attempt: &Running<'a, A>| {
+        let is_frozen = |attempt: &InFlightAttempt<'a, A>| {
             let since_ms = self.worker.clock.at(attempt.started.into_std());
             attempt.target.state.look_for_frost(now_ms, since_ms, limit_ms, self.route, &self.worker.probe)
         };
@@ -315,7 +315,7 @@ impl<'a> Asking<'a> {
     }
 
     /// `target`, or another one while its connections were lost just now.
-    fn away_from_loss<A: Attempts<'a>>(&self, attempts: &'a A, target: &'a Target) -> &'a Target {
+    fn away_from_loss<A: Transport<'a>>(&self, attempts: &'a A, target: &'a Target) -> &'a Target {
         if self.route.targets.len() < 2 {
             return target;
         }
@@ -328,7 +328,7 @@ impl<'a> Asking<'a> {
     }
 
     /// Another target than `this`, if there is one that nothing speaks against.
-    fn pick_beside<A: Attempts<'a>>(
+    fn pick_beside<A: Transport<'a>>(
         &self,
         attempts: &'a A,
         first: &Target,
@@ -343,27 +343,27 @@ impl<'a> Asking<'a> {
     }
 
     /// A target to try after `first`: one whose own options let the request pass, as those of `first` did.
-    fn pick_another<A: Attempts<'a>>(&self, attempts: &'a A, first: &Target, tried: &mut Tried) -> Option<&'a Target> {
+    fn pick_another<A: Transport<'a>>(&self, attempts: &'a A, first: &Target, tried: &mut Tried) -> Option<&'a Target> {
         loop {
             let target = self.pick(tried)?;
-            if Arc::ptr_eq(&target.options, &first.options) || attempts.may_have(target) {
+            if Arc::ptr_eq(&target.options, &first.options) || attempts.is_eligible(target) {
                 return Some(target);
             }
             tried.push(target.state.key);
         }
     }
 
-    fn start<A: Attempts<'a>>(
+    fn start<A: Transport<'a>>(
         &self,
         attempts: &'a A,
         target: &'a Target,
         body: A::Body,
         fresh_only: bool,
-        finish: &mut Finish,
-    ) -> Running<'a, A> {
-        finish.tries(target);
-        attempts.tell(target, finish);
-        Running { target, started: Instant::now(), future: attempts.attempt(target, body, fresh_only) }
+        finish: &mut RequestRecord,
+    ) -> InFlightAttempt<'a, A> {
+        finish.attempt_started(target);
+        attempts.note_attempt(target, finish);
+        InFlightAttempt { target, started: Instant::now(), future: attempts.attempt(target, body, fresh_only) }
     }
 
     fn may_retry(&self, reason: RetryReason) -> bool {
@@ -371,13 +371,19 @@ impl<'a> Asking<'a> {
     }
 
     /// Notes who answered, and who had a head start and did not.
-    fn judge<A: Attempts<'a>>(&self, winner: &Running<'a, A>, losers: &[Running<'a, A>], took: Duration, failed: bool) {
+    fn record_winner<A: Transport<'a>>(
+        &self,
+        winner: &InFlightAttempt<'a, A>,
+        losers: &[InFlightAttempt<'a, A>],
+        took: Duration,
+        failed: bool,
+    ) {
         self.answered(winner.target, took, self.worker.clock.now_ms(), failed);
         for loser in losers.iter().filter(|loser| loser.started < winner.started) {
             if loser.target.state.is_frozen() {
                 self.worker.note_frozen(self.route, loser.target);
             } else {
-                self.blame(loser.target, true);
+                self.record_failure(loser.target, true);
             }
         }
     }
@@ -392,7 +398,7 @@ impl<'a> Asking<'a> {
         }
     }
 
-    fn blame(&self, target: &Target, guilty: bool) {
+    fn record_failure(&self, target: &Target, guilty: bool) {
         if guilty {
             self.worker.note_failure(self.route, target);
         }
@@ -400,8 +406,8 @@ impl<'a> Asking<'a> {
 }
 
 /// What happened so far.
-struct State<'a, A: Attempts<'a>> {
-    running: SmallVec<[Running<'a, A>; 2]>,
+struct State<'a, A: Transport<'a>> {
+    running: SmallVec<[InFlightAttempt<'a, A>; 2]>,
     tried: Tried,
     fresh_only: bool,
     /// What an instance had not looked at was sent again, at no cost to the budget.
@@ -409,14 +415,16 @@ struct State<'a, A: Attempts<'a>> {
     left: u32,
 }
 
-impl<'a, A: Attempts<'a>> State<'a, A> {
+impl<'a, A: Transport<'a>> State<'a, A> {
     fn new(left: u32) -> Self {
         Self { running: SmallVec::new(), tried: Tried::new(), fresh_only: false, resent: false, left }
     }
 }
 
 /// Waits for the first attempt that ends, whichever. Cancel safe.
-async fn first_done<'a, A: Attempts<'a>>(running: &mut [Running<'a, A>]) -> (usize, Attempted<A::Answer, A::Body>) {
+async fn first_done<'a, A: Transport<'a>>(
+    running: &mut [InFlightAttempt<'a, A>],
+) -> (usize, Attempted<A::Answer, A::Body>) {
     std::future::poll_fn(|cx| {
         for (at, attempt) in running.iter_mut().enumerate() {
             if let Poll::Ready(outcome) = Pin::new(&mut attempt.future).poll(cx) {

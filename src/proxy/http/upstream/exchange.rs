@@ -14,11 +14,11 @@ use http::{HeaderName, HeaderValue, Request, Response, Uri, Version};
 use http_body::Frame;
 use tokio::time::{Instant, timeout};
 
-use super::attempts::{Asking, Attempted, Attempts, Deadlines, First, Running};
+use super::attempts::{AttemptLoop, Attempted, Deadlines, InFlightAttempt, Start, Transport};
 use super::error::{AttemptError, HEAD_HELD_MAX};
 use super::h1::{H1Connection, PendingResponse};
 use super::h1_send::RequestWriter;
-use super::h2::{SendError, Shared};
+use super::h2::{H2Connection, SendError};
 use super::response::{H2Response, UpstreamResponse};
 use crate::proxy::connect::{ConnectError, UpstreamStream};
 use crate::proxy::error::ProxyError;
@@ -29,7 +29,7 @@ use crate::proxy::http::h2::stream_body::{StreamBody, StreamBodyError};
 use crate::proxy::http::head::{Content, Head, is_idempotent};
 use crate::proxy::http::headers;
 use crate::proxy::http::path::NormalPath;
-use crate::proxy::http::record::Finish;
+use crate::proxy::http::record::RequestRecord;
 use crate::proxy::http::request_body::{RequestBody, UploadProgress};
 use crate::proxy::moving_deadline::MovingDeadline;
 use crate::proxy::pool::{PoolKey, StreamGuard};
@@ -107,14 +107,14 @@ impl<'a> Exchange<'a> {
         body: RequestBody,
         upload: &UploadProgress,
         timing: Timing<'_>,
-        finish: &mut Finish,
+        finish: &mut RequestRecord,
         found: &mut Option<UpstreamResponse>,
         mut aside: impl FnMut(&mut Context<'_>) -> Poll<()>,
     ) -> Found<'a> {
         let (worker, settings, head) = (self.worker(), self.settings(), self.head());
         let timeless = self.limit_call(finish);
         let doublable = head.may_be_doubled();
-        let asking = Asking {
+        let attempt_loop = AttemptLoop {
             worker,
             settings,
             route: &self.forward.route,
@@ -130,10 +130,10 @@ impl<'a> Exchange<'a> {
         let first = self.forward.first();
         // Most requests find a connection that is open, and a response on it: no box is made, and no future is moved.
         let begin = match self.on_warm(first, body, now, now_ms) {
-            Err(body) => First::New(first, body),
+            Err(body) => Start::New(first, body),
             Ok(Err(error)) => {
                 self.begun(first, finish);
-                First::Failed(first, error)
+                Start::Failed(first, error)
             }
             Ok(Ok(mut pending)) => {
                 self.begun(first, finish);
@@ -148,26 +148,26 @@ impl<'a> Exchange<'a> {
                 });
                 match waiting.await {
                     Waited::ClientGone => return Err(ClientGone),
-                    Waited::Over(Err(error)) => First::Failed(first, error),
+                    Waited::Over(Err(error)) => Start::Failed(first, error),
                     Waited::Over(Ok(())) => match pending.into_answer() {
                         Some(response) => {
                             let at = response.at;
                             let response = found.insert(UpstreamResponse::H1(response));
-                            asking.answered(first, response.took(), worker.clock.at(at), self.failed(response));
+                            attempt_loop.answered(first, response.took(), worker.clock.at(at), self.failed(response));
                             return Ok(Ok(first));
                         }
-                        None => First::Failed(first, AttemptError::Request("no head was found".to_owned())),
+                        None => Start::Failed(first, AttemptError::Request("no head was found".to_owned())),
                     },
                     Waited::Late => {
                         let future: LocalBoxFuture<'a, _> =
                             Box::pin(async { pending.answer().await.map(UpstreamResponse::H1) });
-                        First::Asked(Running { target: first, started: now, future })
+                        Start::Asked(InFlightAttempt { target: first, started: now, future })
                     }
                 }
             }
         };
         // Boxed: rare, and as large as everything else together.
-        let mut asked = Box::pin(asking.ask(self, begin, deadlines, upload, finish));
+        let mut asked = Box::pin(attempt_loop.run(self, begin, deadlines, upload, finish));
         poll_fn(|cx| {
             if let Poll::Ready(answered) = asked.as_mut().poll(cx) {
                 return Poll::Ready(Ok(answered.map(|(target, response)| {
@@ -182,7 +182,7 @@ impl<'a> Exchange<'a> {
 
     /// Whether the limit for the head of a response does not hold, because it is a call of gRPC: those bring their own. What says so is the
     /// route, the listener or a deadline of the call's own, which then holds; a Content-Type alone is any client's word.
-    fn limit_call(&self, finish: &mut Finish) -> bool {
+    fn limit_call(&self, finish: &mut RequestRecord) -> bool {
         static GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
         let (head, listener) = (self.head(), &self.incoming.downstream.listener);
         if !head.grpc {
@@ -199,9 +199,9 @@ impl<'a> Exchange<'a> {
         own.is_some_and(|own| own <= OWN_DEADLINE_MAX)
     }
 
-    fn begun(&self, target: &Target, finish: &mut Finish) {
-        finish.tries(target);
-        self.tell(target, finish);
+    fn begun(&self, target: &Target, finish: &mut RequestRecord) {
+        finish.attempt_started(target);
+        self.note_attempt(target, finish);
     }
 
     /// A pooled connection of HTTP/1 to `target` that gets the request. Errors: there is none (the body comes back), or the
@@ -237,7 +237,7 @@ impl<'a> Exchange<'a> {
         target: &Target,
     ) -> Result<PendingResponse, AttemptError> {
         let (worker, head, client) = (self.worker(), self.head(), &self.incoming.downstream.client);
-        let mut request = worker.shelf.buffers.for_head();
+        let mut request = worker.scratch.buffers.for_head();
         put_request(&mut request, &self.outbound(), self.settings(), client, self.lines, target)
             .map_err(|error| AttemptError::Request(error.to_string()))?;
         let content = if let Content::Whole(content) = head.content { content } else { b"" };
@@ -299,7 +299,7 @@ impl<'a> Exchange<'a> {
 
     async fn send_h2(
         &self,
-        shared: Shared,
+        shared: H2Connection,
         stream: StreamGuard,
         body: RequestBody,
         target: &Target,
@@ -384,7 +384,7 @@ async fn first_of_body(response: &mut Response<StreamBody>) -> Result<Option<Fra
     }
 }
 
-impl<'a> Attempts<'a> for Exchange<'a> {
+impl<'a> Transport<'a> for Exchange<'a> {
     type Body = RequestBody;
     type Answer = UpstreamResponse;
 
@@ -401,11 +401,11 @@ impl<'a> Attempts<'a> for Exchange<'a> {
         }
     }
 
-    fn may_have(&self, target: &Target) -> bool {
+    fn is_eligible(&self, target: &Target) -> bool {
         self.incoming.answer_here(target, self.forward.admitted_by.as_deref()).is_none()
     }
 
-    fn took(response: &UpstreamResponse) -> Duration {
+    fn latency(response: &UpstreamResponse) -> Duration {
         response.took()
     }
 
@@ -416,7 +416,7 @@ impl<'a> Attempts<'a> for Exchange<'a> {
         rule.counts(response.status()) || (rule != ErrorStatus::Off && unavailable())
     }
 
-    fn tell(&self, target: &Target, finish: &mut Finish) {
+    fn note_attempt(&self, target: &Target, finish: &mut RequestRecord) {
         if let Some(format) = self.worker().access.custom()
             && let Some(fields) = finish.note().and_then(|note| note.custom.as_mut())
         {

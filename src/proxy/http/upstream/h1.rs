@@ -141,7 +141,7 @@ impl PendingResponse {
             method,
             repeatable,
             buffer: None,
-            fields: worker.shelf.buffers.for_fields(),
+            fields: worker.scratch.buffers.for_fields(),
             interim_to: interim_to.cloned(),
             head: None,
             held: None,
@@ -263,7 +263,7 @@ pub fn poll_fill(
     loop {
         let Some(present) = buffer else {
             ready!(stream.poll_readable(cx))?;
-            *buffer = Some(worker.shelf.buffers.for_answer());
+            *buffer = Some(worker.scratch.buffers.for_answer());
             continue;
         };
         let polled = present.poll_read(stream, cx);
@@ -271,7 +271,7 @@ pub fn poll_fill(
             && present.filled().is_empty()
             && let Some(empty) = buffer.take()
         {
-            worker.shelf.buffers.give_back(empty);
+            worker.scratch.buffers.give_back(empty);
         }
         return polled;
     }

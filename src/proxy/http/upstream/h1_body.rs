@@ -88,7 +88,7 @@ impl H1ResponseBody {
         let H1Response { key, stream, mut buffer, head, fields, outgoing, in_flight, took, .. } = answer;
         let headers = write_head::response_map(buffer.filled(), &head, &fields);
         buffer.consume(head.length);
-        worker.shelf.buffers.give_back_fields(fields);
+        worker.scratch.buffers.give_back_fields(fields);
         let rest = match head.framing {
             Framing::Empty => Rest::Nothing,
             Framing::Length(length) => Rest::Length(length),
@@ -229,7 +229,7 @@ impl H1ResponseBody {
         // Of TLS, what is decrypted already is known to those alone who read.
         let plain = self.stream.as_ref().is_some_and(|stream| stream.plain().is_some());
         if let Some(empty) = self.buffer.take_if(|buffer| plain && buffer.filled().is_empty()) {
-            self.worker.shelf.buffers.give_back(empty);
+            self.worker.scratch.buffers.give_back(empty);
         }
         let trailers = match &self.rest {
             Rest::Chunked(chunks) if chunks.is_done() => chunks.trailers()?,
@@ -246,7 +246,7 @@ impl H1ResponseBody {
         let buffer = self.buffer.take();
         let over = buffer.as_ref().is_some_and(|buffer| !buffer.filled().is_empty());
         if let Some(buffer) = buffer {
-            self.worker.shelf.buffers.give_back(buffer);
+            self.worker.scratch.buffers.give_back(buffer);
         }
         let Some(mut stream) = self.stream.take() else { return };
         if self.outgoing.is_through() && self.keep && !over && stream.is_quiet(false) {
@@ -254,6 +254,6 @@ impl H1ResponseBody {
             let now_ms = self.worker.clock.now_ms();
             self.worker.pool.give_back_h1(self.key.clone(), &self.target, stream, now_ms, most, self.keeps_s);
         }
-        self.worker.shelf.buffers.give_back_head(self.outgoing.take_room());
+        self.worker.scratch.buffers.give_back_head(self.outgoing.take_room());
     }
 }

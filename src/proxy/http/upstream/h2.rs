@@ -15,7 +15,7 @@ use http::{HeaderValue, Request, Response};
 use super::error::BoxError;
 use crate::proxy::connect::UpstreamStream;
 use crate::proxy::http::h1::write_head::expects_content;
-use crate::proxy::http::h2::keep_alive::{self, Heard, Patience, Signs};
+use crate::proxy::http::h2::keep_alive::{self, ActivityIo, Liveness, Patience};
 use crate::proxy::http::h2::pump::{Pump, Upload};
 use crate::proxy::http::h2::slots::{Slots, StreamSlot};
 use crate::proxy::http::h2::stream_body::{Answer, StreamBody};
@@ -35,10 +35,10 @@ const PONG_MAX: Duration = Duration::from_secs(10);
 
 /// A connection that streams share.
 #[derive(Clone, Debug)]
-pub struct Shared {
+pub struct H2Connection {
     sender: SendRequest<Bytes>,
     state: Rc<Slots>,
-    signs: Rc<Signs>,
+    liveness: Rc<Liveness>,
 }
 
 /// Why there is no answer.
@@ -70,14 +70,14 @@ pub enum SendError {
     Lost(h2::Error),
 }
 
-impl Shared {
+impl H2Connection {
     /// Greets the upstream; the connection runs by itself until nobody holds it any more. `most`: how many streams there
     /// will be at the same time.
     ///
     /// # Errors
     /// Those of the connection.
     pub async fn open(stream: UpstreamStream, most: u32) -> Result<Self, h2::Error> {
-        let signs = Rc::<Signs>::default();
+        let liveness = Rc::<Liveness>::default();
         let (sender, connection) = h2::client::Builder::new()
             .enable_push(false)
             .initial_max_send_streams(most as usize)
@@ -85,13 +85,13 @@ impl Shared {
             .initial_connection_window_size(STREAM_WINDOW_BYTES * most)
             .max_header_list_size(HEADER_BYTES_MAX)
             .max_send_buffer_size(SEND_BUFFER_BYTES)
-            .handshake::<_, Bytes>(Heard::new(stream, &signs))
+            .handshake::<_, Bytes>(ActivityIo::new(stream, &liveness))
             .await?;
         let state = Rc::<Slots>::default();
-        tokio::task::spawn_local(run(connection, Rc::clone(&signs), Rc::clone(&state)));
+        tokio::task::spawn_local(run(connection, Rc::clone(&liveness), Rc::clone(&state)));
         // Its first frame says how many streams it takes; what is sent beyond that is refused, and lost if it has a body.
-        let _ = tokio::time::timeout(GREETING_MAX, signs.greeted.notified()).await;
-        Ok(Self { sender, state, signs })
+        let _ = tokio::time::timeout(GREETING_MAX, liveness.greeted.notified()).await;
+        Ok(Self { sender, state, liveness })
     }
 
     /// Whether it takes no more requests, as far as is known.
@@ -163,8 +163,8 @@ impl Shared {
             }
         });
         let (parts, stream) = response?.into_parts();
-        self.signs.answered.set(true);
-        let answer = Answer { upload, signs: Rc::clone(&self.signs), place };
+        self.liveness.answered.set(true);
+        let answer = Answer { upload, liveness: Rc::clone(&self.liveness), place };
         let body = StreamBody::new(stream, &parts.headers, Some(answer));
         Ok(Response::from_parts(parts, body))
     }
@@ -203,10 +203,10 @@ async fn upload(mut pump: Pump<StreamedRequest>) -> Option<Upload> {
     }
 }
 
-async fn run(mut connection: Connection<Heard<UpstreamStream>, Bytes>, signs: Rc<Signs>, state: Rc<Slots>) {
+async fn run(mut connection: Connection<ActivityIo<UpstreamStream>, Bytes>, liveness: Rc<Liveness>, state: Rc<Slots>) {
     let ping_pong = connection.ping_pong();
     // Without streams nobody waits for it.
-    let lost = keep_alive::lost(ping_pong, Patience::Counts, PONG_MAX, &signs, || state.open.get() > 0);
+    let lost = keep_alive::keepalive_expired(ping_pong, Patience::Counts, PONG_MAX, &liveness, || state.open.get() > 0);
     let (mut connection, mut lost) = (pin!(connection), pin!(PollWhenWoken::new(lost)));
     let mut streams_max = connection.max_concurrent_send_streams();
     let ended = poll_fn(|cx| match connection.as_mut().poll(cx) {

@@ -5,9 +5,9 @@ use super::h1::client_lines::Lines;
 use super::h1::date::Date;
 use super::server::active::Active;
 
-/// The shelf of one worker.
+/// What one worker uses again.
 #[derive(Debug, Default)]
-pub struct Shelf {
+pub struct WorkerScratch {
     /// Idle buffers.
     pub buffers: Buffers,
     /// The time in letters.
